@@ -1,0 +1,440 @@
+"""The bundle, format 1: the contract between training and serving, as a directory.
+
+    manifest.json           what the model is, and sha256 and size of every other file
+    user_encoder.onnx       history float32 [batch, time <= max_history, dim], newest last, zeros padding the left;
+                            length int64 [batch]; out: user float32 [batch, dim]
+    item_embeddings.npy     float32 | float16 | int8 [n_items, dim]; int8 with item_scales.npy float32 [n_items]
+    input_embeddings.npy    only where the model is untied: float32 [n_items, dim], gathered for histories instead
+    item_biases.npy         optional float32 [n_items]
+    items.jsonl             row i: {"item_id", "title"?, "attributes": {name: [values]}, "popularity"}
+    golden.jsonl            {"history": [item_id], "k", "items": [[item_id, score]]}
+
+score(user, item) = user · item (+ bias); the answer is the K highest. Nothing else is needed to reproduce the model.
+
+Both packages import this module, so it needs the standard library and numpy, and nothing of either package. A bundle
+is verified before any of it is parsed: names, file kinds, sizes, sums, then shapes and values. It does not run the
+encoder.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+FORMAT = 1
+TIE_RULE = "blake2b4(item_id) then item_id then event"
+MAX_ID_LENGTH = 128
+MAX_MANIFEST_BYTES = 4 << 20
+MANIFEST = "manifest.json"
+ENCODER = "user_encoder.onnx"
+EMBEDDINGS = "item_embeddings.npy"
+INPUT_EMBEDDINGS = "input_embeddings.npy"
+SCALES = "item_scales.npy"
+BIASES = "item_biases.npy"
+ITEMS = "items.jsonl"
+GOLDEN = "golden.jsonl"
+REQUIRED = frozenset({ENCODER, EMBEDDINGS, ITEMS, GOLDEN})
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class BundleError(Exception):
+    """A bundle that must not be served. The message names the file."""
+
+
+class BundleMissingError(BundleError):
+    """There is no bundle at the path."""
+
+
+class BundleFormatError(BundleError):
+    """The manifest is not of a format that this version reads."""
+
+
+class BundleCorruptError(BundleError):
+    """A file differs from what the manifest promises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One row of the catalogue. popularity: a count or weight, higher is more popular."""
+
+    item_id: str
+    popularity: float
+    title: str | None = None
+    attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """A request and its exact answer: the k best (item_id, score) for a history, nothing excluded."""
+
+    history: Sequence[str]
+    k: int
+    items: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What manifest.json says; see DESIGN of each field in the README. Unknown extra fields are ignored."""
+
+    version: str
+    created_at: str
+    dim: int
+    max_history: int
+    n_items: int
+    files: Mapping[str, Mapping[str, Any]]
+    repeat_consumption: bool
+    tie_rule: str = TIE_RULE
+    split: Mapping[str, Any] = field(default_factory=dict)
+    refit: bool = False
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTable:
+    """The item matrix as stored. Rows come out as float32 whatever the stored type is.
+
+    embeddings: [n_items, dim]; scales: [n_items] for int8; biases: [n_items]; inputs: [n_items, dim] where untied.
+    """
+
+    embeddings: NDArray[Any]
+    scales: Float32 | None = None
+    biases: Float32 | None = None
+    inputs: Float32 | None = None
+
+    def dense(self) -> Float32:
+        """Return the whole output table, float32 [n_items, dim]."""
+        return _to_float32(self.embeddings, self.scales)
+
+    def gather(self, rows: Sequence[int] | Int64) -> Float32:
+        """Return the input embeddings of rows, float32 [len(rows), dim]."""
+        index = np.asarray(rows, dtype=np.int64)
+        if self.inputs is not None:
+            return np.ascontiguousarray(self.inputs[index], dtype=np.float32)
+        return _to_float32(self.embeddings[index], None if self.scales is None else self.scales[index])
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle, open for reading."""
+
+    path: Path
+    manifest: Manifest
+    table: ItemTable
+    items: Sequence[Item]
+    golden: Sequence[Golden]
+
+    @property
+    def encoder(self) -> bytes:
+        """The ONNX graph, as bytes: loaded so, it cannot reach for data outside the bundle."""
+        return (self.path / ENCODER).read_bytes()
+
+
+def check_item_id(item_id: str) -> str:
+    """Return item_id unchanged. Raises ValueError unless it is 1..128 code points without control characters."""
+    if not 1 <= len(item_id) <= MAX_ID_LENGTH:
+        raise ValueError(f"an id must have 1 to {MAX_ID_LENGTH} characters, this one has {len(item_id)}")
+    if _CONTROL.search(item_id):
+        raise ValueError("an id must not contain control characters or lone surrogates")
+    return item_id
+
+
+def tie_hash(item_id: str) -> bytes:
+    """Return the 4 bytes that order events of one user and one time: in file order a tie would leak the future."""
+    return hashlib.blake2b(item_id.encode(), digest_size=4).digest()
+
+
+def pad_histories(table: ItemTable, histories: Sequence[Sequence[int]], max_history: int) -> tuple[Float32, Int64]:
+    """Gather the encoder's two inputs from row histories (oldest first).
+
+    Returns history float32 [batch, time, dim], zeros padding the left, and length int64 [batch]; time is the longest
+    history cut to its newest max_history rows, and at least 1.
+    """
+    recent = [list(rows[-max_history:]) for rows in histories]
+    length = np.array([len(rows) for rows in recent], dtype=np.int64)
+    time = max(1, int(length.max(initial=0)))
+    history = np.zeros((len(recent), time, table.embeddings.shape[1]), dtype=np.float32)
+    for i, rows in enumerate(recent):
+        if rows:
+            history[i, time - len(rows) :] = table.gather(rows)
+    return history, length
+
+
+def bundle_version(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the first 16 hex digits of the sha256 over the lines 'sha256 size name', sorted by name."""
+    lines = [f"{files[name]['sha256']} {files[name]['size']} {name}\n" for name in sorted(files)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def write_bundle(
+    out: Path,
+    *,
+    encoder: bytes,
+    table: ItemTable,
+    items: Sequence[Item],
+    golden: Sequence[Golden],
+    manifest: Mapping[str, Any],
+) -> Bundle:
+    """Write a bundle aside, rename it to out, and return it reopened.
+
+    manifest: the fields of Manifest that are not computed here (created_at, max_history, repeat_consumption, ...).
+    An existing bundle at out is replaced; a crash leaves the old one or the new one, never a mix.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        _write_files(aside, encoder, table, items, golden)
+        files = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
+        n_items, dim = table.embeddings.shape
+        computed = {"version": bundle_version(files), "dim": int(dim), "n_items": int(n_items), "files": files}
+        whole = asdict(Manifest(**{**manifest, **computed}))
+        _write_synced(aside / MANIFEST, json.dumps(whole, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+        aside.chmod(0o755)
+        open_bundle(aside)
+        _replace_directory(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return open_bundle(out)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check manifest.json alone: format, fields, file names. Raises BundleError."""
+    manifest = path / MANIFEST
+    if not manifest.exists():
+        raise BundleMissingError(
+            f"{path}: no {MANIFEST} here; give the directory that 'python -m training export' wrote"
+        )
+    if _regular_size(manifest) > MAX_MANIFEST_BYTES:
+        raise BundleCorruptError(f"{manifest}: larger than {MAX_MANIFEST_BYTES} bytes")
+    fields = _parse_json(manifest, manifest.read_bytes())
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        found = fields.get("format") if isinstance(fields, dict) else None
+        raise BundleFormatError(f"{manifest}: format {found!r}, this version of retort reads format {FORMAT}")
+    return _checked_manifest(manifest, fields)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Verify the bundle at path, whole, and open it. Raises BundleError naming the file that is wrong."""
+    path = Path(path)
+    manifest = read_manifest(path)
+    _check_listing(path, manifest)
+    for name, expected in manifest.files.items():
+        _check_file(path / name, expected)
+    table = _open_table(path, manifest)
+    items = _read_items(path / ITEMS, manifest.n_items)
+    golden = _read_golden(path / GOLDEN, {item.item_id for item in items})
+    return Bundle(path, manifest, table, items, golden)
+
+
+def _to_float32(embeddings: NDArray[Any], scales: Float32 | None) -> Float32:
+    dense = np.ascontiguousarray(embeddings, dtype=np.float32)
+    return dense if scales is None else dense * scales[:, None]
+
+
+def _write_files(path: Path, encoder: bytes, table: ItemTable, items: Sequence[Item], golden: Sequence[Golden]) -> None:
+    arrays = {EMBEDDINGS: table.embeddings, SCALES: table.scales, BIASES: table.biases, INPUT_EMBEDDINGS: table.inputs}
+    (path / ENCODER).write_bytes(encoder)
+    for name, array in arrays.items():
+        if array is not None:
+            np.save(path / name, np.ascontiguousarray(array), allow_pickle=False)
+    _write_synced(path / ITEMS, "".join(_dump_line(_item_fields(item)) for item in items))
+    _write_synced(path / GOLDEN, "".join(_dump_line(asdict(answer)) for answer in golden))
+
+
+def _item_fields(item: Item) -> dict[str, Any]:
+    fields: dict[str, Any] = {"item_id": item.item_id}
+    if item.title is not None:
+        fields["title"] = item.title
+    attributes = {name: list(values) for name, values in item.attributes.items()}
+    return fields | {"attributes": attributes, "popularity": float(item.popularity)}
+
+
+def _dump_line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace_directory(aside: Path, out: Path) -> None:
+    if not out.exists():
+        aside.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+    out.rename(old / out.name)
+    aside.rename(out)
+    shutil.rmtree(old)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": path.stat().st_size}
+
+
+def _regular_size(path: Path) -> int:
+    """Size in bytes of a plain file with one name. Raises BundleCorruptError for links, devices and missing files."""
+    try:
+        status = path.lstat()
+    except OSError as exc:
+        raise BundleCorruptError(f"{path}: {exc.strerror}") from exc
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        raise BundleCorruptError(f"{path}: not a plain file (links are refused)")
+    return status.st_size
+
+
+def _check_file(path: Path, expected: Mapping[str, Any]) -> None:
+    size = _regular_size(path)
+    if size != expected["size"]:
+        raise BundleCorruptError(f"{path}: {size} bytes, the manifest says {expected['size']}")
+    if _fingerprint(path)["sha256"] != expected["sha256"]:
+        raise BundleCorruptError(f"{path}: its sha256 differs from the manifest's")
+
+
+def _check_listing(path: Path, manifest: Manifest) -> None:
+    for name in manifest.files:
+        if not _SAFE_NAME.fullmatch(name) or name == MANIFEST:
+            raise BundleCorruptError(f"{path / MANIFEST}: {name!r} is not an allowed file name")
+    present = {entry.name for entry in path.iterdir()} - {MANIFEST}
+    missing = (REQUIRED | set(manifest.files)) - present
+    if missing:
+        raise BundleCorruptError(f"{path / min(missing)}: missing")
+    if unlisted := present - set(manifest.files):
+        raise BundleCorruptError(f"{path / min(unlisted)}: not listed in the manifest")
+    if bundle_version(manifest.files) != manifest.version:
+        raise BundleCorruptError(f"{path / MANIFEST}: version {manifest.version!r} is not that of its file table")
+
+
+def _checked_manifest(path: Path, fields: Mapping[str, Any]) -> Manifest:
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "version": str, "created_at": str, "dim": int, "max_history": int, "n_items": int, "files": dict,
+        "repeat_consumption": bool, "tie_rule": str, "split": dict, "refit": bool, "quality": dict, "lineage": dict,
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        if not isinstance(fields.get(name), kind) or (kind is int and isinstance(fields[name], bool)):
+            raise BundleCorruptError(f"{path}: field {name!r} is missing or not of type {kind}")
+    for name in ("dim", "max_history", "n_items"):
+        if fields[name] < 1:
+            raise BundleCorruptError(f"{path}: field {name!r} must be positive")
+    for name, entry in fields["files"].items():
+        if (
+            not isinstance(entry, dict)
+            or not isinstance(entry.get("sha256"), str)
+            or type(entry.get("size")) is not int
+        ):
+            raise BundleCorruptError(f"{path}: files[{name!r}] needs a sha256 and a size")
+    if fields["tie_rule"] != TIE_RULE:
+        raise BundleFormatError(f"{path}: tie_rule {fields['tie_rule']!r}, this version of retort serves {TIE_RULE!r}")
+    return Manifest(**{name: fields[name] for name in kinds})
+
+
+def _open_table(path: Path, manifest: Manifest) -> ItemTable:
+    shape = (manifest.n_items, manifest.dim)
+    embeddings = _open_array(path / EMBEDDINGS, shape, ("float32", "float16", "int8"))
+    vectors = {
+        name: _open_array(path / name, shape[:1], ("float32",)) for name in (SCALES, BIASES) if name in manifest.files
+    }
+    if (embeddings.dtype == np.int8) != (SCALES in vectors):
+        raise BundleCorruptError(f"{path / SCALES}: belongs to an int8 table, and only to one")
+    inputs = None
+    if INPUT_EMBEDDINGS in manifest.files:
+        inputs = _open_array(path / INPUT_EMBEDDINGS, shape, ("float32",))
+    return ItemTable(embeddings, vectors.get(SCALES), vectors.get(BIASES), inputs)
+
+
+def _open_array(path: Path, shape: tuple[int, ...], dtypes: Sequence[str]) -> NDArray[Any]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as exc:
+        raise BundleCorruptError(f"{path}: not a .npy array") from exc
+    if array.shape != shape or array.dtype.name not in dtypes:
+        raise BundleCorruptError(
+            f"{path}: {array.dtype.name} {list(array.shape)}, expected {' or '.join(dtypes)} {list(shape)}"
+        )
+    if array.dtype.kind == "f" and not _all_finite(array):
+        raise BundleCorruptError(f"{path}: contains NaN or infinity")
+    return array
+
+
+def _all_finite(array: NDArray[Any], rows_at_once: int = 65536) -> bool:
+    return all(
+        bool(np.isfinite(array[start : start + rows_at_once]).all()) for start in range(0, len(array), rows_at_once)
+    )
+
+
+def _read_items(path: Path, n_items: int) -> list[Item]:
+    items: list[Item] = []
+    for number, fields in _read_lines(path):
+        try:
+            item = Item(
+                check_item_id(fields["item_id"]),
+                float(fields["popularity"]),
+                fields.get("title"),
+                {str(name): [str(v) for v in values] for name, values in fields.get("attributes", {}).items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise BundleCorruptError(f"{path}:{number}: not an item: {exc}") from exc
+        items.append(item)
+    if len(items) != n_items:
+        raise BundleCorruptError(f"{path}: {len(items)} items, the manifest says {n_items}")
+    if len({item.item_id for item in items}) != n_items:
+        raise BundleCorruptError(f"{path}: the same item_id twice")
+    return items
+
+
+def _read_golden(path: Path, known: set[str]) -> list[Golden]:
+    answers: list[Golden] = []
+    for number, fields in _read_lines(path):
+        try:
+            best = [(str(item_id), float(score)) for item_id, score in fields["items"]]
+            answers.append(Golden([str(item_id) for item_id in fields["history"]], int(fields["k"]), best))
+        except (KeyError, TypeError, ValueError) as exc:
+            raise BundleCorruptError(f"{path}:{number}: not a golden answer: {exc}") from exc
+        if not known.issuperset(item_id for item_id, _ in answers[-1].items):
+            raise BundleCorruptError(f"{path}:{number}: names an item that is not in {ITEMS}")
+    if not answers:
+        raise BundleCorruptError(f"{path}: no golden answers")
+    return answers
+
+
+def _read_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            yield number, _parse_json(f"{path}:{number}", line)
+
+
+def _parse_json(where: object, text: bytes) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as exc:
+        raise BundleCorruptError(f"{where}: not JSON: {exc}") from exc
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def popularity_order(items: Iterable[Item]) -> Int64:
+    """Return the rows of items, most popular first; ties by item_id."""
+    listed = list(items)
+    return np.array(
+        sorted(range(len(listed)), key=lambda i: (-listed[i].popularity, listed[i].item_id)), dtype=np.int64
+    )
