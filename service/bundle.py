@@ -362,7 +362,7 @@ def _open_table(path: Path, manifest: Manifest) -> ItemTable:
 
 def _open_array(path: Path, shape: tuple[int, ...], dtypes: Sequence[str]) -> NDArray[Any]:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as exc:
         raise BundleCorruptError(f"{path}: not a .npy array") from exc
     if array.shape != shape or array.dtype.name not in dtypes:

@@ -1,4 +1,4 @@
-"""The settings of a run: defaults, then a TOML file, then --set section.key=value; written back, resolved, to config.toml.
+"""The settings of a run: defaults, then a TOML file, then --set section.key=value; written back to config.toml.
 
 Each stage is handed its values; nothing below the stages sees these classes. An unknown section or key is an error that
 lists the known ones: an option that is accepted and does nothing is worse than none.
@@ -29,7 +29,7 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Split:
-    """What is held out. last: each user's last event (test) and the one before (val). time: the newest share of events."""
+    """What is held out. last: each user's last event (test), the one before (val). time: the newest share of events."""
 
     test: str = "last"  # last | time | none
     val: str = "last"  # last | time
@@ -56,7 +56,7 @@ class Teacher(Encoder):
     heads: int = 4
     dropout: float = 0.3
     learning_rate: float = 1e-3
-    batch_size: int = 128  # sequences a step
+    batch_positions: int = 1024  # targets a step
     epochs: int = 40
     patience: int = 4  # epochs without a better validation NDCG@10 before it stops
     seed: int = 1
@@ -71,7 +71,7 @@ class Student(Encoder):
     heads: int = 2
     dropout: float = 0.1
     learning_rate: float = 2e-3
-    batch_size: int = 128
+    batch_positions: int = 1024
     epochs: int = 40
     patience: int = 4
     seed: int = 1

@@ -2,7 +2,7 @@
 
 TrainingError
 ├── InputError      the user's file, row, setting or path is wrong: exit code 2, message names it and the way out
-└── StageError      a stage finished with a result that must not be used (an export that differs from torch): exit code 1
+└── StageError      a stage finished with a result that must not be used (an export unlike torch): exit code 1
 """
 
 

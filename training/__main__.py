@@ -1,0 +1,189 @@
+"""The commands of training: python -m training COMMAND --help."""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from training.config import dump_config, load_config
+from training.errors import InputError, TrainingError
+from training.evaluate import evaluate_bundle
+from training.interactions import parse_columns
+from training.progress import Progress
+from training.report import summary_lines
+from training.run import Run, run_compress, run_distill, run_export, run_prepare, run_report, run_teacher
+from training.simulate import simulate
+
+EXAMPLES = """examples:
+  python -m training simulate --out world                       a small made-up world to try things on
+  python -m training run --interactions world/interactions.csv.gz --items world/items.csv --out runs/world
+  python -m service --bundle runs/world/bundle                  serve what it made
+
+  python -m training run --interactions shop.parquet --out runs/shop \\
+      --columns user_id=CustomerID,item_id=StockCode,timestamp=InvoiceDate,weight=Quantity
+  python -m training distill --out runs/shop --set distill.alpha=0.5    one stage again; the rest is kept
+  python -m training report --out runs/shop
+
+A stage whose inputs and settings are unchanged is skipped; one that was interrupted (Ctrl-C) goes on where it was.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code: 0 done, 1 a failed stage, 2 something to correct, 130 interrupted."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.command(arguments)
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="retort-train",
+        description="From a file of interactions to the bundle that is served: teacher, soft labels, student.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_simulate(commands)
+    _add_whole(commands)
+    text = "Read, clean, order and split the files; say what was dropped and why."
+    prepare = commands.add_parser("prepare", help=text, description=text)
+    _add_run_options(prepare, with_data=True)
+    prepare.set_defaults(command=_prepare)
+    for name, (text, work) in STAGES.items():
+        stage = commands.add_parser(name, help=text, description=text)
+        _add_run_options(stage, with_data=False)
+        stage.set_defaults(command=_stage(work))
+    _add_evaluate(commands)
+    return parser
+
+
+def _add_simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "Write interactions.csv.gz and items.csv of a made-up world. For trying and testing, not for claims."
+    parser = commands.add_parser("simulate", help=text, description=text)
+    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    parser.add_argument("--users", type=int, default=2000)
+    parser.add_argument("--items", type=int, default=1000)
+    parser.add_argument("--days", type=int, default=180, help="length of the recorded time")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed writes the same bytes")
+    parser.set_defaults(command=_simulate)
+
+
+def _add_whole(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "Every stage, from the file of interactions to bundle/ and report.html."
+    parser = commands.add_parser(
+        "run", help=text, description=text, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    _add_run_options(parser, with_data=True)
+    parser.set_defaults(command=_run)
+
+
+def _add_run_options(parser: argparse.ArgumentParser, *, with_data: bool) -> None:
+    if with_data:
+        parser.add_argument(
+            "--interactions",
+            type=Path,
+            required=True,
+            help="CSV (.gz), Parquet or JSON lines with user_id, item_id, timestamp, optional weight and event",
+        )
+        parser.add_argument(
+            "--items", type=Path, help="optional: item_id with any of title, description, attributes a|b|c"
+        )
+        parser.add_argument("--columns", help="other names: user_id=CustomerID,item_id=StockCode,...")
+    parser.add_argument("--out", type=Path, required=True, help="the run directory")
+    parser.add_argument("--config", type=Path, help="TOML file of settings; OUT/config.toml shows all of them")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one setting; repeatable"
+    )
+    parser.add_argument(
+        "--refit", action="store_true", help="before export, train once more on everything with the chosen settings"
+    )
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "Rank held-out events with a bundle, through onnxruntime. JSON on the last line."
+    parser = commands.add_parser("evaluate", help=text, description=text)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--interactions", type=Path, required=True, help="what was known: OUT/prepared/known.jsonl.gz")
+    parser.add_argument("--heldout", type=Path, required=True, help="what came next: OUT/prepared/heldout.jsonl.gz")
+    parser.add_argument("--columns", default="", help="other names: user_id=CustomerID,item_id=StockCode,...")
+    seen = parser.add_mutually_exclusive_group()
+    seen.add_argument("--exclude-seen", action="store_true", default=None, help="never rank an item of the history")
+    seen.add_argument("--include-seen", dest="exclude_seen", action="store_false", help="rank every item")
+    parser.set_defaults(command=_evaluate)
+
+
+def _simulate(arguments: argparse.Namespace) -> None:
+    simulate(arguments.out, users=arguments.users, items=arguments.items, days=arguments.days, seed=arguments.seed)
+    print(f"{arguments.out}: interactions.csv.gz and items.csv")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    run = _prepare(arguments)
+    for _, work in STAGES.values():
+        work(run)
+    print("\n".join(summary_lines(json.loads((run.out / "metrics.json").read_text()))))
+    print(f"report: {run.out / 'report.html'}\nserve:  python -m service --bundle {run.out / 'bundle'}")
+
+
+def _prepare(arguments: argparse.Namespace) -> Run:
+    """Run the stage that reads files, leaving no new directory behind when they are refused."""
+    existed = arguments.out.exists()
+    columns = [f"prepare.columns={arguments.columns}"] if arguments.columns else []
+    run = _open_run(arguments, [*arguments.set, *columns])
+    try:
+        run_prepare(run, arguments.interactions, arguments.items)
+    except InputError:
+        if not existed:
+            shutil.rmtree(arguments.out)
+        raise
+    return run
+
+
+def _stage(work: Callable[[Run], None]) -> Callable[[argparse.Namespace], None]:
+    return lambda arguments: work(_open_run(arguments, arguments.set))
+
+
+def _open_run(arguments: argparse.Namespace, overrides: Sequence[str]) -> Run:
+    """Resolve the settings: --config, else the run's own config.toml, then --set; write them back."""
+    resolved = arguments.out / "config.toml"
+    config = load_config(arguments.config or (resolved if resolved.exists() else None), overrides)
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise InputError(f"{arguments.out}: {exc.strerror}; --out takes a directory") from exc
+    resolved.write_text(dump_config(config), encoding="utf-8")
+    return Run(arguments.out, config, Progress(), arguments.refit)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    metrics = evaluate_bundle(
+        arguments.bundle,
+        arguments.interactions,
+        arguments.heldout,
+        columns=parse_columns(arguments.columns),
+        exclude_seen=arguments.exclude_seen,
+    )
+    print(json.dumps(metrics))
+
+
+STAGES: dict[str, tuple[str, Callable[[Run], None]]] = {
+    "teacher": ("Train the teacher.", run_teacher),
+    "distill": ("Save the soft labels, train the student with them and the same student without.", run_distill),
+    "compress": ("Store the student's item table as compress.items says.", run_compress),
+    "export": ("Write bundle/, reopen it and compare it with torch.", run_export),
+    "report": ("Write metrics.json and report.html.", run_report),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""The distill stage: the student taught by soft labels, and beside it the same student without a teacher.
+
+Both start from the same weights, see the same batches in the same order and may train equally long; only the loss
+differs. So what separates them is the teacher.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.checkpoint import load_model, save_model
+from training.encoder import SequenceModel, Size
+from training.evaluation import judge, validation_score
+from training.fit import Loss, Schedule, autocast, choose_device, fit, save_curve
+from training.interactions import TRAIN, Prepared
+from training.losses import distillation_loss, hard_loss
+from training.progress import Progress
+from training.sequences import Batch, Events, select_events
+from training.soft_labels import SoftLabels, load_soft_labels, save_soft_labels
+
+STUDENT = "student.safetensors"
+ALONE = "alone.safetensors"
+
+
+def distill(
+    out: Path,
+    prepared: Prepared,
+    soft_labels: Path,
+    *,
+    size: Size,
+    schedule: Schedule,
+    alpha: float,
+    temperature: float,
+    progress: Progress,
+) -> None:
+    """Train both students on the training part and write models and learning curves into out."""
+    labels = load_soft_labels(soft_labels, choose_device())
+    losses = {STUDENT: soft_loss(labels, alpha=alpha, temperature=temperature), ALONE: _hard}
+    for name, loss in losses.items():
+        if not (out / name).exists():
+            progress.note("the student, distilled" if name == STUDENT else "the same student, without the teacher")
+            _train_student(out, name, prepared, size=size, schedule=schedule, loss=loss, progress=progress)
+
+
+def refit_student(
+    out: Path,
+    prepared: Prepared,
+    *,
+    teacher: tuple[Size, Schedule, int],
+    student: tuple[Size, Schedule, int],
+    alpha: float,
+    temperature: float,
+    progress: Progress,
+) -> None:
+    """Train teacher, soft labels and student once more on all events, each for the given number of epochs.
+
+    teacher, student: (size, schedule, epochs). Nothing is held out, so nothing is measured: quality is the run's own.
+    """
+    events = Events(prepared.item, _offsets(prepared))
+    taught = _fit_fixed(out / "teacher.safetensors", prepared, events, *teacher, loss=_hard, progress=progress)
+    save_soft_labels(out, taught, events, progress)
+    loss = soft_loss(load_soft_labels(out, choose_device()), alpha=alpha, temperature=temperature)
+    _fit_fixed(out / STUDENT, prepared, events, *student, loss=loss, progress=progress)
+
+
+def _offsets(prepared: Prepared) -> NDArray[np.int64]:
+    counts = np.bincount(prepared.user, minlength=len(prepared.users))
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _fit_fixed(
+    path: Path,
+    prepared: Prepared,
+    events: Events,
+    size: Size,
+    schedule: Schedule,
+    epochs: int,
+    *,
+    loss: Loss,
+    progress: Progress,
+) -> SequenceModel:
+    """Train for exactly so many epochs."""
+    if path.exists():
+        return load_model(path).to(choose_device())
+    torch.manual_seed(schedule.seed)
+    model = SequenceModel(len(prepared.items), size).to(choose_device())
+    checkpoint = path.with_name(f"checkpoint.{path.name}")
+    fit(
+        model,
+        events,
+        loss=loss,
+        validate=None,
+        schedule=replace(schedule, epochs=epochs, patience=epochs),
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    save_model(path, model)
+    checkpoint.unlink()
+    return model
+
+
+def soft_loss(labels: SoftLabels, *, alpha: float, temperature: float) -> Loss:
+    """Return the distillation loss against labels, in the form that fit takes."""
+
+    def loss(logits: Tensor, batch: Batch, piece: slice) -> Tensor:
+        with torch.no_grad(), autocast(logits.device.type):
+            teacher = labels.logits(batch.event[piece])
+        target = batch.target[piece].to(logits.device)
+        return distillation_loss(logits, teacher, target, alpha=alpha, temperature=temperature)
+
+    return loss
+
+
+def _hard(logits: Tensor, batch: Batch, piece: slice) -> Tensor:
+    return hard_loss(logits, batch.target[piece].to(logits.device))
+
+
+def _train_student(
+    out: Path, name: str, prepared: Prepared, *, size: Size, schedule: Schedule, loss: Loss, progress: Progress
+) -> None:
+    torch.manual_seed(schedule.seed)
+    model = SequenceModel(len(prepared.items), size).to(choose_device())
+    checkpoint = out / f"checkpoint.{name}"
+    curve = fit(
+        model,
+        select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users)),
+        loss=loss,
+        validate=validation_score(prepared, model),
+        schedule=schedule,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    save_curve(out / f"{Path(name).stem}_curve.json", curve)
+    judge(prepared, model).save(out / f"{Path(name).stem}_ranking.npz")
+    save_model(out / name, model)
+    checkpoint.unlink()

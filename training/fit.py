@@ -1,0 +1,182 @@
+"""The training loop of teacher and student: chunked loss, early stopping on the validation split, exact resume.
+
+The logits of a whole batch are never alive at once: the loss runs on chunks of positions, each chunk's gradient goes
+back to the states and the item table at once, and the encoder is differentiated one time at the end. Where the
+processor multiplies bfloat16 natively, products run in it (5 times faster than float32 on the machine of 2026-11-21,
+4096×128×3659: 351 against 67 GFLOP/s); losses, weights and every evaluation stay float32.
+
+An epoch's randomness follows from the seed and its number, so a run that was stopped and resumed at an epoch gives the
+weights of one that was not. A run that was stopped within an epoch repeats that epoch.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.encoder import SequenceModel
+from training.progress import Progress
+from training.sequences import Batch, Events, count_positions, training_batches
+
+CHUNK = 1024  # positions whose logits are alive at once
+WARMUP_STEPS = 100
+WEIGHT_DECAY = 0.01
+MAX_GRADIENT_NORM = 1.0
+
+Loss = Callable[[Tensor, Batch, slice], Tensor]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of the learning curve."""
+
+    epoch: int
+    loss: float
+    validation: float  # NDCG@10 on the validation split
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train."""
+
+    learning_rate: float
+    batch_positions: int  # targets a step
+    epochs: int
+    patience: int  # epochs without a better validation before it stops
+    seed: int
+
+
+def fit(
+    model: SequenceModel,
+    events: Events,
+    *,
+    loss: Loss,
+    validate: Callable[[], float] | None,
+    schedule: Schedule,
+    checkpoint: Path,
+    progress: Progress,
+) -> list[Epoch]:
+    """Train model on events in place and leave it at its best epoch. Returns the learning curve.
+
+    loss: (logits of a piece [P, N], batch, piece) -> mean over the piece; validate: higher is better; None trains
+    for all epochs and keeps the last. checkpoint: resumed from if it exists, written after every epoch.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+    state = load_checkpoint(checkpoint, model, optimizer) or Checkpoint.fresh(model)
+    curve = [Epoch(**row) for row in state.curve]
+    while not _is_finished(curve, schedule):
+        number = len(curve)
+        started = monotonic()
+        mean_loss = _train_epoch(model, optimizer, events, number, loss, schedule, progress)
+        model.eval()
+        score = validate() if validate else float(number)
+        curve.append(Epoch(number, mean_loss, score, monotonic() - started))
+        if curve[-1].validation >= max(row.validation for row in curve):
+            state.keep_best(model)
+        state.curve = [asdict(row) for row in curve]
+        save_checkpoint(checkpoint, model, optimizer, state)
+        progress.note(_describe(curve))
+    model.load_state_dict(state.best)
+    model.eval()
+    return curve
+
+
+def save_curve(path: Path, curve: Sequence[Epoch]) -> None:
+    """Write a learning curve as JSON."""
+    path.write_text(json.dumps([asdict(row) for row in curve], indent=1) + "\n")
+
+
+def load_curve(path: Path) -> list[Epoch]:
+    """Read what save_curve wrote."""
+    return [Epoch(**row) for row in json.loads(path.read_text())]
+
+
+def choose_device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device_type: str) -> AbstractContextManager[None]:
+    """Run products in bfloat16 where the hardware has it, else change nothing."""
+    return torch.autocast(device_type, dtype=torch.bfloat16, enabled=_has_bfloat16(device_type))
+
+
+def _has_bfloat16(device_type: str) -> bool:
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def _is_finished(curve: list[Epoch], schedule: Schedule) -> bool:
+    if len(curve) >= schedule.epochs:
+        return True
+    best = max(range(len(curve)), key=lambda i: curve[i].validation, default=0)
+    return len(curve) - 1 - best >= schedule.patience
+
+
+def _train_epoch(
+    model: SequenceModel,
+    optimizer: torch.optim.Optimizer,
+    events: Events,
+    number: int,
+    loss: Loss,
+    schedule: Schedule,
+    progress: Progress,
+) -> float:
+    model.train()
+    seed = schedule.seed * 100_003 + number
+    torch.manual_seed(seed)
+    batches = training_batches(
+        events, max_history=model.size.max_history, positions=schedule.batch_positions, seed=seed
+    )
+    total, seen = 0.0, 0
+    with progress.bar(f"epoch {number + 1}", count_positions(events)) as bar:
+        for batch in batches:
+            _warm_up(optimizer, schedule.learning_rate)
+            optimizer.zero_grad(set_to_none=True)
+            value = _backward(model, batch, loss)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+            optimizer.step()
+            total, seen = total + value * len(batch.target), seen + len(batch.target)
+            bar.advance(len(batch.target))
+    return total / max(seen, 1)
+
+
+def _backward(model: SequenceModel, batch: Batch, loss: Loss) -> float:
+    """Leave the gradients of the mean loss of a batch in model; returns that mean."""
+    device = model.device
+    positions = len(batch.target)
+    total = 0.0
+    with autocast(device.type):
+        states = model.states(batch.rows.to(device))[batch.real.to(device)]  # [P, D]
+        leaf = states.detach().requires_grad_()
+        for start in range(0, positions, CHUNK):
+            piece = slice(start, min(start + CHUNK, positions))
+            share = (piece.stop - piece.start) / positions
+            value = loss(model.scores(leaf[piece]), batch, piece) * share
+            value.backward()
+            total += float(value.detach())
+    states.backward(leaf.grad)
+    return total
+
+
+def _warm_up(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    step = next((int(s["step"]) for s in optimizer.state.values()), 0)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
+
+
+def _describe(curve: list[Epoch]) -> str:
+    row = curve[-1]
+    best = max(curve, key=lambda other: other.validation)
+    return (
+        f"epoch {row.epoch + 1}: loss {row.loss:.4f}, validation NDCG@10 {row.validation:.4f} "
+        f"(best {best.validation:.4f} at {best.epoch + 1}), {row.seconds:.1f} s"
+    )

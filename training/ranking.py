@@ -1,0 +1,106 @@
+"""Ranking quality over the whole catalogue: no sampled negatives, one relevant item a user.
+
+Everything follows from the rank of the held-out item, 1 the best. Equal scores count against the model, so a constant
+model gets the last place instead of the first. Intervals are percentile bootstraps over users; differences are paired.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+Ranks = NDArray[np.int64]
+
+CUTOFFS = (5, 10, 20)
+BOOTSTRAPS = 2000
+
+
+def rank_targets(scores: NDArray[Any], target: NDArray[np.int64], seen: Sequence[NDArray[Any]] | None = None) -> Ranks:
+    """Return the rank of each target. scores [B, N] is written to: seen rows get minus infinity, their target excepted.
+
+    A target of -1 (not in the catalogue) ranks N + 1. Raises ValueError for scores that are not finite.
+    """
+    if not np.isfinite(scores).all():
+        raise ValueError("scores contain NaN or infinity")
+    n_items = scores.shape[1]
+    known = target >= 0
+    own = np.where(known, scores[np.arange(len(target)), np.where(known, target, 0)], np.inf)
+    if seen is not None:
+        for i, rows in enumerate(seen):
+            scores[i, rows] = -np.inf
+    at_least = (scores >= own[:, None]).sum(axis=1)
+    was_masked = np.array([seen is not None and bool(np.any(seen[i] == target[i])) for i in range(len(target))])
+    return np.where(known, np.maximum(at_least + was_masked, 1), n_items + 1).astype(np.int64)
+
+
+def hit(ranks: Ranks, k: int) -> Float:
+    """Recall@k of each user, which with one relevant item is the hit rate."""
+    return (ranks <= k).astype(np.float64)
+
+
+def ndcg(ranks: Ranks, k: int) -> Float:
+    """NDCG@k of each user: 1 / log2(rank + 1) within k (Järvelin and Kekäläinen 2002), the ideal being 1."""
+    return np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0)
+
+
+def reciprocal_rank(ranks: Ranks, k: int) -> Float:
+    """1 / rank within k, else 0; its mean is MRR@k."""
+    return np.where(ranks <= k, 1.0 / ranks, 0.0)
+
+
+def precision(ranks: Ranks, k: int) -> Float:
+    """Share of the k that is relevant."""
+    return hit(ranks, k) / k
+
+
+def f1(ranks: Ranks, k: int) -> Float:
+    """Harmonic mean of precision@k and recall@k."""
+    return hit(ranks, k) * 2 / (k + 1)
+
+
+METRICS: dict[str, Callable[[Ranks, int], Float]] = {
+    "hr": hit,
+    "ndcg": ndcg,
+    "mrr": reciprocal_rank,
+    "precision": precision,
+    "f1": f1,
+}
+
+
+def summarise(ranks: Ranks) -> dict[str, float]:
+    """Return every metric at every cutoff, "hr@10": mean over users. Recall@k equals hr@k."""
+    means = {f"{name}@{k}": float(metric(ranks, k).mean()) for k in CUTOFFS for name, metric in METRICS.items()}
+    return means | {f"recall@{k}": means[f"hr@{k}"] for k in CUTOFFS}
+
+
+def coverage(top: NDArray[Any], n_items: int) -> float:
+    """Share of the catalogue that appears in anybody's list. top: rows [B, K]."""
+    return len(np.unique(top)) / n_items
+
+
+def bootstrap_interval(values: Float, *, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of the mean over users (Efron 1979)."""
+    means = _resampled_means(values, seed)
+    edge = (1 - level) / 2
+    low, high = np.quantile(means, [edge, 1 - edge])
+    return float(low), float(high)
+
+
+def relative_difference(ours: Float, theirs: Float, *, seed: int = 0) -> dict[str, float]:
+    """Paired bootstrap of mean(ours) / mean(theirs) - 1 over the same users: difference, low, high (95 %)."""
+    both = _resampled_means(np.stack([ours, theirs], axis=1), seed)
+    ratio = both[:, 0] / np.maximum(both[:, 1], 1e-12) - 1
+    low, high = np.quantile(ratio, [0.025, 0.975])
+    return {
+        "difference": float(ours.mean() / max(theirs.mean(), 1e-12) - 1),
+        "low": float(low),
+        "high": float(high),
+    }
+
+
+def _resampled_means(values: Float, seed: int) -> Float:
+    """values [U] or [U, M] -> means of BOOTSTRAPS resamples of users [BOOTSTRAPS] or [BOOTSTRAPS, M]."""
+    rng = np.random.default_rng(seed)
+    return np.stack([values[rng.integers(0, len(values), len(values))].mean(axis=0) for _ in range(BOOTSTRAPS)])

@@ -1,0 +1,68 @@
+"""How a stage leaves its output: whole, under its name, with the key of what it was made from; or not at all.
+
+A stage works in a directory of its own beside the final one, which is renamed when it is done. A run that is stopped
+leaves that directory; the next one with the same key goes on in it, one with another key starts clean.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from training.errors import InputError
+from training.progress import Progress
+
+KEY = "stage.json"
+REVISION = 1  # raise when a stage's code changes what it makes from the same inputs
+
+
+def make_key(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Return the hex key of a stage: its name, its settings and the keys or fingerprints of its inputs."""
+    about = {"stage": name, "revision": REVISION, "settings": settings, "inputs": inputs}
+    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def read_key(out: Path) -> str | None:
+    """Return the key that a finished stage was made with, None where it is not finished."""
+    try:
+        return json.loads((out / KEY).read_text())["key"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
+        return None
+
+
+def run_stage(out: Path, key: str, work: Callable[[Path], None], progress: Progress) -> bool:
+    """Run work(directory) unless out was made with the same key; returns whether it ran."""
+    if read_key(out) == key:
+        progress.stage(out.name, "unchanged, skipped")
+        return False
+    aside = out.with_name(f".{out.name}.work")
+    resumes = read_key(aside) == key
+    if not resumes:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        _write_key(aside, key)
+    progress.stage(out.name, "resumed" if resumes else "started")
+    try:
+        work(aside)
+    except InputError:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    _write_key(aside, key)
+    shutil.rmtree(out, ignore_errors=True)
+    aside.rename(out)
+    return True
+
+
+def _write_key(directory: Path, key: str) -> None:
+    (directory / KEY).write_text(json.dumps({"key": key}) + "\n")
+
+
+def file_fingerprint(path: Path) -> str:
+    """Return the sha256 of a file. Raises InputError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as exc:
+        raise InputError(f"{path}: {exc.strerror}; give the path of a file") from exc

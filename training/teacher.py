@@ -1,0 +1,38 @@
+"""The teacher stage: a causal transformer, trained with cross-entropy over the full catalogue at every position."""
+
+from pathlib import Path
+
+import torch
+
+from training.checkpoint import save_model
+from training.encoder import SequenceModel, Size
+from training.evaluation import judge, validation_score
+from training.fit import Schedule, choose_device, fit, save_curve
+from training.interactions import TRAIN, Prepared
+from training.losses import hard_loss
+from training.progress import Progress
+from training.sequences import select_events
+
+MODEL = "model.safetensors"
+CURVE = "curve.json"
+RANKING = "ranking.npz"
+
+
+def train_teacher(out: Path, prepared: Prepared, *, size: Size, schedule: Schedule, progress: Progress) -> None:
+    """Train, stop early on validation NDCG@10, write model and learning curve into out."""
+    torch.manual_seed(schedule.seed)
+    model = SequenceModel(len(prepared.items), size).to(choose_device())
+    checkpoint = out / "checkpoint.safetensors"
+    curve = fit(
+        model,
+        select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users)),
+        loss=lambda logits, batch, piece: hard_loss(logits, batch.target[piece].to(logits.device)),
+        validate=validation_score(prepared, model),
+        schedule=schedule,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    save_model(out / MODEL, model)
+    save_curve(out / CURVE, curve)
+    judge(prepared, model).save(out / RANKING)
+    checkpoint.unlink()
