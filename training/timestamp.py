@@ -1,0 +1,68 @@
+"""When an event happened, from any of the forms that files hold, to whole milliseconds since 1970 (UTC).
+
+Numbers are Unix seconds. Text is a number or any ISO 8601 form that datetime.fromisoformat reads; without a zone it is
+UTC. Milliseconds are never guessed: a number above 1e11 stops the run, because a wrong guess would be silent.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+
+from training.errors import InputError
+
+MAX_SECONDS = 1e11  # the year 5138; read as milliseconds, 1973
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
+
+Where = Callable[[int], str]  # position -> the row's name for a message
+
+
+def parse_timestamps(series: pl.Series, where: Where) -> pl.Series:
+    """Return Int64 milliseconds, null where unreadable. Raises InputError on numbers too large to be seconds."""
+    dtype = series.dtype
+    if dtype.is_numeric():
+        return _from_seconds(series, where)
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return _from_text(series.cast(pl.String).str.strip_chars(), where)
+    if dtype in (pl.Datetime, pl.Date):
+        return (series.cast(pl.Datetime("us")).dt.timestamp("us") + 500) // 1000
+    raise InputError(f"{where(0)}: a timestamp of type {dtype}; give Unix seconds or ISO text")
+
+
+def _from_seconds(seconds: pl.Series, where: Where) -> pl.Series:
+    if not seconds.dtype.is_integer():
+        seconds = seconds.cast(pl.Float64)
+        seconds = seconds.set((~seconds.is_finite()).fill_null(True), None)
+    too_large = (seconds > MAX_SECONDS).arg_true()
+    if len(too_large):
+        position = too_large[0]
+        raise InputError(
+            f"{where(position)}: timestamp {seconds[position]:.0f} is above 1e11: are these milliseconds? "
+            "Timestamps are Unix seconds: divide the column by 1000, or write ISO times"
+        )
+    seconds = seconds.set((seconds < -MAX_SECONDS).fill_null(True), None)
+    if seconds.dtype.is_integer():
+        return seconds.cast(pl.Int64) * 1000
+    return (seconds * 1000).round().cast(pl.Int64)
+
+
+def _from_text(text: pl.Series, where: Where) -> pl.Series:
+    is_number = text.str.contains(_NUMBER).fill_null(False)
+    milliseconds = _from_seconds(text.set(~is_number, None).cast(pl.Float64, strict=False), where)
+    if is_number.all():
+        return milliseconds
+    distinct = text.filter(~is_number).drop_nulls().unique()
+    parsed = pl.Series([_parse_iso(value) for value in distinct.to_list()], dtype=pl.Int64)
+    from_iso = text.replace_strict(distinct, parsed, default=None, return_dtype=pl.Int64)
+    return milliseconds.zip_with(is_number, from_iso)
+
+
+def _parse_iso(text: str) -> int | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH + timedelta(microseconds=500)) // timedelta(milliseconds=1)
