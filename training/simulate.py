@@ -1,13 +1,17 @@
-"""A believable world for the demo, tests and scale: interactions.csv.gz and items.csv, the same bytes for the same seed.
+"""A believable world for the demo, tests and scale: interactions.csv.gz and items.csv, same bytes for the same seed.
 
-A shop of categories; each holds series of numbered items in one style, and has two categories that complement it. A user
-has a few interests that drift, comes in sessions, and follows two threads at a time: mostly what comes after the last item
-(the next of its series, its complement), sometimes what comes after the older thread, sometimes something popular nearby.
-Popularity is a power law. Titles and descriptions name style, category, series and complement, so text says what the
-item is. Never for quality claims: a model is judged on real data.
+A shop of categories; each holds series of numbered items in one style, and has two categories that complement it. A
+user has a few interests that drift, comes in sessions, and follows two threads at a time: mostly what comes after the
+last item (the next of its series, its complement), sometimes what comes after the older thread, sometimes something
+popular nearby. Popularity is a power law. Titles and descriptions name style, category, series and complement, so text
+says what the item is. Never for quality claims: a model is judged on real data.
 
-MEASURED
+NDCG@10 of the last event, whole catalogue, 2000 users x 1000 items, seed 1: popularity 0.024, last-item Markov chain
+0.341 (14 times), a decayed sum of transitions from the last 8 items 0.416: the older thread is what a sequence model
+wins above a chain. `pytest -s tests/training/test_simulate.py -k markov` prints the first two; 2026-11-21, 2 cores.
+100,000 users x 20,000 items (4.0 M events) take 8 s.
 """
+# ruff: noqa: SIM905  (word lists read better as text)
 
 import csv
 import gzip
@@ -28,12 +32,15 @@ END = 1_793_491_200  # 2026-11-01, in Unix seconds: the last day of every world
 DAY_S = 86_400
 INTERESTS = 3  # categories a user follows at a time
 SERIES_LENGTH = 6
-SKEW = 0.7  # of the power law: the r-th most popular series of a category draws 1 / (r + 2) ** SKEW
+SKEW = 0.8  # of the power law: the r-th most popular series draws 1 / (r + 2) ** SKEW
 NEW_SESSION, DRIFT = 0.15, 0.25  # chance per event; per session
+RETAKE = 0.05  # chance that a seen item is taken again
 OLDER_THREAD = 0.35  # chance that the older of the two threads goes on
-FOLLOW, COMPLEMENT, NEARBY = 0.55, 0.2, 0.2  # what comes next; the rest is anything popular
+FOLLOW, COMPLEMENT, NEARBY = 0.5, 0.2, 0.2  # what comes next; the rest is anything popular
 
-STYLES = "Oak Walnut Linen Copper Marble Velvet Bamboo Slate Ivory Indigo Amber Rattan Cobalt Sage Terracotta Onyx".split()
+STYLES = (
+    "Oak Walnut Linen Copper Marble Velvet Bamboo Slate Ivory Indigo Amber Rattan Cobalt Sage Terracotta Onyx".split()
+)
 PLACES = (
     "Harbour Meadow Canyon Willow Aurora Lagoon Summit Orchard Tundra Prairie Fjord Dune Cedar Glacier Island Valley "
     "Delta Forest Moor Coast Garden River Bay Hill"
@@ -95,8 +102,9 @@ def _make_world(rng: np.random.Generator, items: int) -> World:
     follower = first[category] + (place + 1) % size[category]
     complements = (np.arange(n_categories)[:, None] + rng.integers(1, n_categories, (n_categories, 2))) % n_categories
     partner = _partners(rng, category, series, number, style, complements, first, size)
-    rank = rng.random(items)[first[category] + series * SERIES_LENGTH].argsort(kind="stable").argsort(kind="stable")
-    weight = rng.permutation(shares)[category] / (rank / n_categories + 2.0) ** SKEW / size[category]
+    series_of = np.unique(first[category] + series, return_inverse=True)[1]
+    rank = rng.permutation(series_of.max() + 1)[series_of]
+    weight = 1.0 / (rank + 2.0) ** SKEW / number
     cumulated = weight.cumsum()
     bounds = np.append(0.0, cumulated[first + size - 1])
     return World(category, series, number, style, complements, follower, partner, bounds, cumulated)
@@ -112,7 +120,7 @@ def _partners(
     first: Ints,
     size: Ints,
 ) -> Ints:
-    """Return an item of a complementary category: the series whose style is nearest, the same number where it has one."""
+    """Return an item of a complementary category: the same style and number where it has them."""
     other = complements[category, rng.integers(0, 2, len(category))]
     shift = (style - style[first[other]]) % len(STYLES)
     place = shift * SERIES_LENGTH + number - 1
@@ -174,10 +182,12 @@ def _draw(rng: np.random.Generator, world: World, category: Ints) -> Ints:
 
 
 def _skip_seen(rng: np.random.Generator, world: World, chosen: Ints, seen: NDArray[np.int32]) -> Ints:
-    """Move on to the follower of an item that the user has had, twice at most; one in ten is taken again."""
-    for _ in range(2):
-        is_seen = (seen == chosen[:, None]).any(axis=1) & (rng.random(len(chosen)) > 0.1)
-        chosen = np.where(is_seen, world.follower[chosen], chosen)
+    """Pass from an item that the user has had to its follower, then to the partner, then anywhere; some stay."""
+    anywhere = rng.integers(len(world.category), size=len(chosen))
+    is_free = rng.random(len(chosen)) < RETAKE
+    for way_out in (world.follower[chosen], world.partner[chosen], anywhere):
+        is_seen = (seen == chosen[:, None]).any(axis=1) & ~is_free
+        chosen = np.where(is_seen, way_out, chosen)
     return chosen
 
 
@@ -209,9 +219,13 @@ def _write_items(path: Path, world: World, item_ids: list[str]) -> None:
     for item, (category, series, number, style) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
         department, kind = _category_name(category)
         name = f"{PLACES[(series + 5 * category) % 24]} {THINGS[(series // 24 + series + category) % 24]}"
+        if series >= len(PLACES) * len(THINGS):
+            name += f" {series // (len(PLACES) * len(THINGS)) + 1}"
         other = " ".join(_category_name(int(world.category[world.partner[item]])))
         title = f"{STYLES[style]} {department.lower()} {kind}, {name} No. {number}"
-        description = f"Number {number} of the {name} series for the {department.lower()}. Goes well with a {other.lower()}."
+        description = (
+            f"Number {number} of the {name} series for the {department.lower()}. Goes well with a {other.lower()}."
+        )
         writer.writerow([item_ids[item], title, description, f"{department}|{kind.capitalize()}"])
     _write(path, text.getvalue().encode())
 
