@@ -1,0 +1,184 @@
+"""The commands: python -m service [serve] --bundle DIR; import FILE; export FILE. Exit codes: 0, 2 asked wrongly."""
+
+from service import early  # noqa: F401, I001  # before numpy and prometheus_client
+
+import argparse
+import asyncio
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import uvicorn
+
+from service import __version__
+from service.app import Service, open_service
+from service.errors import NotBuiltError, RetortError, StartError
+from service.logs import Log, LogHandler
+from service.settings import Settings, read_settings
+from service.transfer import export_events, import_histories
+
+_LATER = {
+    "publish": "publish a bundle into the store",
+    "activate": "make a published version live",
+    "rollback": "make the version before live",
+    "status": "say what is running",
+    "bench": "measure latency and throughput",
+    "doctor": "look for what is wrong",
+}
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which on SIGTERM first says that it is not ready, serves on for a moment, and exits with 0."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, drain_s: float) -> None:
+        super().__init__(config)
+        self._service = service
+        self._drain_s = drain_s
+        self._stop_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """Begin to drain; a second signal ends the draining, a third the waiting."""
+        self._service.is_draining = True
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + self._drain_s
+        elif not self.should_exit:
+            self.should_exit = True
+        else:
+            self.force_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop now."""
+        is_over = self._stop_at is not None and time.monotonic() >= self._stop_at
+        return await super().on_tick(counter) or is_over
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the process entry."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
+        given.insert(0, "serve")
+    arguments = _parser().parse_args(given)
+    try:
+        status: int = arguments.run(arguments)
+        return status
+    except RetortError as exc:
+        print(f"retort: {exc}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="retort",
+        description="Serve recommendations from a bundle. Settings: RETORT_ and the name, see the README.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"retort {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="answer requests (the default)")
+    serve.add_argument("--bundle", type=Path, help="the bundle directory")
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (default 8000; 0 takes a free one)")
+    serve.add_argument("--workers", type=int, default=1, help="processes; only 1 in this version")
+    serve.add_argument("--pin", action="store_true", help="serve --bundle whatever version the store calls live")
+    serve.set_defaults(run=_serve)
+    for name, text, run in (
+        ("import", "load histories (JSON lines or CSV, also .gz) into the store", _import),
+        ("export", "write the accepted events to a file, to retrain", _export),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("file", type=Path, metavar="FILE")
+        command.set_defaults(run=run)
+    for name, text in _LATER.items():
+        command = commands.add_parser(name, help=f"{text} (not built yet)", add_help=False)
+        command.set_defaults(run=_refuse, name=name)
+        command.add_argument("rest", nargs=argparse.REMAINDER)
+    for command in (serve, commands.choices["import"], commands.choices["export"]):
+        command.add_argument(
+            "--data-dir", type=Path, help="where the embedded server keeps its data (default ~/.local/share/retort)"
+        )
+    return parser
+
+
+def _refuse(arguments: argparse.Namespace) -> int:
+    raise NotBuiltError(f"{arguments.name}: not built yet in version {__version__}")
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    if arguments.workers != 1:
+        raise NotBuiltError("--workers: more than one worker is not built yet; run one process per core and data dir")
+    settings = read_settings(
+        bundle=arguments.bundle, host=arguments.host, port=arguments.port, data_dir=arguments.data_dir
+    )
+    if settings.is_exposed_without_keys:
+        raise StartError(
+            f"refusing to listen on {settings.host} without keys: set RETORT_API_KEYS, or RETORT_ALLOW_ANONYMOUS=1"
+        )
+    log = Log(settings.log_level)
+    _route_logging(log)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_listen(settings, log))
+    finally:
+        log.close()
+    return 0
+
+
+async def _listen(settings: Settings, log: Log) -> None:
+    listener = _bind(settings.host, settings.port)
+    async with open_service(settings, log) as service:
+        config = uvicorn.Config(
+            service.app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=settings.shutdown_s,
+            timeout_keep_alive=75,
+        )
+        host, port = listener.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        log.write("info", "listening", url=url, host=host, port=port, pid=os.getpid(), model_version=service.version)
+        await Server(config, service, settings.drain_s).serve(sockets=[listener])
+    log.write("info", "stopped")
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as exc:
+        raise StartError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
+    return listener
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    return uvicorn.Config(_listen, loop="auto", log_config=None).get_loop_factory()  # uvloop where it is installed
+
+
+def _route_logging(log: Log) -> None:
+    root = logging.getLogger()
+    root.handlers = [LogHandler(log)]
+    root.setLevel(logging.INFO)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    settings = read_settings(data_dir=arguments.data_dir)
+    return asyncio.run(import_histories(arguments.file, settings))
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    settings = read_settings(data_dir=arguments.data_dir)
+    return asyncio.run(export_events(arguments.file, settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""The composition root: opens everything in one order, checks and warms it, and closes it in reverse.
+
+verify the bundle → load the encoder → compare with the golden answers → store → warm up → only then listen. A bundle
+that is wrong in any way raises before the first request could arrive.
+"""
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from service import __version__
+from service.api import Parts, create_api
+from service.breaker import Breaker
+from service.bundle import Bundle, BundleError, open_bundle
+from service.embedded import Embedded
+from service.errors import DegradedError, StartError
+from service.gate import Gate, Keys
+from service.index import Index
+from service.logs import Log
+from service.metrics import Metrics
+from service.profile import Profile, Retention
+from service.recommender import Recommender
+from service.settings import Settings
+from service.store import Store
+from service.student import Student
+
+GOLDEN_TOLERANCE = 1e-4
+_STORE_START_S = 10.0
+_LAG_EVERY_S = 0.1
+
+
+@dataclass
+class Service:
+    """A service ready to listen. is_draining: told to stop, so no longer ready."""
+
+    app: ASGIApp
+    store: Store
+    store_kind: str
+    version: str
+    is_draining: bool = False
+
+    def readiness(self) -> dict[str, Any]:
+        """What /readyz says."""
+        breaker = self.store.breaker.state
+        store = {"kind": self.store_kind, "is_up": self.store.breaker.is_closed, "breaker": breaker.name.lower()}
+        return {"ready": not self.is_draining, "model_version": self.version, "store": store}
+
+
+@asynccontextmanager
+async def open_service(settings: Settings, log: Log) -> AsyncIterator[Service]:
+    """Open the service. Raises StartError with a message for the operator."""
+    bundle, student, index = load_model(settings)
+    metrics = Metrics(__version__)
+    async with AsyncExitStack() as stack:
+        store = await open_store(settings, stack, metrics=metrics, log=log)
+        profile = Profile(
+            store, namespace=settings.namespace, retention=retention_of(settings), dim=bundle.manifest.dim
+        )
+        recommender = Recommender(
+            student,
+            index,
+            profile,
+            metrics,
+            version=bundle.manifest.version,
+            dim=bundle.manifest.dim,
+            max_history=bundle.manifest.max_history,
+            store_share=settings.store_share,
+            memory_users=settings.memory_users,
+        )
+        stack.push_async_callback(recommender.flush)
+        student.warm()
+        recommender.warm()
+        service = Service(_refuse, store, "external" if settings.redis_url else "embedded", bundle.manifest.version)
+        service.app = _wrap(settings, log, metrics, Parts(
+            recommender, profile, metrics, bundle.manifest, settings.budget_ms, service.readiness
+        ))  # fmt: skip
+        _publish(metrics, len(index))
+        stack.push_async_callback(_cancel, asyncio.create_task(_watch_lag(metrics)))
+        gc.collect()
+        gc.freeze()  # what lives as long as the process is not scanned again and again
+        yield service
+
+
+def load_model(settings: Settings) -> tuple[Bundle, Student, Index]:
+    """Verify and load the bundle, and hold it against its golden answers. Raises StartError."""
+    if settings.bundle is None:
+        raise StartError("no bundle: give --bundle DIR, the directory that 'python -m training export' wrote")
+    try:
+        bundle = open_bundle(settings.bundle)
+    except BundleError as exc:
+        raise StartError(str(exc)) from exc
+    student, index = Student(bundle), Index(bundle)
+    compare_golden(bundle, student, index)
+    return bundle, student, index
+
+
+def compare_golden(bundle: Bundle, student: Student, index: Index) -> None:
+    """Raises StartError unless the loaded model reproduces every golden answer of its bundle."""
+    for number, golden in enumerate(bundle.golden, start=1):
+        rows, _ = index.find_rows(golden.history)
+        expected_rows, _ = index.find_rows([item_id for item_id, _ in golden.items])
+        expected = [score for _, score in golden.items]
+        try:
+            scores = index.score(student.encode([rows])[0])
+        except DegradedError as exc:
+            raise StartError(f"{bundle.path}: golden answer {number}: {exc}") from exc
+        tolerance = GOLDEN_TOLERANCE * max(1e-6, float(abs(scores).max()))
+        found = [score for _, score in index.top(scores.copy(), len(expected), [])]
+        named = [float(scores[row]) for row in expected_rows]
+        pairs = [*zip(named, expected, strict=True), *zip(found, expected, strict=False)]
+        if len(found) != len(expected) or any(abs(a - b) > tolerance for a, b in pairs):
+            raise StartError(f"{bundle.path}: the model does not reproduce golden answer {number}; it is not served")
+
+
+async def open_store(settings: Settings, stack: AsyncExitStack, *, metrics: Metrics | None, log: Log) -> Store:
+    """Start the embedded server, or take the one that is named; wait for it a little; go on without it if need be."""
+    url = settings.redis_url.get_secret_value() if settings.redis_url else None
+    if url is None:
+        embedded = Embedded(settings.data_dir)
+        stack.push_async_callback(embedded.stop)
+        embedded.start()
+        embedded.supervise()
+        url = embedded.url
+        log.write("info", "embedded_server", pid=embedded.pid, data_dir=str(settings.data_dir))
+    store = make_store(settings, url, metrics=metrics, log=log)
+    stack.push_async_callback(store.close)
+    if not await store.wait_until_up(_STORE_START_S if settings.redis_url is None else 1.0):
+        log.write("warning", "store_not_up", message="serving without the store until it answers")
+    store.open()
+    return store
+
+
+def make_store(settings: Settings, url: str, *, metrics: Metrics | None, log: Log) -> Store:
+    """Build the store's client."""
+
+    def on_error(kind: str) -> None:
+        if metrics is not None:
+            metrics.store_errors[kind].inc()
+        log.fault("store_error", kind=kind)
+
+    def on_change(state: Any) -> None:
+        if metrics is not None:
+            metrics.breaker_state.set(int(state))
+        log.fault(f"store_breaker_{state.name.lower()}")
+
+    def on_call(op: str, seconds: float) -> None:
+        if metrics is not None:
+            metrics.store_operation[op].observe(seconds)
+
+    return Store(
+        url,
+        max_connections=settings.store_connections,
+        slow_s=settings.budget_ms / 1000 * settings.store_share,
+        breaker=Breaker(on_change),
+        on_call=on_call,
+        on_error=on_error,
+    )
+
+
+def retention_of(settings: Settings) -> Retention:
+    """What the settings say about how much is kept."""
+    return Retention(
+        events=settings.history_events,
+        history_ttl_s=round(settings.history_ttl_days * 86_400),
+        embedding_ttl_s=max(1, round(settings.embedding_ttl_hours * 3600)),
+        stream=settings.event_stream_max,
+    )
+
+
+def _wrap(settings: Settings, log: Log, metrics: Metrics, parts: Parts) -> ASGIApp:
+    return Gate(
+        create_api(parts),
+        keys=Keys(settings.keys, settings.admin_key.get_secret_value()),
+        metrics=metrics,
+        log=log,
+        max_in_flight=settings.max_in_flight,
+        log_requests=settings.log_requests,
+    )
+
+
+def _publish(metrics: Metrics, n_items: int) -> None:
+    metrics.generation_min.set(1)
+    metrics.generation_max.set(1)
+    metrics.model_swaps["ok"].inc()
+    metrics.model_loaded.set(time.time())
+    metrics.items.set(n_items)
+
+
+async def _watch_lag(metrics: Metrics) -> None:
+    while True:
+        start = time.monotonic()
+        await asyncio.sleep(_LAG_EVERY_S)
+        metrics.event_loop_lag.observe(max(0.0, time.monotonic() - start - _LAG_EVERY_S))
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _refuse(scope: Any, receive: Any, send: Any) -> None:
+    raise StartError("not open yet")

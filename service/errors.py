@@ -1,0 +1,87 @@
+"""The error tree of the service.
+
+    RetortError
+    ├── StartError              start-up: one line on stderr, exit code 2
+    │   └── NotBuiltError       a command that the help names and this version does not have
+    ├── RequestError            the caller's: status, code and message of the envelope
+    └── DegradedError           caught in recommender: counted, and answered from the next level
+        ├── StoreError          kind is the label of store_errors_total
+        │   ├── StoreTimeoutError
+        │   └── BreakerOpenError
+        └── ModelError
+            └── NonFiniteError
+
+Foreign exceptions become one of these in the module that owns the library.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class RetortError(Exception):
+    """Any error of the service's own."""
+
+
+class StartError(RetortError):
+    """The service cannot start as asked."""
+
+
+class NotBuiltError(StartError):
+    """The command is planned, and not part of this version."""
+
+
+class RequestError(RetortError):
+    """A request that is refused. code is a key of the status table in api."""
+
+    def __init__(
+        self, code: str, message: str, *, details: Any = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details = details
+        self.headers = dict(headers or {})
+
+
+class DegradedError(RetortError):
+    """A part failed; the request is answered without it. reason is one of the closed list in recommender."""
+
+    reason = "model_error"
+
+
+class StoreError(DegradedError):
+    """The store did not do what it was asked."""
+
+    reason = "store_error"
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+class StoreTimeoutError(StoreError):
+    """The store did not answer in the time it was given."""
+
+    reason = "store_timeout"
+
+    def __init__(self) -> None:
+        super().__init__("timeout")
+
+
+class BreakerOpenError(StoreError):
+    """The store failed a moment ago and is not asked."""
+
+    reason = "breaker_open"
+
+    def __init__(self) -> None:
+        super().__init__("breaker_open")
+
+
+class ModelError(DegradedError):
+    """The encoder raised."""
+
+
+class NonFiniteError(ModelError):
+    """The encoder or a score came out as NaN or infinity."""
+
+    reason = "nonfinite_scores"

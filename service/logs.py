@@ -1,0 +1,86 @@
+"""JSON lines on stderr, written by a thread of their own, so that a slow reader of the log never slows an answer.
+
+A full queue drops lines and says how many. Faults that repeat are logged at most once a second. Never logged: bodies,
+headers, keys. Ids are JSON strings, so that no id can forge a line.
+"""
+
+import logging
+import queue
+import sys
+import threading
+import time
+from typing import Any, TextIO
+
+import orjson
+
+_MAX_QUEUED = 10_000
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class Log:
+    """The log of one process. Close it last."""
+
+    def __init__(self, level: str = "info", stream: TextIO | None = None) -> None:
+        self._least = _LEVELS[level]
+        self._stream = stream or sys.stderr
+        self._queue: queue.Queue[bytes | None] = queue.Queue(_MAX_QUEUED)
+        self._n_dropped = 0
+        self._last_fault: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def write(self, level: str, event: str, /, **fields: Any) -> None:
+        """Queue one line."""
+        if _LEVELS[level] < self._least:
+            return
+        line = orjson.dumps(
+            {"time": round(time.time(), 3), "severity": level, "event": event, **fields},
+            default=str,
+            option=orjson.OPT_APPEND_NEWLINE,
+        )
+        try:
+            self._queue.put_nowait(line)
+        except queue.Full:
+            self._n_dropped += 1
+
+    def fault(self, event: str, /, **fields: Any) -> None:
+        """Write a warning, unless the same event was written within the last second."""
+        now = time.monotonic()
+        if now - self._last_fault.get(event, -1.0) >= 1.0:
+            self._last_fault[event] = now
+            self.write("warning", event, **fields)
+
+    def close(self) -> None:
+        """Write what is queued and stop."""
+        self._queue.put(None)
+        self._thread.join(timeout=5)
+
+    def _write(self) -> None:
+        while (line := self._queue.get()) is not None:
+            if self._n_dropped:
+                dropped, self._n_dropped = self._n_dropped, 0
+                self._emit(orjson.dumps({"severity": "warning", "event": "log_lines_dropped", "n": dropped}) + b"\n")
+            self._emit(line)
+
+    def _emit(self, line: bytes) -> None:
+        try:
+            self._stream.write(line.decode())
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._n_dropped += 1  # nobody reads: go on serving
+
+
+class LogHandler(logging.Handler):
+    """Brings the lines of the standard logging module (uvicorn's) into the Log."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record; tracebacks as one field."""
+        level = "error" if record.levelno >= 40 else "warning" if record.levelno >= 30 else "info"
+        fields: dict[str, Any] = {"logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            fields["traceback"] = logging.Formatter().formatException(record.exc_info)
+        self._log.write(level if record.levelno > 20 else "debug", "message", **fields)

@@ -1,0 +1,138 @@
+"""Every metric of the service, its labels closed and created beforehand, so that no series is ever missing.
+
+One Metrics per process, with a registry of its own: nothing is registered at import. User and item ids are never
+labels. Children that the request path uses are kept in attributes or plain dictionaries.
+"""
+
+import resource
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+REQUEST_BUCKETS_S = (
+    0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04,
+    0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.5, 1, 2.5,
+)  # fmt: skip
+STAGE_BUCKETS_S = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075,
+    0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1,
+)  # fmt: skip
+ROUTES = (
+    "/recommend", "/events", "/users/{user_id}", "/model", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json",
+    "unmatched",
+)  # fmt: skip
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+STAGES = ("parse", "store", "encode", "score", "rules", "serialize")
+LEVELS = ("full", "degraded", "fallback")
+REASONS = (
+    "cold_user", "stale_profile", "store_timeout", "store_error", "breaker_open", "deadline", "model_error",
+    "nonfinite_scores", "not_enough_items",
+)  # fmt: skip
+_PAIRS = [
+    ("full", "none"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
+    *[("fallback", reason) for reason in REASONS if reason not in ("stale_profile", "not_enough_items")],
+]  # fmt: skip
+STORE_OPS = ("read", "write_embedding", "append", "user", "erase", "ping")
+STORE_KINDS = (
+    "timeout", "connection", "pool_exhausted", "loading", "readonly", "oom", "wrongtype", "decode", "noauth",
+    "noperm", "other",
+)  # fmt: skip
+EVENT_RESULTS = ("accepted", "duplicate", "invalid", "future", "unavailable")
+CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
+SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "error")
+
+
+class Metrics:
+    """The metrics of one process."""
+
+    def __init__(self, version: str) -> None:
+        self.registry = CollectorRegistry()
+        self._declare_http()
+        self._declare_recommendations()
+        self._declare_store()
+        self._declare_process(version)
+
+    def render(self) -> bytes:
+        """Return the Prometheus text format; reads the resident memory first."""
+        self.resident_memory.set(_resident_bytes())
+        return generate_latest(self.registry)
+
+    def count_http(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count one finished HTTP request. route: a template of ROUTES; anything else counts as unmatched."""
+        route = route if route in ROUTES else "unmatched"
+        method = method if method in METHODS else "OTHER"
+        self.http_requests.labels(route, method, str(status)).inc()
+        self.http_duration.labels(route, f"{status // 100}xx").observe(seconds)
+
+    def _declare_http(self) -> None:
+        self.http_requests = self._counter("http_requests", "Finished HTTP requests", "route", "method", "code")
+        self.http_duration = self._histogram(
+            "http_request_duration_seconds", "Duration of HTTP requests", REQUEST_BUCKETS_S, "route", "code"
+        )
+        methods = {"/recommend": "POST", "/events": "POST"}
+        for route in ROUTES:
+            self.http_requests.labels(route, methods.get(route, "GET"), "404" if route == "unmatched" else "200")
+            self.http_duration.labels(route, "4xx" if route == "unmatched" else "2xx")
+        for code in ("2xx", "4xx", "5xx"):
+            self.http_duration.labels("/recommend", code)
+        self.http_requests.labels("/recommend", "POST", "503")
+        self.in_flight = self._gauge("http_requests_in_flight", "HTTP requests being answered")
+        shed = self._counter("shed", "Requests refused because of overload", "reason")
+        self.shed_concurrency = shed.labels("concurrency")
+
+    def _declare_recommendations(self) -> None:
+        self.recommendations = self._counter(
+            "recommendations", "Answers of /recommend by level and most important reason", "level", "reason"
+        )
+        for level, reason in _PAIRS:
+            self.recommendations.labels(level, reason)
+        within = self._counter("within_budget", "Answers of /recommend inside and past their budget", "within")
+        self.within = {True: within.labels("yes"), False: within.labels("no")}
+        stage = self._histogram("stage_duration_seconds", "Time in one stage of /recommend", STAGE_BUCKETS_S, "stage")
+        self.stage = {name: stage.labels(name) for name in STAGES}
+        self.batch_size = self._histogram("batch_size", "Histories encoded at once", (1, 2, 4, 8, 16, 32))
+        exceeded = self._counter("deadline_exceeded", "Requests whose budget ran out, by the stage not begun", "stage")
+        self.deadline_exceeded = {name: exceeded.labels(name) for name in ("store", "encode", "score")}
+        cache = self._counter("embedding_cache", "Cached user embeddings asked for", "result")
+        self.embedding_cache = {name: cache.labels(name) for name in CACHE_RESULTS}
+        events = self._counter("events", "Events received", "result")
+        self.events = {name: events.labels(name) for name in EVENT_RESULTS}
+
+    def _declare_store(self) -> None:
+        operation = self._histogram(
+            "store_operation_duration_seconds", "Time of one store operation", STAGE_BUCKETS_S, "op"
+        )
+        self.store_operation = {name: operation.labels(name) for name in STORE_OPS}
+        errors = self._counter("store_errors", "Store operations that failed, and unreadable records", "kind")
+        self.store_errors = {name: errors.labels(name) for name in STORE_KINDS}
+        self.breaker_state = self._gauge("store_breaker_state", "0 closed, 1 probing, 2 open")
+
+    def _declare_process(self, version: str) -> None:
+        self.generation_min = self._gauge("model_generation_min", "Oldest model generation still serving")
+        self.generation_max = self._gauge("model_generation_max", "Newest model generation serving")
+        swaps = self._counter("model_swaps", "Models loaded or refused", "result")
+        self.model_swaps = {name: swaps.labels(name) for name in SWAP_RESULTS}
+        self.model_loaded = self._gauge("model_loaded_timestamp_seconds", "When the model was loaded")
+        self.items = self._gauge("items", "Items in the catalogue being served")
+        self.event_loop_lag = self._histogram(
+            "event_loop_lag_seconds", "How late the event loop woke a sleeping task", STAGE_BUCKETS_S
+        )
+        self.resident_memory = self._gauge("resident_memory_bytes", "Resident memory of this process")
+        self._gauge("build_info", "1, labelled with the version", "version").labels(version).set(1)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"retort_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"retort_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"retort_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+
+def _resident_bytes() -> int:
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the peak, where /proc is missing

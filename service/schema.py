@@ -1,0 +1,192 @@
+"""The bodies that the API takes and gives: strict, bounded, nothing unknown accepted.
+
+JSON is read by orjson, which refuses NaN, Infinity, lone surrogates and deep nesting; then these models check the rest.
+The OpenAPI document is made of the same models.
+"""
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+
+from service.errors import RequestError
+
+MAX_K = 200
+MAX_HISTORY = 200
+MAX_LISTED = 1000
+MAX_EVENTS = 1000
+MILLISECONDS_FROM = 1e11
+NOT_BUILT = ("filter", "diversity", "explain")
+_NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_NO_CONTROL)]
+_USER_ID: TypeAdapter[str] = TypeAdapter(Id)
+Label = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_CONTROL)]
+
+
+class Body(BaseModel):
+    """What every request body shares."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class RecommendRequest(Body):
+    """Ask for the k best items of a user, or of a history."""
+
+    user_id: Id | None = Field(None, description="whose stored history to use; required unless history is given")
+    k: int = Field(10, ge=1, le=MAX_K, description="how many items")
+    history: list[Id] | None = Field(
+        None, max_length=MAX_HISTORY, description="item ids, oldest first; used instead of the stored history"
+    )
+    exclude: list[Id] = Field(default_factory=list, max_length=MAX_LISTED, description="item ids never to be returned")
+    exclude_seen: bool | None = Field(None, description="leave out the history used; the bundle sets the default")
+    candidates: list[Id] | None = Field(None, max_length=MAX_LISTED, description="rank only these item ids")
+    budget_ms: int | None = Field(None, ge=1, le=1000, description="deadline from the arrival of the request")
+    debug: bool = Field(False, description="add stage timings and the candidate funnel")
+
+    @model_validator(mode="after")
+    def _need_a_user(self) -> "RecommendRequest":
+        if self.user_id is None and self.history is None:
+            raise ValueError("give user_id, or history")
+        return self
+
+
+class Event(Body):
+    """Something that a user did with an item."""
+
+    user_id: Id
+    item_id: Id
+    timestamp: float | None = Field(
+        None, ge=0, lt=MILLISECONDS_FROM, description="Unix seconds; the arrival if left out"
+    )
+    type: Label | None = Field(None, description="what happened, such as view or purchase")
+    value: float | None = Field(None, ge=-1e12, le=1e12, description="a rating, a quantity")
+    recommendation_id: Label | None = Field(None, description="the answer that led to it")
+    event_id: Id | None = Field(None, description="makes retries safe: the same id is the same event")
+
+
+class EventsRequest(Body):
+    """Up to 1000 events. Each is judged alone: a bad one is listed in rejected, and the others are stored."""
+
+    events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS)
+
+
+class ScoredItem(BaseModel):
+    """One item of an answer."""
+
+    item_id: str = Field(max_length=128)
+    score: float
+
+
+class Quality(BaseModel):
+    """How good the answer could be made inside the budget."""
+
+    level: Literal["full", "degraded", "fallback"]
+    reasons: list[
+        Literal[
+            "cold_user", "stale_profile", "store_timeout", "store_error", "breaker_open", "deadline", "model_error",
+            "nonfinite_scores", "not_enough_items",
+        ]
+    ] = Field(max_length=9)  # fmt: skip
+
+
+class RecommendResponse(BaseModel):
+    """The answer of POST /recommend."""
+
+    recommendation_id: str = Field(max_length=64)
+    user_id: str | None = Field(max_length=128)
+    model_version: str = Field(max_length=64)
+    items: list[ScoredItem] = Field(max_length=MAX_K)
+    quality: Quality
+    ignored_ids: list[Annotated[str, StringConstraints(max_length=128)]] = Field(max_length=2200)
+    took_ms: float = Field(ge=0)
+    debug: dict[str, Any] | None = None
+
+
+class Rejected(BaseModel):
+    """An event that was not stored."""
+
+    index: int = Field(ge=0, lt=MAX_EVENTS)
+    reason: Literal["invalid", "future"]
+    message: str = Field(max_length=1000)
+
+
+class EventsResponse(BaseModel):
+    """The answer of POST /events: what is accepted is stored."""
+
+    accepted: int = Field(ge=0, le=MAX_EVENTS)
+    duplicates: int = Field(ge=0, le=MAX_EVENTS)
+    rejected: list[Rejected] = Field(max_length=MAX_EVENTS)
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(max_length=64)
+    message: str = Field(max_length=2000)
+    details: Any = None
+
+
+class ErrorResponse(BaseModel):
+    """The envelope of every error."""
+
+    error: ErrorBody
+
+
+def parse_json(body: bytes) -> Any:
+    """Return the parsed body. Raises RequestError for anything that is not finite, well-formed JSON."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise RequestError("malformed", f"the body is not valid JSON: {exc.msg} at character {exc.pos}") from None
+
+
+def parse_recommend(body: bytes) -> RecommendRequest:
+    """Check a body of POST /recommend. Raises RequestError."""
+    fields = parse_json(body)
+    if isinstance(fields, dict) and (later := [name for name in NOT_BUILT if name in fields]):
+        raise RequestError("malformed", f"{', '.join(later)}: not built yet; leave it out of the request")
+    try:
+        return RecommendRequest.model_validate(fields)
+    except ValidationError as exc:
+        raise _refusal(exc) from None
+
+
+def parse_events(body: bytes) -> tuple[list[tuple[int, Event]], list[Rejected]]:
+    """Check a body of POST /events, each event alone: the good ones with their index, and the refused ones."""
+    fields = parse_json(body)
+    listed = fields.get("events") if isinstance(fields, dict) and set(fields) == {"events"} else None
+    if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_EVENTS:
+        raise RequestError("malformed", f'the body must be {{"events": [...]}} with 1 to {MAX_EVENTS} events')
+    good: list[tuple[int, Event]] = []
+    rejected: list[Rejected] = []
+    for index, event in enumerate(listed):
+        try:
+            good.append((index, Event.model_validate(event)))
+        except ValidationError as exc:
+            rejected.append(Rejected(index=index, reason="invalid", message=_refusal(exc).message[:1000]))
+    return good, rejected
+
+
+def check_user_id(raw: bytes) -> str:
+    """Return the user id in a path segment, percent-decoded bytes. Raises RequestError unless it is a valid id."""
+    try:
+        return _USER_ID.validate_python(raw.decode(), strict=True)
+    except (UnicodeDecodeError, ValidationError):
+        raise RequestError("malformed", "user_id: 1 to 128 characters of UTF-8 without control characters") from None
+
+
+def _refusal(exc: ValidationError) -> RequestError:
+    details = [
+        {"field": ".".join(str(part) for part in error["loc"])[:200], "message": _message(error["loc"], error["msg"])}
+        for error in exc.errors(include_url=False, include_input=False, include_context=False)[:20]
+    ]
+    first = details[0]
+    text = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
+    return RequestError("malformed", text, details=details)
+
+
+def _message(loc: tuple[int | str, ...], text: str) -> str:
+    if loc and loc[-1] == "timestamp" and "less than" in text:
+        return "Unix seconds; are these milliseconds?"
+    return text.removeprefix("Value error, ")

@@ -1,0 +1,79 @@
+"""Every setting of the service, and the only reader of the environment: RETORT_ plus the name in capitals.
+
+Command-line flags of the same name win over the environment. Only __main__ and app see a Settings object.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import StartError
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class Settings(BaseSettings):
+    """The settings, with their defaults and bounds."""
+
+    model_config = SettingsConfigDict(env_prefix="RETORT_", extra="ignore", frozen=True)
+
+    bundle: Path | None = Field(None, description="the bundle directory to serve")
+    host: str = Field("127.0.0.1", description="address to listen on; beyond loopback it needs keys")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and logs it")
+    redis_url: SecretStr | None = Field(
+        None, description="your own server, redis://, rediss:// or unix://; unset starts the embedded one"
+    )
+    data_dir: Path = Field(
+        Path("~/.local/share/retort"), description="where the embedded server keeps its append-only file"
+    )
+    namespace: str = Field("retort", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="prefix of every key")
+    api_keys: SecretStr = Field(
+        SecretStr(""), description="comma-separated keys, any of which opens the API; empty: no keys, loopback only"
+    )
+    admin_key: SecretStr = Field(SecretStr(""), description="opens the API and the model routes")
+    allow_anonymous: bool = Field(False, description="1: listen beyond loopback without keys")
+    budget_ms: int = Field(50, ge=1, le=1000, description="budget of a request that names none, from its arrival")
+    store_share: float = Field(0.4, gt=0, lt=1, description="share of the budget that the store may use")
+    store_connections: int = Field(32, ge=1, le=1024, description="store connections and calls in flight, at most")
+    max_in_flight: int = Field(256, ge=1, le=65536, description="requests in flight past which 503 is answered")
+    history_events: int = Field(500, ge=1, le=10_000, description="events kept per user, the newest")
+    history_ttl_days: float = Field(180, gt=0, le=3650, description="a history unused for so long is dropped")
+    embedding_ttl_hours: float = Field(24, gt=0, le=8760, description="life of a cached user embedding")
+    event_stream_max: int = Field(
+        1_000_000, ge=1, le=1_000_000_000, description="accepted events kept for export, about"
+    )
+    memory_users: int = Field(
+        10_000, ge=0, le=10_000_000, description="users a worker remembers for when the store fails"
+    )
+    drain_s: float = Field(0.5, ge=0, le=300, description="after SIGTERM: seconds of serving while /readyz says 503")
+    shutdown_s: int = Field(5, ge=1, le=300, description="after draining: seconds that requests in flight may take")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line logged")
+    log_requests: bool = Field(True, description="0: no line per request")
+
+    @field_validator("data_dir", "bundle")
+    @classmethod
+    def _expand_home(cls, path: Path | None) -> Path | None:
+        return path.expanduser() if path is not None else None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The API keys, without the admin key."""
+        return tuple(key.strip() for key in self.api_keys.get_secret_value().split(",") if key.strip())
+
+    @property
+    def is_exposed_without_keys(self) -> bool:
+        """Whether it would listen beyond loopback with nothing to ask callers for."""
+        return self.host not in LOOPBACK and not self.keys and not self.allow_anonymous
+
+
+def read_settings(**flags: object) -> Settings:
+    """Read the environment, with the flags that are not None in front. Raises StartError naming each bad setting."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as exc:
+        # The value itself stays out of the message: it may be a key.
+        wrong = "; ".join(f"RETORT_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in exc.errors())
+        raise StartError(f"bad setting: {wrong}") from None
