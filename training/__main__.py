@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from training.config import dump_config, load_config
-from training.errors import InputError, TrainingError
+from training.demo import SMALL, check_port, serve_demo
+from training.errors import InputError, StageError, TrainingError
 from training.evaluate import evaluate_bundle
 from training.interactions import parse_columns
 from training.progress import Progress
@@ -64,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_run_options(stage, with_data=False)
         stage.set_defaults(command=_stage(work))
     _add_evaluate(commands)
+    _add_demo(commands)
     return parser
 
 
@@ -120,6 +122,32 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     seen.add_argument("--exclude-seen", action="store_true", default=None, help="never rank an item of the history")
     seen.add_argument("--include-seen", dest="exclude_seen", action="store_false", help="rank every item")
     parser.set_defaults(command=_evaluate)
+
+
+def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "The whole way: simulate or take a file, train, distil, export, serve, print a curl and its answer."
+    parser = commands.add_parser("demo", help=text, description=text)
+    parser.add_argument("--interactions", type=Path, help="your own file; without it a small world is simulated")
+    parser.add_argument("--items", type=Path, help="optional: titles and attributes of its items")
+    parser.add_argument("--columns", help="other names: user_id=CustomerID,item_id=StockCode,...")
+    parser.add_argument("--out", type=Path, default=Path(".demo"), help="directory to work in")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.set_defaults(command=_demo, config=None, set=[], refit=False)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    check_port(arguments.port)
+    world = arguments.out / "world"
+    if arguments.interactions is None:
+        if not world.exists():
+            simulate(world, users=2000, items=1000, days=180, seed=1)
+        arguments.interactions, arguments.items = world / "interactions.csv.gz", world / "items.csv"
+        arguments.set = list(SMALL)
+    arguments.out = arguments.out / "run"
+    _run(arguments)
+    code = serve_demo(arguments.out, arguments.port)
+    if code:
+        raise StageError(f"the service ended with exit code {code}; see {arguments.out.parent / 'service.log'}")
 
 
 def _simulate(arguments: argparse.Namespace) -> None:

@@ -14,6 +14,14 @@ from typing import Any, get_type_hints
 
 from training.errors import InputError
 
+CHOICES = {
+    "prepare.repeats": ("auto", "yes", "no"),
+    "split.test": ("last", "time", "none"),
+    "split.val": ("last", "time"),
+    "compress.items": ("float32", "float16", "int8"),
+}
+AT_LEAST_1 = ("dim", "layers", "heads", "max_history", "batch_positions", "epochs", "patience")
+
 
 @dataclass(frozen=True)
 class Prepare:
@@ -121,7 +129,10 @@ def build_config(values: dict[str, Any]) -> Config:
             raise InputError(f"unknown section [{name}]; known: {', '.join(sections)}")
         if not isinstance(values[name], dict):
             raise InputError(f"{name} must be a section: [{name}]")
-    return Config(**{name: _build_section(name, kind, values.get(name, {})) for name, kind in sections.items()})
+    config = Config(**{name: _build_section(name, kind, values.get(name, {})) for name, kind in sections.items()})
+    _check_choices(config)
+    _check_ranges(config)
+    return config
 
 
 def dump_config(config: Config) -> str:
@@ -167,3 +178,36 @@ def _build_section(name: str, kind: type, values: dict[str, Any]) -> Any:
         if not fits:
             raise InputError(f"{name}.{key} must be of type {expected.__name__}, not {value!r}")
     return kind(**{key: hints[key](value) for key, value in values.items()})
+
+
+def _check_choices(config: Config) -> None:
+    for name, choices in CHOICES.items():
+        value = _value(config, name)
+        if value not in choices:
+            raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def _check_ranges(config: Config) -> None:
+    claims = {
+        "prepare.max_history": (lambda v: v >= 1, "at least 1"),
+        "prepare.max_malformed": (lambda v: 0 <= v <= 1, "between 0 and 1"),
+        "split.time_share": (lambda v: 0 < v < 1, "above 0 and below 1"),
+        "distill.alpha": (lambda v: 0 <= v <= 1, "between 0 and 1"),
+        "distill.temperature": (lambda v: 0 < v < 1000, "above 0"),
+    }
+    for section in ("teacher", "student"):
+        claims |= {f"{section}.{key}": (lambda v: v >= 1, "at least 1") for key in AT_LEAST_1}
+        claims[f"{section}.dropout"] = (lambda v: 0 <= v < 1, "at least 0 and below 1")
+        claims[f"{section}.learning_rate"] = (lambda v: 0 < v < 10, "above 0 and below 10")
+    for name, (holds, claim) in claims.items():
+        if not holds(_value(config, name)):
+            raise InputError(f"{name} must be {claim}, not {_value(config, name)!r}")
+    for section in ("teacher", "student"):
+        dim, heads = _value(config, f"{section}.dim"), _value(config, f"{section}.heads")
+        if dim % heads:
+            raise InputError(f"{section}.dim {dim} must be a multiple of {section}.heads {heads}")
+
+
+def _value(config: Config, name: str) -> Any:
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)

@@ -18,21 +18,19 @@ BOOTSTRAPS = 2000
 
 
 def rank_targets(scores: NDArray[Any], target: NDArray[np.int64], seen: Sequence[NDArray[Any]] | None = None) -> Ranks:
-    """Return the rank of each target. scores [B, N] is written to: seen rows get minus infinity, their target excepted.
+    """Return the rank of each target. scores [B, N] is written to: seen rows get minus infinity.
 
-    A target of -1 (not in the catalogue) ranks N + 1. Raises ValueError for scores that are not finite.
+    A target that is not in the catalogue (-1), or was seen and so cannot be recommended, ranks N + 1. Raises ValueError
+    for scores that are not finite.
     """
     if not np.isfinite(scores).all():
         raise ValueError("scores contain NaN or infinity")
-    n_items = scores.shape[1]
-    known = target >= 0
-    own = np.where(known, scores[np.arange(len(target)), np.where(known, target, 0)], np.inf)
-    if seen is not None:
-        for i, rows in enumerate(seen):
-            scores[i, rows] = -np.inf
+    for i, rows in enumerate(seen or ()):
+        scores[i, rows] = -np.inf
+    own = scores[np.arange(len(target)), np.maximum(target, 0)]
+    possible = (target >= 0) & np.isfinite(own)
     at_least = (scores >= own[:, None]).sum(axis=1)
-    was_masked = np.array([seen is not None and bool(np.any(seen[i] == target[i])) for i in range(len(target))])
-    return np.where(known, np.maximum(at_least + was_masked, 1), n_items + 1).astype(np.int64)
+    return np.where(possible, at_least, scores.shape[1] + 1).astype(np.int64)
 
 
 def hit(ranks: Ranks, k: int) -> Float:

@@ -144,17 +144,21 @@ def plot_bars(models: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _sizes(run: Path, bundle: Bundle) -> dict[str, dict[str, float]]:
-    sizes = {}
-    places = {"teacher": "teacher/model", "student": "student/student", "student_alone": "student/alone"}
-    for name, place in places.items():
-        model = load_model(run / f"{place}.safetensors")
-        parameters = count_parameters(model)
-        sizes[name] = {"parameters": parameters, "bytes": 4 * parameters, "encode_us": _encode_us(model)}
-    files = sum(entry["size"] for entry in bundle.manifest.files.values())
+    """Parameters, float32 bytes and encode time; both students have the bundle's encoder, so its time is theirs."""
     dim, longest = bundle.manifest.dim, bundle.manifest.max_history
     encode_us = time_encoder(bundle.encoder, dim=dim, max_history=longest)
-    sizes["bundle"] = {"parameters": sizes["student"]["parameters"], "bytes": files, "encode_us": encode_us}
+    teacher, student = (
+        load_model(run / place) for place in ("teacher/model.safetensors", "student/student.safetensors")
+    )
+    sizes = {"teacher": _size(count_parameters(teacher), _encode_us(teacher))}
+    sizes["student"] = sizes["student_alone"] = _size(count_parameters(student), encode_us)
+    files = sum(entry["size"] for entry in bundle.manifest.files.values())
+    sizes["bundle"] = sizes["student"] | {"bytes": files}
     return sizes
+
+
+def _size(parameters: int, encode_us: float) -> dict[str, float]:
+    return {"parameters": parameters, "bytes": 4 * parameters, "encode_us": encode_us}
 
 
 def _encode_us(model: SequenceModel) -> float:

@@ -213,8 +213,6 @@ def _save_soft_labels(run: Run, prepared: Prepared, out: Path) -> None:
 
 
 def _size(settings: Teacher | Student) -> Size:
-    if settings.dim % settings.heads:
-        raise InputError(f"dim {settings.dim} must be a multiple of heads {settings.heads}")
     return Size(settings.dim, settings.layers, settings.heads, settings.dropout, settings.max_history)
 
 

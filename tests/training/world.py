@@ -1,0 +1,33 @@
+"""A tiny chain world (each item is followed by the next) and the settings of a run of it that takes seconds."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+N_ITEMS = 60
+TINY = (
+    "teacher.dim=32", "teacher.layers=1", "teacher.heads=2", "teacher.dropout=0.0", "teacher.epochs=6",
+    "teacher.max_history=12", "teacher.learning_rate=0.01", "teacher.batch_positions=256",
+    "student.dim=16", "student.epochs=4", "student.dropout=0.0", "student.max_history=8",
+    "student.learning_rate=0.01", "student.batch_positions=256",
+)  # fmt: skip
+
+
+def write_chain_world(path: Path, *, users: int = 120, seed: int = 0) -> Path:
+    """Users walk along a ring of items, with a jump now and then; ids carry a leading zero."""
+    rng = np.random.default_rng(seed)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["user_id", "item_id", "timestamp"])
+        for user in range(users):
+            item = int(rng.integers(N_ITEMS))
+            for step in range(int(rng.integers(4, 20))):
+                writer.writerow([f"u{user}", f"{item:04d}", 1_700_000_000 + 1000 * user + 60 * step])
+                item = (item + 1) % N_ITEMS if rng.random() < 0.9 else int(rng.integers(N_ITEMS))
+    return path
+
+
+def tiny_settings(*more: str) -> list[str]:
+    """The --set arguments of a run that takes seconds."""
+    return [word for setting in (*TINY, *more) for word in ("--set", setting)]
