@@ -168,8 +168,9 @@ class Store:
             self.breaker.record_success()
 
     def _failed(self, kind: str, timeout_s: float) -> StoreError:
-        if not self._is_starting:
-            self._on_error(kind)
+        if self._is_starting:
+            return StoreError(kind)
+        self._on_error(kind)
         if kind != "timeout":
             self.breaker.record_failure()
             return StoreError(kind)

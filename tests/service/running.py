@@ -1,0 +1,191 @@
+"""Real parts for the tests: a service process on a real socket, and a clock that polls instead of sleeping."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+import redis
+
+from service.embedded import socket_path
+
+DEADLINE_S = 20.0
+
+
+def wait_for(claim: Callable[[], Any], timeout_s: float = DEADLINE_S, every_s: float = 0.02) -> Any:
+    """Return the first truthy value of claim; fail once timeout_s is over."""
+    end = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while True:
+        if value := claim():
+            return value
+        assert time.monotonic() < end, f"still not so after {timeout_s} s"
+        pause.wait(every_s)
+
+
+class Running:
+    """A service process. Use it as a context manager; it is ready inside."""
+
+    def __init__(self, bundle: Path, data_dir: Path, *arguments: str, **environment: str) -> None:
+        self.data_dir = data_dir
+        self._log_path = Path(tempfile.mkstemp(prefix="retort-log-")[1])
+        self._bundle, self._arguments, self._environment = bundle, arguments, environment
+
+    def __enter__(self) -> "Running":
+        self.start()
+        return self
+
+    def __exit__(self, kind: type | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            try:
+                self.process.wait(DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._log_path.unlink()
+
+    def start(self) -> None:
+        """Start the process and wait until it listens."""
+        self._log_path.write_text("")
+        with self._log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "service", "--bundle", str(self._bundle), "--port", "0",
+                 "--data-dir", str(self.data_dir), *self._arguments],
+                env=clean_environment(self._environment),
+                stderr=log,
+            )  # fmt: skip
+        self.url = wait_for(self._find_url)
+        self.client = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
+
+    def kill(self) -> None:
+        """kill -9, and wait for the end."""
+        self.client.close()
+        self.process.kill()
+        self.process.wait()
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Every complete line of the log, parsed."""
+        text = self._log_path.read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def recommend(self, **body: Any) -> dict[str, Any]:
+        """POST /recommend, which must answer 200."""
+        response = self.client.post("/recommend", json=body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def send(self, *events: Mapping[str, Any]) -> dict[str, Any]:
+        """POST /events, which must answer 200."""
+        response = self.client.post("/events", json={"events": list(events)})
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def store(self) -> redis.Redis:
+        """A client of the embedded server."""
+        return redis.Redis(unix_socket_path=str(socket_path(self.data_dir)), protocol=2)
+
+    def store_pid(self) -> int:
+        """The embedded server's process id."""
+        return int((self.data_dir / "server.pid").read_text().split()[0])
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that carry the labels."""
+        return metric(self.client.get("/metrics").text, name, **labels)
+
+    def _find_url(self) -> str | None:
+        assert self.process.poll() is None, self._log_path.read_text()
+        return next((line["url"] for line in self.log_lines() if line["event"] == "listening"), None)
+
+
+def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment without RETORT_ settings of the developer's, and with extra ones."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RETORT_")}
+    return kept | {f"RETORT_{name.upper()}": value for name, value in extra.items()}
+
+
+def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run python -m service with arguments to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments],
+        env=clean_environment(environment), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def metric(text: str, name: str, **labels: str) -> float:
+    """The sum of the samples of one name in the text format that carry the labels."""
+    wanted = [f'{label}="{value}"' for label, value in labels.items()]
+    lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+    return sum(float(line.rpartition(" ")[2]) for line in lines if all(label in line for label in wanted))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Proxy:
+    """A Unix-socket proxy in front of a server that holds every reply back for delay_s."""
+
+    def __init__(self, path: Path, target: Path) -> None:
+        self._path, self._target = path, target
+        self.delay_s = 0.0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._is_open = threading.Event()
+
+    def __enter__(self) -> "Proxy":
+        self._thread.start()
+        assert self._is_open.wait(DEADLINE_S)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._done.set)
+        self._thread.join(DEADLINE_S)
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop, self._done = asyncio.get_running_loop(), asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        server = await asyncio.start_unix_server(self._accept, str(self._path))
+        self._is_open.set()
+        await self._done.wait()
+        server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_unix_connection(str(self._target))
+        for source, sink, is_reply in ((reader, there_writer, False), (there_reader, writer, True)):
+            task = asyncio.create_task(self._pump(source, sink, is_reply))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_reply: bool) -> None:
+        try:
+            while chunk := await source.read(65536):
+                if is_reply and self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+                sink.write(chunk)
+                await sink.drain()
+        except (ConnectionError, OSError):
+            pass
+        finally:
+            sink.close()
