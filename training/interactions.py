@@ -1,8 +1,8 @@
 """The prepared data of a run: a user's file of interactions made into arrays, once, for every later stage.
 
 `prepare` reads, cleans, orders, splits, and writes a directory aside that it renames when whole; `load_prepared` reads
-it back. The bytes depend on the events and settings alone, not on the order of the file's rows (report.json also names the
-source). It trains nothing and ranks nothing.
+it back. The bytes depend on the events and settings alone, not on the order of the file's rows (report.json also names
+the source). It trains nothing and ranks nothing.
 """
 
 import gzip
@@ -65,6 +65,7 @@ def prepare(
     """Read the files, write the directory out, and return it loaded. Raises InputError and leaves nothing behind."""
     if repeats not in REPEATS:
         raise InputError(f"prepare.repeats must be one of {', '.join(REPEATS)}, not {repeats!r}")
+    _check_replaceable(out)
     found = read_events(interactions, columns=columns, events=events, min_weight=min_weight, max_history=max_history)
     check_malformed(found.table, found.malformed, max_malformed)
     _check_enough(found)
@@ -129,6 +130,12 @@ def parse_columns(text: str) -> dict[str, str]:
     return columns
 
 
+def _check_replaceable(out: Path) -> None:
+    """Refuse to write over anything but earlier prepared data."""
+    if out.exists() and not (out.is_dir() and ((out / REPORT).is_file() or not any(out.iterdir()))):
+        raise InputError(f"{out}: exists and is no prepared data, so it is not replaced; give another --out")
+
+
 def _check_enough(found: Events) -> None:
     path, n_rows = found.table.path, found.table.n_rows
     counts = ", ".join(f"{reason} {count}" for reason, count in found.dropped.items())
@@ -153,7 +160,7 @@ def _check_targets(path: Path, user: NDArray[np.int32], part: NDArray[np.uint8],
         if not len(target_events(user, part, number)):
             raise InputError(
                 f"{path}: split.{name} leaves no user with an event to train on and a later one to hold out, so "
-                "nothing can be measured. Give more events a user, or another split: --set split.test=none --set split.val=last"
+                "nothing can be measured. Give more events a user, or another split, such as --set split.test=none"
             )
 
 

@@ -276,8 +276,10 @@ def choose_columns(path: Path, columns: Names, *, required: Collection[str], opt
                 names[ours] = theirs
             elif ours in required or ours in columns:
                 listed = ", ".join(present) or "none"
+                hint = " Values must be separated by commas." if len(present) == 1 and ";" in listed else ""
                 raise InputError(
-                    f"{path}: no column {theirs!r}; the file has: {listed}. Name the right one: --columns {ours}=COLUMN"
+                    f"{path}: no column {theirs!r}; the file has: {listed}.{hint} "
+                    f"Name the right one: --columns {ours}=COLUMN"
                 )
         return names
 

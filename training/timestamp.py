@@ -12,6 +12,7 @@ import polars as pl
 from training.errors import InputError
 
 MAX_SECONDS = 1e11  # the year 5138; read as milliseconds, 1973
+_CALENDAR_DAYS = (19_000_101, 21_001_231)  # a column of nothing else is yyyymmdd
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 
@@ -40,6 +41,11 @@ def _from_seconds(seconds: pl.Series, where: Where) -> pl.Series:
         raise InputError(
             f"{where(position)}: timestamp {seconds[position]:.0f} is above 1e11: are these milliseconds? "
             "Timestamps are Unix seconds: divide the column by 1000, or write ISO times"
+        )
+    if len(seconds.drop_nulls()) and seconds.is_between(*_CALENDAR_DAYS).all():
+        raise InputError(
+            f"{where(0)}: timestamp {seconds.drop_nulls()[0]:.0f}: are these dates? As Unix seconds all of them lie in "
+            "August 1970. Write them as ISO dates: 2013-12-31"
         )
     seconds = seconds.set((seconds < -MAX_SECONDS).fill_null(True), None)
     if seconds.dtype.is_integer():
