@@ -8,7 +8,6 @@ the source). It trains nothing and ranks nothing.
 import gzip
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from training.catalog import check_malformed, describe_items, read_catalog, to_i
 from training.errors import InputError
 from training.event import Events, read_events
 from training.split import TEST, TRAIN, VAL, assign_parts, target_events
+from training.stage import KEY
 from training.summary import summarise, summarise_catalog
 
 __all__ = ["TEST", "TRAIN", "VAL", "Prepared", "load_prepared", "parse_columns", "prepare"]
@@ -32,6 +32,7 @@ COLUMNS = ("user_id", "item_id", "timestamp", "weight", "event", "title", "descr
 REPEATS = ("yes", "no", "auto")
 EVENTS, USERS, ITEMS, REPORT = "events.parquet", "users.parquet", "items.parquet", "report.json"
 HISTORIES, KNOWN, HELDOUT = "histories.jsonl.gz", "known.jsonl.gz", "heldout.jsonl.gz"
+OWN = frozenset({EVENTS, USERS, ITEMS, REPORT, HISTORIES, KNOWN, HELDOUT, KEY})  # all that may stand in the directory
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,8 @@ def prepare(
     catalog = read_catalog(items, columns, max_malformed) if items else None
     report = summarise(found, frame, repeats) | {
         "split": {"test": test, "val": val, "time_share": time_share},
-        "settings": {
-            "columns": dict(columns),
-            "events": list(events),
-            "min_weight": min_weight,
-            "max_malformed": max_malformed,
-            "max_history": max_history,
-            "repeats": repeats,
-        },
+        "settings": {"columns": dict(columns), "events": list(events), "min_weight": min_weight}
+        | {"max_malformed": max_malformed, "max_history": max_history, "repeats": repeats},
         "items_file": summarise_catalog(catalog, item_ids),
     }
     _write(out, frame, describe_items(item_ids, popularity, catalog), report)
@@ -131,8 +126,8 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def _check_replaceable(out: Path) -> None:
-    """Refuse to write over anything but earlier prepared data."""
-    if out.exists() and not (out.is_dir() and ((out / REPORT).is_file() or not any(out.iterdir()))):
+    """Refuse to write over anything but prepared data, whole or not."""
+    if out.exists() and not (out.is_dir() and OWN.issuperset(path.name for path in out.iterdir())):
         raise InputError(f"{out}: exists and is no prepared data, so it is not replaced; give another --out")
 
 
@@ -177,8 +172,9 @@ def _numbered(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _write(out: Path, frame: pl.DataFrame, items: pl.DataFrame, report: Mapping[str, Any]) -> None:
     """Write the directory aside and rename it to out."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    aside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
+    aside.mkdir(parents=True)
     try:
         users = frame.select("user_id").unique().sort("user_id")
         users.write_parquet(aside / USERS)
@@ -191,7 +187,6 @@ def _write(out: Path, frame: pl.DataFrame, items: pl.DataFrame, report: Mapping[
         targets = target_events(frame["user"].to_numpy(), part.to_numpy(), TEST)
         _write_lines(aside / HELDOUT, lines.gather(targets))
         (aside / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        aside.chmod(0o755)
         if out.exists():
             replaced = aside / "replaced"
             out.rename(replaced)

@@ -221,6 +221,18 @@ def test_prepare_replaces_earlier_prepared_data_and_leaves_nothing_beside_it(tmp
     assert "replaced" not in {path.name for path in (tmp_path / "out").iterdir()}
 
 
+def test_prepare_clears_what_a_killed_run_left_and_keeps_nothing_of_it(tmp_path: Path) -> None:
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part" / "half").write_text("written")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "events.parquet").write_bytes(b"PAR1")
+
+    run_text(tmp_path, GOOD)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "out"]
+    assert load_prepared(tmp_path / "out").users == ["a", "b"]
+
+
 def test_prepare_refuses_to_replace_what_it_did_not_write(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("precious")
