@@ -18,6 +18,7 @@ encoder.
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -386,11 +387,11 @@ def _read_items(path: Path, n_items: int) -> list[Item]:
         try:
             item = Item(
                 check_item_id(fields["item_id"]),
-                float(fields["popularity"]),
+                _finite(fields["popularity"]),
                 fields.get("title"),
                 {str(name): [str(v) for v in values] for name, values in fields.get("attributes", {}).items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as exc:
             raise BundleCorruptError(f"{path}:{number}: not an item: {exc}") from exc
         items.append(item)
     if len(items) != n_items:
@@ -404,9 +405,9 @@ def _read_golden(path: Path, known: set[str]) -> list[Golden]:
     answers: list[Golden] = []
     for number, fields in _read_lines(path):
         try:
-            best = [(str(item_id), float(score)) for item_id, score in fields["items"]]
+            best = [(str(item_id), _finite(score)) for item_id, score in fields["items"]]
             answers.append(Golden([str(item_id) for item_id in fields["history"]], int(fields["k"]), best))
-        except (KeyError, TypeError, ValueError) as exc:
+        except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise BundleCorruptError(f"{path}:{number}: not a golden answer: {exc}") from exc
         if not known.issuperset(item_id for item_id, _ in answers[-1].items):
             raise BundleCorruptError(f"{path}:{number}: names an item that is not in {ITEMS}")
@@ -426,6 +427,13 @@ def _parse_json(where: object, text: bytes) -> Any:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:
         raise BundleCorruptError(f"{where}: not JSON: {exc}") from exc
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value} is not finite")
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:

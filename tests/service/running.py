@@ -39,7 +39,8 @@ class Running:
     def __init__(self, bundle: Path, data_dir: Path, *arguments: str, **environment: str) -> None:
         self.data_dir = data_dir
         self._log_path = Path(tempfile.mkstemp(prefix="retort-log-")[1])
-        self._bundle, self._arguments, self._environment = bundle, arguments, environment
+        self._bundle, self._arguments = bundle, arguments
+        self._environment = {"drain_s": "0", **environment}
 
     def __enter__(self) -> "Running":
         self.start()

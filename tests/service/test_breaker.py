@@ -1,0 +1,85 @@
+"""The breaker, on a clock of its own."""
+
+import math
+
+from redis.asyncio.retry import Retry
+
+from service.breaker import FAILURES_TO_OPEN, FIRST_OPEN_S, MAX_OPEN_S, Breaker, State
+from service.store import _client
+
+
+class Clock:
+    """A clock that moves when told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def opened(clock: Clock) -> Breaker:
+    breaker = Breaker(clock=clock)
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.record_failure()
+    return breaker
+
+
+def test_breaker_opens_after_a_run_of_failures_and_not_before() -> None:
+    breaker = Breaker(clock=Clock())
+    for _ in range(FAILURES_TO_OPEN - 1):
+        breaker.record_failure()
+    breaker.record_success()
+    for _ in range(FAILURES_TO_OPEN - 1):
+        breaker.record_failure()
+    assert breaker.is_closed
+
+    breaker.record_failure()
+
+    assert breaker.state is State.OPEN
+
+
+def test_breaker_lets_one_probe_through_and_closes_on_its_success() -> None:
+    clock = Clock()
+    breaker = opened(clock)
+    assert not breaker.begin_probe()
+
+    clock.now += FIRST_OPEN_S
+    probes = [breaker.begin_probe() for _ in range(3)]
+    breaker.record_success()
+
+    assert probes == [True, False, False]
+    assert breaker.is_closed
+
+
+def test_breaker_waits_longer_after_each_failed_probe_but_never_long() -> None:
+    clock = Clock()
+    breaker = opened(clock)
+    waits = []
+    for _ in range(6):
+        start = clock.now
+        while not breaker.begin_probe():
+            clock.now += 0.01
+        waits.append(round(clock.now - start, 6))
+        breaker.record_failure()
+
+    assert waits == sorted(waits)
+    assert math.isclose(waits[-1], MAX_OPEN_S, abs_tol=0.02)
+
+
+def test_failures_of_calls_begun_earlier_do_not_prolong_the_open_time() -> None:
+    clock = Clock()
+    breaker = opened(clock)
+    clock.now += FIRST_OPEN_S
+    for _ in range(10):
+        breaker.record_failure()
+
+    assert breaker.begin_probe()
+
+
+def test_client_retries_nothing_speaks_resp2_and_uses_the_asyncio_retry() -> None:
+    kwargs = _client("unix:///nowhere", 4).connection_pool.connection_kwargs
+
+    assert type(kwargs["retry"]) is Retry
+    assert kwargs["retry"].get_retries() == 0
+    assert kwargs["protocol"] == 2
