@@ -7,6 +7,8 @@ import pytest
 
 from tests.service.running import Running
 from tests.service.toy import write_toy
+from tests.training.world import tiny_settings, write_chain_world
+from training.__main__ import main
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +22,17 @@ def shared_service(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -
     """One service for the tests that do it no harm; each uses users of its own."""
     with Running(toy_bundle, tmp_path_factory.mktemp("data")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def chain_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of interactions."""
+    return write_chain_world(tmp_path_factory.mktemp("world") / "interactions.csv")
+
+
+@pytest.fixture(scope="session")
+def finished_run(chain_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory of the chain world with everything in it. Look, do not touch."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["run", "--interactions", str(chain_world), "--out", str(out), *tiny_settings()]) == 0
+    return out

@@ -1,6 +1,7 @@
 """The encoder as an ONNX graph: the only place that knows torch's exporter."""
 
 import io
+import logging
 import warnings
 
 import onnx
@@ -28,6 +29,7 @@ def export_encoder(model: SequenceModel) -> bytes:
     batch = torch.export.Dim("batch", min=1, max=65536)
     time = torch.export.Dim("time", min=1, max=size.max_history)
     example = (torch.randn(3, min(5, size.max_history), size.dim), torch.tensor([min(5, size.max_history), 2, 0]))
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of vision operators that nobody asked for
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

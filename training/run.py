@@ -5,6 +5,7 @@
 This module is the only one that sees the config; it hands each stage its values and the directories it works on.
 """
 
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -72,6 +73,7 @@ def run_prepare(run: Run, interactions: Path, items: Path | None) -> None:
     inputs = {"interactions": file_fingerprint(interactions), "items": file_fingerprint(items) if items else ""}
 
     def work(out: Path) -> None:
+        shutil.rmtree(out)  # prepare starts clean: it makes its directory itself
         prepare(
             interactions,
             items,

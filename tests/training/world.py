@@ -15,16 +15,22 @@ TINY = (
 
 
 def write_chain_world(path: Path, *, users: int = 120, seed: int = 0) -> Path:
-    """Users walk along a ring of items, with a jump now and then; ids carry a leading zero."""
+    """Users walk along a ring of items, with a jump now and then; ids start with zeros, every fifth user's times tie.
+
+    The lines are shuffled: file order must not matter.
+    """
     rng = np.random.default_rng(seed)
+    lines = []
+    for user in range(users):
+        item = int(rng.integers(N_ITEMS))
+        for step in range(int(rng.integers(4, 20))):
+            minute = step // 2 if user % 5 == 0 else step
+            lines.append([f"u{user}", f"{item:04d}", 1_700_000_000 + 1000 * user + 60 * minute])
+            item = (item + 1) % N_ITEMS if rng.random() < 0.9 else int(rng.integers(N_ITEMS))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["user_id", "item_id", "timestamp"])
-        for user in range(users):
-            item = int(rng.integers(N_ITEMS))
-            for step in range(int(rng.integers(4, 20))):
-                writer.writerow([f"u{user}", f"{item:04d}", 1_700_000_000 + 1000 * user + 60 * step])
-                item = (item + 1) % N_ITEMS if rng.random() < 0.9 else int(rng.integers(N_ITEMS))
+        writer.writerows(lines[i] for i in rng.permutation(len(lines)))
     return path
 
 
