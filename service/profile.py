@@ -156,7 +156,7 @@ class Profile:
         history, embedding = await self._store.call(
             "read",
             [
-                ("ZRANGE", self._history_key(user_id), -self._keep.events, -1),
+                ("ZRANGE", self._history_key(user_id), -self._keep.events, -1, "WITHSCORES"),
                 # One byte past the end: a longer value is seen to be wrong without being fetched whole.
                 ("GETRANGE", self._embedding_key(user_id), 0, self._embedding_bytes),
             ],
@@ -164,8 +164,8 @@ class Profile:
         )
         raise_unless_wrongtype(self._store.explain(history))
         broken = self._store.explain(embedding) is not None
-        members = [] if isinstance(history, Exception) else [self._read_member(member) for member in history]
-        return Stored([item_id for item_id, _ in filter(None, members)], b"?" if broken else embedding)
+        pairs = [] if isinstance(history, Exception) else _pairs(history)
+        return Stored(self._item_ids(pairs), b"?" if broken else embedding)
 
     async def write_embedding(self, user_id: str, value: bytes, timeout_s: float) -> None:
         """Cache a packed embedding. Raises StoreError."""
@@ -269,6 +269,17 @@ class Profile:
             parts += [event.score, event.member, event.to_json()]
         keep = (self._keep.events, self._keep.history_ttl_s, self._keep.stream)
         return (2, self._history_key(group[0].user_id), f"{self._namespace}:events", *keep, *parts)
+
+    def _item_ids(self, pairs: Sequence[tuple[bytes, Any]]) -> list[str]:
+        """The items as training saw them: events of one item and one time count once, whatever their event ids."""
+        item_ids: list[str] = []
+        last: tuple[str, Any] | None = None
+        for member, score in pairs:
+            found = self._read_member(member)
+            if found is not None and (found[0], score) != last:
+                last = (found[0], score)
+                item_ids.append(found[0])
+        return item_ids
 
     def _read_member(self, member: bytes) -> tuple[str, str] | None:
         found = read_member(member)

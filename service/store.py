@@ -52,7 +52,10 @@ class Store:
         self._on_call = on_call
         self._on_error = on_error
         self._is_starting = False
-        self._client = _client(url, max_connections)
+        try:
+            self._client = _client(url, max_connections)
+        except (ValueError, TypeError):  # the message may quote the URL, password and all
+            raise StartError("RETORT_REDIS_URL: not a valid URL") from None
         self._last_success = 0.0
         self._watch_task: asyncio.Task[None] | None = None
 

@@ -68,7 +68,7 @@ async def export_events(path: Path, settings: Settings) -> int:
                     key = (fields["user_id"], _as_event(fields).member)
                     if key not in seen:  # one older than everything kept can be accepted twice
                         seen.add(key)
-                        write(fields)
+                        write({"weight": 1, **fields})  # no value said: it happened once
             part.replace(path)
     _say(f"exported {len(seen)} events to {path}")
     return 0

@@ -86,6 +86,30 @@ def test_password_of_the_store_is_not_logged(toy_bundle: Path, tmp_path: Path) -
     assert REDIS_SECRET not in lines + response.text
 
 
+@pytest.mark.parametrize("url", [f"redis://:{REDIS_SECRET}@host:port/0", f"http://{REDIS_SECRET}"])
+def test_bad_store_url_is_refused_without_being_quoted(toy_bundle: Path, tmp_path: Path, url: str) -> None:
+    done = run_command("--bundle", str(toy_bundle), "--port", "0", "--data-dir", str(tmp_path), redis_url=url)
+
+    assert done.returncode == 2
+    assert "RETORT_REDIS_URL" in done.stderr
+    assert REDIS_SECRET not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_store_that_wants_a_password_is_down_and_counted_as_noauth(toy_bundle: Path, tmp_path: Path) -> None:
+    with Running(toy_bundle, tmp_path) as service:
+        store = service.store()
+        store.config_set("requirepass", "changed")
+        store.client_kill_filter(_type="normal", skipme=True)
+        wait_for(lambda: service.recommend(user_id="u")["quality"]["reasons"] == ["breaker_open"], 5)
+        n_noauth = service.metric("retort_store_errors_total", kind="noauth")
+        store.config_set("requirepass", "")
+        store.close()
+        wait_for(lambda: service.recommend(user_id="u")["quality"]["reasons"] == ["cold_user"], 5)
+
+    assert n_noauth > 0
+
+
 def test_a_bad_setting_is_named_without_its_value(toy_bundle: Path) -> None:
     done = run_command("--bundle", str(toy_bundle), port="no-port-at-all")
 
@@ -333,7 +357,8 @@ def test_export_writes_each_accepted_event_once(toy_bundle: Path, tmp_path: Path
     assert codes == [0, 0, 0]
     assert lines[0] == {"user_id": "e", "item_id": "i1", "timestamp": 12.5, "event": "purchase", "weight": 3.0,
                         "recommendation_id": "r", "event_id": "x"}  # fmt: skip
-    assert lines[1] == {"user_id": "e", "item_id": "0444778", "timestamp": 9}
+    assert lines[1] == {"user_id": "e", "item_id": "0444778", "timestamp": 9, "weight": 1}
+    assert {row["weight"] for row in table} == {"3.0", "1"}
     assert len(lines) == len(table) == 5
     assert gzip.decompress((tmp_path / "out.jsonl.gz").read_bytes()).decode() == (tmp_path / "out.jsonl").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.csv", "out.jsonl", "out.jsonl.gz"]

@@ -122,6 +122,15 @@ def test_history_keeps_the_newest_events_whatever_came_last(shared_service: Runn
     assert kept["history"][0]["timestamp"] == 1000.0
 
 
+def test_event_ids_do_not_make_one_purchase_two_for_the_model(shared_service: Running) -> None:
+    purchase = {"user_id": "ids", "item_id": "i3", "timestamp": 5}
+    shared_service.send({**purchase, "event_id": "a"}, purchase, {**purchase, "item_id": "i4"})
+
+    answer = shared_service.recommend(user_id="ids", debug=True)
+
+    assert answer["debug"]["funnel"]["history"] == 2
+
+
 def test_repeats_stay_in_the_history(shared_service: Running) -> None:
     shared_service.send(*[{"user_id": "again", "item_id": "i3", "timestamp": n} for n in range(4)])
 
