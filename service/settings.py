@@ -39,7 +39,9 @@ class Settings(BaseSettings):
     store_connections: int = Field(32, ge=1, le=1024, description="store connections and calls in flight, at most")
     max_in_flight: int = Field(256, ge=1, le=65536, description="requests in flight past which 503 is answered")
     history_events: int = Field(500, ge=1, le=10_000, description="events kept per user, the newest")
-    history_ttl_days: float = Field(180, gt=0, le=3650, description="a history unused for so long is dropped")
+    history_ttl_days: float = Field(
+        180, gt=0, le=3650, description="a history without a new event for so long is dropped"
+    )
     embedding_ttl_hours: float = Field(24, gt=0, le=8760, description="life of a cached user embedding")
     event_stream_max: int = Field(
         1_000_000, ge=1, le=1_000_000_000, description="accepted events kept for export, about"
