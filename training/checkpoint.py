@@ -61,21 +61,27 @@ def load_model(path: Path) -> SequenceModel:
     return model.eval()
 
 
-def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: Checkpoint) -> None:
+def save_checkpoint(
+    path: Path, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer, state: Checkpoint
+) -> None:
     """Write everything that a resumed run needs."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in state.best.items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in slots.items()}
     save_weights(path, tensors, {"curve": state.curve})
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint | None:
-    """Restore model and optimizer from path and return the rest; None where there is no checkpoint."""
+def load_checkpoint(
+    path: Path, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
+) -> Checkpoint | None:
+    """Restore models and optimizer from path and return the rest; None where there is no checkpoint."""
     if not path.exists():
         return None
     tensors, about = load_weights(path)
     model.load_state_dict(_under("model.", tensors))
+    averaged.load_state_dict(_under("averaged.", tensors))
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in _under("optimizer.", tensors).items():
         index, slot = name.split(".", 1)

@@ -129,7 +129,7 @@ def _train_student(
         model,
         select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users)),
         loss=loss,
-        validate=validation_score(prepared, model),
+        validate=validation_score(prepared),
         schedule=schedule,
         checkpoint=checkpoint,
         progress=progress,

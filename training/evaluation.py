@@ -120,10 +120,10 @@ def popularity_scorer(prepared: Prepared) -> Scorer:
     return lambda rows: np.repeat(counts[None, :], len(rows), axis=0)
 
 
-def validation_score(prepared: Prepared, model: SequenceModel) -> Callable[[], float]:
+def validation_score(prepared: Prepared) -> Callable[[SequenceModel], float]:
     """Return what early stopping watches: NDCG@10 over all validation users."""
     question = ask(prepared, VAL)
-    return lambda: float(ndcg(rank(question, model_scorer(model), model.size.max_history).ranks, 10).mean())
+    return lambda model: float(ndcg(rank(question, model_scorer(model), model.size.max_history).ranks, 10).mean())
 
 
 def describe(ranking: Ranking, n_items: int) -> dict[str, Any]:

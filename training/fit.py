@@ -5,10 +5,14 @@ back to the states and the item table at once, and the encoder is differentiated
 processor multiplies bfloat16 natively, products run in it (5 times faster than float32 on the machine of 2026-11-21,
 4096×128×3659: 351 against 67 GFLOP/s); losses, weights and every evaluation stay float32.
 
+What is validated and kept is the moving average of the weights over the last steps (Polyak and Juditsky 1992), which
+generalises better than the last weights: validation NDCG@10 of the teacher on movietweetings .1182 against .1155.
+
 An epoch's randomness follows from the seed and its number, so a run that was stopped and resumed at an epoch gives the
 weights of one that was not. A run that was stopped within an epoch repeats that epoch.
 """
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -28,6 +32,7 @@ CHUNK = 1024  # positions whose logits are alive at once
 WARMUP_STEPS = 100
 WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
+AVERAGE_DECAY = 0.99  # of the weights' moving average, a step
 
 Loss = Callable[[Tensor, Batch, slice], Tensor]
 
@@ -58,7 +63,7 @@ def fit(
     events: Events,
     *,
     loss: Loss,
-    validate: Callable[[], float] | None,
+    validate: Callable[[SequenceModel], float] | None,
     schedule: Schedule,
     checkpoint: Path,
     progress: Progress,
@@ -69,19 +74,19 @@ def fit(
     for all epochs and keeps the last. checkpoint: resumed from if it exists, written after every epoch.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
-    state = load_checkpoint(checkpoint, model, optimizer) or Checkpoint.fresh(model)
+    averaged = copy.deepcopy(model).eval()
+    state = load_checkpoint(checkpoint, model, averaged, optimizer) or Checkpoint.fresh(averaged)
     curve = [Epoch(**row) for row in state.curve]
     while not _is_finished(curve, schedule):
         number = len(curve)
         started = monotonic()
-        mean_loss = _train_epoch(model, optimizer, events, number, loss, schedule, progress)
-        model.eval()
-        score = validate() if validate else float(number)
+        mean_loss = _train_epoch(model, averaged, optimizer, events, number, loss, schedule, progress)
+        score = validate(averaged) if validate else float(number)
         curve.append(Epoch(number, mean_loss, score, monotonic() - started))
         if curve[-1].validation >= max(row.validation for row in curve):
-            state.keep_best(model)
+            state.keep_best(averaged)
         state.curve = [asdict(row) for row in curve]
-        save_checkpoint(checkpoint, model, optimizer, state)
+        save_checkpoint(checkpoint, model, averaged, optimizer, state)
         progress.note(_describe(curve))
     model.load_state_dict(state.best)
     model.eval()
@@ -123,6 +128,7 @@ def _is_finished(curve: list[Epoch], schedule: Schedule) -> bool:
 
 def _train_epoch(
     model: SequenceModel,
+    averaged: SequenceModel,
     optimizer: torch.optim.Optimizer,
     events: Events,
     number: int,
@@ -139,11 +145,14 @@ def _train_epoch(
     total, seen = 0.0, 0
     with progress.bar(f"epoch {number + 1}", count_positions(events)) as bar:
         for batch in batches:
-            _warm_up(optimizer, schedule.learning_rate)
+            step = _count_steps(optimizer)
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
             optimizer.zero_grad(set_to_none=True)
             value = _backward(model, batch, loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
             optimizer.step()
+            _average(averaged, model, step)
             total, seen = total + value * len(batch.target), seen + len(batch.target)
             bar.advance(len(batch.target))
     return total / max(seen, 1)
@@ -167,10 +176,15 @@ def _backward(model: SequenceModel, batch: Batch, loss: Loss) -> float:
     return total
 
 
-def _warm_up(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    step = next((int(s["step"]) for s in optimizer.state.values()), 0)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
+def _count_steps(optimizer: torch.optim.Optimizer) -> int:
+    return next((int(slots["step"]) for slots in optimizer.state.values()), 0)
+
+
+@torch.no_grad()
+def _average(averaged: SequenceModel, model: SequenceModel, step: int) -> None:
+    """Move averaged towards model; the first steps count for more, so that the random start is soon forgotten."""
+    decay = min(AVERAGE_DECAY, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
 
 
 def _describe(curve: list[Epoch]) -> str:

@@ -27,7 +27,7 @@ def train_teacher(out: Path, prepared: Prepared, *, size: Size, schedule: Schedu
         model,
         select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users)),
         loss=lambda logits, batch, piece: hard_loss(logits, batch.target[piece].to(logits.device)),
-        validate=validation_score(prepared, model),
+        validate=validation_score(prepared),
         schedule=schedule,
         checkpoint=checkpoint,
         progress=progress,

@@ -61,8 +61,8 @@ def test_fit_stops_after_patience_and_returns_the_best_weights(tmp_path):
     torch.manual_seed(0)
     model = SequenceModel(40, SIZE)
 
-    def validate():
-        seen.append(model.items.weight.detach().clone())
+    def validate(averaged):
+        seen.append(averaged.items.weight.detach().clone())
         return next(scores)
 
     curve = fit(
