@@ -9,15 +9,16 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import uvicorn
 
 from service import __version__
-from service.app import Service, open_service
+from service.app import Service, open_profile, open_service
 from service.errors import NotBuiltError, RetortError, StartError
 from service.logs import Log, LogHandler
+from service.profile import Profile
 from service.settings import Settings, read_settings
 from service.transfer import export_events, import_histories
 
@@ -172,12 +173,17 @@ def _route_logging(log: Log) -> None:
 
 def _import(arguments: argparse.Namespace) -> int:
     settings = read_settings(data_dir=arguments.data_dir)
-    return asyncio.run(import_histories(arguments.file, settings))
+    return asyncio.run(_with_profile(settings, arguments.file, import_histories))
 
 
 def _export(arguments: argparse.Namespace) -> int:
     settings = read_settings(data_dir=arguments.data_dir)
-    return asyncio.run(export_events(arguments.file, settings))
+    return asyncio.run(_with_profile(settings, arguments.file, export_events))
+
+
+async def _with_profile(settings: Settings, file: Path, work: Callable[[Path, Profile], Awaitable[int]]) -> int:
+    async with open_profile(settings) as profile:
+        return await work(file, profile)
 
 
 if __name__ == "__main__":

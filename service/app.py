@@ -32,6 +32,7 @@ from service.student import Student
 
 GOLDEN_TOLERANCE = 1e-4
 _STORE_START_S = 10.0
+_COMMAND_TIMEOUT_S = 30.0
 _LAG_EVERY_S = 0.1
 
 
@@ -134,6 +135,24 @@ async def open_store(settings: Settings, stack: AsyncExitStack, *, metrics: Metr
         log.write("warning", "store_not_up", message="serving without the store until it answers")
     store.open()
     return store
+
+
+@asynccontextmanager
+async def open_profile(settings: Settings) -> AsyncIterator[Profile]:
+    """Reach the store that the service uses; start the embedded server only where nobody else runs it."""
+    log = Log("error")
+    async with AsyncExitStack() as stack:
+        stack.callback(log.close)
+        embedded = Embedded(settings.data_dir)
+        if settings.redis_url is None and not embedded.try_lock():
+            store = make_store(settings, embedded.url, metrics=None, log=log)
+            stack.push_async_callback(store.close)
+        else:
+            await embedded.stop()  # gives the lock back; open_store takes it again
+            store = await open_store(settings, stack, metrics=None, log=log)
+        if not await store.wait_until_up(_COMMAND_TIMEOUT_S if settings.redis_url is None else 2.0):
+            raise StartError("the store does not answer")
+        yield Profile(store, namespace=settings.namespace, retention=retention_of(settings), dim=1)
 
 
 def make_store(settings: Settings, url: str, *, metrics: Metrics | None, log: Log) -> Store:

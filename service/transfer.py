@@ -1,8 +1,7 @@
 """Many users' histories into the store (import), and the accepted events out of it (export).
 
-Both talk to the server that is running on the data directory, or start it for as long as they need it. Import is
-idempotent and leaves the event stream alone: what training already has is not exported to it again. Export writes each
-event once, aside, and renames.
+Import is idempotent and leaves the event stream alone: what training already has is not exported to it again. Export
+writes each event once, aside, and renames.
 """
 
 import csv
@@ -11,19 +10,14 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
-from service.app import make_store, open_store, retention_of
 from service.bundle import check_item_id
-from service.embedded import Embedded
 from service.errors import StartError, StoreError
-from service.logs import Log
 from service.profile import Profile, StoredEvent
-from service.settings import Settings
 
 COLUMNS = ("user_id", "item_id", "timestamp", "event", "weight", "recommendation_id", "event_id")
 MAX_BAD_SHARE = 0.01
@@ -34,19 +28,18 @@ _READ_COUNT = 1000
 _TIMEOUT_S = 30.0
 
 
-async def import_histories(path: Path, settings: Settings) -> int:
+async def import_histories(path: Path, profile: Profile) -> int:
     """Load a file of events into the histories. Returns the exit code: 2 if more than 1 % of the lines are bad."""
     count = _Count()
     start = last = time.monotonic()
-    async with _open_profile(settings) as profile:
-        for batch in _batches(path, count):
-            try:
-                count.new += await profile.load(batch, _TIMEOUT_S)
-            except StoreError as exc:
-                raise StartError(f"import stopped at line {count.lines}: the store: {exc.kind}; run it again") from exc
-            if time.monotonic() - last > 1:
-                last = time.monotonic()
-                _say(f"{count.lines} lines, {count.lines / (last - start):.0f} a second")
+    for batch in _batches(path, count):
+        try:
+            count.new += await profile.load(batch, _TIMEOUT_S)
+        except StoreError as exc:
+            raise StartError(f"import stopped at line {count.lines}: the store: {exc.kind}; run it again") from exc
+        if time.monotonic() - last > 1:
+            last = time.monotonic()
+            _say(f"{count.lines} lines, {count.lines / (last - start):.0f} a second")
     known = count.lines - count.bad - count.new
     _say(f"imported {count.new} events; {known} were already there; {count.bad} of {count.lines} lines are bad")
     if count.is_too_bad:
@@ -55,21 +48,20 @@ async def import_histories(path: Path, settings: Settings) -> int:
     return 0
 
 
-async def export_events(path: Path, settings: Settings) -> int:
+async def export_events(path: Path, profile: Profile) -> int:
     """Write the stream of accepted events to a file: CSV or JSON lines by its name, also .gz. Returns the exit code."""
     path.parent.mkdir(parents=True, exist_ok=True)
     seen: set[tuple[str, bytes]] = set()
-    async with _open_profile(settings) as profile:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
-            part = Path(aside) / path.name
-            with _open_text(part, "wt") as file:
-                write = _writer(path, file)
-                async for fields in _read_stream(profile):
-                    key = (fields["user_id"], _as_event(fields).member)
-                    if key not in seen:  # one older than everything kept can be accepted twice
-                        seen.add(key)
-                        write({"weight": 1, **fields})  # no value said: it happened once
-            part.replace(path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
+        part = Path(aside) / path.name
+        with _open_text(part, "wt") as file:
+            write = _writer(path, file)
+            async for fields in _read_stream(profile):
+                key = (fields["user_id"], _as_event(fields).member)
+                if key not in seen:  # one older than everything kept can be accepted twice
+                    seen.add(key)
+                    write({"weight": 1, **fields})  # no value said: it happened once
+        part.replace(path)
     _say(f"exported {len(seen)} events to {path}")
     return 0
 
@@ -88,24 +80,6 @@ class _Count:
         self.bad += 1
         if self.bad <= _SHOWN_BAD:
             _say(f"{path}:{number}: {text}")
-
-
-@asynccontextmanager
-async def _open_profile(settings: Settings) -> AsyncIterator[Profile]:
-    """Reach the store that the service uses; start the embedded server only where nobody else runs it."""
-    log = Log("error")
-    async with AsyncExitStack() as stack:
-        stack.callback(log.close)
-        embedded = Embedded(settings.data_dir)
-        if settings.redis_url is None and not embedded.try_lock():
-            store = make_store(settings, embedded.url, metrics=None, log=log)
-            stack.push_async_callback(store.close)
-        else:
-            await embedded.stop()  # gives the lock back; open_store takes it again
-            store = await open_store(settings, stack, metrics=None, log=log)
-        if not await store.wait_until_up(_TIMEOUT_S if settings.redis_url is None else 2.0):
-            raise StartError("the store does not answer")
-        yield Profile(store, namespace=settings.namespace, retention=retention_of(settings), dim=1)
 
 
 def _batches(path: Path, count: _Count) -> Iterator[list[list[StoredEvent]]]:
