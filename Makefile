@@ -38,7 +38,8 @@ types: $(INSTALLED)  ## mypy, strict on service
 	$(BIN)/mypy
 
 bench: $(INSTALLED)  ## the service's latency against a null handler; JSON on the last line
-	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/latency.py --bundle $(OUT)/run/bundle
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/latency.py \
+		--bundle $(OUT)/run/bundle --histories $(OUT)/run/prepared/histories.jsonl.gz
 
 clean:  ## remove what the demo and the tools left
 	rm -rf .demo .pytest_cache .mypy_cache .ruff_cache build *.egg-info

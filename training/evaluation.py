@@ -74,10 +74,10 @@ def ask(prepared: Prepared, part: int, *, exclude_seen: bool | None = None, limi
     return Question(known, users, target[users], rule, len(prepared.items))
 
 
-def rank(question: Question, scorer: Scorer, max_history: int) -> Ranking:
-    """Score the whole catalogue for every user and rank the targets."""
+def rank(question: Question, scorer: Scorer, max_history: int, *, with_top: bool = True) -> Ranking:
+    """Score the whole catalogue for every user and rank the targets. with_top: False leaves top empty."""
     ranks = np.zeros(len(question.users), dtype=np.int64)
-    best = min(max(CUTOFFS), question.n_items)
+    best = min(max(CUTOFFS), question.n_items) if with_top else 0
     top = np.zeros((len(question.users), best), dtype=np.int32)
     for places, rows in history_batches(question.known, question.users, max_history=max_history, size=AT_ONCE):
         scores = scorer(rows)
@@ -89,9 +89,7 @@ def rank(question: Question, scorer: Scorer, max_history: int) -> Ranking:
 
 def best_rows(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
     """Return the k rows of highest score, best first. scores [B, N] -> [B, k]."""
-    some = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    order = np.argsort(-np.take_along_axis(scores, some, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(some, order, axis=1)
+    return torch.from_numpy(scores).topk(k, dim=1).indices.numpy()
 
 
 def model_scorer(model: SequenceModel) -> Scorer:
@@ -123,7 +121,12 @@ def popularity_scorer(prepared: Prepared) -> Scorer:
 def validation_score(prepared: Prepared) -> Callable[[SequenceModel], float]:
     """Return what early stopping watches: NDCG@10 over all validation users."""
     question = ask(prepared, VAL)
-    return lambda model: float(ndcg(rank(question, model_scorer(model), model.size.max_history).ranks, 10).mean())
+
+    def score(model: SequenceModel) -> float:
+        ranking = rank(question, model_scorer(model), model.size.max_history, with_top=False)
+        return float(ndcg(ranking.ranks, 10).mean())
+
+    return score
 
 
 def describe(ranking: Ranking, n_items: int) -> dict[str, Any]:

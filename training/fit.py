@@ -28,7 +28,7 @@ from training.encoder import SequenceModel
 from training.progress import Progress
 from training.sequences import Batch, Events, count_positions, training_batches
 
-CHUNK = 1024  # positions whose logits are alive at once
+CHUNK_LOGITS = 1 << 22  # logits alive at once: 16 MB, small enough to stay near the processor
 WARMUP_STEPS = 100
 WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
@@ -162,12 +162,13 @@ def _backward(model: SequenceModel, batch: Batch, loss: Loss) -> float:
     """Leave the gradients of the mean loss of a batch in model; returns that mean."""
     device = model.device
     positions = len(batch.target)
+    chunk = max(1, CHUNK_LOGITS // len(model.items.weight))
     total = 0.0
     with autocast(device.type):
         states = model.states(batch.rows.to(device))[batch.real.to(device)]  # [P, D]
         leaf = states.detach().requires_grad_()
-        for start in range(0, positions, CHUNK):
-            piece = slice(start, min(start + CHUNK, positions))
+        for start in range(0, positions, chunk):
+            piece = slice(start, min(start + chunk, positions))
             share = (piece.stop - piece.start) / positions
             value = loss(model.scores(leaf[piece]), batch, piece) * share
             value.backward()

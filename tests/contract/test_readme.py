@@ -50,7 +50,7 @@ def test_readme_names_every_command():
 
 
 def test_readme_names_every_endpoint(shared_service):
-    paths = shared_service.get("/openapi.json").json()["paths"]
+    paths = shared_service.client.get("/openapi.json").json()["paths"]
 
     served = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     named = set(re.findall(r"^\| `(GET|POST|PUT|DELETE) (/[^`]*)`", README, flags=re.MULTILINE))

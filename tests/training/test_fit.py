@@ -81,7 +81,7 @@ def test_fit_stops_after_patience_and_returns_the_best_weights(tmp_path):
 
 def test_chunks_of_positions_give_the_gradient_of_the_whole(tmp_path, monkeypatch):
     whole, _ = train(tmp_path / "whole", Schedule(0.01, 64, epochs=1, patience=1, seed=1))
-    monkeypatch.setattr("training.fit.CHUNK", 7)
+    monkeypatch.setattr("training.fit.CHUNK_LOGITS", 7 * 40)
     pieces, _ = train(tmp_path / "pieces", Schedule(0.01, 64, epochs=1, patience=1, seed=1))
 
     torch.testing.assert_close(whole.items.weight, pieces.items.weight, atol=2e-2, rtol=0)

@@ -41,6 +41,16 @@ def test_soft_label_loss_is_zero_where_student_and_teacher_agree_up_to_a_constan
     assert soft_label_loss(TEACHER + 7.0, TEACHER, temperature=1.0).item() == pytest.approx(0.0, abs=1e-6)
 
 
+def test_hard_loss_is_cross_entropy_in_value_and_gradient():
+    ours, theirs = STUDENT.clone().requires_grad_(), STUDENT.clone().requires_grad_()
+
+    (3 * hard_loss(ours, TARGET)).backward()
+    (3 * torch.nn.functional.cross_entropy(theirs, TARGET)).backward()
+
+    torch.testing.assert_close(hard_loss(STUDENT, TARGET), torch.nn.functional.cross_entropy(STUDENT, TARGET))
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_distillation_loss_is_the_weighed_sum_in_value_and_gradient(alpha, temperature):
