@@ -32,7 +32,7 @@ class Prepare:
     min_weight: float = 0.0  # rows at or below are not liking, and are dropped; with no weight column every row counts
     max_malformed: float = 0.01  # share of unreadable rows above which the run stops
     max_history: int = 500  # newest events kept per user: what the store keeps, so that serving sees the same
-    repeats: str = "auto"  # may a seen item be recommended: yes | no | auto (yes where over 5 % of events repeat)
+    repeats: str = "auto"  # may a seen item be recommended: yes | no | auto (yes where over 5 % of held-out ones repeat)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Teacher(Encoder):
     layers: int = 2
     heads: int = 4
     dropout: float = 0.3
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     batch_positions: int = 1024  # targets a step
     epochs: int = 40
     patience: int = 4  # epochs without a better validation NDCG@10 before it stops
@@ -74,14 +74,14 @@ class Teacher(Encoder):
 class Student(Encoder):
     """The student's size and its training; the student alone is trained the same way with alpha 0."""
 
-    dim: int = 32
+    dim: int = 24
     layers: int = 1
     heads: int = 2
     dropout: float = 0.1
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     batch_positions: int = 1024
-    epochs: int = 40
-    patience: int = 4
+    epochs: int = 30
+    patience: int = 3
     seed: int = 1
 
 
