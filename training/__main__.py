@@ -132,7 +132,10 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("--columns", help="other names: user_id=CustomerID,item_id=StockCode,...")
     parser.add_argument("--out", type=Path, default=Path(".demo"), help="directory to work in")
     parser.add_argument("--port", type=int, default=8000)
-    parser.set_defaults(command=_demo, config=None, set=[], refit=False)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one setting; repeatable"
+    )
+    parser.set_defaults(command=_demo, config=None, refit=False)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -142,7 +145,7 @@ def _demo(arguments: argparse.Namespace) -> None:
         if not world.exists():
             simulate(world, users=2000, items=1000, days=180, seed=1)
         arguments.interactions, arguments.items = world / "interactions.csv.gz", world / "items.csv"
-        arguments.set = list(SMALL)
+        arguments.set = [*SMALL, *arguments.set]
     arguments.out = arguments.out / "run"
     _run(arguments)
     code = serve_demo(arguments.out, arguments.port)
@@ -167,7 +170,7 @@ def _prepare(arguments: argparse.Namespace) -> Run:
     """Run the stage that reads files, leaving no new directory behind when they are refused."""
     existed = arguments.out.exists()
     columns = [f"prepare.columns={arguments.columns}"] if arguments.columns else []
-    run = _open_run(arguments, [*arguments.set, *columns])
+    run = _open_run(arguments, arguments.config, [*arguments.set, *columns])
     try:
         run_prepare(run, arguments.interactions, arguments.items)
     except InputError:
@@ -178,19 +181,25 @@ def _prepare(arguments: argparse.Namespace) -> Run:
 
 
 def _stage(work: Callable[[Run], None]) -> Callable[[argparse.Namespace], None]:
-    return lambda arguments: work(_open_run(arguments, arguments.set))
+    """A stage alone goes on with the run's own settings; a whole run, or prepare, resolves them anew."""
+
+    def command(arguments: argparse.Namespace) -> None:
+        resolved = arguments.out / "config.toml"
+        config = arguments.config or (resolved if resolved.exists() else None)
+        work(_open_run(arguments, config, arguments.set))
+
+    return command
 
 
-def _open_run(arguments: argparse.Namespace, overrides: Sequence[str]) -> Run:
-    """Resolve the settings: --config, else the run's own config.toml, then --set; write them back."""
-    resolved = arguments.out / "config.toml"
-    config = load_config(arguments.config or (resolved if resolved.exists() else None), overrides)
+def _open_run(arguments: argparse.Namespace, config: Path | None, overrides: Sequence[str]) -> Run:
+    """Resolve the settings (defaults, then config, then overrides) and write them into the run directory."""
+    settings = load_config(config, overrides)
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise InputError(f"{arguments.out}: {exc.strerror}; --out takes a directory") from exc
-    resolved.write_text(dump_config(config), encoding="utf-8")
-    return Run(arguments.out, config, Progress(), arguments.refit)
+    (arguments.out / "config.toml").write_text(dump_config(settings), encoding="utf-8")
+    return Run(arguments.out, settings, Progress(), arguments.refit)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

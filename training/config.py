@@ -32,7 +32,7 @@ class Prepare:
     min_weight: float = 0.0  # rows at or below are not liking, and are dropped; with no weight column every row counts
     max_malformed: float = 0.01  # share of unreadable rows above which the run stops
     max_history: int = 500  # newest events kept per user: what the store keeps, so that serving sees the same
-    repeats: str = "auto"  # may a seen item be recommended: yes | no | auto (yes where over 5 % of held-out ones repeat)
+    repeats: str = "auto"  # may a seen item be recommended: yes | no | auto (yes where > 5 % of held-out repeat)
 
 
 @dataclass(frozen=True)

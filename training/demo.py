@@ -8,6 +8,7 @@ The service runs as its own process, by its command; a second demo reuses the tr
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,7 @@ SMALL = ("teacher.dim=64", "teacher.epochs=12", "teacher.patience=3", "student.e
 
 def serve_demo(run: Path, port: int) -> int:
     """Serve run/bundle with the run's histories, print a curl and its answer, wait. Returns the service's exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated demo leaves no service behind either
     environment = os.environ | {"RETORT_DATA_DIR": str((run.parent / "store").absolute())}
     histories = run / "prepared" / "histories.jsonl.gz"
     service = [sys.executable, "-m", "service"]
@@ -40,7 +42,9 @@ def serve_demo(run: Path, port: int) -> int:
     try:
         _wait_until_ready(process, port, run.parent / "service.log")
         _show(run, port)
-        return process.wait()
+        while process.poll() is None:  # not wait(): blocked in it, Ctrl-C was seen to go unheard
+            sleep(0.2)
+        return process.returncode
     except KeyboardInterrupt:
         return 0
     finally:

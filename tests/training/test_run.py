@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from service.bundle import open_bundle
-from tests.training.world import tiny_settings, write_chain_world
+from tests.training.world import heed_interrupts, tiny_settings, write_chain_world
 from training.__main__ import main
 from training.checkpoint import load_weights
 from training.stage import read_key
@@ -22,11 +22,6 @@ STAGES = ("prepared", "teacher", "soft_labels", "student", "compressed")
 
 def keys(run):
     return {name: read_key(run / name) for name in STAGES} | {"bundle": open_bundle(run / "bundle").manifest.created_at}
-
-
-def heed_interrupts():
-    """A shell's background jobs ignore SIGINT; a child of ours must not inherit that."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_a_run_leaves_every_part_and_no_work_behind(finished_run):
@@ -123,6 +118,16 @@ def test_a_second_run_skips_everything_and_a_changed_setting_only_what_follows(c
     assert {name for name in before if before[name] != after[name]} >= {"compressed"}
     assert all(before[name] == after[name] for name in ("prepared", "teacher", "soft_labels", "student"))
     assert np.load(run / "bundle" / "item_embeddings.npy").dtype == np.int8
+
+
+def test_a_stage_alone_goes_on_with_the_settings_of_the_run(finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+
+    assert main(["teacher", "--out", str(run)]) == 0
+    assert main(["distill", "--out", str(run)]) == 0
+
+    assert {name: read_key(run / name) for name in STAGES} == {name: read_key(finished_run / name) for name in STAGES}
 
 
 def test_refit_trains_on_everything_and_the_bundle_says_so(finished_run, tmp_path):

@@ -1,6 +1,7 @@
 """A tiny chain world (each item is followed by the next) and the settings of a run of it that takes seconds."""
 
 import csv
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -37,3 +38,8 @@ def write_chain_world(path: Path, *, users: int = 120, seed: int = 0) -> Path:
 def tiny_settings(*more: str) -> list[str]:
     """The --set arguments of a run that takes seconds."""
     return [word for setting in (*TINY, *more) for word in ("--set", setting)]
+
+
+def heed_interrupts() -> None:
+    """A shell's background jobs ignore SIGINT; a child of ours must not inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
