@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from service.bundle import Bundle, BundleError, open_bundle
+from service.bundle import Bundle, BundleError, open_bundle, tie_hash
 from training.errors import InputError
 from training.evaluation import Question, describe, rank
 from training.event import read_events
@@ -20,9 +20,10 @@ MAX_HISTORY = 500
 def evaluate_bundle(
     path: Path, interactions: Path, heldout: Path, *, columns: Mapping[str, str], exclude_seen: bool | None
 ) -> dict[str, Any]:
-    """Return the metrics of the bundle: each user's first held-out event, given all of the user's interactions.
+    """Return the metrics of the bundle: each user's first held-out event, given the user's interactions before it.
 
-    An item that the bundle does not know counts as missed when held out, and is skipped in a history, as in serving.
+    So interactions may be what was known, or everything: later events, and the held-out one itself, are no history. An
+    item that the bundle does not know counts as missed when held out, and is skipped in a history, as in serving.
     """
     try:
         bundle = open_bundle(path)
@@ -49,9 +50,12 @@ def read_question(
         for file in (interactions, heldout)
     )
     first = asked.group_by("user_id", maintain_order=True).first()
+    known = _before(known, first)
     users = first.join(known.select("user_id").unique(), on="user_id", how="semi")["user_id"].to_list()
     if not users:
-        raise InputError(f"{heldout}: no user of it has an event in {interactions}; are both from the same data?")
+        raise InputError(
+            f"{heldout}: no user of it has an earlier event in {interactions}; are both from the same data?"
+        )
     target = dict(zip(first["user_id"].to_list(), first["item_id"].to_list(), strict=True))
     place = {user: number for number, user in enumerate(users)}
     known = known.with_columns(
@@ -64,3 +68,14 @@ def read_question(
     rule = not bundle.manifest.repeat_consumption if exclude_seen is None else exclude_seen
     events = select_events(user, item, np.ones(len(user), dtype=bool), len(users))
     return Question(events, np.arange(len(users)), rows, rule, len(bundle.items)), int((rows < 0).sum())
+
+
+def _before(known: pl.DataFrame, first: pl.DataFrame) -> pl.DataFrame:
+    """Keep of each user the events before the first held-out one, ties in the order of training and store."""
+    ids = pl.concat([known["item_id"], first["item_id"]]).unique().to_list()
+    place = {item_id: tie_hash(item_id).hex() + item_id for item_id in ids}
+    asked = first.select("user_id", pl.col("timestamp_ms").alias("asked_ms"), pl.col("item_id").alias("asked_id"))
+    joined = known.join(asked, on="user_id", how="inner", maintain_order="left")
+    ours, theirs = (pl.col(name).replace_strict(place, return_dtype=pl.String) for name in ("item_id", "asked_id"))
+    when, asked_when = pl.col("timestamp_ms"), pl.col("asked_ms")
+    return joined.filter((when < asked_when) | ((when == asked_when) & (ours < theirs))).drop("asked_ms", "asked_id")
