@@ -74,8 +74,8 @@ class Teacher(Encoder):
 class Student(Encoder):
     """The student's size and its training; the student alone is trained the same way with alpha 0."""
 
-    dim: int = 24
-    layers: int = 1
+    dim: int = 32
+    layers: int = 2
     heads: int = 2
     dropout: float = 0.1
     learning_rate: float = 3e-3
