@@ -36,7 +36,7 @@ Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
 FORMAT = 1
-TIE_RULE = "blake2b4(item_id) then item_id then event"
+TIE_RULE = "blake2b4(user_id 0x00 item_id) then item_id then event"
 MAX_ID_LENGTH = 128
 MAX_MANIFEST_BYTES = 4 << 20
 MANIFEST = "manifest.json"
@@ -155,9 +155,13 @@ def check_item_id(item_id: str) -> str:
     return item_id
 
 
-def tie_hash(item_id: str) -> bytes:
-    """Return the 4 bytes that order events of one user and one time: in file order a tie would leak the future."""
-    return hashlib.blake2b(item_id.encode(), digest_size=4).digest()
+def tie_hash(user_id: str, item_id: str) -> bytes:
+    """Return the 4 bytes that order events of one user and one time.
+
+    In file order a tie would leak the future. So would a hash of the item alone: the last of every basket is then an
+    item of high hash, which a model learns (of online_retail's test items 86 % were in the top fifth of all hashes).
+    """
+    return hashlib.blake2b(f"{user_id}\0{item_id}".encode(), digest_size=4).digest()
 
 
 def pad_histories(table: ItemTable, histories: Sequence[Sequence[int]], max_history: int) -> tuple[Float32, Int64]:

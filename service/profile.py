@@ -1,7 +1,7 @@
 """What the store keeps of users: histories, cached embeddings, and the stream of accepted events.
 
-    {namespace}:{user}:h    sorted set: member = tie_hash(item_id) item_id 0x00 (event_id or timestamp in ms), score =
-                            Unix seconds to the ms. ZRANGE gives the order that training saw, ties included
+    {namespace}:{user}:h    sorted set: member = tie_hash(user_id, item_id) item_id 0x00 (event_id or time in ms),
+                            score = Unix seconds to the ms. ZRANGE gives the order that training saw, ties included
     {namespace}:{user}:e    bundle version (16) | fingerprint of the model's history (8) | float32 little-endian [dim]
     {namespace}:events      stream, field "event": JSON
 
@@ -65,7 +65,7 @@ class StoredEvent:
     def member(self) -> bytes:
         """What makes it the same event: the item, and its event id or else its time."""
         which = self.event_id if self.event_id is not None else str(self.timestamp_ms)
-        return tie_hash(self.item_id) + self.item_id.encode() + b"\x00" + which.encode()
+        return tie_hash(self.user_id, self.item_id) + self.item_id.encode() + b"\x00" + which.encode()
 
     def to_json(self) -> bytes:
         """The stream's entry: the columns that training reads, without those that are not there."""
@@ -130,14 +130,14 @@ def unpack_embedding(value: bytes, version: str, rows: Sequence[int], dim: int) 
     return ("hit", user) if np.isfinite(user).all() else ("invalid", None)
 
 
-def read_member(member: bytes) -> tuple[str, str] | None:
-    """Return (item_id, event id or ms) of a history member, or None if it is not one."""
+def read_member(user_id: str, member: bytes) -> tuple[str, str] | None:
+    """Return (item_id, event id or ms) of a member of a user's history, or None if it is not one."""
     item, separator, which = member[4:].partition(b"\x00")
     if not separator or not item or len(member) > _MAX_MEMBER_BYTES:
         return None
     try:
         item_id = item.decode()
-        return (item_id, which.decode()) if tie_hash(item_id) == member[:4] else None
+        return (item_id, which.decode()) if tie_hash(user_id, item_id) == member[:4] else None
     except UnicodeDecodeError:
         return None
 
@@ -165,7 +165,7 @@ class Profile:
         raise_unless_wrongtype(self._store.explain(history))
         broken = self._store.explain(embedding) is not None
         pairs = [] if isinstance(history, Exception) else _pairs(history)
-        return Stored(self._item_ids(pairs), b"?" if broken else embedding)
+        return Stored(self._item_ids(user_id, pairs), b"?" if broken else embedding)
 
     async def write_embedding(self, user_id: str, value: bytes, timeout_s: float) -> None:
         """Cache a packed embedding. Raises StoreError."""
@@ -207,7 +207,7 @@ class Profile:
         raise_unless_wrongtype(self._store.explain(history))
         self._store.explain(embedding)
         pairs = [] if isinstance(history, Exception) else _pairs(history)
-        read = [(self._read_member(member), float(score)) for member, score in pairs]
+        read = [(self._read_member(user_id, member), float(score)) for member, score in pairs]
         events = [{"item_id": found[0], "timestamp": score, "key": found[1]} for found, score in read if found]
         version = b"" if isinstance(embedding, Exception) else embedding[:_VERSION_BYTES]
         return {
@@ -270,19 +270,19 @@ class Profile:
         keep = (self._keep.events, self._keep.history_ttl_s, self._keep.stream)
         return (2, self._history_key(group[0].user_id), f"{self._namespace}:events", *keep, *parts)
 
-    def _item_ids(self, pairs: Sequence[tuple[bytes, Any]]) -> list[str]:
+    def _item_ids(self, user_id: str, pairs: Sequence[tuple[bytes, Any]]) -> list[str]:
         """The items as training saw them: events of one item and one time count once, whatever their event ids."""
         item_ids: list[str] = []
         last: tuple[str, Any] | None = None
         for member, score in pairs:
-            found = self._read_member(member)
+            found = self._read_member(user_id, member)
             if found is not None and (found[0], score) != last:
                 last = (found[0], score)
                 item_ids.append(found[0])
         return item_ids
 
-    def _read_member(self, member: bytes) -> tuple[str, str] | None:
-        found = read_member(member)
+    def _read_member(self, user_id: str, member: bytes) -> tuple[str, str] | None:
+        found = read_member(user_id, member)
         if found is None:
             self._store.count_undecodable()
         return found

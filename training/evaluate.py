@@ -72,10 +72,16 @@ def read_question(
 
 def _before(known: pl.DataFrame, first: pl.DataFrame) -> pl.DataFrame:
     """Keep of each user the events before the first held-out one, ties in the order of training and store."""
-    ids = pl.concat([known["item_id"], first["item_id"]]).unique().to_list()
-    place = {item_id: tie_hash(item_id).hex() + item_id for item_id in ids}
     asked = first.select("user_id", pl.col("timestamp_ms").alias("asked_ms"), pl.col("item_id").alias("asked_id"))
     joined = known.join(asked, on="user_id", how="inner", maintain_order="left")
-    ours, theirs = (pl.col(name).replace_strict(place, return_dtype=pl.String) for name in ("item_id", "asked_id"))
-    when, asked_when = pl.col("timestamp_ms"), pl.col("asked_ms")
-    return joined.filter((when < asked_when) | ((when == asked_when) & (ours < theirs))).drop("asked_ms", "asked_id")
+    is_before = (joined["timestamp_ms"] < joined["asked_ms"]).to_numpy().copy()
+    tied = (joined["timestamp_ms"] == joined["asked_ms"]).arg_true()
+    is_before[tied] = [
+        _tie_place(user_id, item_id) < _tie_place(user_id, asked_id)
+        for user_id, item_id, asked_id in joined[tied].select("user_id", "item_id", "asked_id").iter_rows()
+    ]
+    return joined.filter(pl.Series(is_before)).drop("asked_ms", "asked_id")
+
+
+def _tie_place(user_id: str, item_id: str) -> tuple[bytes, bytes]:
+    return tie_hash(user_id, item_id), item_id.encode()

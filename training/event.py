@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from service.bundle import MAX_ID_LENGTH, check_item_id, tie_hash
@@ -122,10 +123,11 @@ def _once(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _ordered(frame: pl.DataFrame) -> pl.DataFrame:
     """Sort by user and time; ties by tie_hash, then by the id's bytes: the order of the store."""
-    item_ids = frame["item_id"].unique()
-    hashes = pl.Series([int.from_bytes(tie_hash(item_id), "big") for item_id in item_ids.to_list()], dtype=pl.UInt32)
-    tie = frame["item_id"].replace_strict(item_ids, hashes, return_dtype=pl.UInt32) if frame.height else hashes
-    return frame.with_columns(tie.alias("tie")).sort("user_id", "timestamp_ms", "tie", "item_id").drop("tie")
+    tie = np.zeros(frame.height, dtype=np.uint32)
+    tied = np.flatnonzero(frame.select(pl.struct("user_id", "timestamp_ms").is_duplicated()).to_series().to_numpy())
+    pairs = frame[tied].select("user_id", "item_id").iter_rows()
+    tie[tied] = [int.from_bytes(tie_hash(user_id, item_id), "big") for user_id, item_id in pairs]
+    return frame.with_columns(tie=tie).sort("user_id", "timestamp_ms", "tie", "item_id").drop("tie")
 
 
 def _newest(frame: pl.DataFrame, max_history: int) -> pl.DataFrame:

@@ -107,14 +107,15 @@ def test_prepare_says_in_the_report_what_it_read_and_dropped(tmp_path: Path) -> 
     assert report["sha256"] == hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_prepare_orders_ties_by_the_hash_of_the_item_and_never_by_the_file(tmp_path: Path) -> None:
+def test_prepare_orders_ties_by_the_hash_of_user_and_item_and_never_by_the_file(tmp_path: Path) -> None:
     item_ids = ["n1", "é", "n2", "日本", "n3", "😀"]
     rows = "".join(f"{user},{item},5\n" for user in "ab" for item in item_ids)
 
     data = run_text(tmp_path, HEADER + rows)
 
-    expected = sorted(item_ids, key=lambda item_id: (tie_hash(item_id), item_id.encode()))
-    assert [item for user, item, _ in events_of(data) if user == "a"] == expected
+    for user_id in "ab":
+        expected = sorted(item_ids, key=lambda item_id: (tie_hash(user_id, item_id), item_id.encode()))
+        assert [item for user, item, _ in events_of(data) if user == user_id] == expected
     assert data.report["tie_share"] == 1.0
 
 
