@@ -1,7 +1,10 @@
 """Fixtures that more than one folder uses."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: here and in child processes sums run in one order, bit for bit
 
 import pytest
 

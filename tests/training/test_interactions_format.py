@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from training.errors import InputError
@@ -249,6 +249,7 @@ def test_parse_timestamps_refuses_a_type_that_is_no_time() -> None:
 
 @given(st.integers(-62_135_596_800_000, 99_999_999_999_000))
 def test_parse_timestamps_keeps_every_millisecond_of_text_and_numbers(milliseconds: int) -> None:
+    assume(not 19_000_101 <= milliseconds // 1000 <= 21_001_231)  # a column of nothing else looks like dates
     text = pl.Series([f"{milliseconds // 1000}.{milliseconds % 1000:03d}"]) if milliseconds >= 0 else None
     number = pl.Series([milliseconds / 1000])
 
