@@ -20,8 +20,9 @@ BOOTSTRAPS = 2000
 def rank_targets(scores: NDArray[Any], target: NDArray[np.int64], seen: Sequence[NDArray[Any]] | None = None) -> Ranks:
     """Return the rank of each target. scores [B, N] is written to: seen rows get minus infinity.
 
-    A target that is not in the catalogue (-1), or was seen and so cannot be recommended, ranks N + 1. Raises ValueError
-    for scores that are not finite.
+    A target that is not in the catalogue (-1), or was seen and so cannot be recommended, ranks below every item and
+    every cutoff, so that it is a miss in a catalogue smaller than a list too. Raises ValueError for scores that are not
+    finite.
     """
     if not np.isfinite(scores).all():
         raise ValueError("scores contain NaN or infinity")
@@ -30,7 +31,7 @@ def rank_targets(scores: NDArray[Any], target: NDArray[np.int64], seen: Sequence
     own = scores[np.arange(len(target)), np.maximum(target, 0)]
     possible = (target >= 0) & np.isfinite(own)
     at_least = (scores >= own[:, None]).sum(axis=1)
-    return np.where(possible, at_least, scores.shape[1] + 1).astype(np.int64)
+    return np.where(possible, at_least, max(scores.shape[1], *CUTOFFS) + 1).astype(np.int64)
 
 
 def hit(ranks: Ranks, k: int) -> Float:
@@ -68,14 +69,20 @@ METRICS: dict[str, Callable[[Ranks, int], Float]] = {
 
 
 def summarise(ranks: Ranks) -> dict[str, float]:
-    """Return every metric at every cutoff, "hr@10": mean over users. Recall@k equals hr@k."""
+    """Return every metric at every cutoff, "hr@10": mean over users. Recall@k equals hr@k; accuracy@1 equals hr@1."""
     means = {f"{name}@{k}": float(metric(ranks, k).mean()) for k in CUTOFFS for name, metric in METRICS.items()}
-    return means | {f"recall@{k}": means[f"hr@{k}"] for k in CUTOFFS}
+    recalls = {f"recall@{k}": means[f"hr@{k}"] for k in CUTOFFS}
+    return means | recalls | {"accuracy@1": float(hit(ranks, 1).mean())}
 
 
-def coverage(top: NDArray[Any], n_items: int) -> float:
-    """Share of the catalogue that appears in anybody's list. top: rows [B, K]."""
-    return len(np.unique(top)) / n_items
+def basket_recall(top: NDArray[Any], basket: NDArray[Any], owner: NDArray[np.int64], k: int) -> Float:
+    """Share of each user's basket that is among the k best [U].
+
+    top: rows [U, at least k]; basket: rows that were held out together; owner: whose each is, its place in top.
+    """
+    found = (top[owner, :k] == basket[:, None]).any(axis=1)
+    size = np.bincount(owner, minlength=len(top))
+    return np.bincount(owner, weights=found, minlength=len(top)) / np.maximum(size, 1)
 
 
 def bootstrap_interval(values: Float, *, seed: int = 0, level: float = 0.95) -> tuple[float, float]:

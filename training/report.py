@@ -20,7 +20,7 @@ from training.fit import Epoch, load_curve
 from training.graph import export_encoder
 from training.interactions import TEST, Prepared
 from training.progress import Progress
-from training.quality import summarise_quality, verdict
+from training.quality import MEANING, detail, make_yardstick, overlaps, summarise_quality, verdict
 
 matplotlib.use("Agg")
 
@@ -65,10 +65,14 @@ def collect_metrics(run: Path, prepared: Prepared, bundle: Bundle, progress: Pro
     if not bundle.manifest.refit:
         student = ExportedStudent(bundle)
         histories = lambda rows: [[r for r in row if r >= 0] for row in rows.tolist()]  # noqa: E731 - one use, one line
-        rankings["bundle"] = rank(question, lambda rows: student.scores(histories(rows)), bundle.manifest.max_history)
-    rankings["popularity"] = rank(question, popularity_scorer(prepared), 1)
+        rankings["bundle"] = rank(
+            question, lambda rows: student.scores(histories(rows)), bundle.manifest.max_history, both_rules=True
+        )
+    rankings["popularity"] = rank(question, popularity_scorer(prepared), 1, both_rules=True)
     quality = summarise_quality(rankings, len(prepared.items))
     paid, sentence = verdict(quality)
+    yardstick = make_yardstick(prepared, question)
+    details = {name: detail(ranking, yardstick) for name, ranking in rankings.items()}
     sizes = _sizes(run, bundle)
     progress.note(sentence)
     return {
@@ -76,8 +80,11 @@ def collect_metrics(run: Path, prepared: Prepared, bundle: Bundle, progress: Pro
         "verdict": sentence,
         "judged_on": "test" if judged_part(prepared) == TEST else "validation",
         "exclude_seen": question.exclude_seen,
-        "models": {name: quality[name] | sizes.get(name, {}) for name in rankings},
+        "models": {name: quality[name] | details[name] | sizes.get(name, {}) for name in rankings},
         "ndcg@10_differences": quality["ndcg@10_differences"],
+        "overlap": overlaps(rankings),
+        "diversity_by": yardstick.features.by,
+        "meaning": MEANING,
         "bundle": {"version": bundle.manifest.version, "refit": bundle.manifest.refit},
         "seconds": _training_seconds(run),
         "data": prepared.report,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from training.ranking import (
+    basket_recall,
     bootstrap_interval,
-    coverage,
     f1,
     hit,
     ndcg,
@@ -39,7 +39,9 @@ def test_summary_has_every_metric_at_every_cutoff():
     assert summary["hr@5"] == summary["recall@5"] == 0.4
     assert summary["hr@10"] == 0.6
     assert summary["hr@20"] == 0.8
-    assert set(summary) == {f"{m}@{k}" for m in ("hr", "recall", "ndcg", "mrr", "precision", "f1") for k in (5, 10, 20)}
+    assert summary["accuracy@1"] == 0.1
+    metrics = ("hr", "recall", "ndcg", "mrr", "precision", "f1")
+    assert set(summary) == {f"{m}@{k}" for m in metrics for k in (5, 10, 20)} | {"accuracy@1"}
 
 
 def test_rank_counts_the_better_and_the_equal_items():
@@ -55,11 +57,11 @@ def test_rank_skips_seen_items_and_a_seen_target_is_a_miss():
 
     ranks = rank_targets(scores, np.array([3, 1]), seen=[np.array([0, 1]), np.array([0, 1])])
 
-    assert ranks.tolist() == [2, 5]
+    assert ranks.tolist() == [2, 21], "a miss at every cutoff, however small the catalogue"
 
 
 def test_rank_of_a_target_outside_the_catalogue_is_last():
-    assert rank_targets(np.array([[1.0, 2.0]]), np.array([-1])).tolist() == [3]
+    assert rank_targets(np.array([[1.0, 2.0]]), np.array([-1])).tolist() == [21]
 
 
 def test_rank_refuses_nan_which_would_otherwise_look_like_the_first_place():
@@ -67,8 +69,12 @@ def test_rank_refuses_nan_which_would_otherwise_look_like_the_first_place():
         rank_targets(np.array([[np.nan, 1.0]]), np.array([0]))
 
 
-def test_coverage_is_the_share_of_the_catalogue_recommended():
-    assert coverage(np.array([[0, 1], [1, 2]]), 10) == 0.3
+def test_basket_recall_is_the_share_of_each_basket_among_the_best():
+    top = np.array([[3, 1, 2], [5, 4, 0]])
+    basket, owner = np.array([1, 2, 9, 0]), np.array([0, 0, 0, 1])
+
+    assert basket_recall(top, basket, owner, 2).tolist() == [pytest.approx(1 / 3), 0]
+    assert basket_recall(top, basket, owner, 3).tolist() == [pytest.approx(2 / 3), 1]
 
 
 def test_bootstrap_interval_holds_the_mean_and_repeats():
