@@ -30,6 +30,7 @@ _LATER = {
     "bench": "measure latency and throughput",
     "doctor": "look for what is wrong",
 }
+_BACKLOG = 2048
 
 
 class Server(uvicorn.Server):
@@ -145,6 +146,7 @@ async def _listen(settings: Settings, log: Log) -> None:
         )
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        listener.listen(_BACKLOG)  # before it is said: uvicorn itself listens a few ticks later
         log.write("info", "listening", url=url, host=host, port=port, pid=os.getpid(), model_version=service.version)
         await Server(config, service, settings.drain_s).serve(sockets=[listener])
     log.write("info", "stopped")

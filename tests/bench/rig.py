@@ -1,0 +1,194 @@
+"""What the benchmarks share: a store, a service and a null handler as processes of their own, a client, percentiles."""
+
+import gzip
+import http.client
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import redis
+
+from service.embedded import find_server
+
+NULL_APP = """
+import socket, uvicorn
+from fastapi import FastAPI, Request, Response
+off = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
+app = FastAPI(telemetry=off)
+@app.post("/null")
+async def null(request: Request) -> Response:
+    await request.body()
+    return Response(b"{}", media_type="application/json")
+listener = socket.socket(); listener.bind(("127.0.0.1", 0))
+print("http://127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False)).run(sockets=[listener])
+"""
+
+
+class StoreProcess:
+    """A real server that the benchmark may stop, kill and start again: append-only, on a Unix socket."""
+
+    def __init__(self, directory: Path, cores: str | None = None) -> None:
+        self._directory = directory
+        self._cores = cores
+        self.socket = directory / "store.sock"
+
+    @property
+    def url(self) -> str:
+        """What RETORT_REDIS_URL is set to."""
+        return f"unix://{self.socket}"
+
+    def __enter__(self) -> "StoreProcess":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.signal(signal.SIGCONT)
+        self._process.terminate()
+        self._process.wait()
+
+    def start(self) -> None:
+        """Start it and wait for its first answer."""
+        options = {"port": "0", "unixsocket": str(self.socket), "dir": str(self._directory), "appendonly": "yes",
+                   "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction"}  # fmt: skip
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        self._process = subprocess.Popen(
+            [*pinned(self._cores), str(find_server()), *arguments], stdout=subprocess.DEVNULL
+        )
+        while not self._answers():
+            time.sleep(0.01)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, and wait for the end."""
+        self._process.kill()
+        self._process.wait()
+
+    def client(self) -> redis.Redis:
+        """A client of it."""
+        return redis.Redis(unix_socket_path=str(self.socket), protocol=2)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client().ping())
+        except redis.RedisError:
+            return False
+
+
+@contextmanager
+def started_service(bundle: Path, *, cores: str | None = None, **environment: str) -> Iterator[str]:
+    """A service of our own with RETORT_ settings; yields its URL."""
+    process = subprocess.Popen(
+        [*pinned(cores), sys.executable, "-m", "service", "--bundle", str(bundle), "--port", "0"],
+        stderr=subprocess.PIPE, text=True, env=service_environment(environment),
+    )  # fmt: skip
+    assert process.stderr is not None
+    url = next((line["url"] for line in map(json.loads, process.stderr) if line["event"] == "listening"), None)
+    assert url is not None, "the service did not start"
+    drain = threading.Thread(target=lambda: [None for _ in process.stderr or ()])
+    drain.start()
+    try:
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+        drain.join()
+
+
+def import_histories(histories: Path, **environment: str) -> None:
+    """Load histories into the store that the RETORT_ settings name."""
+    subprocess.run(
+        [sys.executable, "-m", "service", "import", str(histories)],
+        check=True, stderr=subprocess.DEVNULL, env=service_environment(environment),
+    )  # fmt: skip
+
+
+@contextmanager
+def started_app(source: str, *, cores: str | None = None) -> Iterator[str]:
+    """A program that prints its URL and then serves; yields the URL once it answers."""
+    process = subprocess.Popen([*pinned(cores), sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    try:
+        while not _listens(url):
+            time.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def service_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with RETORT_ settings on top."""
+    return {**os.environ, **{f"RETORT_{name.upper()}": value for name, value in settings.items()}}
+
+
+def pinned(cores: str | None) -> list[str]:
+    """The prefix of a command that is to keep to some cores."""
+    return ["taskset", "-c", cores] if cores else []
+
+
+def connect(url: str) -> http.client.HTTPConnection:
+    """A kept-alive connection."""
+    parts = urlsplit(url)
+    return http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=30)
+
+
+def ask(connection: http.client.HTTPConnection, path: str, body: bytes) -> tuple[float, int, bytes]:
+    """Return (milliseconds until the whole answer is here, status, the answer)."""
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get("RETORT_BENCH_KEY"):
+        headers["X-API-Key"] = key
+    start = time.perf_counter()
+    connection.request("POST", path, body, headers)
+    response = connection.getresponse()
+    answer = response.read()
+    return (time.perf_counter() - start) * 1000, response.status, answer
+
+
+def read_histories(path: Path) -> dict[str, list[dict[str, object]]]:
+    """The events of every user, in the file's order."""
+    histories: dict[str, list[dict[str, object]]] = {}
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        for event in map(json.loads, file):
+            histories.setdefault(str(event["user_id"]), []).append(event)
+    return histories
+
+
+def percentiles(times: Sequence[float]) -> dict[str, float]:
+    """p50, p90, p99, p99.9 and the greatest."""
+    ordered = sorted(times)
+    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
+    return {
+        name: round(ordered[min(len(ordered) - 1, int(len(ordered) * share))], 3) for name, share in shares.items()
+    } | {"max": round(ordered[-1], 3)}
+
+
+def machine() -> dict[str, str]:
+    """Where and on what a figure was made."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "commit": commit.stdout.strip(),
+    }
+
+
+def _listens(url: str) -> bool:
+    try:
+        with closing(connect(url)) as connection:
+            connection.connect()
+    except ConnectionRefusedError:
+        return False
+    return True

@@ -1,0 +1,194 @@
+"""Requests a second and latency of /recommend against an idiomatic FastAPI echo, interleaved on the same cores.
+
+    python tests/bench/throughput.py --bundle DIR [--items 20000 100000] [--runs 5] [--seconds 4]
+
+The echo validates the same body and returns ten constant items. Each server has core 0 to itself while it is asked;
+wrk (needed on the PATH) and the store have core 1. The catalogues are drawn from a normal fit to the bundle's trained
+item table and served with its encoder; 2,000 users have 50 events each, drawn by popularity, in a real store. Every
+figure is the median of the runs; the runs of all servers alternate. Prints a table, and JSON on the last line.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import tempfile
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from rig import StoreProcess, import_histories, machine, started_app, started_service
+
+from service.bundle import Golden, Item, ItemTable, open_bundle, pad_histories, write_bundle
+
+ECHO_APP = """
+import socket, uvicorn
+from fastapi import FastAPI
+from service.schema import Quality, RecommendRequest, RecommendResponse, ScoredItem
+off = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
+app = FastAPI(telemetry=off)
+items = [ScoredItem(item_id="%05d" % n, score=1.0 - n / 7) for n in range(10)]
+@app.post("/recommend")
+async def recommend(asked: RecommendRequest) -> RecommendResponse:
+    return RecommendResponse(recommendation_id="0" * 32, user_id=asked.user_id, model_version="0" * 16, items=items,
+                             quality=Quality(level="full", reasons=[]), ignored_ids=[], took_ms=0.1)
+listener = socket.socket(); listener.bind(("127.0.0.1", 0))
+print("http://127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False)).run(sockets=[listener])
+"""
+WRK = """
+local ready, number = {}, 0
+init = function(args)
+  for user = 0, USERS - 1 do
+    ready[user] = wrk.format("POST", "/recommend", {["Content-Type"] = "application/json"},
+                             string.format('{"user_id": "user-%d", "k": K}', user))
+  end
+end
+request = function() number = number + 1; return ready[(number * 7) % USERS] end
+"""
+N_USERS, N_EVENTS = 2000, 50
+SERVER_CORE, LOAD_CORE = "0", "1"
+
+
+def main() -> None:
+    """Run the benchmark."""
+    arguments = parse_arguments()
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        script = directory / "wrk.lua"
+        script.write_text(WRK.replace("USERS", str(N_USERS)).replace("K}", f"{arguments.k}}}"))
+        urls = {"echo": stack.enter_context(started_app(ECHO_APP, cores=SERVER_CORE))}
+        for n_items in arguments.items:
+            urls[f"{n_items} items"] = start(arguments.bundle, n_items, directory / str(n_items), stack)
+        for url in urls.values():
+            ask(url, script, connections=8, seconds=3)  # every user once and more: embeddings are cached
+        found: dict[str, dict[int, list[dict[str, float]]]] = {name: {16: [], 1: []} for name in urls}
+        for _ in range(arguments.runs):
+            for name, url in urls.items():
+                for connections, runs in found[name].items():
+                    runs.append(ask(url, script, connections=connections, seconds=arguments.seconds))
+        levels = {name: read_levels(url) for name, url in urls.items() if name != "echo"}
+    report({name: {c: median(runs) for c, runs in by.items()} for name, by in found.items()}, levels, arguments)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True, help="a real bundle: its encoder, and a fit to its table")
+    parser.add_argument("--items", type=int, nargs="+", default=[20_000, 100_000])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=4, help="length of each run")
+    parser.add_argument("-k", type=int, default=10, help="items asked for (default 10)")
+    if shutil.which("wrk") is None:
+        parser.error("needs wrk on the PATH (Debian: apt-get install wrk)")
+    return parser.parse_args()
+
+
+def start(bundle: Path, n_items: int, directory: Path, stack: ExitStack) -> str:
+    """Make a catalogue, its users' histories and a store; serve them; return the URL."""
+    directory.mkdir()
+    popularity = draw_bundle(bundle, n_items, directory / "bundle")
+    write_histories(directory / "histories.jsonl", popularity)
+    store = stack.enter_context(StoreProcess(directory, cores=LOAD_CORE))
+    import_histories(directory / "histories.jsonl", redis_url=store.url)
+    return stack.enter_context(started_service(directory / "bundle", cores=SERVER_CORE, redis_url=store.url))
+
+
+def draw_bundle(real: Path, n_items: int, out: Path) -> np.ndarray:
+    """Write a bundle of n_items vectors drawn from a fit to a real table; return the items' popularity."""
+    source = open_bundle(real)
+    trained = source.table.dense()
+    rng = np.random.default_rng(0)
+    vectors = rng.multivariate_normal(trained.mean(axis=0), np.cov(trained.T), size=n_items, method="cholesky")
+    popularity = 1.0 / (1 + np.arange(n_items))
+    items = [Item(f"item-{row:06d}", float(popularity[row])) for row in range(n_items)]
+    manifest = {"created_at": "2026-01-01T00:00:00+00:00", "max_history": source.manifest.max_history,
+                "repeat_consumption": False}  # fmt: skip
+    table = ItemTable(vectors.astype(np.float32))
+    golden = [answer_exactly(source.encoder, table, items, source.manifest.max_history)]
+    write_bundle(out, encoder=source.encoder, table=table, items=items, golden=golden, manifest=manifest)
+    return popularity
+
+
+def answer_exactly(encoder: bytes, table: ItemTable, items: list[Item], max_history: int) -> Golden:
+    """The answer that the service is held to before it serves."""
+    rows = [0, 1, 2]
+    history, length = pad_histories(table, [rows], max_history)
+    session = onnxruntime.InferenceSession(encoder, providers=["CPUExecutionProvider"])
+    (user,) = session.run(["user"], {"history": history, "length": length})
+    scores = table.dense() @ user[0]
+    best = np.argsort(-scores)[:20]
+    named = [(items[row].item_id, float(scores[row])) for row in best]
+    return Golden([items[row].item_id for row in rows], 20, named)
+
+
+def write_histories(path: Path, popularity: np.ndarray) -> None:
+    """Write every user's events."""
+    rng = np.random.default_rng(1)
+    chances = np.sqrt(popularity) / np.sqrt(popularity).sum()
+    rows = rng.choice(len(popularity), size=(N_USERS, N_EVENTS), p=chances)
+    with path.open("w") as file:
+        for user in range(N_USERS):
+            for moment, row in enumerate(rows[user]):
+                event = {"user_id": f"user-{user}", "item_id": f"item-{row:06d}", "timestamp": 1_700_000_000 + moment}
+                file.write(json.dumps(event) + "\n")
+
+
+def ask(url: str, script: Path, *, connections: int, seconds: int) -> dict[str, float]:
+    """One run of wrk: requests a second, p50 and p99 in milliseconds, answers other than 2xx."""
+    command = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script]
+    text = subprocess.run([*map(str, command), url], capture_output=True, text=True, check=True).stdout
+    found = {f"p{share}": _milliseconds(*_find(rf"{share}%\s+([\d.]+)(us|ms|s)", text)) for share in (50, 99)}
+    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    return {"per_s": float(_find(r"Requests/sec:\s+([\d.]+)", text)[0]), **found, "bad": int(bad[1]) if bad else 0}
+
+
+def _find(pattern: str, text: str) -> tuple[str, ...]:
+    found = re.search(pattern, text)
+    assert found is not None, text
+    return found.groups()
+
+
+def _milliseconds(number: str, unit: str) -> float:
+    return float(number) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
+
+
+def read_levels(url: str) -> dict[str, int]:
+    """How many answers of each level the service counted."""
+    with urllib.request.urlopen(f"{url}/metrics") as response:
+        text = response.read().decode()
+    found = re.findall(r'retort_recommendations_total\{level="(\w+)",reason="(\w+)"\} ([\d.e+]+)', text)
+    return {f"{level} {reason}": int(float(count)) for level, reason, count in found if float(count)}
+
+
+def median(runs: list[dict[str, float]]) -> dict[str, float]:
+    """The median of each figure; the sum of bad answers."""
+    middle = {name: statistics.median(run[name] for run in runs) for name in ("per_s", "p50", "p99")}
+    return {**middle, "spread": max(r["per_s"] for r in runs) - min(r["per_s"] for r in runs),
+            "bad": sum(run["bad"] for run in runs)}  # fmt: skip
+
+
+def report(found: dict[str, dict[int, dict[str, float]]], levels: dict[str, dict[str, int]], arguments) -> None:
+    """Print the table, and JSON on the last line."""
+    echo = found["echo"]
+    print(f"{'':<14}{'16 connections':^38}{'1 connection':^28}")
+    print(
+        f"{'':<14}{'per s':>8}{'of echo':>9}{'p50 ms':>8}{'p99 ms':>8}{'bad':>5}{'p50 ms':>9}{'x echo':>8}{'p99 ms':>8}"
+    )
+    for name, by in found.items():
+        many, one = by[16], by[1]
+        print(
+            f"{name:<14}{many['per_s']:>8.0f}{many['per_s'] / echo[16]['per_s']:>9.2f}{many['p50']:>8.2f}"
+            f"{many['p99']:>8.2f}{many['bad'] + one['bad']:>5.0f}{one['p50']:>9.3f}{one['p50'] / echo[1]['p50']:>8.2f}"
+            f"{one['p99']:>8.2f}"
+        )
+    print(f"levels: {levels}")
+    print(json.dumps({**machine(), "k": arguments.k, "runs": arguments.runs, "found": found, "levels": levels}))
+
+
+if __name__ == "__main__":
+    main()
