@@ -37,7 +37,8 @@ lint: $(INSTALLED)  ## ruff
 types: $(INSTALLED)  ## mypy, strict on service
 	$(BIN)/mypy
 
-bench: $(INSTALLED)  ## the service's latency against a null handler; JSON on the last line
+bench: $(INSTALLED)  ## the service against a FastAPI echo (needs wrk), and one client against a null handler
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/throughput.py --bundle $(OUT)/run/bundle
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/latency.py \
 		--bundle $(OUT)/run/bundle --histories $(OUT)/run/prepared/histories.jsonl.gz
 

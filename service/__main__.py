@@ -140,6 +140,7 @@ async def _listen(settings: Settings, log: Log) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             ws="none",
             timeout_graceful_shutdown=settings.shutdown_s,
             timeout_keep_alive=75,

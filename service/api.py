@@ -1,12 +1,12 @@
 """The routes. Bodies are read with a cap, checked straight from bytes, answered by orjson; errors by one table (gate).
 
+POST /recommend is endpoint's, which the gate asks without passing here; it is listed here for the OpenAPI document.
 The handlers take the raw request, so the OpenAPI document gets its request bodies here, from the same models that check
 them.
 """
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +15,16 @@ from urllib.parse import unquote_to_bytes
 import orjson
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from service import __version__
+from service.body import read_json
 from service.bundle import Manifest
+from service.endpoint import RecommendEndpoint
 from service.errors import RequestError, StoreError
-from service.gate import STATUS, Trace, error_body
+from service.gate import STATUS, error_body
 from service.metrics import CONTENT_TYPE, Metrics
 from service.profile import Profile, StoredEvent
-from service.recommender import Answer, Query, Recommender
+from service.recommender import Recommender
 from service.schema import (
     ErrorResponse,
     Event,
@@ -34,13 +35,10 @@ from service.schema import (
     Rejected,
     check_user_id,
     parse_events,
-    parse_recommend,
 )
 
-RECOMMEND_BODY_BYTES = 1 << 20
 EVENTS_BODY_BYTES = 2 << 20
 MAX_FUTURE_S = 300
-_BODY_S = 10.0
 _STORE_S = 1.0
 _ERASE_SCAN_S = 5.0
 _SCAN_COUNT = 1000
@@ -51,11 +49,11 @@ _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 class Parts:
     """What the routes need, built in app."""
 
+    endpoint: RecommendEndpoint
     recommender: Recommender
     profile: Profile
     metrics: Metrics
     manifest: Manifest
-    budget_ms: int
     readiness: Callable[[], dict[str, Any]]
 
 
@@ -86,17 +84,12 @@ def _recommend_routes(parts: Parts) -> APIRouter:
     @router.post("/recommend", **_documented(RecommendRequest, RecommendResponse, 413, 415, 422, 503))
     async def recommend(request: Request) -> Response:
         """The k best items for a user or a history, inside the budget."""
-        trace: Trace = request.scope["retort"]
-        start = time.monotonic()
-        asked = parse_recommend(await _read_json(request, RECOMMEND_BODY_BYTES))
-        parts.metrics.stage["parse"].observe(time.monotonic() - start)
-        answer = await parts.recommender.recommend(_query(asked, trace.arrived, parts))
-        return _respond(asked, answer, trace, parts)
+        return Response(await parts.endpoint.respond(request.scope, request.receive), media_type="application/json")
 
     @router.post("/events", **_documented(EventsRequest, EventsResponse, 413, 415, 422, 503))
     async def events(request: Request) -> Response:
         """Store events; what is accepted is in the store, and visible to the user's next request."""
-        good, rejected = parse_events(await _read_json(request, EVENTS_BODY_BYTES))
+        good, rejected = parse_events(await read_json(request.scope, request.receive, EVENTS_BODY_BYTES))
         stored, late = _stamp(good, time.time())
         parts.metrics.events["invalid"].inc(len(rejected))
         parts.metrics.events["future"].inc(len(late))
@@ -185,47 +178,6 @@ def _later_routes() -> APIRouter:
     return router
 
 
-def _query(asked: RecommendRequest, arrived: float, parts: Parts) -> Query:
-    budget_s = (asked.budget_ms or parts.budget_ms) / 1000
-    repeats = parts.manifest.repeat_consumption
-    return Query(
-        user_id=asked.user_id,
-        k=asked.k,
-        history=asked.history,
-        exclude=asked.exclude,
-        exclude_seen=not repeats if asked.exclude_seen is None else asked.exclude_seen,
-        candidates=asked.candidates,
-        deadline=arrived + budget_s,
-        budget_s=budget_s,
-    )
-
-
-def _respond(asked: RecommendRequest, answer: Answer, trace: Trace, parts: Parts) -> Response:
-    start = time.monotonic()
-    took_s = start - trace.arrived
-    body: dict[str, Any] = {
-        "recommendation_id": uuid.uuid4().hex,
-        "user_id": asked.user_id,
-        "model_version": parts.manifest.version,
-        "items": [{"item_id": item_id, "score": score} for item_id, score in answer.items],
-        "quality": {"level": answer.level, "reasons": answer.reasons},
-        "ignored_ids": answer.ignored_ids,
-        "took_ms": round(took_s * 1000, 3),
-    }
-    if asked.debug:
-        body["debug"] = {"stages_ms": answer.stages_ms, "funnel": answer.funnel}
-    response = _json(body)
-    reason = answer.reasons[0] if answer.reasons else "none"
-    parts.metrics.recommendations.labels(answer.level, reason).inc()
-    parts.metrics.within[took_s <= (asked.budget_ms or parts.budget_ms) / 1000].inc()
-    trace.fields = {
-        "recommendation_id": body["recommendation_id"], "user_id": asked.user_id, "level": answer.level,
-        "reason": reason, "k": asked.k,
-    }  # fmt: skip
-    parts.metrics.stage["serialize"].observe(time.monotonic() - start)
-    return response
-
-
 def _stamp(good: list[tuple[int, Event]], now: float) -> tuple[list[StoredEvent], list[Rejected]]:
     """Split events into those to store and those too far in the future; one without a time gets the arrival's."""
     stored: list[StoredEvent] = []
@@ -276,32 +228,6 @@ def _unavailable() -> RequestError:
 def _user_of(request: Request) -> str:
     raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
     return check_user_id(unquote_to_bytes(raw.partition(b"?")[0])[len("/users/") :])
-
-
-async def _read_json(request: Request, limit: int) -> bytes:
-    """Return the body of a JSON request. Raises RequestError: 415, 413 as soon as the cap is passed, 408."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise RequestError("unsupported_media_type", "send the header 'Content-Type: application/json'")
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared[:20]) > limit:
-        raise _too_large(limit)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise _too_large(limit)
-    except TimeoutError:
-        raise RequestError("body_timeout", "the body took too long", headers={"Connection": "close"}) from None
-    except ClientDisconnect:
-        raise RequestError("malformed", "the body ended early") from None
-    return bytes(body)
-
-
-def _too_large(limit: int) -> RequestError:
-    return RequestError("too_large", f"the body is larger than {limit} bytes", headers={"Connection": "close"})
 
 
 def _json(body: Any, status: int = 200) -> Response:

@@ -19,6 +19,7 @@ from service.api import Parts, create_api
 from service.breaker import Breaker
 from service.bundle import Bundle, BundleError, open_bundle
 from service.embedded import Embedded
+from service.endpoint import RecommendEndpoint
 from service.errors import DegradedError, StartError
 from service.gate import Gate, Keys
 from service.index import Index
@@ -60,26 +61,36 @@ async def open_service(settings: Settings, log: Log) -> AsyncIterator[Service]:
     metrics = Metrics(__version__)
     async with AsyncExitStack() as stack:
         store = await open_store(settings, stack, metrics=metrics, log=log)
+        manifest = bundle.manifest
         profile = Profile(
-            store, namespace=settings.namespace, retention=retention_of(settings), dim=bundle.manifest.dim
+            store,
+            namespace=settings.namespace,
+            retention=retention_of(settings),
+            dim=manifest.dim,
+            version=manifest.version,
         )
         recommender = Recommender(
             student,
             index,
             profile,
             metrics,
-            version=bundle.manifest.version,
-            dim=bundle.manifest.dim,
-            max_history=bundle.manifest.max_history,
+            max_history=manifest.max_history,
             store_share=settings.store_share,
             memory_users=settings.memory_users,
         )
         stack.push_async_callback(recommender.flush)
-        student.warm()
         recommender.warm()
-        service = Service(_refuse, store, "external" if settings.redis_url else "embedded", bundle.manifest.version)
+        endpoint = RecommendEndpoint(
+            recommender,
+            index,
+            metrics,
+            version=manifest.version,
+            exclude_seen=not manifest.repeat_consumption,
+            budget_ms=settings.budget_ms,
+        )
+        service = Service(_refuse, store, "external" if settings.redis_url else "embedded", manifest.version)
         service.app = _wrap(settings, log, metrics, Parts(
-            recommender, profile, metrics, bundle.manifest, settings.budget_ms, service.readiness
+            endpoint, recommender, profile, metrics, manifest, service.readiness
         ))  # fmt: skip
         _publish(metrics, len(index))
         stack.push_async_callback(_cancel, asyncio.create_task(_watch_lag(metrics)))
@@ -108,12 +119,14 @@ def compare_golden(bundle: Bundle, student: Student, index: Index) -> None:
         expected_rows, _ = index.find_rows([item_id for item_id, _ in golden.items])
         expected = [score for _, score in golden.items]
         try:
-            scores = index.score(student.encode([rows])[0])
+            scores = index.score(student.encode([rows]))
         except DegradedError as exc:
             raise StartError(f"{bundle.path}: golden answer {number}: {exc}") from exc
-        tolerance = GOLDEN_TOLERANCE * max(1e-6, float(abs(scores).max()))
-        found = [score for _, score in index.top(scores.copy(), len(expected), [])]
-        named = [float(scores[row]) for row in expected_rows]
+        named = scores[0][expected_rows].tolist()
+        largest = float(abs(scores[0][: len(index)]).max())
+        (ranked,) = index.best(scores, len(expected), [()])
+        found = [] if ranked is None else ranked[1].tolist()
+        tolerance = GOLDEN_TOLERANCE * max(1e-6, largest)
         pairs = [*zip(named, expected, strict=True), *zip(found, expected, strict=False)]
         if len(found) != len(expected) or any(abs(a - b) > tolerance for a, b in pairs):
             raise StartError(f"{bundle.path}: the model does not reproduce golden answer {number}; it is not served")
@@ -195,6 +208,7 @@ def retention_of(settings: Settings) -> Retention:
 def _wrap(settings: Settings, log: Log, metrics: Metrics, parts: Parts) -> ASGIApp:
     return Gate(
         create_api(parts),
+        recommend=parts.endpoint,
         keys=Keys(settings.keys, settings.admin_key.get_secret_value()),
         metrics=metrics,
         log=log,

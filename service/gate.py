@@ -31,6 +31,7 @@ class Trace:
     """What one request leaves in the log. arrived: on the clock of time.monotonic."""
 
     arrived: float
+    status: int = 500
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -41,11 +42,11 @@ class Keys:
         self._keys = [key.encode() for key in keys]
         self._admin = admin_key.encode()
 
-    def check(self, path: str, headers: Headers) -> None:
+    def check(self, path: str, scope: Scope) -> None:
         """Raises RequestError unless the headers open the path. Compares every key, in constant time."""
         if path in OPEN_PATHS or not (self._keys or self._admin):
             return
-        given = _given_key(headers)
+        given = _given_key(Headers(scope=scope))
         if given is None:
             raise RequestError(
                 "no_key",
@@ -64,57 +65,76 @@ class Gate:
     """ASGI middleware around the whole application."""
 
     def __init__(
-        self, app: ASGIApp, *, keys: Keys, metrics: Metrics, log: Log, max_in_flight: int, log_requests: bool
+        self,
+        app: ASGIApp,
+        *,
+        recommend: ASGIApp,
+        keys: Keys,
+        metrics: Metrics,
+        log: Log,
+        max_in_flight: int,
+        log_requests: bool,
     ) -> None:
-        self._app, self._keys, self._metrics, self._log = app, keys, metrics, log
+        """recommend: answers POST /recommend; app: everything else."""
+        self._app, self._recommend, self._keys, self._metrics, self._log = app, recommend, keys, metrics, log
         self._max_in_flight, self._log_requests = max_in_flight, log_requests
         self._in_flight = 0
+        metrics.in_flight.set_function(lambda: self._in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and count it when it ends."""
         if scope["type"] != "http":
             return
         trace = scope["retort"] = Trace(time.monotonic())
-        status = 500
-
-        async def note(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        self._enter(+1)
+        self._in_flight += 1
         try:
-            await self._serve(scope, receive, note)
+            await self._serve(scope, receive, send, trace)
         finally:
-            self._enter(-1)
-            self._finish(scope, trace, status)
+            self._in_flight -= 1
+            self._finish(scope, trace)
 
-    def _enter(self, change: int) -> None:
-        self._in_flight += change
-        self._metrics.in_flight.set(self._in_flight)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, trace: Trace) -> None:
         path = scope["path"]
+        if path == "/recommend" and scope["method"] == "POST":
+            app, noted = self._recommend, send  # it notes its status by itself
+        else:
+            app, noted = self._app, _noting(send, trace)
         try:
-            self._keys.check(path, Headers(scope=scope))
+            self._keys.check(path, scope)
             if self._in_flight > self._max_in_flight and path not in OPEN_PATHS:
                 self._metrics.shed_concurrency.inc()
                 raise RequestError("overloaded", "too many requests in flight", headers={"Retry-After": "1"})
         except RequestError as exc:
-            await send_error(send, exc)
+            await send_error(_noting(send, trace), exc)
             return
-        await self._app(scope, receive, send)
+        await app(scope, receive, noted)
 
-    def _finish(self, scope: Scope, trace: Trace, status: int) -> None:
+    def _finish(self, scope: Scope, trace: Trace) -> None:
         seconds = time.monotonic() - trace.arrived
         route = route_of(scope["path"])
-        self._metrics.count_http(route, scope["method"], status, seconds)
+        self._metrics.count_http(route, scope["method"], trace.status, seconds)
         if self._log_requests and route not in OPEN_PATHS:
             took_ms = round(seconds * 1000, 3)
             self._log.write(
-                "info", "request", route=route, method=scope["method"], status=status, took_ms=took_ms, **trace.fields
+                "info",
+                "request",
+                route=route,
+                method=scope["method"],
+                status=trace.status,
+                took_ms=took_ms,
+                **trace.fields,
             )
+
+
+def _noting(send: Send, trace: Trace) -> Send:
+    """Wrap send so that the trace learns the status."""
+
+    async def note(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            trace.status = message["status"]
+        await send(message)
+
+    return note
 
 
 def route_of(path: str) -> str:
@@ -138,6 +158,13 @@ async def send_error(send: Send, exc: RequestError) -> None:
     headers = {"content-type": "application/json", "content-length": str(len(body)), **exc.headers}
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": STATUS[exc.code], "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_json(send: Send, body: bytes) -> None:
+    """Send 200 with a JSON body."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -23,7 +23,7 @@ ROUTES = (
     "unmatched",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
-STAGES = ("parse", "store", "encode", "score", "rules", "serialize")
+STAGES = ("parse", "queue", "store", "encode", "score", "rules", "serialize")
 LEVELS = ("full", "degraded", "fallback")
 REASONS = (
     "cold_user", "stale_profile", "store_timeout", "store_error", "breaker_open", "deadline", "model_error",
@@ -48,6 +48,8 @@ class Metrics:
 
     def __init__(self, version: str) -> None:
         self.registry = CollectorRegistry()
+        self._http_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._answer_children: dict[tuple[str, str], Counter] = {}
         self._declare_http()
         self._declare_recommendations()
         self._declare_store()
@@ -60,10 +62,26 @@ class Metrics:
 
     def count_http(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one finished HTTP request. route: a template of ROUTES; anything else counts as unmatched."""
-        route = route if route in ROUTES else "unmatched"
-        method = method if method in METHODS else "OTHER"
-        self.http_requests.labels(route, method, str(status)).inc()
-        self.http_duration.labels(route, f"{status // 100}xx").observe(seconds)
+        found = self._http_children.get((route, method, status))
+        if found is None:
+            known_route = route if route in ROUTES else "unmatched"
+            known_method = method if method in METHODS else "OTHER"
+            found = (
+                self.http_requests.labels(known_route, known_method, str(status)),
+                self.http_duration.labels(known_route, f"{status // 100}xx"),
+            )
+            if (known_route, known_method) == (route, method):
+                self._http_children[route, method, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
+
+    def count_answer(self, level: str, reason: str, *, is_within: bool) -> None:
+        """Count one answer of /recommend."""
+        child = self._answer_children.get((level, reason))
+        if child is None:
+            child = self._answer_children[level, reason] = self.recommendations.labels(level, reason)
+        child.inc()
+        self.within[is_within].inc()
 
     def _declare_http(self) -> None:
         self.http_requests = self._counter("http_requests", "Finished HTTP requests", "route", "method", "code")

@@ -2,14 +2,22 @@
 
     {namespace}:{user}:h    sorted set: member = tie_hash(user_id, item_id) item_id 0x00 (event_id or time in ms),
                             score = Unix seconds to the ms. ZRANGE gives the order that training saw, ties included
-    {namespace}:{user}:e    bundle version (16) | fingerprint of the model's history (8) | float32 little-endian [dim]
+    {namespace}:{user}:e    version of the bundle (16) | mark of the history (8) | number of rows uint16 | rows int32 |
+                            user float32 [dim] | crc32 uint32, all little-endian; or "x" and a token
     {namespace}:events      stream, field "event": JSON
 
 History and stream are written by one small script per user: an event is in both or in neither, and a repeated one is in
 neither twice. Both keys must therefore live on one node: a Cluster needs another way, and is not supported yet.
+
+:e saves a request the history: reading it whole, checking every member and looking every item up costs ten times the
+ranking. It is believed only if its mark (count, newest member and score) is that of the history now. What a mark cannot
+see, a late event in a full history, our own append sees: it puts a token in place of the record, and a record is only
+written over what its maker had read before the history.
 """
 
 import hashlib
+import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,31 +25,47 @@ from urllib.parse import quote
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from service.bundle import MAX_ID_LENGTH, Float32, tie_hash
 from service.errors import StoreError
-from service.store import Command, Store
+from service.line import Command
+from service.store import Store
 
-# ARGV: keep, ttl, stream cap, then score, member, stream entry for each event. Types are checked before any write:
-# a script that fails half-way is not undone. A history key of another type is not ours to keep, and is replaced.
+Int32 = NDArray[np.int32]
+
+# KEYS: history, stream, record. ARGV: keep, ttl, stream cap, then score, member, stream entry for each event.
+# Types are checked before any write: a script that fails half-way is not undone. A history key of another type is not
+# ours to keep, and is replaced.
 _APPEND = """
 local kind = redis.call('TYPE', KEYS[2]).ok
 if kind ~= 'none' and kind ~= 'stream' then return redis.error_reply('WRONGTYPE the event stream is a ' .. kind) end
 kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'none' and kind ~= 'zset' then redis.call('DEL', KEYS[1]) end
-local added = {}
+local added, token = {}, nil
 for i = 4, #ARGV, 3 do
   local new = redis.call('ZADD', KEYS[1], 'NX', ARGV[i], ARGV[i + 1])
-  if new == 1 then redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'event', ARGV[i + 2]) end
+  if new == 1 then token = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'event', ARGV[i + 2]) end
   added[#added + 1] = new
 end
+if token then redis.call('SET', KEYS[3], 'x' .. token, 'EX', 3600) end
 redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return added
 """
+# KEYS: history, record. ARGV: the record's head as it was before the history was read, the new record, ttl.
+_REPLACE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if redis.call('TYPE', KEYS[2]).ok == 'string' and redis.call('GETRANGE', KEYS[2], 0, 23) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
+return 1
+"""
 _MAX_MEMBER_BYTES = 4 + 4 * MAX_ID_LENGTH + 1 + 4 * MAX_ID_LENGTH
 _VERSION_BYTES = 16
-_FINGERPRINT_BYTES = 8
+_MARK_BYTES = 8
+_HEAD_BYTES = _VERSION_BYTES + _MARK_BYTES
+_TOKEN = b"x"
+_SAFE_USER = re.compile(r"[A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +107,24 @@ class StoredEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """What one read of a user found: item ids oldest first, and the raw cached embedding."""
+class Record:
+    """What is cached of a user: rows seen, oldest first, int32 [rows], and the vector, float32 [dim]."""
 
-    item_ids: list[str]
-    embedding: bytes
+    rows: Int32
+    user: Float32
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A first look at a user. result: hit | miss | stale | invalid, or none where there is no history.
+
+    head: what a new record may replace. mark: that of the history now.
+    """
+
+    result: str
+    record: Record | None = None
+    head: bytes = b""
+    mark: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,32 +139,35 @@ class Retention:
 
 def encode_user(user_id: str) -> str:
     """Return the user's part of a key: no two users share one, and no brace or colon is left in it."""
-    return quote(user_id, safe="").replace("~", "%7E")
+    return user_id if _SAFE_USER.fullmatch(user_id) else quote(user_id, safe="").replace("~", "%7E")
 
 
-def fingerprint(rows: Sequence[int]) -> bytes:
-    """Return 8 bytes that name a model history, so that an embedding of another one is never used for it."""
-    return hashlib.blake2b(np.asarray(rows, dtype="<i8").tobytes(), digest_size=_FINGERPRINT_BYTES).digest()
+def make_mark(count: int, newest: bytes, score: bytes) -> bytes:
+    """Return 8 bytes that name the state of a history: how many members, the newest, and its score."""
+    return hashlib.blake2b(b"%d %b %b" % (count, score, newest), digest_size=_MARK_BYTES).digest()
 
 
-def pack_embedding(version: str, rows: Sequence[int], user: Float32) -> bytes:
-    """Return the cached form of a user vector, float32 [dim]."""
-    return version.encode() + fingerprint(rows) + user.astype("<f4").tobytes()
+def pack_record(version: str, mark: bytes, record: Record) -> bytes:
+    """Return the stored form of a record."""
+    rows, user = record.rows.astype("<i4", copy=False).tobytes(), record.user.astype("<f4", copy=False).tobytes()
+    body = b"".join((version.encode(), mark, len(record.rows).to_bytes(2, "little"), rows, user))
+    return body + zlib.crc32(body).to_bytes(4, "little")
 
 
-def unpack_embedding(value: bytes, version: str, rows: Sequence[int], dim: int) -> tuple[str, Float32 | None]:
-    """Return (hit | miss | stale | invalid, the vector on a hit)."""
+def unpack_record(value: bytes, version: bytes, mark: bytes, dim: int) -> tuple[str, Record | None]:
+    """Return (hit | miss | stale | invalid, the record on a hit)."""
     if not value:
         return "miss", None
-    head = _VERSION_BYTES + _FINGERPRINT_BYTES
-    if value[:_VERSION_BYTES] != version.encode():
-        return ("stale" if len(value) >= head else "invalid"), None
-    if len(value) != head + 4 * dim:
+    if value[:1] == _TOKEN or value[:_VERSION_BYTES] != version:
+        return ("stale" if value[:1] == _TOKEN or len(value) > _HEAD_BYTES else "invalid"), None
+    n_rows = int.from_bytes(value[_HEAD_BYTES : _HEAD_BYTES + 2], "little")
+    end = _HEAD_BYTES + 2 + 4 * n_rows + 4 * dim
+    if len(value) != end + 4 or zlib.crc32(value[:end]) != int.from_bytes(value[end:], "little"):
         return "invalid", None
-    if value[_VERSION_BYTES:head] != fingerprint(rows):
+    if value[_VERSION_BYTES:_HEAD_BYTES] != mark:
         return "stale", None
-    user = np.frombuffer(value, dtype="<f4", offset=head).astype(np.float32)
-    return ("hit", user) if np.isfinite(user).all() else ("invalid", None)
+    rows = np.frombuffer(value, "<i4", n_rows, _HEAD_BYTES + 2)
+    return "hit", Record(rows, np.frombuffer(value, "<f4", dim, _HEAD_BYTES + 2 + 4 * n_rows))
 
 
 def read_member(user_id: str, member: bytes) -> tuple[str, str] | None:
@@ -145,37 +185,67 @@ def read_member(user_id: str, member: bytes) -> tuple[str, str] | None:
 class Profile:
     """Histories and embeddings of users, in one store."""
 
-    def __init__(self, store: Store, *, namespace: str, retention: Retention, dim: int) -> None:
+    def __init__(self, store: Store, *, namespace: str, retention: Retention, dim: int, version: str = "") -> None:
+        """dim, version: of the model whose records are read and written."""
         self._store = store
         self._namespace = namespace
         self._keep = retention
-        self._embedding_bytes = _VERSION_BYTES + _FINGERPRINT_BYTES + 4 * dim
+        self._dim, self._version = dim, version.encode()
+        self._record_bytes = _HEAD_BYTES + 2 + 4 * retention.events + 4 * dim + 4
 
-    async def read(self, user_id: str, timeout_s: float) -> Stored:
-        """Read history and embedding in one round trip. Raises StoreError. Unreadable records count as missing."""
-        history, embedding = await self._store.call(
+    async def look(self, user_ids: Sequence[str], timeout_s: float) -> list[Sight]:
+        """Look at users' records and at the state of their histories, in one round trip. Raises StoreError."""
+        commands: list[Command] = []
+        for user_id in user_ids:
+            key = f"{self._namespace}:{{{encode_user(user_id)}}}:"
+            # One byte past the end: a longer value is seen to be wrong without being fetched whole.
+            commands.append(("GETRANGE", key + "e", 0, self._record_bytes))
+            commands.append(("ZCARD", key + "h"))
+            commands.append(("ZRANGE", key + "h", -1, -1, "WITHSCORES"))
+        replies = await self._store.call("read", commands, timeout_s)
+        return [self._see(*replies[i : i + 3]) for i in range(0, len(replies), 3)]
+
+    def _see(self, value: Any, count: Any, newest: Any) -> Sight:
+        if isinstance(count, Exception):
+            raise_unless_wrongtype(self._store.explain(count))
+            return Sight("none")
+        if isinstance(newest, Exception) or not newest:
+            return Sight("none")
+        (member, score), *_ = _pairs(newest)
+        mark = make_mark(count, member, score if isinstance(score, bytes) else repr(score).encode())
+        if isinstance(value, Exception):
+            self._store.explain(value)
+            return Sight("invalid", mark=mark)
+        result, record = unpack_record(value, self._version, mark, self._dim)
+        return Sight(result, record, value[:_HEAD_BYTES], mark)
+
+    async def read(self, user_ids: Sequence[str], timeout_s: float) -> list[list[str]]:
+        """Read users' histories whole, in one round trip: item ids, oldest first. Raises StoreError."""
+        replies = await self._store.call(
             "read",
-            [
-                ("ZRANGE", self._history_key(user_id), -self._keep.events, -1, "WITHSCORES"),
-                # One byte past the end: a longer value is seen to be wrong without being fetched whole.
-                ("GETRANGE", self._embedding_key(user_id), 0, self._embedding_bytes),
-            ],
+            [("ZRANGE", self._history_key(user_id), -self._keep.events, -1, "WITHSCORES") for user_id in user_ids],
             timeout_s,
         )
-        raise_unless_wrongtype(self._store.explain(history))
-        broken = self._store.explain(embedding) is not None
-        pairs = [] if isinstance(history, Exception) else _pairs(history)
-        return Stored(self._item_ids(user_id, pairs), b"?" if broken else embedding)
+        return [self._read_history(user_id, reply) for user_id, reply in zip(user_ids, replies, strict=True)]
 
-    async def write_embedding(self, user_id: str, value: bytes, timeout_s: float) -> None:
-        """Cache a packed embedding. Raises StoreError."""
-        (result,) = await self._store.call(
-            "write_embedding",
-            [("SET", self._embedding_key(user_id), value, "EX", self._keep.embedding_ttl_s)],
-            timeout_s,
-        )
-        if kind := self._store.explain(result):
-            raise StoreError(kind)
+    def _read_history(self, user_id: str, reply: Any) -> list[str]:
+        if isinstance(reply, Exception):
+            raise_unless_wrongtype(self._store.explain(reply))
+            return []
+        return self._item_ids(user_id, _pairs(reply))
+
+    async def keep(self, records: Sequence[tuple[str, Sight, Record]], timeout_s: float) -> None:
+        """Cache records made from what was seen, unless something changed since. Raises StoreError."""
+        arguments = [
+            (
+                2, self._history_key(user_id), self._record_key(user_id), sight.head,
+                pack_record(self._version.decode(), sight.mark, record), self._keep.embedding_ttl_s,
+            )
+            for user_id, sight, record in records
+        ]  # fmt: skip
+        for result in await self._store.call_script("write_embedding", _REPLACE, arguments, timeout_s):
+            if kind := self._store.explain(result):
+                raise StoreError(kind)
 
     async def append(self, events: Sequence[StoredEvent], timeout_s: float) -> list[bool]:
         """Keep events; return for each whether it was new. Raises StoreError unless every one is confirmed stored."""
@@ -199,8 +269,8 @@ class Profile:
             [
                 ("ZRANGE", self._history_key(user_id), 0, -1, "WITHSCORES"),
                 ("TTL", self._history_key(user_id)),
-                ("GETRANGE", self._embedding_key(user_id), 0, self._embedding_bytes),
-                ("TTL", self._embedding_key(user_id)),
+                ("GETRANGE", self._record_key(user_id), 0, _VERSION_BYTES - 1),
+                ("TTL", self._record_key(user_id)),
             ],
             timeout_s,
         )
@@ -209,7 +279,8 @@ class Profile:
         pairs = [] if isinstance(history, Exception) else _pairs(history)
         read = [(self._read_member(user_id, member), float(score)) for member, score in pairs]
         events = [{"item_id": found[0], "timestamp": score, "key": found[1]} for found, score in read if found]
-        version = b"" if isinstance(embedding, Exception) else embedding[:_VERSION_BYTES]
+        is_record = not isinstance(embedding, Exception) and embedding[:1] != _TOKEN
+        version = embedding if is_record else b""
         return {
             "count": len(events),
             "history": events,
@@ -222,7 +293,7 @@ class Profile:
     async def erase(self, user_id: str, timeout_s: float) -> int:
         """Delete a user's history and embedding; return how many keys there were. Raises StoreError."""
         results = await self._store.call(
-            "erase", [("DEL", self._history_key(user_id)), ("DEL", self._embedding_key(user_id))], timeout_s
+            "erase", [("DEL", self._history_key(user_id)), ("DEL", self._record_key(user_id))], timeout_s
         )
         for result in results:
             if kind := self._store.explain(result):
@@ -256,19 +327,21 @@ class Profile:
                 ("ZADD", key, "NX", *pairs),
                 ("ZREMRANGEBYRANK", key, 0, -1 - self._keep.events),
                 ("EXPIRE", key, self._keep.history_ttl_s),
+                ("DEL", self._record_key(group[0].user_id)),
             ]
         results = await self._store.call("append", commands, timeout_s)
         for result in results:
             if kind := self._store.explain(result):
                 raise StoreError(kind)
-        return int(sum(results[::3]))
+        return int(sum(results[::4]))
 
     def _append_arguments(self, group: Sequence[StoredEvent]) -> Command:
         parts: list[bytes | str] = []
         for event in group:
             parts += [event.score, event.member, event.to_json()]
-        keep = (self._keep.events, self._keep.history_ttl_s, self._keep.stream)
-        return (2, self._history_key(group[0].user_id), f"{self._namespace}:events", *keep, *parts)
+        user_id = group[0].user_id
+        keys = (self._history_key(user_id), f"{self._namespace}:events", self._record_key(user_id))
+        return (3, *keys, self._keep.events, self._keep.history_ttl_s, self._keep.stream, *parts)
 
     def _item_ids(self, user_id: str, pairs: Sequence[tuple[bytes, Any]]) -> list[str]:
         """The items as training saw them: events of one item and one time count once, whatever their event ids."""
@@ -290,7 +363,7 @@ class Profile:
     def _history_key(self, user_id: str) -> str:
         return f"{self._namespace}:{{{encode_user(user_id)}}}:h"
 
-    def _embedding_key(self, user_id: str) -> str:
+    def _record_key(self, user_id: str) -> str:
         return f"{self._namespace}:{{{encode_user(user_id)}}}:e"
 
 

@@ -2,30 +2,37 @@
 
 full: the stored (or given) history, the model, the whole catalogue. degraded: the same with what this worker remembers
 of the user. fallback: the most popular items. Every reason is one of a closed list, in order of importance.
+
+Queries are answered in batches (see batcher): one round trip to the store, and a second for those whose record is not
+fresh; one run of the encoder for those without a vector; one matrix product for all.
 """
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from service.batcher import Batcher
 from service.bundle import Float32
-from service.errors import DegradedError, StoreError
+from service.errors import DegradedError, ModelError, NonFiniteError, StoreError, StoreTimeoutError
 from service.index import Index, Ranked
+from service.memory import NO_ROWS, Memory, Taste
 from service.metrics import REASONS, Metrics
-from service.profile import Profile, Stored, pack_embedding, unpack_embedding
-from service.student import Student
+from service.profile import Int32, Profile, Record, Sight
+from service.student import BUCKETS, Student
 
-_MAX_WRITES = 64
+_MAX_RUNNING = 2
+_MAX_WRITES = 4
 _WRITE_TIMEOUT_S = 0.25
-_MEMORY_AGE_S = 3600.0
 _RESERVE_S = 0.001
+_MAX_BATCH_S = 0.01
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Query:
-    """A checked request. deadline: on the clock of time.monotonic."""
+    """A checked request. arrived, deadline: on the clock of time.monotonic."""
 
     user_id: str | None
     k: int
@@ -33,15 +40,17 @@ class Query:
     exclude: Sequence[str]
     exclude_seen: bool
     candidates: Sequence[str] | None
+    arrived: float
     deadline: float
     budget_s: float
+    is_debug: bool = False
 
 
 @dataclass(slots=True)
 class Answer:
     """The items, best first, and how they came about."""
 
-    items: list[tuple[str, float]] = field(default_factory=list)
+    ranked: Ranked = ((), np.zeros(0, dtype=np.float32))
     level: str = "full"
     reasons: list[str] = field(default_factory=list)
     ignored_ids: list[str] = field(default_factory=list)
@@ -49,41 +58,22 @@ class Answer:
     funnel: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class _Taste:
-    """What is known of a user: rows the model sees (oldest first), rows seen at all, and the vector if cached."""
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A query on its way through a batch. store_until: when the store's share of the budget is over."""
 
-    rows: list[int]
-    seen: list[int]
-    user: Float32 | None = None
-    noted_at: float = 0.0
-    epoch: int = 0
+    query: Query
+    future: "asyncio.Future[Answer]"
+    store_until: float
+    candidates: list[int] | None
+    excluded: list[int]
+    answer: Answer
+    taste: Taste | None = None
 
-
-class Memory:
-    """The users served last, bounded; read only when the store fails."""
-
-    def __init__(self, max_users: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._max_users = max_users
-        self._clock = clock
-        self._tastes: OrderedDict[str, _Taste] = OrderedDict()
-
-    def note(self, user_id: str, taste: _Taste) -> None:
-        """Remember a user, forgetting the one served longest ago."""
-        taste.noted_at = self._clock()
-        self._tastes[user_id] = taste
-        self._tastes.move_to_end(user_id)
-        while len(self._tastes) > self._max_users:
-            self._tastes.popitem(last=False)
-
-    def recall(self, user_id: str) -> _Taste | None:
-        """Return what is remembered of a user, unless it is older than an hour."""
-        taste = self._tastes.get(user_id)
-        return taste if taste is not None and self._clock() - taste.noted_at < _MEMORY_AGE_S else None
-
-    def forget(self, user_id: str) -> None:
-        """Erase a user."""
-        self._tastes.pop(user_id, None)
+    def masked(self) -> Sequence[int] | Int32:
+        """The rows that must not be shown."""
+        seen = self.taste.seen if self.taste is not None and self.query.exclude_seen else NO_ROWS
+        return [*self.excluded, *seen.tolist()] if self.excluded else seen
 
 
 class Recommender:
@@ -96,40 +86,33 @@ class Recommender:
         profile: Profile,
         metrics: Metrics,
         *,
-        version: str,
-        dim: int,
         max_history: int,
         store_share: float,
         memory_users: int,
     ) -> None:
         self._student, self._index, self._profile, self._metrics = student, index, profile, metrics
-        self._version, self._dim, self._max_history, self._store_share = version, dim, max_history, store_share
+        self._max_history, self._store_share = max_history, store_share
         self._memory = Memory(memory_users)
         self._writes: set[asyncio.Task[None]] = set()
         self._erasures = 0
-        self._encode_s = _Cost()
-        self._score_s = _Cost()
+        self._encode_s, self._score_s = _Cost(), _Cost()
+        self._batcher: Batcher[_Job] = Batcher(self._run, max_batch=BUCKETS[-1], max_running=_MAX_RUNNING)
 
     async def recommend(self, query: Query) -> Answer:
         """Answer inside the budget, whatever fails."""
         answer = Answer()
-        candidates = self._find_candidates(query, answer)
-        excluded = self._find(query.exclude, answer)
-        taste = await self._find_taste(query, answer)
-        masked = set(excluded).union(taste.seen if query.exclude_seen else ())
-        ranked = self._rank(query, taste, masked, candidates, answer)
-        if len(ranked) < query.k:
-            answer.reasons.append("not_enough_items")
-        answer.items = [(self._index.item_ids[row], score) for row, score in ranked]
-        answer.reasons = sorted(set(answer.reasons), key=REASONS.index)
-        answer.ignored_ids = list(dict.fromkeys(answer.ignored_ids))
-        answer.funnel = {
-            "history": len(taste.rows),
-            "masked": len(masked),
-            "candidates": len(self._index) if candidates is None else len(candidates),
-            "returned": len(ranked),
-        }
-        return answer
+        job = _Job(
+            query,
+            asyncio.get_running_loop().create_future(),
+            min(query.arrived + query.budget_s * self._store_share, query.deadline - _RESERVE_S),
+            None if query.candidates is None else list(dict.fromkeys(self._find(query.candidates, answer))),
+            self._find(query.exclude, answer),
+            answer,
+        )
+        if query.history is not None:
+            job.taste = Taste(np.array(self._find(query.history, answer), dtype=np.int32))
+        self._batcher.submit(job)
+        return await job.future
 
     async def forget(self, user_id: str) -> None:
         """Drop what this worker remembers of a user, and let no write that began before bring it back."""
@@ -138,133 +121,245 @@ class Recommender:
         await self.flush()
 
     async def flush(self) -> None:
-        """Wait for the embeddings being written."""
+        """Wait for the records being written."""
         await asyncio.gather(*self._writes, return_exceptions=True)
 
     def warm(self) -> None:
-        """Score and rank once, so that the first request pays for nothing."""
-        user = self._student.encode([[0]])[0]
-        for _ in range(3):
-            self._index.top(self._index.score(user), 10, [0])
+        """Run every bucket, and bound batches by what they were seen to cost."""
+        self._student.warm()
+        for bucket in BUCKETS:
+            users = self._student.encode([[0]] * bucket)
+            for _ in range(3):
+                start = time.monotonic()
+                self._index.best(self._index.score(users), 10, [[0]] * bucket)
+                cost_s = time.monotonic() - start
+            if bucket == 1 or cost_s <= _MAX_BATCH_S:
+                self._batcher.max_batch = bucket
 
     def _find(self, item_ids: Sequence[str], answer: Answer) -> list[int]:
+        if not item_ids:
+            return []
         rows, unknown = self._index.find_rows(item_ids)
         answer.ignored_ids += unknown
         return rows
 
-    def _find_candidates(self, query: Query, answer: Answer) -> list[int] | None:
-        if query.candidates is None:
-            return None
-        return list(dict.fromkeys(self._find(query.candidates, answer)))
+    async def _run(self, jobs: list[_Job]) -> None:
+        """Answer every job of a batch."""
+        started = time.monotonic()
+        for job in jobs:
+            self._metrics.stage["queue"].observe(started - job.query.arrived)
+        asking = [job for job in jobs if job.taste is None and job.query.user_id is not None]
+        if asking:
+            await self._ask_store(asking)
+            self._note_stage("store", started, asking)
+        self._rank(job for job in jobs if not job.future.done())
 
-    async def _find_taste(self, query: Query, answer: Answer) -> _Taste:
-        if query.history is not None:
-            rows = self._find(query.history, answer)
-            return _Taste(rows[-self._max_history :], rows)
-        if query.user_id is None:
-            return _Taste([], [])
-        epoch = self._erasures
+    async def _ask_store(self, jobs: list[_Job]) -> None:
+        """Find every job's taste, or the reason why not. A job whose time is over is answered while others wait."""
+        now = time.monotonic()
+        until = max(job.store_until for job in jobs)
+        hurried = [job for job in jobs if job.store_until < until - _RESERVE_S]
+        timer = None
+        if hurried:
+            first = min(job.store_until for job in hurried)
+            timer = asyncio.get_running_loop().call_later(first - now, self._give_up, hurried)
+        try:
+            if until <= now:
+                raise _NoTimeError
+            await self._find_tastes(jobs, until)
+        except StoreError as exc:
+            if isinstance(exc, _NoTimeError):
+                self._metrics.deadline_exceeded["store"].inc(len(jobs))
+            for job in jobs:
+                if not job.future.done() and job.taste is None:
+                    self._recall(job, exc)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _give_up(self, jobs: list[_Job]) -> None:
+        """Answer the jobs whose time for the store is over without it."""
+        now = time.monotonic()
+        late = [job for job in jobs if job.store_until <= now and not job.future.done() and job.taste is None]
+        for job in late:
+            self._metrics.store_errors["timeout"].inc()
+            self._recall(job, StoreTimeoutError())
+        if late:
+            self._rank(late)
+        if left := [job for job in jobs if not job.future.done() and job.taste is None]:
+            first = min(job.store_until for job in left)
+            asyncio.get_running_loop().call_later(max(0.0, first - now), self._give_up, left)
+
+    async def _find_tastes(self, jobs: list[_Job], until: float) -> None:
+        erasures = self._erasures
+        sights = await self._profile.look(_users(jobs), until - time.monotonic())
+        stale: list[tuple[_Job, Sight]] = []
+        for job, sight in zip(jobs, sights, strict=True):
+            if sight.record is not None:
+                job.taste = Taste(sight.record.rows, sight.record.user)
+            elif sight.result == "none":
+                job.taste = Taste(NO_ROWS)
+            else:
+                stale.append((job, sight))
+            if sight.result != "none":
+                self._metrics.embedding_cache[sight.result].inc()
+        if stale:
+            await self._read_histories(stale, until)
+        if erasures == self._erasures:
+            for job in jobs:
+                if job.taste is not None and len(job.taste.seen):
+                    self._memory.note(str(job.query.user_id), job.taste)
+
+    async def _read_histories(self, stale: list[tuple[_Job, Sight]], until: float) -> None:
+        """Read whole histories, encode them, and cache the records after the answers."""
+        jobs = [job for job, _ in stale]
+        histories = await self._profile.read(_users(jobs), max(0.0, until - time.monotonic()))
+        for job, item_ids in zip(jobs, histories, strict=True):
+            rows, _ = self._index.find_rows(item_ids)
+            job.taste = Taste(np.array(rows, dtype=np.int32))
+        self._encode([job for job in jobs if not job.future.done()])
+        self._keep_later(
+            [
+                (str(job.query.user_id), sight, Record(job.taste.seen, job.taste.user))
+                for job, sight in stale
+                if job.taste is not None and job.taste.user is not None
+            ]
+        )
+
+    def _recall(self, job: _Job, exc: StoreError) -> None:
+        job.answer.reasons.append(exc.reason)
+        taste = self._memory.recall(str(job.query.user_id))
+        if taste is None:
+            job.answer.level = "fallback"
+            job.taste = Taste(NO_ROWS)
+        else:
+            job.answer.level = "degraded"
+            job.answer.reasons.append("stale_profile")
+            job.taste = taste
+
+    def _rank(self, jobs: Iterable[_Job]) -> None:
+        """Answer jobs by the model where there is a history, time and a vector; else by popularity."""
+        known: list[_Job] = []
+        for job in jobs:
+            if job.taste is None or not len(job.taste.seen):
+                if job.answer.level == "full":
+                    job.answer.reasons.append("cold_user")
+                self._answer_popular(job)
+            else:
+                known.append(job)
+        self._encode([job for job in known if job.taste is not None and job.taste.user is None])
+        ready = [job for job in known if not job.future.done() and self._has_time(job, "score", self._score_s.expected)]
+        for job in [job for job in ready if job.candidates is not None]:
+            self._rank_candidates(job)
+        self._rank_all([job for job in ready if job.candidates is None])
+
+    def _encode(self, jobs: list[_Job]) -> None:
+        """Give every job its vector, or answer it without."""
+        needed_s = self._encode_s.expected + self._score_s.expected
+        jobs = [job for job in jobs if len(_seen(job)) and self._has_time(job, "encode", needed_s)]
+        if not jobs:
+            return
         start = time.monotonic()
         try:
-            stored = await self._read(query.user_id, query)
-        except StoreError as exc:
-            return self._recall(query.user_id, exc, answer)
-        finally:
-            self._stage("store", start, answer)
-        taste = self._read_taste(stored)
-        taste.epoch = epoch
-        if taste.rows and epoch == self._erasures:
-            self._memory.note(query.user_id, taste)
-        return taste
+            users = self._student.encode([_seen(job)[-self._max_history :].tolist() for job in jobs])
+        except ModelError as exc:
+            for job in jobs:
+                self._fall_back(job, exc)
+            return
+        self._metrics.batch_size.observe(len(jobs))
+        self._encode_s.note(self._note_stage("encode", start, jobs))
+        for job, user, is_finite in zip(jobs, users, _finite_lines(users), strict=True):
+            if is_finite and job.taste is not None:
+                job.taste.user = user
+            else:
+                self._fall_back(job, NonFiniteError("the encoder returned NaN or infinity"))
 
-    async def _read(self, user_id: str, query: Query) -> Stored:
-        limit_s = min(query.budget_s * self._store_share, query.deadline - time.monotonic() - _RESERVE_S)
-        if limit_s <= 0:
-            self._metrics.deadline_exceeded["store"].inc()
-            raise _NoTimeError
-        return await self._profile.read(user_id, limit_s)
-
-    def _read_taste(self, stored: Stored) -> _Taste:
-        seen, _ = self._index.find_rows(stored.item_ids)
-        rows = seen[-self._max_history :]
-        if not rows:
-            return _Taste([], [])
-        result, user = unpack_embedding(stored.embedding, self._version, rows, self._dim)
-        self._metrics.embedding_cache[result].inc()
-        return _Taste(rows, seen, user)
-
-    def _recall(self, user_id: str, exc: StoreError, answer: Answer) -> _Taste:
-        answer.reasons.append(exc.reason)
-        taste = self._memory.recall(user_id)
-        if taste is None:
-            answer.level = "fallback"
-            return _Taste([], [])
-        answer.level = "degraded"
-        answer.reasons.append("stale_profile")
-        return taste
-
-    def _rank(
-        self, query: Query, taste: _Taste, masked: set[int], candidates: list[int] | None, answer: Answer
-    ) -> Ranked:
-        if not taste.rows:
-            if answer.level == "full":
-                answer.reasons.append("cold_user")
-        else:
-            try:
-                return self._rank_by_model(query, taste, masked, candidates, answer)
-            except DegradedError as exc:
-                answer.reasons = [reason for reason in answer.reasons if reason != "stale_profile"]
-                answer.reasons.append(exc.reason)
-        answer.level = "fallback"
+    def _rank_all(self, jobs: list[_Job]) -> None:
+        """Rank the whole catalogue for every job at once."""
+        if not jobs:
+            return
         start = time.monotonic()
-        ranked = self._index.most_popular(query.k, masked, candidates)
-        self._stage("rules", start, answer)
-        return ranked
-
-    def _rank_by_model(
-        self, query: Query, taste: _Taste, masked: set[int], candidates: list[int] | None, answer: Answer
-    ) -> Ranked:
-        if taste.user is None:
-            self._check_time(query, "encode", self._encode_s.expected + self._score_s.expected)
-            start = time.monotonic()
-            taste.user = self._student.encode([taste.rows])[0]
-            self._metrics.batch_size.observe(1)
-            self._encode_s.note(self._stage("encode", start, answer))
-            if query.history is None and query.user_id is not None and answer.level == "full":
-                self._write_later(query.user_id, taste.epoch, pack_embedding(self._version, taste.rows, taste.user))
-        self._check_time(query, "score", self._score_s.expected)
+        scores = self._index.score(np.stack([_vector(job) for job in jobs]))
+        middle_s = self._note_stage("score", start, jobs)
         start = time.monotonic()
-        scores = self._index.score(taste.user, candidates)
-        middle_s = self._stage("score", start, answer)
+        found = self._index.best(scores, max(job.query.k for job in jobs), [job.masked() for job in jobs])
+        self._score_s.note(middle_s + self._note_stage("rules", start, jobs))
+        for job, ranked in zip(jobs, found, strict=True):
+            if ranked is None:
+                self._fall_back(job, NonFiniteError("a score is NaN or infinity"))
+            else:
+                self._finish(job, (ranked[0][: job.query.k], ranked[1][: job.query.k]))
+
+    def _rank_candidates(self, job: _Job) -> None:
         start = time.monotonic()
-        ranked = self._index.top(scores, query.k, masked, candidates)
-        self._score_s.note(middle_s + self._stage("rules", start, answer))
-        return ranked
+        try:
+            ranked = self._index.best_of(_vector(job), job.query.k, job.masked(), job.candidates or ())
+        except NonFiniteError as exc:
+            self._fall_back(job, exc)
+            return
+        self._note_stage("score", start, [job])
+        self._finish(job, ranked)
 
-    def _check_time(self, query: Query, stage: str, needed_s: float) -> None:
-        if time.monotonic() + needed_s + _RESERVE_S / 2 > query.deadline:
-            self._metrics.deadline_exceeded[stage].inc()
-            raise _DeadlineError
+    def _has_time(self, job: _Job, stage: str, needed_s: float) -> bool:
+        """Whether a stage still fits into the budget; if not, the job is answered at once."""
+        if time.monotonic() + needed_s + _RESERVE_S / 2 <= job.query.deadline:
+            return True
+        self._metrics.deadline_exceeded[stage].inc()
+        self._fall_back(job, _DeadlineError())
+        return False
 
-    def _stage(self, name: str, start: float, answer: Answer) -> float:
+    def _fall_back(self, job: _Job, exc: DegradedError) -> None:
+        job.answer.reasons = [reason for reason in job.answer.reasons if reason != "stale_profile"]
+        job.answer.reasons.append(exc.reason)
+        self._answer_popular(job)
+
+    def _answer_popular(self, job: _Job) -> None:
+        job.answer.level = "fallback"
+        start = time.monotonic()
+        ranked = self._index.most_popular(job.query.k, job.masked(), job.candidates)
+        self._note_stage("rules", start, [job])
+        self._finish(job, ranked)
+
+    def _finish(self, job: _Job, ranked: Ranked) -> None:
+        answer, taste = job.answer, job.taste
+        answer.ranked = ranked
+        if len(ranked[0]) < job.query.k:
+            answer.reasons.append("not_enough_items")
+        if len(answer.reasons) > 1:
+            answer.reasons = sorted(set(answer.reasons), key=REASONS.index)
+        if answer.ignored_ids:
+            answer.ignored_ids = list(dict.fromkeys(answer.ignored_ids))
+        if job.query.is_debug:
+            answer.funnel = {
+                "history": 0 if taste is None else min(len(taste.seen), self._max_history),
+                "masked": len(set(job.masked())),
+                "candidates": len(self._index) if job.candidates is None else len(job.candidates),
+                "returned": len(ranked[0]),
+            }
+        if not job.future.done():
+            job.future.set_result(answer)
+
+    def _note_stage(self, name: str, start: float, jobs: Sequence[_Job]) -> float:
         seconds = time.monotonic() - start
         self._metrics.stage[name].observe(seconds)
-        answer.stages_ms[name] = round(seconds * 1000, 3)
+        for job in jobs:
+            if job.query.is_debug:
+                job.answer.stages_ms[name] = round(seconds * 1000, 3)
         return seconds
 
-    def _write_later(self, user_id: str, epoch: int, value: bytes) -> None:
-        """Cache a fresh embedding after the answer; dropped when busy: it is only a saving."""
-        if len(self._writes) >= _MAX_WRITES:
+    def _keep_later(self, records: list[tuple[str, Sight, Record]]) -> None:
+        """Cache fresh records after the answers; dropped when busy: they are only a saving."""
+        if not records or len(self._writes) >= _MAX_WRITES:
             return
-        task = asyncio.create_task(self._write(user_id, epoch, value))
+        task = asyncio.create_task(self._keep(records, self._erasures))
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
 
-    async def _write(self, user_id: str, epoch: int, value: bytes) -> None:
-        if epoch != self._erasures:
-            return  # the user may have been erased since the read
+    async def _keep(self, records: list[tuple[str, Sight, Record]], erasures: int) -> None:
+        if erasures != self._erasures:
+            return  # one of the users may have been erased since the read
         try:
-            await self._profile.write_embedding(user_id, value, _WRITE_TIMEOUT_S)
+            await self._profile.keep(records, _WRITE_TIMEOUT_S)
         except StoreError:
             return  # counted by the store; the next request encodes again
 
@@ -294,3 +389,20 @@ class _Cost:
     def note(self, seconds: float) -> None:
         """Take one more into account."""
         self._mean = seconds if not self._mean else 0.95 * self._mean + 0.05 * min(seconds, 10 * self._mean)
+
+
+def _users(jobs: Sequence[_Job]) -> list[str]:
+    return [str(job.query.user_id) for job in jobs]
+
+
+def _finite_lines(users: Float32) -> list[bool]:
+    return [bool(np.isfinite(user).all()) for user in users]
+
+
+def _seen(job: _Job) -> Int32:
+    return NO_ROWS if job.taste is None else job.taste.seen
+
+
+def _vector(job: _Job) -> Float32:
+    assert job.taste is not None and job.taste.user is not None  # noqa: S101  # ready
+    return job.taste.user

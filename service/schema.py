@@ -1,6 +1,8 @@
 """The bodies that the API takes and gives: strict, bounded, nothing unknown accepted.
 
-JSON is read by orjson, which refuses NaN, Infinity, lone surrogates and deep nesting; then these models check the rest.
+/recommend is checked by these models straight from bytes; events are read by orjson first: each is judged
+alone.
+Both refuse NaN, Infinity, lone surrogates and deep nesting.
 The OpenAPI document is made of the same models.
 """
 
@@ -32,6 +34,14 @@ class Body(BaseModel):
 
 class RecommendRequest(Body):
     """Ask for the k best items of a user, or of a history."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in ("user_id", "history")
+            ]
+        }
+    )
 
     user_id: Id | None = Field(None, description="whose stored history to use; required unless history is given")
     k: int = Field(10, ge=1, le=MAX_K, description="how many items")
@@ -143,11 +153,8 @@ def parse_json(body: bytes) -> Any:
 
 def parse_recommend(body: bytes) -> RecommendRequest:
     """Check a body of POST /recommend. Raises RequestError."""
-    fields = parse_json(body)
-    if isinstance(fields, dict) and (later := [name for name in NOT_BUILT if name in fields]):
-        raise RequestError("malformed", f"{', '.join(later)}: not built yet; leave it out of the request")
     try:
-        return RecommendRequest.model_validate(fields)
+        return RecommendRequest.model_validate_json(body)
     except ValidationError as exc:
         raise _refusal(exc) from None
 
@@ -177,6 +184,8 @@ def check_user_id(raw: bytes) -> str:
 
 
 def _refusal(exc: ValidationError) -> RequestError:
+    if exc.errors()[0]["type"] == "json_invalid":
+        return RequestError("malformed", f"the body is not valid JSON: {exc.errors()[0]['ctx']['error']}")
     details = [
         {"field": ".".join(str(part) for part in error["loc"])[:200], "message": _message(error["loc"], error["msg"])}
         for error in exc.errors(include_url=False, include_input=False, include_context=False)[:20]
@@ -187,6 +196,8 @@ def _refusal(exc: ValidationError) -> RequestError:
 
 
 def _message(loc: tuple[int | str, ...], text: str) -> str:
+    if loc and loc[0] in NOT_BUILT:
+        return "not built yet; leave it out of the request"
     if loc and loc[-1] == "timestamp" and "less than" in text:
         return "Unix seconds; are these milliseconds?"
     return text.removeprefix("Value error, ")

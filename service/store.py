@@ -4,24 +4,27 @@ Every call is one pipeline, one round trip, under a time limit of its caller's, 
 breaker. redis-py's own defaults (seconds of timeout, ten retries, RESP3) never reach a request: nothing is retried, and
 a connection whose call was cut off is closed, never used again. A call slower than slow_s counts as failed for the
 breaker even where its caller could wait longer; a caller with less time than slow_s cannot open the breaker for others.
+
+Reads and pings go over a Line where the URL is plain (redis:// or unix://), else through redis-py like all the rest.
 """
 
 import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import redis.asyncio
 from redis import exceptions
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from service.breaker import Breaker
 from service.errors import BreakerOpenError, StartError, StoreError, StoreTimeoutError
+from service.line import Command, Line, LineFullError
 
-Command = tuple[Any, ...]
 _SLOT_SHARE = 0.25
 _PROBE_EVERY_S = 0.05
 _PING_EVERY_S = 1.0
@@ -54,6 +57,7 @@ class Store:
         self._is_starting = False
         try:
             self._client = _client(url, max_connections)
+            self._line = _line(dict(parse_url(url)))
         except (ValueError, TypeError):  # the message may quote the URL, password and all
             raise StartError("RETORT_REDIS_URL: not a valid URL") from None
         self._last_success = 0.0
@@ -68,6 +72,8 @@ class Store:
         if self._watch_task is not None:
             self._watch_task.cancel()
             await asyncio.gather(self._watch_task, return_exceptions=True)
+        if self._line is not None:
+            await self._line.close()
         try:
             await self._client.aclose()
         except Exception as exc:  # the border: a failing close hides nothing else
@@ -129,12 +135,10 @@ class Store:
     async def _attempt(self, op: str, commands: Sequence[Command], timeout_s: float) -> list[Any]:
         start = time.monotonic()
         try:
-            await self._take_slot(timeout_s)
-            try:
-                async with asyncio.timeout(max(0.0, timeout_s - (time.monotonic() - start))):
-                    results = await self._send(commands)
-            finally:
-                self._slots.release()
+            if self._line is not None and op in _QUICK_OPS:
+                results = await self._line.ask(commands, timeout_s)
+            else:
+                results = await self._send_in_slot(commands, timeout_s)
         except StoreError:
             raise
         except Exception as exc:  # redis-py on asyncio has raised TypeError and AttributeError for a peer's reset
@@ -143,6 +147,15 @@ class Store:
         self._on_call(op, seconds)
         self._judge(op, results, seconds)
         return results
+
+    async def _send_in_slot(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
+        start = time.monotonic()
+        await self._take_slot(timeout_s)
+        try:
+            async with asyncio.timeout(max(0.0, timeout_s - (time.monotonic() - start))):
+                return await self._send(commands)
+        finally:
+            self._slots.release()
 
     async def _take_slot(self, timeout_s: float) -> None:
         if not self._slots.locked():
@@ -204,11 +217,35 @@ def _client(url: str, max_connections: int) -> "redis.asyncio.Redis":
     return redis.asyncio.Redis(connection_pool=pool)
 
 
+def _line(parts: dict[str, Any]) -> Line | None:
+    """A lean connection for a URL without TLS or options of redis-py's own, else None."""
+    if not set(parts) <= {"host", "port", "path", "db", "username", "password", "connection_class"}:
+        return None
+    greeting: list[Command] = []
+    if parts.get("password"):
+        greeting.append(("AUTH", *filter(None, [parts.get("username")]), parts["password"]))
+    if parts.get("db"):
+        greeting.append(("SELECT", parts["db"]))
+
+    def connect(protocol: Callable[[], asyncio.Protocol]) -> Awaitable[Any]:
+        loop = asyncio.get_running_loop()
+        if path := parts.get("path"):
+            return loop.create_unix_connection(protocol, path)
+        return loop.create_connection(protocol, parts.get("host", "localhost"), parts.get("port", 6379))
+
+    return Line(connect, greeting, exceptions.ResponseError) if not _is_tls(parts) else None
+
+
+def _is_tls(parts: dict[str, Any]) -> bool:
+    return issubclass(parts.get("connection_class", object), redis.asyncio.SSLConnection)
+
+
 _PREFIXES = {
     "WRONGTYPE": "wrongtype", "OOM": "oom", "NOPERM": "noperm", "NOAUTH": "noauth", "WRONGPASS": "noauth",
     "READONLY": "readonly", "MISCONF": "readonly", "LOADING": "loading",
 }  # fmt: skip
 _CLASSES: tuple[tuple[type[BaseException], str], ...] = (
+    (LineFullError, "pool_exhausted"),
     (exceptions.NoScriptError, "noscript"),
     (exceptions.BusyLoadingError, "loading"),
     (exceptions.OutOfMemoryError, "oom"),

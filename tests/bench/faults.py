@@ -287,10 +287,11 @@ async def _join(store: StoreProcess, reader: asyncio.StreamReader, writer: async
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_file: Path | None) -> None:
     chance = random.Random(2)
-    while data := await reader.read(1 << 16):
-        if delay_file is not None and delay_file.exists():
-            await asyncio.sleep(max(0.0, float(delay_file.read_text()) + chance.uniform(-0.03, 0.03)))
-        writer.write(data)
+    with suppress(ConnectionError):
+        while data := await reader.read(1 << 16):
+            if delay_file is not None and delay_file.exists():
+                await asyncio.sleep(max(0.0, float(delay_file.read_text()) + chance.uniform(-0.03, 0.03)))
+            writer.write(data)
     writer.close()
 
 

@@ -14,7 +14,7 @@ MODULES = {
 }
 HOMES = {
     "redis": {"service.store"},
-    "onnxruntime": {"service.student", "training.exported"},
+    "onnxruntime": {"service.session", "training.exported"},
     "fastapi": {"service.api", "service.app"},
     "onnx": {"training.graph"},
     "pydantic_settings": {"service.settings"},

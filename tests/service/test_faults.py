@@ -289,8 +289,8 @@ def test_corrupt_embedding_is_ignored_and_counted(service: Running, value: bytes
 def test_embedding_with_nan_under_the_right_fingerprint_is_invalid(service: Running) -> None:
     before = service.recommend(user_id="u1")["items"]
     store = service.store()
-    value = wait_for(lambda: store.get("retort:{u1}:e"))
-    store.set("retort:{u1}:e", value[:24] + b"\x00\x00\xc0\x7f" * 8)
+    value = wait_for(lambda: (found := store.get("retort:{u1}:e") or b"x")[:1] != b"x" and found)
+    store.set("retort:{u1}:e", value[:-36] + b"\x00\x00\xc0\x7f" * 8 + value[-4:])
 
     answer = service.recommend(user_id="u1")
     store.close()

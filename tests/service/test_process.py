@@ -214,7 +214,7 @@ def test_erased_user_leaves_nothing_behind(toy_bundle: Path, tmp_path: Path) -> 
         os.kill(service.store_pid(), signal.SIGCONT)
 
     assert answer == {"user_id": "gone", "keys_erased": 2, "event_stream": {"erased": 1, "complete": True}}
-    assert keys == [b"retort:events", b"retort:{stays}:h"]
+    assert keys == [b"retort:events", b"retort:{stays}:e", b"retort:{stays}:h"]
     assert entries == ["stays"]
     assert forgotten == {"level": "fallback", "reasons": ["store_timeout"]}
 

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.bundle import tie_hash
-from service.profile import StoredEvent, encode_user, fingerprint, pack_embedding, read_member, unpack_embedding
+from service.profile import Record, StoredEvent, encode_user, make_mark, pack_record, read_member, unpack_record
 from tests.service.running import Running
 
 ids = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=128)
 VERSION = "0123456789abcdef"
+MARK = b"markmark"
 
 
 @given(st.lists(ids, min_size=2, max_size=20, unique=True))
@@ -41,35 +42,45 @@ def test_any_bytes_as_a_member_are_read_or_refused(member: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_as_an_embedding_never_become_a_wrong_vector(value: bytes) -> None:
-    result, user = unpack_embedding(value, VERSION, [1, 2], 8)
+def test_any_bytes_as_a_record_never_become_a_wrong_vector(value: bytes) -> None:
+    result, record = unpack_record(value, VERSION.encode(), MARK, 8)
 
-    assert (user is None) == (result != "hit")
+    assert (record is None) == (result != "hit")
+
+
+def packed() -> bytes:
+    return pack_record(VERSION, MARK, Record(np.array([3, 1, 4], dtype=np.int32), np.arange(8, dtype=np.float32)))
 
 
 @pytest.mark.parametrize(
-    ("version", "rows", "dim", "expected"),
+    ("version", "mark", "dim", "expected"),
     [
-        (VERSION, [1, 2], 8, "hit"),
-        ("f" * 16, [1, 2], 8, "stale"),
-        (VERSION, [2, 1], 8, "stale"),
-        (VERSION, [1, 2], 4, "invalid"),
-        (VERSION, [1, 2], 16, "invalid"),
+        (VERSION, MARK, 8, "hit"),
+        ("f" * 16, MARK, 8, "stale"),
+        (VERSION, b"otherone", 8, "stale"),
+        (VERSION, MARK, 4, "invalid"),
+        (VERSION, MARK, 16, "invalid"),
     ],
 )
-def test_embedding_serves_only_its_own_model_history_and_width(
-    version: str, rows: list[int], dim: int, expected: str
-) -> None:
-    user = np.arange(8, dtype=np.float32)
-
-    result, found = unpack_embedding(pack_embedding(VERSION, [1, 2], user), version, rows, dim)
+def test_record_serves_only_its_own_model_history_and_width(version: str, mark: bytes, dim: int, expected: str) -> None:
+    result, found = unpack_record(packed(), version.encode(), mark, dim)
 
     assert result == expected
-    assert found is None or found.tolist() == user.tolist()
+    assert found is None or (found.rows.tolist(), found.user.tolist()) == ([3, 1, 4], list(range(8)))
 
 
-def test_fingerprint_tells_order_and_length_apart() -> None:
-    assert len({fingerprint(rows) for rows in ([], [0], [0, 0], [1, 2], [2, 1])}) == 5
+def test_record_with_any_bit_changed_is_refused() -> None:
+    whole = packed()
+    for place in range(len(whole)):
+        changed = bytes([*whole[:place], whole[place] ^ 4, *whole[place + 1 :]])
+
+        assert unpack_record(changed, VERSION.encode(), MARK, 8)[1] is None, place
+
+
+def test_mark_tells_count_newest_and_time_apart() -> None:
+    assert (
+        len({make_mark(*state) for state in ((1, b"a", b"1"), (2, b"a", b"1"), (1, b"b", b"1"), (1, b"a", b"2"))}) == 4
+    )
 
 
 def test_history_is_the_same_for_every_order_of_arrival(shared_service: Running) -> None:
@@ -138,3 +149,26 @@ def test_repeats_stay_in_the_history(shared_service: Running) -> None:
     answer = shared_service.recommend(user_id="again", debug=True)
 
     assert answer["debug"]["funnel"]["history"] == 4
+
+
+def test_late_event_in_a_full_history_is_seen_at_once(shared_service: Running) -> None:
+    shared_service.send(*[{"user_id": "full", "item_id": f"i{n % 50}", "timestamp": 10 * n} for n in range(1, 501)])
+    before = shared_service.recommend(user_id="full", k=50)
+    shared_service.send({"user_id": "full", "item_id": "i55", "timestamp": 4995})
+
+    after = shared_service.recommend(user_id="full", k=50)
+
+    assert "i55" in {item["item_id"] for item in before["items"]}
+    assert "i55" not in {item["item_id"] for item in after["items"]}
+
+
+def test_event_written_by_another_program_is_seen_at_once(shared_service: Running) -> None:
+    shared_service.send({"user_id": "foreign", "item_id": "i1", "timestamp": 5})
+    before = shared_service.recommend(user_id="foreign", debug=True)
+    store = shared_service.store()
+    store.zadd("retort:{foreign}:h", {StoredEvent("foreign", "i2", 6000).member: 6.0})
+    store.close()
+
+    after = shared_service.recommend(user_id="foreign", debug=True)
+
+    assert (before["debug"]["funnel"]["history"], after["debug"]["funnel"]["history"]) == (1, 2)

@@ -251,6 +251,36 @@ def test_answers_keep_to_the_openapi_document(shared_service: Running) -> None:
     assert document["paths"]["/users/{user_id}"]["get"]["parameters"][0]["schema"]["maxLength"] == 128
 
 
+GOOD_BODIES = [
+    {"user_id": "u"}, {"history": []}, {"history": ["i1"] * 200}, {"user_id": "u", "k": 1}, {"user_id": "u", "k": 200},
+    {"user_id": "u" * 128, "exclude": ["x" * 128] * 1000}, {"user_id": None, "history": ["i1"]},
+    {"user_id": "u", "history": None, "candidates": None, "exclude_seen": None, "budget_ms": None},
+    {"user_id": "u", "candidates": [], "exclude_seen": False, "budget_ms": 1000, "debug": True},
+]  # fmt: skip
+MORE_BAD_BODIES = [
+    {"user_id": None}, {"user_id": "u", "exclude": None}, {"user_id": "u", "debug": None}, {"user_id": "u", "debug": 1},
+    {"user_id": "u", "exclude": "i1"}, {"user_id": "u", "history": [1]}, {"user_id": "u", "candidates": {"i1": 1}},
+    {"user_id": "u", "exclude_seen": "yes"}, {"user_id": "u", "budget_ms": "50"}, {"USER_ID": "u"},
+]  # fmt: skip
+
+
+def test_openapi_document_says_exactly_what_is_accepted(shared_service: Running) -> None:
+    document = shared_service.client.get("/openapi.json").json()
+    validator = jsonschema.Draft202012Validator({**document, "$ref": "#/components/schemas/RecommendRequest"})
+    parsed = []
+    for raw in BAD_BODIES.values():
+        try:
+            parsed.append(json.loads(raw, parse_constant=lambda name: pytest.fail(name)))
+        except (ValueError, RecursionError, pytest.fail.Exception):
+            continue  # not JSON: no schema has a say
+    for body in [*parsed, *GOOD_BODIES, *MORE_BAD_BODIES]:
+        content = json.dumps(body).encode()
+        response = shared_service.client.post(RECOMMEND, content=content, headers={"Content-Type": "application/json"})
+
+        is_lone = b"\\ud800" in content  # a lone surrogate is no text; a schema cannot say so
+        assert (response.status_code == 200) == (validator.is_valid(body) and not is_lone), body
+
+
 def test_every_request_schema_is_bounded(shared_service: Running) -> None:
     schemas = shared_service.client.get("/openapi.json").json()["components"]["schemas"]
 

@@ -1,0 +1,153 @@
+"""A lean connection to a Redis-protocol server: one socket, many calls in flight, answered in order.
+
+The read path's own, because redis-py's pipeline costs more than a whole batch of answers is worth (see store). Replies
+are matched by their place in the queue, so a call that gave up waiting is not a reason to reconnect: its late reply is
+thrown away, and no reply can reach another call. A line that stays silent past SILENT_S is cut and made anew.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
+
+import hiredis
+
+MAX_PENDING = 64
+SILENT_S = 1.0
+Command = tuple[Any, ...]
+Connect = Callable[[Callable[[], asyncio.Protocol]], Awaitable[Any]]
+
+
+class LineFullError(Exception):
+    """More calls wait for a reply than may."""
+
+
+class _Call:
+    __slots__ = ("future", "n_replies", "replies", "sent")
+
+    def __init__(self, n_replies: int, future: "asyncio.Future[list[Any]]") -> None:
+        self.n_replies, self.future = n_replies, future
+        self.replies: list[Any] = []
+        self.sent = time.monotonic()
+
+
+class Line:
+    """Connects at the first call, and again at the next call after a loss."""
+
+    def __init__(self, connect: Connect, greeting: Sequence[Command], reply_error: Callable[[str], Exception]) -> None:
+        """connect: opens the socket with a protocol factory. greeting: sent first, each must succeed."""
+        self._connect, self._greeting, self._reply_error = connect, greeting, reply_error
+        self._open: _Protocol | None = None
+        self._opening: asyncio.Task[_Protocol] | None = None
+
+    async def ask(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
+        """Send commands at once and return one reply each; an error reply is a value.
+
+        Raises TimeoutError, OSError, LineFullError, or the greeting's error reply. A call that meets a connection which
+        the server had closed is sent once more, on a new one.
+        """
+        until = time.monotonic() + timeout_s
+        known = self._open
+        if known is None or known.is_lost:
+            return await self._ask_anew(commands, until)
+        try:
+            return await known.ask(commands, timeout_s)
+        except ConnectionResetError:
+            return await self._ask_anew(commands, until)
+
+    async def close(self) -> None:
+        """Cut the connection."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+        if self._open is not None:
+            await self._open.close()
+
+    async def _ask_anew(self, commands: Sequence[Command], until: float) -> list[Any]:
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._establish())
+        async with asyncio.timeout(until - time.monotonic()):
+            protocol = await asyncio.shield(self._opening)
+        return await protocol.ask(commands, until - time.monotonic())
+
+    async def _establish(self) -> "_Protocol":
+        protocol = _Protocol(self._reply_error)
+        async with asyncio.timeout(SILENT_S):
+            await self._connect(lambda: protocol)
+            if self._greeting:
+                for reply in await protocol.ask(self._greeting, SILENT_S):
+                    if isinstance(reply, Exception):
+                        await protocol.close()
+                        raise reply
+        self._open = protocol
+        return protocol
+
+
+class _Protocol(asyncio.Protocol):
+    def __init__(self, reply_error: Callable[[str], Exception]) -> None:
+        self._reader = hiredis.Reader(replyError=reply_error)
+        self._pending: deque[_Call] = deque()
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._lost = asyncio.Event()
+
+    async def ask(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
+        if self._transport is None or self.is_lost:
+            raise ConnectionResetError("the connection is gone")
+        if self._pending and time.monotonic() - self._pending[0].sent > SILENT_S:
+            self.cut()
+            raise TimeoutError
+        if len(self._pending) >= MAX_PENDING:
+            raise LineFullError
+        call = _Call(len(commands), self._loop.create_future())
+        self._pending.append(call)
+        self._transport.write(b"".join(map(hiredis.pack_command, commands)))
+        timer = self._loop.call_later(max(0.0, timeout_s), _give_up, call.future)
+        try:
+            return await call.future
+        finally:
+            timer.cancel()
+
+    def cut(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def close(self) -> None:
+        self.cut()
+        await self._lost.wait()
+
+    @property
+    def is_lost(self) -> bool:
+        return self._lost.is_set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        try:
+            self._hand_out()
+        except hiredis.ProtocolError:
+            self.cut()
+
+    def _hand_out(self) -> None:
+        while (reply := self._reader.gets()) is not False:
+            call = self._pending[0]
+            call.replies.append(reply)
+            if len(call.replies) == call.n_replies:
+                self._pending.popleft()
+                if not call.future.done():
+                    call.future.set_result(call.replies)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost.set()
+        for call in self._pending:
+            if not call.future.done():
+                call.future.set_exception(ConnectionResetError("the connection was lost"))
+        self._pending.clear()
+
+
+def _give_up(future: "asyncio.Future[list[Any]]") -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())

@@ -1,0 +1,50 @@
+"""onnxruntime's sessions. The only module that names onnxruntime.
+
+One thread and no spinning: one request's work is well under a millisecond, and a spinning thread takes the core that
+the store and the event loop need.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import onnxruntime
+
+from service.errors import ModelError, StartError
+
+
+class Session:
+    """One graph, ready to run on the CPU."""
+
+    def __init__(self, graph: bytes, name: str) -> None:
+        """Raises StartError, with name in it, if onnxruntime refuses the graph."""
+        try:
+            self._session = onnxruntime.InferenceSession(graph, _options(), providers=["CPUExecutionProvider"])
+        except Exception as exc:  # onnxruntime's exceptions share no narrower public base
+            raise StartError(f"{name}: onnxruntime refuses the encoder: {str(exc).splitlines()[0]}") from exc
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, int]]:
+        """The inputs: name to (type, number of axes)."""
+        return {arg.name: (arg.type, len(arg.shape)) for arg in self._session.get_inputs()}
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the outputs."""
+        return [arg.name for arg in self._session.get_outputs()]
+
+    def run(self, output: str, inputs: Mapping[str, Any]) -> Any:
+        """Return one output as an array. Raises ModelError."""
+        try:
+            return self._session.run([output], inputs)[0]
+        except Exception as exc:  # see above
+            raise ModelError("onnxruntime failed") from exc
+
+
+def _options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options

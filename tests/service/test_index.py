@@ -1,0 +1,83 @@
+"""The K best of a batch, against sorting every score."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.bundle import Bundle, ItemTable, open_bundle
+from service.index import Index
+from tests.service.toy import DIM, write_toy
+
+N_ITEMS = 1500
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_toy(tmp_path_factory.mktemp("large") / "bundle", n_items=N_ITEMS)
+
+
+def slow_best(table: ItemTable, user: np.ndarray, k: int, masked: list[int]) -> list[int]:
+    """The same by the obvious formula."""
+    scores = table.dense() @ user
+    allowed = [row for row in range(len(scores)) if row not in set(masked)]
+    return sorted(allowed, key=lambda row: (-scores[row], row))[:k]
+
+
+@pytest.mark.parametrize("k", [1, 10, 46, 47, 200, N_ITEMS])
+@pytest.mark.parametrize("n_users", [1, 3, 16])
+def test_best_of_a_batch_is_what_sorting_finds(bundle: Bundle, k: int, n_users: int) -> None:
+    rng = np.random.default_rng(k)
+    index = Index(bundle)
+    users = rng.normal(size=(n_users, DIM)).astype(np.float32)
+    masked = [rng.choice(N_ITEMS, size=10 * line, replace=False).tolist() for line in range(n_users)]
+
+    found = index.best(index.score(users), k, masked)
+
+    for user, hidden, ranked in zip(users, masked, found, strict=True):
+        assert ranked is not None
+        scores = bundle.table.dense() @ user
+        expected = slow_best(bundle.table, user, k, hidden)
+        assert len(set(ranked[0]) - set(hidden)) == len(expected)
+        np.testing.assert_allclose(scores[ranked[0]], scores[expected], atol=1e-4)
+        np.testing.assert_allclose(ranked[1], scores[expected], atol=1e-4)
+
+
+def test_equal_scores_come_in_the_order_of_rows(bundle: Bundle) -> None:
+    index = Index(bundle)
+
+    (ranked,) = index.best(np.zeros_like(index.score(np.ones((1, DIM), np.float32))), 2000, [[0, 2]])
+
+    assert ranked is not None
+    assert ranked[0][:3] == [1, 3, 4]
+
+
+def test_line_that_is_not_finite_spoils_no_other(bundle: Bundle) -> None:
+    index = Index(bundle)
+    users = np.ones((3, DIM), dtype=np.float32)
+    alone = index.best(index.score(users[:1]), 10, [[]])[0]
+    users[1] = np.float32(3e38)
+
+    found = index.best(index.score(users), 10, [[], [], []])
+
+    assert alone is not None
+    assert found[1] is None
+    assert [ranked[0] for ranked in (found[0], found[2]) if ranked] == [alone[0], alone[0]]
+
+
+def test_everything_masked_leaves_nothing(toy_bundle: Path) -> None:
+    index = Index(open_bundle(toy_bundle))
+
+    (ranked,) = index.best(index.score(np.ones((1, DIM), np.float32)), 10, [list(range(len(index)))])
+
+    assert ranked is not None
+    assert ranked[0] == []
+
+
+def test_rendered_items_are_json_whatever_is_in_the_ids(toy_bundle: Path) -> None:
+    index = Index(open_bundle(toy_bundle))
+
+    assert index.render(([3, 1], np.array([0.1, -2], dtype=np.float32))) == (
+        b'{"item_id":"i3","score":0.1},{"item_id":"i1","score":-2.0}'
+    )
+    assert index.render(([], np.zeros(0, dtype=np.float32))) == b""
