@@ -16,6 +16,7 @@ import uvicorn
 
 from service import __version__
 from service.app import Service, open_profile, open_service
+from service.connection import Connection
 from service.errors import NotBuiltError, RetortError, StartError
 from service.logs import Log, LogHandler
 from service.profile import Profile
@@ -136,6 +137,7 @@ async def _listen(settings: Settings, log: Log) -> None:
     async with open_service(settings, log) as service:
         config = uvicorn.Config(
             service.app,
+            http=Connection,
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -33,8 +33,9 @@ from service.schema import (
     RecommendRequest,
     RecommendResponse,
     Rejected,
+    check_events,
     check_user_id,
-    parse_events,
+    parse_event_list,
 )
 
 EVENTS_BODY_BYTES = 2 << 20
@@ -42,6 +43,7 @@ MAX_FUTURE_S = 300
 _STORE_S = 1.0
 _ERASE_SCAN_S = 5.0
 _SCAN_COUNT = 1000
+_SLICE_EVENTS = 50
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -80,6 +82,7 @@ def create_api(parts: Parts) -> FastAPI:
 
 def _recommend_routes(parts: Parts) -> APIRouter:
     router = APIRouter()
+    turn = asyncio.Lock()  # one slice of one body at a time: a flood of events delays events, not answers
 
     @router.post("/recommend", **_documented(RecommendRequest, RecommendResponse, 413, 415, 422, 503))
     async def recommend(request: Request) -> Response:
@@ -89,12 +92,18 @@ def _recommend_routes(parts: Parts) -> APIRouter:
     @router.post("/events", **_documented(EventsRequest, EventsResponse, 413, 415, 422, 503))
     async def events(request: Request) -> Response:
         """Store events; what is accepted is in the store, and visible to the user's next request."""
-        good, rejected = parse_events(await read_json(request.scope, request.receive, EVENTS_BODY_BYTES))
-        stored, late = _stamp(good, time.time())
-        parts.metrics.events["invalid"].inc(len(rejected))
-        parts.metrics.events["future"].inc(len(late))
-        added = await _append(stored, parts)
-        rejected = sorted([*rejected, *late], key=lambda refusal: refusal.index)
+        listed = parse_event_list(await read_json(request.scope, request.receive, EVENTS_BODY_BYTES))
+        added: list[bool] = []
+        rejected: list[Rejected] = []
+        async with turn:
+            for first in range(0, len(listed), _SLICE_EVENTS):
+                good, invalid = check_events(listed[first : first + _SLICE_EVENTS], first)
+                stored, late = _stamp(good, time.time())
+                parts.metrics.events["invalid"].inc(len(invalid))
+                parts.metrics.events["future"].inc(len(late))
+                added += await _append(stored, parts)
+                rejected += sorted([*invalid, *late], key=lambda refusal: refusal.index)
+                await asyncio.sleep(0)
         body = {
             "accepted": sum(added),
             "duplicates": len(added) - sum(added),

@@ -6,6 +6,7 @@ that is wrong in any way raises before the first request could arrive.
 
 import asyncio
 import gc
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +16,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from service import __version__
+from service.admission import Limit, Rates
 from service.api import Parts, create_api
 from service.breaker import Breaker
 from service.bundle import Bundle, BundleError, open_bundle
@@ -212,7 +214,9 @@ def _wrap(settings: Settings, log: Log, metrics: Metrics, parts: Parts) -> ASGIA
         keys=Keys(settings.keys, settings.admin_key.get_secret_value()),
         metrics=metrics,
         log=log,
-        max_in_flight=settings.max_in_flight,
+        answers=Limit(target_s=settings.budget_ms / 2000, most=settings.max_in_flight),
+        others=Limit(target_s=math.inf, most=max(1, settings.max_in_flight // 8)),
+        rates=Rates(settings.rate_per_s),
         log_requests=settings.log_requests,
     )
 

@@ -60,13 +60,13 @@ class RecommendEndpoint:
         """Return the JSON of the answer. Raises RequestError."""
         trace: Trace = scope["retort"]
         body = await read_json(scope, receive, BODY_BYTES)
-        start = time.monotonic()
+        trace.began = start = time.monotonic()
         asked = parse_recommend(body)
         self._metrics.stage["parse"].observe(time.monotonic() - start)
-        answer = await self._recommender.recommend(self._query(asked, trace.arrived))
+        answer = await self._recommender.recommend(self._query(asked, trace))
         return self._render(asked, answer, trace)
 
-    def _query(self, asked: RecommendRequest, arrived: float) -> Query:
+    def _query(self, asked: RecommendRequest, trace: Trace) -> Query:
         budget_s = (asked.budget_ms or self._budget_ms) / 1000
         return Query(
             user_id=asked.user_id,
@@ -75,8 +75,9 @@ class RecommendEndpoint:
             exclude=asked.exclude,
             exclude_seen=self._exclude_seen if asked.exclude_seen is None else asked.exclude_seen,
             candidates=asked.candidates,
-            arrived=arrived,
-            deadline=arrived + budget_s,
+            caller=trace,
+            arrived=trace.arrived,
+            deadline=trace.arrived + budget_s,
             budget_s=budget_s,
             is_debug=asked.debug,
         )

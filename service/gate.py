@@ -13,6 +13,7 @@ import orjson
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.admission import Limit, Rates
 from service.errors import RequestError
 from service.logs import Log
 from service.metrics import ROUTES, Metrics
@@ -22,16 +23,19 @@ ADMIN_PATHS = frozenset({"/model/activate", "/model/rollback"})
 STATUS = {
     "malformed": 422, "unsupported_media_type": 415, "too_large": 413, "body_timeout": 408, "no_key": 401,
     "wrong_key": 403, "admin_key_needed": 403, "not_found": 404, "method_not_allowed": 405, "not_built": 501,
-    "overloaded": 503, "store_unavailable": 503, "not_ready": 503, "internal": 500,
+    "overloaded": 503, "rate_limited": 429, "caller_gone": 499, "store_unavailable": 503, "not_ready": 503,
+    "internal": 500,
 }  # fmt: skip
 
 
 @dataclass(slots=True)
 class Trace:
-    """What one request leaves in the log. arrived: on the clock of time.monotonic."""
+    """What one request leaves in the log. arrived, began: on the clock of time.monotonic; it begins once it is read."""
 
     arrived: float
+    began: float | None = None
     status: int = 500
+    is_gone: bool = False
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -70,27 +74,43 @@ class Gate:
         *,
         recommend: ASGIApp,
         keys: Keys,
+        answers: Limit,
+        others: Limit,
+        rates: Rates,
         metrics: Metrics,
         log: Log,
-        max_in_flight: int,
         log_requests: bool,
     ) -> None:
-        """recommend: answers POST /recommend; app: everything else."""
+        """recommend: answers POST /recommend, within the limit answers; app: everything else, within others."""
         self._app, self._recommend, self._keys, self._metrics, self._log = app, recommend, keys, metrics, log
-        self._max_in_flight, self._log_requests = max_in_flight, log_requests
+        self._answers, self._others, self._rates, self._log_requests = answers, others, rates, log_requests
         self._in_flight = 0
         metrics.in_flight.set_function(lambda: self._in_flight)
+        metrics.concurrency_limit.set_function(lambda: answers.value)
+
+    def refuse(self, url: bytes) -> bytes | None:
+        """Return the whole reply for a request that is one too many, before anything is done for it; else None."""
+        path = url.partition(b"?")[0]
+        limit, reason = (self._answers, "concurrency") if path == _RECOMMEND else (self._others, "other_routes")
+        if not limit.is_reached or path in _OPEN_PATHS:
+            return None
+        self._metrics.shed[reason].inc()
+        self._metrics.count_http(route_of(path.decode("ascii", "replace")), "POST", 503, 0.0)
+        return _REFUSAL
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and count it when it ends."""
         if scope["type"] != "http":
             return
         trace = scope["retort"] = Trace(time.monotonic())
+        limit = self._answers if scope["path"] == "/recommend" else self._others
         self._in_flight += 1
+        limit.enter()
         try:
             await self._serve(scope, receive, send, trace)
         finally:
             self._in_flight -= 1
+            limit.leave(0.0 if trace.began is None else time.monotonic() - trace.began)
             self._finish(scope, trace)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, trace: Trace) -> None:
@@ -101,13 +121,19 @@ class Gate:
             app, noted = self._app, _noting(send, trace)
         try:
             self._keys.check(path, scope)
-            if self._in_flight > self._max_in_flight and path not in OPEN_PATHS:
-                self._metrics.shed_concurrency.inc()
-                raise RequestError("overloaded", "too many requests in flight", headers={"Retry-After": "1"})
+            self._check_rate(path, scope)
         except RequestError as exc:
             await send_error(_noting(send, trace), exc)
             return
         await app(scope, receive, noted)
+
+    def _check_rate(self, path: str, scope: Scope) -> None:
+        if not self._rates.is_on or path in OPEN_PATHS:
+            return
+        client = scope.get("client") or ("-",)
+        if self._rates.is_over(_given_key(Headers(scope=scope)) or client[0].encode()):
+            self._metrics.shed["rate"].inc()
+            raise RequestError("rate_limited", "too many requests a second", headers={"Retry-After": "1"})
 
     def _finish(self, scope: Scope, trace: Trace) -> None:
         seconds = time.monotonic() - trace.arrived
@@ -174,3 +200,15 @@ def _given_key(headers: Headers) -> bytes | None:
         return token.strip().encode()
     key = headers.get("x-api-key")
     return key.encode() if key else None
+
+
+def _whole_reply(exc: RequestError) -> bytes:
+    body = error_body(exc)
+    lines = ["HTTP/1.1 503 Service Unavailable", "content-type: application/json", f"content-length: {len(body)}"]
+    lines += [f"{name.lower()}: {value}" for name, value in exc.headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+_RECOMMEND = b"/recommend"
+_OPEN_PATHS = frozenset(path.encode() for path in OPEN_PATHS)
+_REFUSAL = _whole_reply(RequestError("overloaded", "too many requests in flight", headers={"Retry-After": "1"}))

@@ -38,6 +38,7 @@ STORE_KINDS = (
     "timeout", "connection", "pool_exhausted", "loading", "readonly", "oom", "wrongtype", "decode", "noauth",
     "noperm", "other",
 )  # fmt: skip
+SHED_REASONS = ("concurrency", "other_routes", "rate", "gone")
 EVENT_RESULTS = ("accepted", "duplicate", "invalid", "future", "unavailable")
 CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
 SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "error")
@@ -97,7 +98,9 @@ class Metrics:
         self.http_requests.labels("/recommend", "POST", "503")
         self.in_flight = self._gauge("http_requests_in_flight", "HTTP requests being answered")
         shed = self._counter("shed", "Requests refused because of overload", "reason")
-        self.shed_concurrency = shed.labels("concurrency")
+        self.shed = {name: shed.labels(name) for name in SHED_REASONS}
+        self.concurrency_limit = self._gauge("concurrency_limit", "Answers in flight that are let in at present")
+        self.queue_depth = self._gauge("queue_depth", "Requests waiting for a batch")
 
     def _declare_recommendations(self) -> None:
         self.recommendations = self._counter(
@@ -111,7 +114,7 @@ class Metrics:
         self.stage = {name: stage.labels(name) for name in STAGES}
         self.batch_size = self._histogram("batch_size", "Histories encoded at once", (1, 2, 4, 8, 16, 32))
         exceeded = self._counter("deadline_exceeded", "Requests whose budget ran out, by the stage not begun", "stage")
-        self.deadline_exceeded = {name: exceeded.labels(name) for name in ("store", "encode", "score")}
+        self.deadline_exceeded = {name: exceeded.labels(name) for name in ("queue", "store", "encode", "score")}
         cache = self._counter("embedding_cache", "Cached user embeddings asked for", "result")
         self.embedding_cache = {name: cache.labels(name) for name in CACHE_RESULTS}
         events = self._counter("events", "Events received", "result")

@@ -11,12 +11,14 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from service.batcher import Batcher
 from service.bundle import Float32
-from service.errors import DegradedError, ModelError, NonFiniteError, StoreError, StoreTimeoutError
+from service.errors import DegradedError, ModelError, NonFiniteError, RequestError, StoreError, StoreTimeoutError
+from service.estimate import Estimate
 from service.index import Index, Ranked
 from service.memory import NO_ROWS, Memory, Taste
 from service.metrics import REASONS, Metrics
@@ -30,6 +32,12 @@ _RESERVE_S = 0.001
 _MAX_BATCH_S = 0.01
 
 
+class Caller(Protocol):
+    """Who asked. is_gone: hung up before the answer."""
+
+    is_gone: bool
+
+
 @dataclass(slots=True)
 class Query:
     """A checked request. arrived, deadline: on the clock of time.monotonic."""
@@ -40,6 +48,7 @@ class Query:
     exclude: Sequence[str]
     exclude_seen: bool
     candidates: Sequence[str] | None
+    caller: Caller
     arrived: float
     deadline: float
     budget_s: float
@@ -95,7 +104,9 @@ class Recommender:
         self._memory = Memory(memory_users)
         self._writes: set[asyncio.Task[None]] = set()
         self._erasures = 0
-        self._encode_s, self._score_s = _Cost(), _Cost()
+        self._encode_s = {bucket: Estimate() for bucket in BUCKETS}
+        self._score_s = {bucket: Estimate() for bucket in BUCKETS}
+        metrics.queue_depth.set_function(lambda: self._batcher.depth)
         self._batcher: Batcher[_Job] = Batcher(self._run, max_batch=BUCKETS[-1], max_running=_MAX_RUNNING)
 
     async def recommend(self, query: Query) -> Answer:
@@ -128,11 +139,14 @@ class Recommender:
         """Run every bucket, and bound batches by what they were seen to cost."""
         self._student.warm()
         for bucket in BUCKETS:
-            users = self._student.encode([[0]] * bucket)
             for _ in range(3):
                 start = time.monotonic()
+                users = self._student.encode([[0]] * bucket)
+                middle = time.monotonic()
                 self._index.best(self._index.score(users), 10, [[0]] * bucket)
                 cost_s = time.monotonic() - start
+            self._encode_s[bucket].note(middle - start)
+            self._score_s[bucket].note(cost_s - (middle - start))
             if bucket == 1 or cost_s <= _MAX_BATCH_S:
                 self._batcher.max_batch = bucket
 
@@ -146,13 +160,21 @@ class Recommender:
     async def _run(self, jobs: list[_Job]) -> None:
         """Answer every job of a batch."""
         started = time.monotonic()
-        for job in jobs:
-            self._metrics.stage["queue"].observe(started - job.query.arrived)
+        jobs = [job for job in jobs if self._is_worth_it(job, started)]
         asking = [job for job in jobs if job.taste is None and job.query.user_id is not None]
         if asking:
             await self._ask_store(asking)
             self._note_stage("store", started, asking)
         self._rank(job for job in jobs if not job.future.done())
+
+    def _is_worth_it(self, job: _Job, now: float) -> bool:
+        """Whether somebody still waits for the answer, and there is time for more than the cheapest one."""
+        self._metrics.stage["queue"].observe(now - job.query.arrived)
+        if job.query.caller.is_gone:
+            self._metrics.shed["gone"].inc()
+            job.future.set_exception(RequestError("caller_gone", "the caller hung up"))
+            return False
+        return self._has_time(job, "queue", 0.0)
 
     async def _ask_store(self, jobs: list[_Job]) -> None:
         """Find every job's taste, or the reason why not. A job whose time is over is answered while others wait."""
@@ -198,6 +220,7 @@ class Recommender:
             if sight.record is not None:
                 job.taste = Taste(sight.record.rows, sight.record.user)
             elif sight.result == "none":
+                self._memory.forget(str(job.query.user_id))  # erased, perhaps, by way of another worker
                 job.taste = Taste(NO_ROWS)
             else:
                 stale.append((job, sight))
@@ -248,14 +271,16 @@ class Recommender:
             else:
                 known.append(job)
         self._encode([job for job in known if job.taste is not None and job.taste.user is None])
-        ready = [job for job in known if not job.future.done() and self._has_time(job, "score", self._score_s.expected)]
+        needed_s = self._score_s[_bucket(len(known))].p99()
+        ready = [job for job in known if not job.future.done() and self._has_time(job, "score", needed_s)]
         for job in [job for job in ready if job.candidates is not None]:
             self._rank_candidates(job)
         self._rank_all([job for job in ready if job.candidates is None])
 
     def _encode(self, jobs: list[_Job]) -> None:
         """Give every job its vector, or answer it without."""
-        needed_s = self._encode_s.expected + self._score_s.expected
+        bucket = _bucket(len(jobs))
+        needed_s = self._encode_s[bucket].p99() + self._score_s[bucket].p99()
         jobs = [job for job in jobs if len(_seen(job)) and self._has_time(job, "encode", needed_s)]
         if not jobs:
             return
@@ -267,7 +292,7 @@ class Recommender:
                 self._fall_back(job, exc)
             return
         self._metrics.batch_size.observe(len(jobs))
-        self._encode_s.note(self._note_stage("encode", start, jobs))
+        self._encode_s[bucket].note(self._note_stage("encode", start, jobs))
         for job, user, is_finite in zip(jobs, users, _finite_lines(users), strict=True):
             if is_finite and job.taste is not None:
                 job.taste.user = user
@@ -283,7 +308,7 @@ class Recommender:
         middle_s = self._note_stage("score", start, jobs)
         start = time.monotonic()
         found = self._index.best(scores, max(job.query.k for job in jobs), [job.masked() for job in jobs])
-        self._score_s.note(middle_s + self._note_stage("rules", start, jobs))
+        self._score_s[_bucket(len(jobs))].note(middle_s + self._note_stage("rules", start, jobs))
         for job, ranked in zip(jobs, found, strict=True):
             if ranked is None:
                 self._fall_back(job, NonFiniteError("a score is NaN or infinity"))
@@ -375,20 +400,8 @@ class _NoTimeError(StoreError):
         super().__init__("timeout")
 
 
-class _Cost:
-    """A running mean of what a stage takes, in seconds, and half again, for the doubt."""
-
-    def __init__(self) -> None:
-        self._mean = 0.0
-
-    @property
-    def expected(self) -> float:
-        """What the next one is expected to take at worst, nearly."""
-        return self._mean * 1.5
-
-    def note(self, seconds: float) -> None:
-        """Take one more into account."""
-        self._mean = seconds if not self._mean else 0.95 * self._mean + 0.05 * min(seconds, 10 * self._mean)
+def _bucket(n_jobs: int) -> int:
+    return next((bucket for bucket in BUCKETS if bucket >= n_jobs), BUCKETS[-1])
 
 
 def _users(jobs: Sequence[_Job]) -> list[str]:

@@ -6,6 +6,7 @@ Both refuse NaN, Infinity, lone surrogates and deep nesting.
 The OpenAPI document is made of the same models.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -159,15 +160,20 @@ def parse_recommend(body: bytes) -> RecommendRequest:
         raise _refusal(exc) from None
 
 
-def parse_events(body: bytes) -> tuple[list[tuple[int, Event]], list[Rejected]]:
-    """Check a body of POST /events, each event alone: the good ones with their index, and the refused ones."""
+def parse_event_list(body: bytes) -> list[Any]:
+    """Check the frame of a body of POST /events; return the events unchecked. Raises RequestError."""
     fields = parse_json(body)
     listed = fields.get("events") if isinstance(fields, dict) and set(fields) == {"events"} else None
     if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_EVENTS:
         raise RequestError("malformed", f'the body must be {{"events": [...]}} with 1 to {MAX_EVENTS} events')
+    return listed
+
+
+def check_events(listed: Sequence[Any], first: int) -> tuple[list[tuple[int, Event]], list[Rejected]]:
+    """Check each event alone: the good ones with their index, counted from first, and the refused ones."""
     good: list[tuple[int, Event]] = []
     rejected: list[Rejected] = []
-    for index, event in enumerate(listed):
+    for index, event in enumerate(listed, first):
         try:
             good.append((index, Event.model_validate(event)))
         except ValidationError as exc:

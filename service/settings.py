@@ -37,7 +37,15 @@ class Settings(BaseSettings):
     budget_ms: int = Field(50, ge=1, le=1000, description="budget of a request that names none, from its arrival")
     store_share: float = Field(0.4, gt=0, lt=1, description="share of the budget that the store may use")
     store_connections: int = Field(32, ge=1, le=1024, description="store connections and calls in flight, at most")
-    max_in_flight: int = Field(256, ge=1, le=65536, description="requests in flight past which 503 is answered")
+    max_in_flight: int = Field(
+        256,
+        ge=1,
+        le=65536,
+        description="answers in flight at most, else 503; fewer while they take half the budget",
+    )
+    rate_per_s: float = Field(
+        0, ge=0, le=1e6, description="requests a second of one caller (key, else address), else 429; 0: no limit"
+    )
     history_events: int = Field(500, ge=1, le=10_000, description="events kept per user, the newest")
     history_ttl_days: float = Field(
         180, gt=0, le=3650, description="a history without a new event for so long is dropped"

@@ -286,13 +286,15 @@ async def _join(store: StoreProcess, reader: asyncio.StreamReader, writer: async
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_file: Path | None) -> None:
-    chance = random.Random(2)
+    """Pass chunks on, each late by itself and none before another: like a long way, not like a slow server."""
+    chance, loop = random.Random(2), asyncio.get_running_loop()
+    due = loop.time()
     with suppress(ConnectionError):
         while data := await reader.read(1 << 16):
             if delay_file is not None and delay_file.exists():
-                await asyncio.sleep(max(0.0, float(delay_file.read_text()) + chance.uniform(-0.03, 0.03)))
-            writer.write(data)
-    writer.close()
+                due = max(due, loop.time() + float(delay_file.read_text()) + chance.uniform(-0.03, 0.03))
+            loop.call_at(max(due, loop.time()), writer.write, data)
+    loop.call_at(max(due, loop.time()), writer.close)
 
 
 def report(results: dict[str, dict[str, object]], grace_ms: float, events: dict[str, int]) -> int:

@@ -1,7 +1,9 @@
 """The store slow, stopped, killed, emptied and corrupted: /recommend answers inside its budget all the same."""
 
+import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -187,6 +189,10 @@ def test_no_acknowledged_event_is_missing_after_kill_9_of_the_service(toy_bundle
         assert set(acknowledged) - stored_numbers(service) == set()
 
 
+def named(items: list[dict[str, object]]) -> list[object]:
+    return [item["item_id"] for item in items]
+
+
 def test_slow_store_is_cut_off_and_mixes_no_users(toy_bundle: Path, tmp_path: Path) -> None:
     with Running(toy_bundle, tmp_path / "data") as owner:
         users = {f"s{n}": f"i{n}" for n in range(60)}
@@ -206,7 +212,7 @@ def test_slow_store_is_cut_off_and_mixes_no_users(toy_bundle: Path, tmp_path: Pa
                 for user, answer in answers:
                     levels.add(answer["quality"]["level"])
                     right = expected[user] if answer["quality"]["level"] == "full" else popular
-                    assert answer["items"] == right
+                    assert named(answer["items"]) == named(right)  # a batch-mate may move a score's last bit
             wait_for(lambda: service.recommend(user_id="s1")["quality"]["level"] == "full", 5)
 
             assert levels == {"full", "fallback"}
@@ -347,3 +353,52 @@ def test_embedded_server_leaves_no_orphan_after_kill_9(service: Running) -> None
     wait_for(lambda: not is_alive(pid), 5)
     service.start()
     assert service.recommend(user_id="u3")["quality"]["level"] == "full"
+
+
+def test_work_of_a_caller_that_hung_up_is_dropped(toy_bundle: Path, tmp_path: Path) -> None:
+    with Running(toy_bundle, tmp_path / "data") as owner:
+        path = tmp_path / "p.sock"
+        with (
+            Proxy(path, socket_path(tmp_path / "data")) as proxy,
+            Running(toy_bundle, tmp_path / "x", redis_url=f"unix://{path}", budget_ms="1000") as service,
+        ):
+            proxy.delay_s = 0.2
+            address = service.url.removeprefix("http://").split(":")
+            body = b'{"user_id":"u1"}'
+            head = (
+                b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n"
+            )
+            for _ in range(10):  # the first batches are at the store already; the others wait behind them
+                with socket.create_connection((address[0], int(address[1]))) as caller:
+                    caller.sendall(head + body)
+            wait_for(lambda: service.metric("retort_http_requests_total", code="499") >= 1)
+
+            assert service.metric("retort_shed_total", reason="gone") >= 1
+    assert owner.process.returncode == 0
+
+
+def test_flood_of_events_does_not_starve_answers(service: Running) -> None:
+    events = [{"user_id": f"f{n % 40}", "item_id": f"i{n % 60}", "timestamp": n} for n in range(1000)]
+    content = json.dumps({"events": events}).encode()
+    is_over = threading.Event()
+
+    def flood() -> None:
+        with httpx.Client(base_url=service.url, timeout=10, trust_env=False) as client:
+            while not is_over.is_set():
+                client.post("/events", content=content, headers={"Content-Type": "application/json"})
+
+    threads = [threading.Thread(target=flood) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_for(lambda: service.metric("retort_events_total") > 3000)
+        answers = [service.recommend(user_id=f"u{n % 40}", debug=True) for n in range(200)]
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+    taken = sorted(answer["took_ms"] for answer in answers)
+    levels = [answer["quality"]["level"] for answer in answers]
+    assert taken[int(len(taken) * 0.9)] < 1000 * BUDGET_S
+    assert levels.count("full") >= 0.9 * len(levels)

@@ -393,4 +393,19 @@ def test_overload_is_refused_at_once_with_a_hint(toy_bundle: Path, tmp_path: Pat
         assert response.headers["retry-after"] == "1"
         assert alive == 200
         assert seconds < 0.1
-        assert service.metric("retort_shed_total") == 1
+        assert service.metric("retort_shed_total", reason="concurrency") == 1
+        assert service.metric("retort_http_requests_total", code="503", route="/recommend") == 1
+
+
+def test_caller_over_its_rate_gets_429_and_others_do_not(toy_bundle: Path, tmp_path: Path) -> None:
+    with Running(toy_bundle, tmp_path, rate_per_s="2", api_keys="one,other") as service:
+        asked = [
+            service.client.post("/recommend", json={"history": ["i1"]}, headers={"X-API-Key": key})
+            for key in ("one", "one", "one", "one", "other")
+        ]
+        probes = [service.client.get("/livez").status_code for _ in range(5)]
+
+    assert [response.status_code for response in asked] == [200, 200, 429, 429, 200]
+    assert asked[2].json()["error"]["code"] == "rate_limited"
+    assert asked[2].headers["retry-after"] == "1"
+    assert probes == [200] * 5
