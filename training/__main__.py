@@ -7,14 +7,15 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from training.comparison import compare_runs, comparison_lines
 from training.config import dump_config, load_config
 from training.demo import SMALL, check_port, serve_demo
 from training.errors import InputError, StageError, TrainingError
 from training.evaluate import evaluate_bundle
 from training.interactions import parse_columns
 from training.progress import Progress
-from training.report import summary_lines
-from training.run import Run, run_compress, run_distill, run_export, run_prepare, run_report, run_teacher
+from training.report import summary_lines, write_comparison
+from training.run import Run, run_baselines, run_compress, run_distill, run_export, run_prepare, run_report, run_teacher
 from training.simulate import simulate
 
 EXAMPLES = """examples:
@@ -65,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_run_options(stage, with_data=False)
         stage.set_defaults(command=_stage(work))
     _add_evaluate(commands)
+    _add_compare(commands)
     _add_demo(commands)
     return parser
 
@@ -122,6 +124,14 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     seen.add_argument("--exclude-seen", action="store_true", default=None, help="never rank an item of the history")
     seen.add_argument("--include-seen", dest="exclude_seen", action="store_false", help="rank every item")
     parser.set_defaults(command=_evaluate)
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "Finished runs of the same data with different seeds as one table. JSON on the last line."
+    parser = commands.add_parser("compare", help=text, description=text)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a finished run directory")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the table as a page too")
+    parser.set_defaults(command=_compare)
 
 
 def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -213,11 +223,21 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print(json.dumps(metrics))
 
 
+def _compare(arguments: argparse.Namespace) -> None:
+    table = compare_runs(arguments.runs, Progress())
+    print("\n".join(comparison_lines(table)))
+    if arguments.html:
+        write_comparison(arguments.html, table)
+        print(f"page: {arguments.html}")
+    print(json.dumps(table))
+
+
 STAGES: dict[str, tuple[str, Callable[[Run], None]]] = {
     "teacher": ("Train the teacher.", run_teacher),
     "distill": ("Save the soft labels, train the student with them and the same student without.", run_distill),
     "compress": ("Store the student's item table as compress.items says.", run_compress),
     "export": ("Write bundle/, reopen it and compare it with torch.", run_export),
+    "baselines": ("Rank what the models are compared with: popularity, item-kNN, EASE, iALS.", run_baselines),
     "report": ("Write metrics.json and report.html.", run_report),
 }
 

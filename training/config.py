@@ -101,6 +101,13 @@ class Compress:
 
 
 @dataclass(frozen=True)
+class Baselines:
+    """What the models are compared with."""
+
+    models: str = "popularity,recent_popularity,item_knn,ease"  # also: ials (minutes); ease only up to 20,000 items
+
+
+@dataclass(frozen=True)
 class Config:
     """All sections."""
 
@@ -110,6 +117,7 @@ class Config:
     student: Student = field(default_factory=Student)
     distill: Distill = field(default_factory=Distill)
     compress: Compress = field(default_factory=Compress)
+    baselines: Baselines = field(default_factory=Baselines)
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:

@@ -73,7 +73,7 @@ class Ranking:
         if self.other is not None:
             arrays |= {"other_ranks": self.other.ranks, "other_top": self.other.top}
         with path.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes a flag for one of them
 
     @classmethod
     def load(cls, path: Path) -> "Ranking":

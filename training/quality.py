@@ -24,6 +24,7 @@ COMPARED = (
 )
 OVERLAPPED = (("student", "teacher"), ("student_alone", "teacher"), ("bundle", "teacher"), ("bundle", "student"))
 DIVERSITY_AT = 10
+OWN_MODELS = frozenset({"teacher", "student", "student_smoothed", "student_alone", "compressed", "bundle"})
 LOST = 0.0  # a relative NDCG@10 gain at or below it is a failed run
 
 MEANING = {
@@ -122,6 +123,14 @@ def overlaps(rankings: Mapping[str, Ranking]) -> dict[str, dict[str, float]]:
         for ours, theirs in OVERLAPPED
         if ours in rankings and theirs in rankings
     }
+
+
+def beside_baselines(rankings: Mapping[str, Ranking]) -> dict[str, dict[str, float]]:
+    """Return {other: paired difference in NDCG@10 of the student to it} of peers and baselines, the strongest first."""
+    others = [name for name in rankings if name not in OWN_MODELS]
+    others.sort(key=lambda name: -ndcg(rankings[name].ranks, 10).mean())
+    ours = ndcg(rankings["student"].ranks, 10)
+    return {name: relative_difference(ours, ndcg(rankings[name].ranks, 10)) for name in others}
 
 
 def verdict(quality: Mapping[str, Any]) -> tuple[bool, str]:

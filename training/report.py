@@ -1,115 +1,76 @@
 """metrics.json and report.html: one self-contained page, verdict first, for a reader who was not there."""
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from jinja2 import Environment, PackageLoader
-from matplotlib.figure import Figure
 
-from service.bundle import Bundle, open_bundle
-from training.checkpoint import load_model
-from training.encoder import SequenceModel, count_parameters
-from training.evaluation import Ranking, ask, judged_part, popularity_scorer, rank
-from training.exported import ExportedStudent, time_encoder
-from training.fit import Epoch, load_curve
-from training.graph import export_encoder
-from training.interactions import TEST, Prepared
+from training.errors import InputError
+from training.evaluation import ask, judged_part
+from training.example import Example, draw_examples
+from training.fit import Epoch
+from training.interactions import Prepared
+from training.plot import group_label, plot_bars, plot_curves, plot_front, plot_groups
 from training.progress import Progress
-from training.quality import MEANING, detail, make_yardstick, overlaps, summarise_quality, verdict
+from training.result import collect_metrics, learning_curves, read_trials, titles_of
 
-matplotlib.use("Agg")
-
-TITLES = {
-    "teacher": "Teacher",
-    "student": "Student, distilled",
-    "student_alone": "Student alone (same budget, no teacher)",
-    "bundle": "Bundle, through onnxruntime",
-    "popularity": "Popularity",
-}
-COLOURS = {
-    "teacher": "#6b7280",
-    "student": "#0f766e",
-    "student_alone": "#d97706",
-    "bundle": "#134e4a",
-    "popularity": "#9ca3af",
-}
+GROUPS = {"by_popularity": "How popular the next item was", "by_history": "How much was known of the user"}
+LISTS = ("accuracy@1", "coverage@10", "gini@10", "novelty@10", "diversity@10")
+RANKED = ("recall", "ndcg", "mrr", "precision", "f1")
+COSTS = (("encode_us", "microseconds to encode one history", 1.0), ("bytes", "megabytes of the bundle", 1e-6))
 
 
 def write_report(run: Path, prepared: Prepared, progress: Progress) -> dict[str, Any]:
     """Write run/metrics.json and run/report.html from what the stages left; returns the metrics."""
-    bundle = open_bundle(run / "bundle")
-    metrics = collect_metrics(run, prepared, bundle, progress)
-    curves = {
-        "teacher": load_curve(run / "teacher" / "curve.json"),
-        "student": load_curve(run / "student" / "student_curve.json"),
-        "student_alone": load_curve(run / "student" / "alone_curve.json"),
-    }
+    metrics, rankings = collect_metrics(run, prepared, progress)
+    shown = {name: rankings[name] for name in ("teacher", "bundle" if "bundle" in rankings else "student")}
+    examples = draw_examples(ask(prepared, judged_part(prepared)), shown, prepared.items)
     _write(run / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-    _write(run / "report.html", render(metrics, curves, prepared.report))
+    _write(run / "report.html", render(metrics, learning_curves(run), read_trials(run), examples))
     return metrics
 
 
-def collect_metrics(run: Path, prepared: Prepared, bundle: Bundle, progress: Progress) -> dict[str, Any]:
-    """Measure what is left to measure (the bundle itself, popularity, sizes, encode times) and put it together."""
-    rankings = {
-        "teacher": Ranking.load(run / "teacher" / "ranking.npz"),
-        "student": Ranking.load(run / "student" / "student_ranking.npz"),
-        "student_alone": Ranking.load(run / "student" / "alone_ranking.npz"),
-    }
-    question = ask(prepared, judged_part(prepared))
-    if not bundle.manifest.refit:
-        student = ExportedStudent(bundle)
-        histories = lambda rows: [[r for r in row if r >= 0] for row in rows.tolist()]  # noqa: E731 - one use, one line
-        rankings["bundle"] = rank(
-            question, lambda rows: student.scores(histories(rows)), bundle.manifest.max_history, both_rules=True
-        )
-    rankings["popularity"] = rank(question, popularity_scorer(prepared), 1, both_rules=True)
-    quality = summarise_quality(rankings, len(prepared.items))
-    paid, sentence = verdict(quality)
-    yardstick = make_yardstick(prepared, question)
-    details = {name: detail(ranking, yardstick) for name, ranking in rankings.items()}
-    sizes = _sizes(run, bundle)
-    progress.note(sentence)
-    return {
-        "paid": paid,
-        "verdict": sentence,
-        "judged_on": "test" if judged_part(prepared) == TEST else "validation",
-        "exclude_seen": question.exclude_seen,
-        "models": {name: quality[name] | details[name] | sizes.get(name, {}) for name in rankings},
-        "ndcg@10_differences": quality["ndcg@10_differences"],
-        "overlap": overlaps(rankings),
-        "diversity_by": yardstick.features.by,
-        "meaning": MEANING,
-        "bundle": {"version": bundle.manifest.version, "refit": bundle.manifest.refit},
-        "seconds": _training_seconds(run),
-        "data": prepared.report,
-        "lineage": bundle.manifest.lineage,
-    }
-
-
-def render(metrics: Mapping[str, Any], curves: Mapping[str, Sequence[Epoch]], data: Mapping[str, Any]) -> str:
+def render(
+    metrics: Mapping[str, Any],
+    curves: Mapping[str, Sequence[Epoch]],
+    trials: Sequence[Mapping[str, Any]],
+    examples: Sequence[Example],
+) -> str:
     """Return the page."""
-    environment = Environment(loader=PackageLoader("training", "."), autoescape=True, trim_blocks=True)
-    return environment.get_template("report.html.j2").render(
+    models = metrics["models"]
+    titles = titles_of(models)
+    compared = [name for name in ("teacher", "student", "student_alone") if name in models]
+    compared += list(metrics["beside_baselines"])[:1]
+    return _template("report.html.j2").render(
         metrics=metrics,
-        titles=TITLES,
-        data=data,
+        titles=titles,
+        data=metrics["data"],
         cutoffs=(5, 10, 20),
-        bars=plot_bars(metrics["models"]),
-        curves=plot_curves(curves),
-        bundle_mb=metrics["models"].get("bundle", {}).get("bytes", 0) / 1e6,
+        ranked=RANKED,
+        lists=LISTS,
+        compared=compared,
+        beaten_by=stronger_baselines(metrics),
+        bars=plot_bars(models, titles),
+        curves=plot_curves(curves, titles),
+        groups={key: (text, plot_groups(models, compared, titles, key)) for key, text in GROUPS.items()},
+        group_label=group_label,
+        fronts=[plot_front(trials, cost, label, scale) for cost, label, scale in COSTS] if trials else [],
+        examples=examples,
         config=json.dumps(metrics["lineage"]["config"], indent=1),
     )
+
+
+def stronger_baselines(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the baselines and peers whose NDCG@10 is above the student's by more than chance."""
+    return [name for name, row in metrics["beside_baselines"].items() if row["high"] < 0]
 
 
 def summary_lines(metrics: Mapping[str, Any]) -> list[str]:
     """Return the table of a run as plain text."""
     lines = [f"{'':40}{'NDCG@10':>9}{'95 %':>18}{'HR@10':>8}{'parameters':>13}{'bytes':>13}{'encode µs':>11}"]
+    titles = titles_of(metrics["models"])
     for name, row in metrics["models"].items():
         low, high = row["ndcg@10_interval"]
         sizes = "".join(
@@ -117,70 +78,30 @@ def summary_lines(metrics: Mapping[str, Any]) -> list[str]:
             for key, width in (("parameters", 13), ("bytes", 13), ("encode_us", 11))
         )
         lines.append(
-            f"{TITLES[name]:40}{row['ndcg@10']:9.4f}{f'{low:.4f} to {high:.4f}':>18}{row['hr@10']:8.4f}{sizes}"
+            f"{titles[name]:40}{row['ndcg@10']:9.4f}{f'{low:.4f} to {high:.4f}':>18}{row['hr@10']:8.4f}{sizes}"
         )
     return lines
 
 
-def plot_curves(curves: Mapping[str, Sequence[Epoch]]) -> str:
-    """Return validation NDCG@10 over epochs as a data address."""
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for name, rows in curves.items():
-        axes.plot(
-            [row.epoch + 1 for row in rows], [row.validation for row in rows], label=TITLES[name], color=COLOURS[name]
-        )
-    axes.set(xlabel="epoch", ylabel="validation NDCG@10", ylim=(0, None))
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    return _as_address(figure)
+def write_comparison(path: Path, table: Mapping[str, Any]) -> None:
+    """Write what compare_runs returned as a page. Raises InputError where there is no such directory."""
+    page = _template("comparison.html.j2").render(table=table, bars=plot_bars(table["models"], table["titles"]))
+    try:
+        _write(path, page)
+    except OSError as exc:
+        raise InputError(f"{path}: {exc.strerror}; --html takes a file in a directory that exists") from exc
 
 
-def plot_bars(models: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return NDCG@10 with intervals as a data address."""
-    figure = Figure(figsize=(7, 0.6 * len(models) + 0.8), layout="constrained")
-    axes = figure.subplots()
-    for place, (name, row) in enumerate(reversed(list(models.items()))):
-        low, high = row["ndcg@10_interval"]
-        error = [[row["ndcg@10"] - low], [high - row["ndcg@10"]]]
-        axes.barh(place, row["ndcg@10"], xerr=error, color=COLOURS[name], ecolor="#111827", capsize=3)
-    axes.set_yticks(range(len(models)), [TITLES[name] for name in reversed(list(models))])
-    axes.set_xlabel("NDCG@10, whole catalogue, 95 % interval over users")
-    axes.spines[["top", "right"]].set_visible(False)
-    return _as_address(figure)
-
-
-def _sizes(run: Path, bundle: Bundle) -> dict[str, dict[str, float]]:
-    """Parameters, float32 bytes and encode time; both students have the bundle's encoder, so its time is theirs."""
-    dim, longest = bundle.manifest.dim, bundle.manifest.max_history
-    encode_us = time_encoder(bundle.encoder, dim=dim, max_history=longest)
-    teacher, student = (
-        load_model(run / place) for place in ("teacher/model.safetensors", "student/student.safetensors")
+def _template(name: str) -> Any:
+    environment = Environment(
+        loader=PackageLoader("training", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    sizes = {"teacher": _size(count_parameters(teacher), _encode_us(teacher))}
-    sizes["student"] = sizes["student_alone"] = _size(count_parameters(student), encode_us)
-    files = sum(entry["size"] for entry in bundle.manifest.files.values())
-    sizes["bundle"] = sizes["student"] | {"bytes": files}
-    return sizes
-
-
-def _size(parameters: int, encode_us: float) -> dict[str, float]:
-    return {"parameters": parameters, "bytes": 4 * parameters, "encode_us": encode_us}
-
-
-def _encode_us(model: SequenceModel) -> float:
-    return time_encoder(export_encoder(model), dim=model.size.dim, max_history=model.size.max_history)
-
-
-def _training_seconds(run: Path) -> dict[str, float]:
-    curves = {"teacher": "teacher/curve", "student": "student/student_curve", "student_alone": "student/alone_curve"}
-    return {name: sum(row.seconds for row in load_curve(run / f"{place}.json")) for name, place in curves.items()}
-
-
-def _as_address(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg")
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    environment.filters |= {
+        "share": lambda value: f"{value:+.1%}",
+        "points": lambda value: "" if value is None else f"{value:.4f}",
+        "count": lambda value: f"{value:,.0f}",
+    }
+    return environment.get_template(name)
 
 
 def _write(path: Path, text: str) -> None:

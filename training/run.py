@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from service.bundle import BundleError, open_bundle, read_manifest
+from training.baseline import parse_names, rank_baselines
 from training.checkpoint import load_model
 from training.compress import RANKING as COMPRESSED_RANKING
 from training.compress import compress, load_table
@@ -69,6 +70,7 @@ class Run:
 
 def run_prepare(run: Run, interactions: Path, items: Path | None) -> None:
     """Read the files into prepared/ and say what was kept and dropped."""
+    parse_names(run.config.baselines.models)  # a wrong name now, not after the training
     settings, split = run.config.prepare, run.config.split
     inputs = {"interactions": file_fingerprint(interactions), "items": file_fingerprint(items) if items else ""}
 
@@ -188,6 +190,18 @@ def run_export(run: Run) -> None:
     table = load_table(run.out / "compressed")
     bundle = export(out, prepared, run.out / source / STUDENT, table, manifest)
     run.progress.note(f"{out}: version {bundle.manifest.version}, reopened, answers as torch does")
+
+
+def run_baselines(run: Run) -> None:
+    """Train and rank what the models are compared with."""
+    models = parse_names(run.config.baselines.models)
+    prepared = run.prepared()
+    run.stage(
+        "baselines",
+        {"models": models},
+        {"prepared": run.key("prepared")},
+        lambda out: rank_baselines(out, prepared, models, run.progress),
+    )
 
 
 def run_report(run: Run) -> None:

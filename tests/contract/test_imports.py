@@ -19,7 +19,9 @@ HOMES = {
     "onnx": {"training.graph"},
     "pydantic_settings": {"service.settings"},
     "safetensors": {"training.checkpoint"},
-    "matplotlib": {"training.report"},
+    "matplotlib": {"training.plot"},
+    "implicit": {"training.baseline"},
+    "scipy": {"training.baseline", "training.variety"},
     "rich": {"training.progress"},
 }
 STAGES = {f"training.{name}" for name in ("teacher", "distill", "compress", "export", "report")}

@@ -17,7 +17,7 @@ from training.__main__ import main
 from training.checkpoint import load_weights
 from training.stage import read_key
 
-STAGES = ("prepared", "teacher", "soft_labels", "student", "compressed")
+STAGES = ("prepared", "teacher", "soft_labels", "student", "compressed", "baselines")
 
 
 def keys(run):
@@ -203,6 +203,10 @@ def test_a_time_split_is_trained_and_judged(tmp_path):
         (["run", "--interactions", "none.csv"], "none.csv: No such file or directory"),
         (["run", "--interactions", "{world}", "--columns", "user_id=customer"], "customer"),
         (["run", "--interactions", "{world}", "--set", "teacher.dmi=3"], "unknown setting teacher.dmi"),
+        (
+            ["run", "--interactions", "{world}", "--set", "baselines.models=ease,slim"],
+            "unknown 'slim'; known: popularity",
+        ),
         (["run", "--interactions", "{world}", "--config", "none.toml"], "none.toml: no such file"),
         (["teacher"], "run prepare first"),
         (["distill"], "run prepare first"),
@@ -235,5 +239,5 @@ def test_help_teaches_the_commands(capsys):
 
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in ("simulate", "run", "prepare", "teacher", "distill", "compress", "export"))
+    assert all(name in text for name in ("simulate", "run", "prepare", "teacher", "baselines", "export"))
     assert "python -m training run --interactions" in text

@@ -1,0 +1,152 @@
+"""Several runs of the same data with different seeds as one table: what of a difference is the model and what is luck.
+
+Two kinds of luck are kept apart. Which users were asked: the interval, a paired bootstrap over users of each user's
+mean over the seeds. How training went: the spread, the standard deviation over the seeds of the mean over users.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.errors import InputError
+from training.evaluation import Ranking, ask, judged_part
+from training.interactions import Prepared, load_prepared
+from training.progress import Progress
+from training.quality import COMPARED
+from training.ranking import bootstrap_interval, hit, ndcg, relative_difference
+from training.result import COMPRESSED, lineage_of, other_rankings, own_rankings, titles_of
+
+METRICS = {"ndcg@10": ndcg, "hr@10": hit}
+PAIRS = (*COMPARED, ("compressed", "student_alone"), ("compressed", "teacher"))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: rankings of its models, its seeds, the title of each model that has one of its own."""
+
+    path: Path
+    prepared: Prepared
+    rankings: Mapping[str, Ranking]
+    seeds: Mapping[str, int]
+    config: Mapping[str, Mapping[str, Any]]
+    about: Mapping[str, Mapping[str, Any]]
+    commit: str | None
+
+
+def compare_runs(paths: Sequence[Path], progress: Progress) -> dict[str, Any]:
+    """Return the table of runs: models with means, spreads and intervals, and paired differences.
+
+    Raises InputError where there is one run only, where data or settings differ, or where two runs share their seeds.
+    """
+    runs = [read_finished(path, progress) for path in paths]
+    check_comparable(runs)
+    names = [name for name in runs[0].rankings if all(name in run.rankings for run in runs)]
+    values = {
+        name: {metric: np.stack([of(run.rankings[name].ranks, 10) for run in runs]) for metric, of in METRICS.items()}
+        for name in names
+    }
+    others = [name for name in names if name not in {name for pair in PAIRS for name in pair}]
+    pairs = [*PAIRS, *(("student", name) for name in others)]
+    data = runs[0].prepared.report
+    return {
+        "runs": [str(run.path) for run in runs],
+        "seeds": [dict(run.seeds) for run in runs],
+        "commits": sorted({run.commit or "unknown" for run in runs}),
+        "data": {key: data[key] for key in ("source", "n_events", "n_users", "n_items", "split", "fingerprint")},
+        "users": len(next(iter(runs[0].rankings.values())).ranks),
+        "titles": titles_of({name: runs[0].about.get(name, {}) for name in names}),
+        "models": {name: _summarise(values[name]) for name in names},
+        "ndcg@10_differences": {
+            f"{ours} / {theirs}": pooled_difference(values[ours]["ndcg@10"], values[theirs]["ndcg@10"])
+            for ours, theirs in pairs
+            if ours in values and theirs in values
+        },
+    }
+
+
+def read_finished(path: Path, progress: Progress) -> Finished:
+    """Read a run directory. Raises InputError where it is not finished."""
+    prepared = load_prepared(path / "prepared")
+    rankings = own_rankings(path)
+    missing = [name for name in ("teacher", "student", "student_alone") if name not in rankings]
+    if missing:
+        raise InputError(f"{path}: no finished run ({', '.join(missing)} not ranked yet); run it to its end first")
+    if (path / COMPRESSED).exists():
+        rankings["compressed"] = Ranking.load(path / COMPRESSED)
+    others, about = other_rankings(path, prepared, ask(prepared, judged_part(prepared)), progress)
+    lineage = lineage_of(path)
+    return Finished(
+        path, prepared, rankings | others, lineage["seeds"], lineage["config"], about, lineage.get("commit")
+    )
+
+
+def check_comparable(runs: Sequence[Finished]) -> None:
+    """Raise InputError unless the runs differ in their seeds and in nothing that they are judged by."""
+    if len(runs) < 2:
+        raise InputError("compare needs two finished runs or more, of the same data with different seeds")
+    first = runs[0]
+    for number, run in enumerate(runs):
+        if run.prepared.report["fingerprint"] != first.prepared.report["fingerprint"]:
+            raise InputError(f"{run.path} and {first.path} are of different data or splits: they cannot be compared")
+        changed = changed_settings(first.config, run.config)
+        if changed:
+            raise InputError(f"{run.path} and {first.path} differ in {', '.join(changed)}; only seeds may differ")
+        twin = next((other for other in runs[:number] if other.seeds == run.seeds), None)
+        if twin:
+            raise InputError(
+                f"{run.path} and {twin.path} have the same seeds {dict(run.seeds)}: that is one run counted twice; "
+                "train one again with --set teacher.seed=2 --set student.seed=2"
+            )
+
+
+def changed_settings(ours: Mapping[str, Mapping[str, Any]], theirs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the settings that differ, seeds and the choice of baselines aside."""
+    return sorted(
+        f"{section}.{key}"
+        for section in {*ours, *theirs} - {"baselines"}
+        for key in {*ours.get(section, {}), *theirs.get(section, {})} - {"seed"}
+        if ours.get(section, {}).get(key) != theirs.get(section, {}).get(key)
+    )
+
+
+def pooled_difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> dict[str, Any]:
+    """Relative difference of two models [seeds, users]: paired bootstrap over users of their means over seeds.
+
+    Returns difference, low, high (95 %), and each seed's own difference.
+    """
+    per_seed = ours.mean(axis=1) / np.maximum(theirs.mean(axis=1), 1e-12) - 1
+    return {**relative_difference(ours.mean(axis=0), theirs.mean(axis=0)), "per_seed": per_seed.tolist()}
+
+
+def _summarise(values: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """values [seeds, users] by metric -> mean, interval over users, spread over seeds, each seed's mean."""
+    summary: dict[str, Any] = {}
+    for metric, per_user in values.items():
+        per_seed = per_user.mean(axis=1)
+        summary |= {
+            metric: float(per_seed.mean()),
+            f"{metric}_interval": list(bootstrap_interval(per_user.mean(axis=0))),
+            f"{metric}_spread": float(per_seed.std(ddof=1)),
+            f"{metric}_per_seed": per_seed.tolist(),
+        }
+    return summary
+
+
+def comparison_lines(table: Mapping[str, Any]) -> list[str]:
+    """Return the table as plain text."""
+    lines = [f"{'':40}{'NDCG@10':>9}{'95 %':>18}{'spread':>9}{'HR@10':>8}"]
+    for name, row in table["models"].items():
+        low, high = row["ndcg@10_interval"]
+        lines.append(
+            f"{table['titles'][name]:40}{row['ndcg@10']:9.4f}{f'{low:.4f} to {high:.4f}':>18}"
+            f"{row['ndcg@10_spread']:9.4f}{row['hr@10']:8.4f}"
+        )
+    lines.append("")
+    for pair, row in table["ndcg@10_differences"].items():
+        each = ", ".join(f"{value:+.1%}" for value in row["per_seed"])
+        lines.append(f"{pair:40}{row['difference']:+9.1%} ({row['low']:+.1%} to {row['high']:+.1%}); seeds {each}")
+    return lines

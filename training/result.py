@@ -1,0 +1,195 @@
+"""What a finished run holds, put together: rankings of every model and of what it is compared with, and its metrics.
+
+The rankings come from the run directory; only the bundle itself is ranked here, through onnxruntime, because that is
+what will be served.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.bundle import Bundle, BundleError, open_bundle, read_manifest
+from training.checkpoint import load_model
+from training.encoder import SequenceModel, count_parameters
+from training.errors import InputError
+from training.evaluation import Question, Ranking, ask, judged_part, popularity_scorer, rank
+from training.exported import ExportedStudent, time_encoder
+from training.fit import Epoch, load_curve
+from training.graph import export_encoder
+from training.interactions import TEST, Prepared
+from training.progress import Progress
+from training.quality import (
+    MEANING,
+    beside_baselines,
+    detail,
+    make_yardstick,
+    overlaps,
+    summarise_quality,
+    verdict,
+)
+
+OWN = {
+    "teacher": "teacher/ranking.npz",
+    "student": "student/student_ranking.npz",
+    "student_smoothed": "student/smoothed_ranking.npz",
+    "student_alone": "student/alone_ranking.npz",
+}
+CURVES = {
+    "teacher": "teacher/curve.json",
+    "student": "student/student_curve.json",
+    "student_smoothed": "student/smoothed_curve.json",
+    "student_alone": "student/alone_curve.json",
+}
+COMPRESSED = "compressed/ranking.npz"
+PEERS, BASELINES = "peers", "baselines"
+
+
+def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[dict[str, Any], dict[str, Ranking]]:
+    """Return what metrics.json holds, and the rankings that it is about."""
+    bundle = open_bundle(run / "bundle")
+    question = ask(prepared, judged_part(prepared))
+    rankings = own_rankings(run)
+    if not bundle.manifest.refit:
+        rankings["bundle"] = rank_bundle(bundle, question)
+    others, about = other_rankings(run, prepared, question, progress)
+    rankings |= others
+    if "popularity" not in rankings:
+        rankings["popularity"] = rank(question, popularity_scorer(prepared), 1, both_rules=True)
+    quality = summarise_quality(rankings, len(prepared.items))
+    paid, sentence = verdict(quality)
+    progress.note(sentence)
+    yardstick = make_yardstick(prepared, question)
+    details = {name: detail(ranking, yardstick) for name, ranking in rankings.items()}
+    sizes = _sizes(run, bundle)
+    return {
+        "paid": paid,
+        "verdict": sentence,
+        "judged_on": "test" if judged_part(prepared) == TEST else "validation",
+        "exclude_seen": question.exclude_seen,
+        "models": {
+            name: quality[name] | details[name] | sizes.get(name, {}) | about.get(name, {}) for name in rankings
+        },
+        "ndcg@10_differences": quality["ndcg@10_differences"],
+        "beside_baselines": beside_baselines(rankings),
+        "overlap": overlaps(rankings),
+        "diversity_by": yardstick.features.by,
+        "meaning": MEANING,
+        "bundle": {"version": bundle.manifest.version, "refit": bundle.manifest.refit},
+        "seconds": {name: sum(row.seconds for row in rows) for name, rows in learning_curves(run).items()},
+        "data": prepared.report,
+        "lineage": bundle.manifest.lineage,
+    }, rankings
+
+
+def own_rankings(run: Path) -> dict[str, Ranking]:
+    """Return the rankings that the run's own stages left."""
+    return {name: Ranking.load(run / place) for name, place in OWN.items() if (run / place).exists()}
+
+
+def other_rankings(
+    run: Path, prepared: Prepared, question: Question, progress: Progress
+) -> tuple[dict[str, Ranking], dict[str, dict[str, Any]]]:
+    """Return rankings of peers/ and baselines/, and what their JSON says (title, seconds, parameters, setting).
+
+    One of other data is left out and named: its users are not these.
+    """
+    rankings: dict[str, Ranking] = {}
+    about: dict[str, dict[str, Any]] = {}
+    for path in [*sorted((run / PEERS).glob("*.npz")), *sorted((run / BASELINES).glob("*.npz"))]:
+        says = _read_about(path.with_suffix(".json"))
+        ranking = Ranking.load(path)
+        if says.get("data", prepared.report["fingerprint"]) != prepared.report["fingerprint"] or len(
+            ranking.ranks
+        ) != len(question.users):
+            progress.note(f"{path}: of other data than this run, left out of the report")
+            continue
+        rankings[path.stem] = ranking
+        about[path.stem] = {key: says[key] for key in ("title", "seconds", "parameters", "setting") if key in says}
+    order = sorted(rankings, key=lambda name: -float(np.mean(1 / np.log2(1 + rankings[name].ranks))))
+    return {name: rankings[name] for name in order}, about
+
+
+def rank_bundle(bundle: Bundle, question: Question) -> Ranking:
+    """Rank with the bundle alone, through onnxruntime."""
+    student = ExportedStudent(bundle)
+    return rank(
+        question,
+        lambda rows: student.scores([[row for row in history if row >= 0] for history in rows.tolist()]),
+        bundle.manifest.max_history,
+        both_rules=True,
+    )
+
+
+def learning_curves(run: Path) -> dict[str, list[Epoch]]:
+    """Return validation NDCG@10 over epochs of what was trained in epochs."""
+    return {name: load_curve(run / place) for name, place in CURVES.items() if (run / place).exists()}
+
+
+def read_trials(run: Path) -> list[dict[str, Any]]:
+    """Return the candidates that a search under a budget measured; none where there was no search."""
+    path = run / "search" / "trials.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def lineage_of(run: Path) -> dict[str, Any]:
+    """Return what the bundle says of its making: seeds, config, commit. Raises InputError where it cannot be read."""
+    try:
+        return dict(read_manifest(run / "bundle").lineage)
+    except BundleError as exc:
+        raise InputError(f"{exc}; export the run first") from exc
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as exc:
+        raise InputError(f"{path}: not JSON ({exc}); delete it or write it again") from exc
+
+
+def _sizes(run: Path, bundle: Bundle) -> dict[str, dict[str, float]]:
+    """Parameters, float32 bytes and encode time; both students have the bundle's encoder, so its time is theirs."""
+    dim, longest = bundle.manifest.dim, bundle.manifest.max_history
+    encode_us = time_encoder(bundle.encoder, dim=dim, max_history=longest)
+    teacher, student = (
+        load_model(run / place) for place in ("teacher/model.safetensors", "student/student.safetensors")
+    )
+    own = _size(count_parameters(student), encode_us)
+    files = sum(entry["size"] for entry in bundle.manifest.files.values())
+    return {
+        "teacher": _size(count_parameters(teacher), _encode_us(teacher)),
+        **dict.fromkeys(("student", "student_smoothed", "student_alone"), own),
+        "bundle": own | {"bytes": files},
+    }
+
+
+def _size(parameters: int, encode_us: float) -> dict[str, float]:
+    return {"parameters": parameters, "bytes": 4 * parameters, "encode_us": encode_us}
+
+
+def _encode_us(model: SequenceModel) -> float:
+    return time_encoder(export_encoder(model), dim=model.size.dim, max_history=model.size.max_history)
+
+
+def titles_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return a name for the reader of each model."""
+    return {name: TITLES.get(name) or row.get("title") or name.replace("_", " ") for name, row in models.items()}
+
+
+TITLES = {
+    "teacher": "Teacher",
+    "student": "Student, distilled",
+    "student_smoothed": "Student, smoothed labels for a teacher",
+    "student_alone": "Student alone (same budget, no teacher)",
+    "compressed": "Student, compressed",
+    "bundle": "Bundle, through onnxruntime",
+    "popularity": "Popularity",
+    "recent_popularity": "Recent popularity (knows the day)",
+    "item_knn": "Item-kNN",
+    "ease": "EASE",
+    "ials": "iALS",
+}
