@@ -72,7 +72,7 @@ def rank_baselines(out: Path, prepared: Prepared, models: Sequence[str], progres
             progress.note(f"{name}: {about['setting']}, validation NDCG@10 {about['validation']:.4f}")
 
 
-def parse_names(text: str) -> list[str]:
+def parse_models(text: str) -> list[str]:
     """Return the names in "popularity,item_knn". Raises InputError for one that does not exist."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:

@@ -145,17 +145,30 @@ def _train_epoch(
     total, seen = 0.0, 0
     with progress.bar(f"epoch {number + 1}", count_positions(events)) as bar:
         for batch in batches:
-            step = _count_steps(optimizer)
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
-            optimizer.zero_grad(set_to_none=True)
-            value = _backward(model, batch, loss)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
-            optimizer.step()
-            _average(averaged, model, step)
+            value = train_step(model, averaged, optimizer, batch, loss, schedule.learning_rate)
             total, seen = total + value * len(batch.target), seen + len(batch.target)
             bar.advance(len(batch.target))
     return total / max(seen, 1)
+
+
+def train_step(
+    model: SequenceModel,
+    averaged: SequenceModel,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    loss: Loss,
+    learning_rate: float,
+) -> float:
+    """Move model one step on a batch, and averaged after it; returns the mean loss. The rate warms up."""
+    step = _count_steps(optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
+    optimizer.zero_grad(set_to_none=True)
+    value = _backward(model, batch, loss)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+    optimizer.step()
+    _average(averaged, model, step)
+    return value
 
 
 def _backward(model: SequenceModel, batch: Batch, loss: Loss) -> float:

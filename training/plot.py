@@ -18,6 +18,8 @@ matplotlib.use("Agg")
 
 COLOURS = {
     "teacher": "#475569",
+    "transformer": "#94a3b8",
+    "linear": "#94a3b8",
     "student": "#0f766e",
     "student_smoothed": "#7c3aed",
     "student_alone": "#d97706",
@@ -27,7 +29,7 @@ COLOURS = {
 GREY = "#b6bcc6"
 INK = "#1f2937"
 MARKERS = "osD^vP"
-WIDTH = 7.2  # inches
+WIDTH = 6.6  # inches
 
 
 def plot_bars(models: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]) -> str:

@@ -20,11 +20,14 @@ COMPARED = (
     ("compressed", "student"),
     ("bundle", "student_alone"),
     ("teacher", "rectools_sasrec"),
+    ("transformer", "rectools_sasrec"),
     ("teacher", "popularity"),
 )
 OVERLAPPED = (("student", "teacher"), ("student_alone", "teacher"), ("bundle", "teacher"), ("bundle", "student"))
 DIVERSITY_AT = 10
-OWN_MODELS = frozenset({"teacher", "student", "student_smoothed", "student_alone", "compressed", "bundle"})
+OWN_MODELS = frozenset(
+    {"teacher", "transformer", "linear", "student", "student_smoothed", "student_alone", "compressed", "bundle"}
+)
 LOST = 0.0  # a relative NDCG@10 gain at or below it is a failed run
 
 MEANING = {

@@ -31,11 +31,13 @@ from training.quality import (
     verdict,
 )
 
-OWN = {
-    "teacher": "teacher/ranking.npz",
-    "student": "student/student_ranking.npz",
-    "student_smoothed": "student/smoothed_ranking.npz",
-    "student_alone": "student/alone_ranking.npz",
+OWN = {  # a model's ranking; the first place that is there. Where teachers are mixed, the mix is the teacher
+    "teacher": ("mix/ranking.npz", "teacher/ranking.npz"),
+    "transformer": ("teacher/ranking.npz",),
+    "linear": ("linear/ranking.npz",),
+    "student": ("student/student_ranking.npz",),
+    "student_smoothed": ("student/smoothed_ranking.npz",),
+    "student_alone": ("student/alone_ranking.npz",),
 }
 CURVES = {
     "teacher": "teacher/curve.json",
@@ -86,7 +88,12 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
 
 def own_rankings(run: Path) -> dict[str, Ranking]:
     """Return the rankings that the run's own stages left."""
-    return {name: Ranking.load(run / place) for name, place in OWN.items() if (run / place).exists()}
+    found: dict[str, Path] = {}
+    for name, places in OWN.items():
+        path = next((run / place for place in places if (run / place).exists()), None)
+        if path is not None and path not in found.values():
+            found[name] = path
+    return {name: Ranking.load(path) for name, path in found.items()}
 
 
 def other_rankings(
@@ -184,7 +191,9 @@ TITLES = {
     "teacher": "Teacher",
     "student": "Student, distilled",
     "student_smoothed": "Student, smoothed labels for a teacher",
-    "student_alone": "Student alone (same budget, no teacher)",
+    "student_alone": "Student alone, no teacher",
+    "transformer": "Transformer in the teacher",
+    "linear": "Linear model in the teacher",
     "compressed": "Student, compressed",
     "bundle": "Bundle, through onnxruntime",
     "popularity": "Popularity",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from service.bundle import BundleError, open_bundle, read_manifest
-from training.baseline import parse_names, rank_baselines
+from training.baseline import parse_models, rank_baselines
 from training.checkpoint import load_model
 from training.compress import RANKING as COMPRESSED_RANKING
 from training.compress import compress, load_table
@@ -70,7 +70,7 @@ class Run:
 
 def run_prepare(run: Run, interactions: Path, items: Path | None) -> None:
     """Read the files into prepared/ and say what was kept and dropped."""
-    parse_names(run.config.baselines.models)  # a wrong name now, not after the training
+    parse_models(run.config.baselines.models)  # a wrong name now, not after the training
     settings, split = run.config.prepare, run.config.split
     inputs = {"interactions": file_fingerprint(interactions), "items": file_fingerprint(items) if items else ""}
 
@@ -194,7 +194,7 @@ def run_export(run: Run) -> None:
 
 def run_baselines(run: Run) -> None:
     """Train and rank what the models are compared with."""
-    models = parse_names(run.config.baselines.models)
+    models = parse_models(run.config.baselines.models)
     prepared = run.prepared()
     run.stage(
         "baselines",

@@ -40,7 +40,7 @@ from rectools.models import SASRecModel
 from training.evaluation import ask, judged_part, rank
 from training.interactions import TRAIN, VAL, load_prepared
 from training.ranking import ndcg
-from training.sequences import select_events
+from training.sequences import Events, select_events
 
 NAME = "rectools_sasrec"
 
@@ -103,8 +103,12 @@ def read_setting(arguments: argparse.Namespace) -> Setting:
 def make_dataset(prepared, max_history: int) -> Dataset:
     """The training part as windows of max_history inputs and their targets; each target is in one window."""
     kept = prepared.part == TRAIN
-    user, item = prepared.user[kept], prepared.item[kept]
     events = select_events(prepared.user, prepared.item, kept, len(prepared.users))
+    return windows_of(prepared.user[kept], prepared.item[kept], events, max_history)
+
+
+def windows_of(user: np.ndarray, item: np.ndarray, events: Events, max_history: int) -> Dataset:
+    """Events as RecTools reads them, a window a user; order alone counts: ties are in place already."""
     place = np.arange(len(user)) - events.offset[user]
     length = events.lengths()[user]
     from_end = length - 1 - place
@@ -120,7 +124,7 @@ def make_dataset(prepared, max_history: int) -> Dataset:
                 Columns.User: names,
                 Columns.Item: frame["item"],
                 Columns.Weight: 1.0,
-                Columns.Datetime: pd.to_datetime(frame["place"], unit="s"),  # order alone: ties are in place already
+                Columns.Datetime: pd.to_datetime(frame["place"], unit="s"),
             }
         )
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.bundle import Item
-from training.baseline import BASELINES, parse_names, rank_baseline, rank_baselines, training_data
+from training.baseline import BASELINES, parse_models, rank_baseline, rank_baselines, training_data
 from training.errors import InputError
 from training.evaluation import Ranking, ask
 from training.interactions import TEST, Prepared
@@ -83,7 +83,7 @@ def test_the_stage_leaves_a_ranking_and_a_note_of_each_and_goes_on_where_it_stop
 
 
 def test_names_are_checked_and_say_what_there_is():
-    assert parse_names("ease, popularity,ease") == ["ease", "popularity"]
-    assert parse_names("") == []
+    assert parse_models("ease, popularity,ease") == ["ease", "popularity"]
+    assert parse_models("") == []
     with pytest.raises(InputError, match="unknown 'slim'; known: popularity"):
-        parse_names("slim")
+        parse_models("slim")
