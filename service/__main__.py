@@ -6,17 +6,22 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
 
 from service import __version__
-from service.app import Service, open_profile, open_service
+from service.app import Service, open_profile, open_service, start_embedded
 from service.connection import Connection
+from service.crew import Crew
 from service.errors import NotBuiltError, RetortError, StartError
 from service.logs import Log, LogHandler
 from service.profile import Profile
@@ -32,6 +37,16 @@ _LATER = {
     "doctor": "look for what is wrong",
 }
 _BACKLOG = 2048
+MAX_WORKERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What a worker was given by its crew; nothing where it serves alone."""
+
+    listener_fd: int | None
+    ready_fd: int | None
+    store_kind: str | None
 
 
 class Server(uvicorn.Server):
@@ -87,7 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--bundle", type=Path, help="the bundle directory")
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (default 8000; 0 takes a free one)")
-    serve.add_argument("--workers", type=int, default=1, help="processes; only 1 in this version")
+    serve.add_argument("--workers", type=int, default=1, help="processes that share the port (default 1)")
+    serve.add_argument("--listener-fd", type=int, help=argparse.SUPPRESS)  # these three: given to a worker by the crew
+    serve.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    serve.add_argument("--store-kind", help=argparse.SUPPRESS)
     serve.add_argument("--pin", action="store_true", help="serve --bundle whatever version the store calls live")
     serve.set_defaults(run=_serve)
     for name, text, run in (
@@ -113,8 +131,8 @@ def _refuse(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    if arguments.workers != 1:
-        raise NotBuiltError("--workers: more than one worker is not built yet; run one process per core and data dir")
+    if not 1 <= arguments.workers <= MAX_WORKERS:
+        raise StartError(f"--workers: 1 to {MAX_WORKERS}, not {arguments.workers}")
     settings = read_settings(
         bundle=arguments.bundle, host=arguments.host, port=arguments.port, data_dir=arguments.data_dir
     )
@@ -126,15 +144,49 @@ def _serve(arguments: argparse.Namespace) -> int:
     _route_logging(log)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_listen(settings, log))
+            if arguments.workers > 1:
+                runner.run(_lead(settings, arguments.workers, log))
+            else:
+                post = Post(arguments.listener_fd, arguments.ready_fd, arguments.store_kind)
+                runner.run(_listen(settings, log, post))
     finally:
         log.close()
     return 0
 
 
-async def _listen(settings: Settings, log: Log) -> None:
+async def _lead(settings: Settings, n_workers: int, log: Log) -> None:
+    """Be the parent of several workers."""
     listener = _bind(settings.host, settings.port)
-    async with open_service(settings, log) as service:
+    listener.set_inheritable(True)
+    async with AsyncExitStack() as stack:
+        metrics_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="retort-metrics-")))
+        given = {"PROMETHEUS_MULTIPROC_DIR": str(metrics_dir), "RETORT_BUNDLE": str(settings.bundle or "")}
+        arguments = []
+        if settings.redis_url is None:
+            given["RETORT_REDIS_URL"] = start_embedded(settings, stack, log)
+            arguments = ["--store-kind", "embedded"]
+        crew = Crew(
+            listener,
+            n_workers=n_workers,
+            arguments=arguments,
+            environment={**os.environ, **given},
+            metrics_dir=metrics_dir,
+            log=log,
+            stop_s=settings.drain_s + settings.shutdown_s,
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, crew.stop)
+        await crew.wait_until_ready()
+        log.write("info", "listening", **_address(listener), pid=os.getpid(), workers=n_workers)
+        await crew.run()
+    log.write("info", "stopped")
+
+
+async def _listen(settings: Settings, log: Log, post: Post) -> None:
+    """Serve; alone, or as one of a crew."""
+    is_alone = post.listener_fd is None
+    listener = _bind(settings.host, settings.port) if is_alone else socket.socket(fileno=post.listener_fd)
+    async with open_service(settings, log, store_kind=post.store_kind) as service:
         config = uvicorn.Config(
             service.app,
             http=Connection,
@@ -147,12 +199,19 @@ async def _listen(settings: Settings, log: Log) -> None:
             timeout_graceful_shutdown=settings.shutdown_s,
             timeout_keep_alive=75,
         )
-        host, port = listener.getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         listener.listen(_BACKLOG)  # before it is said: uvicorn itself listens a few ticks later
-        log.write("info", "listening", url=url, host=host, port=port, pid=os.getpid(), model_version=service.version)
+        event = "listening" if is_alone else "worker_ready"
+        log.write("info", event, **_address(listener), pid=os.getpid(), model_version=service.version)
+        if post.ready_fd is not None:
+            os.write(post.ready_fd, b"1")
+            os.close(post.ready_fd)
         await Server(config, service, settings.drain_s).serve(sockets=[listener])
     log.write("info", "stopped")
+
+
+def _address(listener: socket.socket) -> dict[str, str | int]:
+    host, port = listener.getsockname()[:2]
+    return {"url": f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", "host": host, "port": port}
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -57,8 +57,11 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(settings: Settings, log: Log) -> AsyncIterator[Service]:
-    """Open the service. Raises StartError with a message for the operator."""
+async def open_service(settings: Settings, log: Log, *, store_kind: str | None = None) -> AsyncIterator[Service]:
+    """Open the service. Raises StartError with a message for the operator.
+
+    store_kind: embedded, where the URL is that of an embedded server which somebody else owns.
+    """
     bundle, student, index = load_model(settings)
     metrics = Metrics(__version__)
     async with AsyncExitStack() as stack:
@@ -90,7 +93,8 @@ async def open_service(settings: Settings, log: Log) -> AsyncIterator[Service]:
             exclude_seen=not manifest.repeat_consumption,
             budget_ms=settings.budget_ms,
         )
-        service = Service(_refuse, store, "external" if settings.redis_url else "embedded", manifest.version)
+        kind = store_kind or ("external" if settings.redis_url else "embedded")
+        service = Service(_refuse, store, kind, manifest.version)
         service.app = _wrap(settings, log, metrics, Parts(
             endpoint, recommender, profile, metrics, manifest, service.readiness
         ))  # fmt: skip
@@ -134,16 +138,19 @@ def compare_golden(bundle: Bundle, student: Student, index: Index) -> None:
             raise StartError(f"{bundle.path}: the model does not reproduce golden answer {number}; it is not served")
 
 
+def start_embedded(settings: Settings, stack: AsyncExitStack, log: Log) -> str:
+    """Start the embedded server and look after it until the stack ends; return its URL. Raises StartError."""
+    embedded = Embedded(settings.data_dir)
+    stack.push_async_callback(embedded.stop)
+    embedded.start()
+    embedded.supervise()
+    log.write("info", "embedded_server", pid=embedded.pid, data_dir=str(settings.data_dir))
+    return embedded.url
+
+
 async def open_store(settings: Settings, stack: AsyncExitStack, *, metrics: Metrics | None, log: Log) -> Store:
     """Start the embedded server, or take the one that is named; wait for it a little; go on without it if need be."""
-    url = settings.redis_url.get_secret_value() if settings.redis_url else None
-    if url is None:
-        embedded = Embedded(settings.data_dir)
-        stack.push_async_callback(embedded.stop)
-        embedded.start()
-        embedded.supervise()
-        url = embedded.url
-        log.write("info", "embedded_server", pid=embedded.pid, data_dir=str(settings.data_dir))
+    url = settings.redis_url.get_secret_value() if settings.redis_url else start_embedded(settings, stack, log)
     store = make_store(settings, url, metrics=metrics, log=log)
     stack.push_async_callback(store.close)
     if not await store.wait_until_up(_STORE_START_S if settings.redis_url is None else 1.0):
@@ -234,6 +241,7 @@ async def _watch_lag(metrics: Metrics) -> None:
         start = time.monotonic()
         await asyncio.sleep(_LAG_EVERY_S)
         metrics.event_loop_lag.observe(max(0.0, time.monotonic() - start - _LAG_EVERY_S))
+        metrics.refresh()
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

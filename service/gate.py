@@ -85,8 +85,8 @@ class Gate:
         self._app, self._recommend, self._keys, self._metrics, self._log = app, recommend, keys, metrics, log
         self._answers, self._others, self._rates, self._log_requests = answers, others, rates, log_requests
         self._in_flight = 0
-        metrics.in_flight.set_function(lambda: self._in_flight)
-        metrics.concurrency_limit.set_function(lambda: answers.value)
+        metrics.watch(metrics.in_flight, lambda: self._in_flight)
+        metrics.watch(metrics.concurrency_limit, lambda: answers.value)
 
     def refuse(self, url: bytes) -> bytes | None:
         """Return the whole reply for a request that is one too many, before anything is done for it; else None."""

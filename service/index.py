@@ -32,9 +32,10 @@ class Index:
         self._biases = bundle.table.biases
         self._n_groups = -(-len(self.item_ids) // _GROUP)
         # Item j is column j, and a member of group j % n_groups; columns past the last item are never shown.
-        self._columns = np.zeros((bundle.manifest.dim, self._n_groups * _GROUP), dtype=np.float32)
-        self._columns[:, : len(self.item_ids)] = bundle.table.dense().T
-        self._product = Product(self._columns)
+        columns = np.zeros((bundle.manifest.dim, self._n_groups * _GROUP), dtype=np.float32)
+        columns[:, : len(self.item_ids)] = bundle.table.dense().T
+        self._product = Product(columns)
+        self._table = bundle.table
         self._members = np.arange(_GROUP, dtype=np.int64) * self._n_groups
         self._popular = popularity_order(bundle.items).tolist()
         self._popularity = np.array([item.popularity for item in bundle.items], dtype=np.float64)
@@ -106,7 +107,7 @@ class Index:
         hidden = set(masked)
         rows: Int64 = np.array([row for row in candidates if row not in hidden], dtype=np.int64)
         with np.errstate(all="ignore"):
-            scores: Float32 = user @ self._columns[:, rows]
+            scores: Float32 = self._table.pick(rows) @ user
         if self._biases is not None:
             scores += self._biases[rows]
         if not np.isfinite(scores).all():

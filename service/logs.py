@@ -16,6 +16,7 @@ import orjson
 
 FLUSH_S = 0.05
 _MAX_QUEUED = 10_000
+_PIPE_BYTES = 4096
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -62,8 +63,8 @@ class Log:
             if self._n_dropped:
                 dropped, self._n_dropped = self._n_dropped, 0
                 lines.append(orjson.dumps({"severity": "warning", "event": "log_lines_dropped", "n": dropped}) + b"\n")
-            if lines:
-                self._emit(lines)
+            while lines:
+                self._emit(_take_piece(lines))
 
     def _emit(self, lines: list[bytes]) -> None:
         try:
@@ -71,6 +72,16 @@ class Log:
             self._stream.flush()
         except (OSError, ValueError):
             self._n_dropped += len(lines)  # nobody reads: go on serving
+
+
+def _take_piece(lines: list[bytes]) -> list[bytes]:
+    """Take lines off the front, as many as a pipe takes in one piece, so that no worker's line cuts another's."""
+    piece = [lines.pop(0)]
+    room = _PIPE_BYTES - len(piece[0])
+    while lines and len(lines[0]) <= room:
+        room -= len(lines[0])
+        piece.append(lines.pop(0))
+    return piece
 
 
 class LogHandler(logging.Handler):

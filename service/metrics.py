@@ -2,12 +2,19 @@
 
 One Metrics per process, with a registry of its own: nothing is registered at import. User and item ids are never
 labels. Children that the request path uses are kept in attributes or plain dictionaries.
+
+Where PROMETHEUS_MULTIPROC_DIR is set (by crew, before the import), values live in files of that directory, and every
+worker answers with the sum of all of them, those of dead workers included: 1.8 µs an observation instead of 0.6.
 """
 
+import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_BUCKETS_S = (
@@ -38,6 +45,7 @@ STORE_KINDS = (
     "timeout", "connection", "pool_exhausted", "loading", "readonly", "oom", "wrongtype", "decode", "noauth",
     "noperm", "other",
 )  # fmt: skip
+_Sum = Literal["livesum", "livemin", "livemax"]
 SHED_REASONS = ("concurrency", "other_routes", "rate", "gone")
 EVENT_RESULTS = ("accepted", "duplicate", "invalid", "future", "unavailable")
 CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
@@ -49,6 +57,7 @@ class Metrics:
 
     def __init__(self, version: str) -> None:
         self.registry = CollectorRegistry()
+        self._watched: list[tuple[Gauge, Callable[[], float]]] = []
         self._http_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._answer_children: dict[tuple[str, str], Counter] = {}
         self._declare_http()
@@ -57,9 +66,23 @@ class Metrics:
         self._declare_process(version)
 
     def render(self) -> bytes:
-        """Return the Prometheus text format; reads the resident memory first."""
-        self.resident_memory.set(_resident_bytes())
-        return generate_latest(self.registry)
+        """Return the Prometheus text format, of all workers."""
+        self.refresh()
+        directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if directory is None:
+            return generate_latest(self.registry)
+        everybody = CollectorRegistry()
+        MultiProcessCollector(everybody, directory)  # type: ignore[no-untyped-call]
+        return generate_latest(everybody)
+
+    def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
+        """Keep a gauge at what read returns."""
+        self._watched.append((gauge, read))
+
+    def refresh(self) -> None:
+        """Set the gauges that are watched: the other workers see only what was set."""
+        for gauge, read in self._watched:
+            gauge.set(read())
 
     def count_http(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one finished HTTP request. route: a template of ROUTES; anything else counts as unmatched."""
@@ -127,26 +150,26 @@ class Metrics:
         self.store_operation = {name: operation.labels(name) for name in STORE_OPS}
         errors = self._counter("store_errors", "Store operations that failed, and unreadable records", "kind")
         self.store_errors = {name: errors.labels(name) for name in STORE_KINDS}
-        self.breaker_state = self._gauge("store_breaker_state", "0 closed, 1 probing, 2 open")
+        self.breaker_state = self._gauge("store_breaker_state", "0 closed, 1 probing, 2 open", of="livemax")
 
     def _declare_process(self, version: str) -> None:
-        self.generation_min = self._gauge("model_generation_min", "Oldest model generation still serving")
-        self.generation_max = self._gauge("model_generation_max", "Newest model generation serving")
+        self.generation_min = self._gauge("model_generation_min", "Oldest model generation still serving", of="livemin")
+        self.generation_max = self._gauge("model_generation_max", "Newest model generation serving", of="livemax")
         swaps = self._counter("model_swaps", "Models loaded or refused", "result")
         self.model_swaps = {name: swaps.labels(name) for name in SWAP_RESULTS}
-        self.model_loaded = self._gauge("model_loaded_timestamp_seconds", "When the model was loaded")
-        self.items = self._gauge("items", "Items in the catalogue being served")
+        self.model_loaded = self._gauge("model_loaded_timestamp_seconds", "When the model was loaded", of="livemin")
+        self.items = self._gauge("items", "Items in the catalogue being served", of="livemax")
         self.event_loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the event loop woke a sleeping task", STAGE_BUCKETS_S
         )
-        self.resident_memory = self._gauge("resident_memory_bytes", "Resident memory of this process")
-        self._gauge("build_info", "1, labelled with the version", "version").labels(version).set(1)
+        self.watch(self._gauge("resident_memory_bytes", "Resident memory of the service"), _resident_bytes)
+        self._gauge("build_info", "1, labelled with the version", "version", of="livemax").labels(version).set(1)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"retort_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"retort_{name}", text, labels, registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str, of: _Sum = "livesum") -> Gauge:
+        return Gauge(f"retort_{name}", text, labels, registry=self.registry, multiprocess_mode=of)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"retort_{name}", text, labels, buckets=buckets, registry=self.registry)

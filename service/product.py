@@ -20,14 +20,15 @@ class Product:
     """users @ columns, for columns float32 [dim, n] that never change."""
 
     def __init__(self, columns: Float32) -> None:
-        self._columns = columns
         self._session = Session(_matmul(columns), "product") if columns.nbytes <= _MAX_BYTES else None
+        self._columns = columns if self._session is None else None  # onnxruntime has its own copy
 
     def __call__(self, users: Float32) -> Float32:
         """Return float32 [batch, n] for users float32 [batch, dim]. Raises ModelError."""
-        if self._session is None:
+        if self._columns is not None:
             with np.errstate(all="ignore"):
                 return users @ self._columns
+        assert self._session is not None  # noqa: S101  # one of the two is there
         scores: Float32 = self._session.run("scores", {"users": users})
         return scores
 

@@ -106,7 +106,7 @@ class Recommender:
         self._erasures = 0
         self._encode_s = {bucket: Estimate() for bucket in BUCKETS}
         self._score_s = {bucket: Estimate() for bucket in BUCKETS}
-        metrics.queue_depth.set_function(lambda: self._batcher.depth)
+        metrics.watch(metrics.queue_depth, lambda: self._batcher.depth)
         self._batcher: Batcher[_Job] = Batcher(self._run, max_batch=BUCKETS[-1], max_running=_MAX_RUNNING)
 
     async def recommend(self, query: Query) -> Answer:

@@ -283,13 +283,6 @@ def test_later_command_is_refused_and_yet_in_the_help(command: str) -> None:
     assert command in run_command("--help").stdout
 
 
-def test_more_workers_are_refused(toy_bundle: Path) -> None:
-    done = run_command("--bundle", str(toy_bundle), "--workers", "2")
-
-    assert done.returncode == 2
-    assert "not built yet" in done.stderr
-
-
 @pytest.mark.parametrize("is_running", [False, True])
 @pytest.mark.parametrize("name", ["histories.jsonl.gz", "histories.csv", "histories.jsonl"])
 def test_import_loads_histories_once_and_leaves_the_stream_alone(
