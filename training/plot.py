@@ -46,7 +46,7 @@ def plot_bars(models: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]
             f"{row['ndcg@10']:.4f}", (high, place), (5, 0), textcoords="offset points", va="center", fontsize=9
         )
     axes.set_yticks(range(len(names)), [titles[name] for name in names])
-    axes.set(xlabel="NDCG@10, whole catalogue; lines: 95 % of resampled users", xlim=(0, axes.get_xlim()[1] * 1.08))
+    axes.set(xlabel="NDCG@10; lines: 95 % over users", xlim=(0, axes.get_xlim()[1] * 1.08))
     return _as_address(figure, axes)
 
 
@@ -97,7 +97,7 @@ def plot_front(trials: Sequence[Mapping[str, Any]], cost: str, label: str, scale
     kinds = sorted({str(trial["kind"]) for trial in trials})
     for marker, kind in zip(MARKERS * len(kinds), kinds, strict=False):
         own = [trial for trial in trials if str(trial["kind"]) == kind]
-        axes.plot(*_points(own, cost, scale), marker, label=kind, color="#64748b", alpha=0.75)
+        axes.plot(*_points(own, cost, scale), marker, label=kind, color="#64748b", alpha=0.75, linestyle="")
     best = pareto_front(trials, cost)
     axes.step(*_points(best, cost, scale), where="post", color="#0f766e", label="none is better in both")
     for trial in trials:
@@ -105,12 +105,14 @@ def plot_front(trials: Sequence[Mapping[str, Any]], cost: str, label: str, scale
             at = (trial[cost] * scale, trial["ndcg@10"])
             axes.plot(*at, "*", color="#b91c1c", markersize=15, label="chosen")
             axes.annotate(
-                f"{trial['dim']} wide, {trial['layers']} layers, {trial['items']}",
+                f"{trial['dim']} wide, {trial['kind']}, {trial['items']}",
                 at,
                 (8, -12),
                 textcoords="offset points",
             )
     axes.set(xlabel=label, ylabel="validation NDCG@10", xscale="log")
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "25" else "")
     axes.legend(frameon=False, fontsize=9)
     return _as_address(figure, axes)
 
