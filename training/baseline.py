@@ -169,7 +169,7 @@ def _inverse(gram: Float32, ridge: float) -> Float32:
     inverse, _ = spotri(factor, lower=1, overwrite_c=1)
     for row in range(len(inverse)):  # LAPACK fills the lower triangle only
         inverse[row, row + 1 :] = inverse[row + 1 :, row]
-    return inverse
+    return inverse.T  # the same numbers in C order: else each sparse product would copy the whole matrix
 
 
 def make_ials(data: Data, setting: Setting) -> MakeScorer:
