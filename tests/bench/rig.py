@@ -19,7 +19,7 @@ import redis
 
 from service.embedded import find_server
 
-NULL_APP = """
+NULL_SOURCE = """
 import socket, uvicorn
 from fastapi import FastAPI, Request, Response
 off = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
@@ -32,6 +32,9 @@ listener = socket.socket(); listener.bind(("127.0.0.1", 0))
 print("http://127.0.0.1:%d" % listener.getsockname()[1], flush=True)
 uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False)).run(sockets=[listener])
 """
+
+
+NULL_APP = [sys.executable, "-c", NULL_SOURCE]
 
 
 class StoreProcess:
@@ -94,17 +97,15 @@ def started_service(bundle: Path, *, cores: str | None = None, **environment: st
         [*pinned(cores), sys.executable, "-m", "service", "--bundle", str(bundle), "--port", "0"],
         stderr=subprocess.PIPE, text=True, env=service_environment(environment),
     )  # fmt: skip
-    assert process.stderr is not None
-    url = next((line["url"] for line in map(json.loads, process.stderr) if line["event"] == "listening"), None)
-    assert url is not None, "the service did not start"
-    drain = threading.Thread(target=lambda: [None for _ in process.stderr or ()])
-    drain.start()
     try:
+        assert process.stderr is not None
+        url = next((line["url"] for line in map(json.loads, process.stderr) if line["event"] == "listening"), None)
+        assert url is not None, "the service did not start"
+        threading.Thread(target=lambda: [None for _ in process.stderr or ()], daemon=True).start()
         yield url
     finally:
         process.terminate()
         process.wait()
-        drain.join()
 
 
 def import_histories(histories: Path, **environment: str) -> None:
@@ -116,12 +117,12 @@ def import_histories(histories: Path, **environment: str) -> None:
 
 
 @contextmanager
-def started_app(source: str, *, cores: str | None = None) -> Iterator[str]:
+def started_app(command: list[str], *, cores: str | None = None) -> Iterator[str]:
     """A program that prints its URL and then serves; yields the URL once it answers."""
-    process = subprocess.Popen([*pinned(cores), sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    url = process.stdout.readline().strip()
+    process = subprocess.Popen([*pinned(cores), *command], stdout=subprocess.PIPE, text=True)
     try:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
         while not _listens(url):
             time.sleep(0.05)
         yield url

@@ -14,6 +14,7 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import urllib.request
 from contextlib import ExitStack
@@ -61,7 +62,7 @@ def main() -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         script = directory / "wrk.lua"
         script.write_text(WRK.replace("USERS", str(N_USERS)).replace("K}", f"{arguments.k}}}"))
-        urls = {"echo": stack.enter_context(started_app(ECHO_APP, cores=SERVER_CORE))}
+        urls = {"echo": stack.enter_context(started_app([sys.executable, "-c", ECHO_APP], cores=SERVER_CORE))}
         for n_items in arguments.items:
             urls[f"{n_items} items"] = start(arguments.bundle, n_items, directory / str(n_items), stack)
         for url in urls.values():
