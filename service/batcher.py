@@ -1,7 +1,7 @@
 """Natural batching: whatever waits while one batch runs forms the next. No timer, and no added wait when idle.
 
 A job that meets an idle batcher runs in the same turn of the event loop, together with what else arrived in it. The
-size of a batch is bounded by what its owner measured it to cost. Everything runs on the event loop: see RUNNING.
+size of a batch is bounded by what its owner measured it to cost.
 """
 
 import asyncio

@@ -16,7 +16,8 @@ from service.errors import RequestError
 from service.gate import STATUS, Trace, send_error, send_json
 from service.index import Index
 from service.metrics import Metrics
-from service.recommender import Answer, Query, Recommender
+from service.query import Answer, Query
+from service.recommender import Recommender
 from service.schema import RecommendRequest, parse_recommend
 
 BODY_BYTES = 1 << 20

@@ -10,8 +10,6 @@ fresh; one run of the encoder for those without a vector; one matrix product for
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -23,6 +21,7 @@ from service.index import Index, Ranked
 from service.memory import NO_ROWS, Memory, Taste
 from service.metrics import REASONS, Metrics
 from service.profile import Int32, Profile, Record, Sight
+from service.query import Answer, Job, Query
 from service.student import BUCKETS, Student
 
 _MAX_RUNNING = 2
@@ -30,59 +29,6 @@ _MAX_WRITES = 4
 _WRITE_TIMEOUT_S = 0.25
 _RESERVE_S = 0.001
 _MAX_BATCH_S = 0.01
-
-
-class Caller(Protocol):
-    """Who asked. is_gone: hung up before the answer."""
-
-    is_gone: bool
-
-
-@dataclass(slots=True)
-class Query:
-    """A checked request. arrived, deadline: on the clock of time.monotonic."""
-
-    user_id: str | None
-    k: int
-    history: Sequence[str] | None
-    exclude: Sequence[str]
-    exclude_seen: bool
-    candidates: Sequence[str] | None
-    caller: Caller
-    arrived: float
-    deadline: float
-    budget_s: float
-    is_debug: bool = False
-
-
-@dataclass(slots=True)
-class Answer:
-    """The items, best first, and how they came about."""
-
-    ranked: Ranked = ((), np.zeros(0, dtype=np.float32))
-    level: str = "full"
-    reasons: list[str] = field(default_factory=list)
-    ignored_ids: list[str] = field(default_factory=list)
-    stages_ms: dict[str, float] = field(default_factory=dict)
-    funnel: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """A query on its way through a batch. store_until: when the store's share of the budget is over."""
-
-    query: Query
-    future: "asyncio.Future[Answer]"
-    store_until: float
-    candidates: list[int] | None
-    excluded: list[int]
-    answer: Answer
-    taste: Taste | None = None
-
-    def masked(self) -> Sequence[int] | Int32:
-        """The rows that must not be shown."""
-        seen = self.taste.seen if self.taste is not None and self.query.exclude_seen else NO_ROWS
-        return [*self.excluded, *seen.tolist()] if self.excluded else seen
 
 
 class Recommender:
@@ -107,12 +53,12 @@ class Recommender:
         self._encode_s = {bucket: Estimate() for bucket in BUCKETS}
         self._score_s = {bucket: Estimate() for bucket in BUCKETS}
         metrics.watch(metrics.queue_depth, lambda: self._batcher.depth)
-        self._batcher: Batcher[_Job] = Batcher(self._run, max_batch=BUCKETS[-1], max_running=_MAX_RUNNING)
+        self._batcher: Batcher[Job] = Batcher(self._run, max_batch=BUCKETS[-1], max_running=_MAX_RUNNING)
 
     async def recommend(self, query: Query) -> Answer:
         """Answer inside the budget, whatever fails."""
         answer = Answer()
-        job = _Job(
+        job = Job(
             query,
             asyncio.get_running_loop().create_future(),
             min(query.arrived + query.budget_s * self._store_share, query.deadline - _RESERVE_S),
@@ -157,8 +103,16 @@ class Recommender:
         answer.ignored_ids += unknown
         return rows
 
-    async def _run(self, jobs: list[_Job]) -> None:
+    async def _run(self, jobs: list[Job]) -> None:
         """Answer every job of a batch."""
+        try:
+            await self._answer(jobs)
+        except Exception as exc:  # a border: a bug must reach the callers, or they would wait for ever
+            for job in jobs:
+                if not job.future.done():
+                    job.future.set_exception(exc)
+
+    async def _answer(self, jobs: list[Job]) -> None:
         started = time.monotonic()
         jobs = [job for job in jobs if self._is_worth_it(job, started)]
         asking = [job for job in jobs if job.taste is None and job.query.user_id is not None]
@@ -167,7 +121,7 @@ class Recommender:
             self._note_stage("store", started, asking)
         self._rank(job for job in jobs if not job.future.done())
 
-    def _is_worth_it(self, job: _Job, now: float) -> bool:
+    def _is_worth_it(self, job: Job, now: float) -> bool:
         """Whether somebody still waits for the answer, and there is time for more than the cheapest one."""
         self._metrics.stage["queue"].observe(now - job.query.arrived)
         if job.query.caller.is_gone:
@@ -176,7 +130,7 @@ class Recommender:
             return False
         return self._has_time(job, "queue", 0.0)
 
-    async def _ask_store(self, jobs: list[_Job]) -> None:
+    async def _ask_store(self, jobs: list[Job]) -> None:
         """Find every job's taste, or the reason why not. A job whose time is over is answered while others wait."""
         now = time.monotonic()
         until = max(job.store_until for job in jobs)
@@ -199,7 +153,7 @@ class Recommender:
             if timer is not None:
                 timer.cancel()
 
-    def _give_up(self, jobs: list[_Job]) -> None:
+    def _give_up(self, jobs: list[Job]) -> None:
         """Answer the jobs whose time for the store is over without it."""
         now = time.monotonic()
         late = [job for job in jobs if job.store_until <= now and not job.future.done() and job.taste is None]
@@ -212,10 +166,10 @@ class Recommender:
             first = min(job.store_until for job in left)
             asyncio.get_running_loop().call_later(max(0.0, first - now), self._give_up, left)
 
-    async def _find_tastes(self, jobs: list[_Job], until: float) -> None:
+    async def _find_tastes(self, jobs: list[Job], until: float) -> None:
         erasures = self._erasures
         sights = await self._profile.look(_users(jobs), until - time.monotonic())
-        stale: list[tuple[_Job, Sight]] = []
+        stale: list[tuple[Job, Sight]] = []
         for job, sight in zip(jobs, sights, strict=True):
             if sight.record is not None:
                 job.taste = Taste(sight.record.rows, sight.record.user)
@@ -233,7 +187,7 @@ class Recommender:
                 if job.taste is not None and len(job.taste.seen):
                     self._memory.note(str(job.query.user_id), job.taste)
 
-    async def _read_histories(self, stale: list[tuple[_Job, Sight]], until: float) -> None:
+    async def _read_histories(self, stale: list[tuple[Job, Sight]], until: float) -> None:
         """Read whole histories, encode them, and cache the records after the answers."""
         jobs = [job for job, _ in stale]
         histories = await self._profile.read(_users(jobs), max(0.0, until - time.monotonic()))
@@ -249,7 +203,7 @@ class Recommender:
             ]
         )
 
-    def _recall(self, job: _Job, exc: StoreError) -> None:
+    def _recall(self, job: Job, exc: StoreError) -> None:
         job.answer.reasons.append(exc.reason)
         taste = self._memory.recall(str(job.query.user_id))
         if taste is None:
@@ -260,9 +214,9 @@ class Recommender:
             job.answer.reasons.append("stale_profile")
             job.taste = taste
 
-    def _rank(self, jobs: Iterable[_Job]) -> None:
+    def _rank(self, jobs: Iterable[Job]) -> None:
         """Answer jobs by the model where there is a history, time and a vector; else by popularity."""
-        known: list[_Job] = []
+        known: list[Job] = []
         for job in jobs:
             if job.taste is None or not len(job.taste.seen):
                 if job.answer.level == "full":
@@ -277,7 +231,7 @@ class Recommender:
             self._rank_candidates(job)
         self._rank_all([job for job in ready if job.candidates is None])
 
-    def _encode(self, jobs: list[_Job]) -> None:
+    def _encode(self, jobs: list[Job]) -> None:
         """Give every job its vector, or answer it without."""
         bucket = _bucket(len(jobs))
         needed_s = self._encode_s[bucket].p99() + self._score_s[bucket].p99()
@@ -299,12 +253,17 @@ class Recommender:
             else:
                 self._fall_back(job, NonFiniteError("the encoder returned NaN or infinity"))
 
-    def _rank_all(self, jobs: list[_Job]) -> None:
+    def _rank_all(self, jobs: list[Job]) -> None:
         """Rank the whole catalogue for every job at once."""
         if not jobs:
             return
         start = time.monotonic()
-        scores = self._index.score(np.stack([_vector(job) for job in jobs]))
+        try:
+            scores = self._index.score(np.stack([_vector(job) for job in jobs]))
+        except ModelError as exc:
+            for job in jobs:
+                self._fall_back(job, exc)
+            return
         middle_s = self._note_stage("score", start, jobs)
         start = time.monotonic()
         found = self._index.best(scores, max(job.query.k for job in jobs), [job.masked() for job in jobs])
@@ -315,7 +274,7 @@ class Recommender:
             else:
                 self._finish(job, (ranked[0][: job.query.k], ranked[1][: job.query.k]))
 
-    def _rank_candidates(self, job: _Job) -> None:
+    def _rank_candidates(self, job: Job) -> None:
         start = time.monotonic()
         try:
             ranked = self._index.best_of(_vector(job), job.query.k, job.masked(), job.candidates or ())
@@ -325,7 +284,7 @@ class Recommender:
         self._note_stage("score", start, [job])
         self._finish(job, ranked)
 
-    def _has_time(self, job: _Job, stage: str, needed_s: float) -> bool:
+    def _has_time(self, job: Job, stage: str, needed_s: float) -> bool:
         """Whether a stage still fits into the budget; if not, the job is answered at once."""
         if time.monotonic() + needed_s + _RESERVE_S / 2 <= job.query.deadline:
             return True
@@ -333,19 +292,19 @@ class Recommender:
         self._fall_back(job, _DeadlineError())
         return False
 
-    def _fall_back(self, job: _Job, exc: DegradedError) -> None:
+    def _fall_back(self, job: Job, exc: DegradedError) -> None:
         job.answer.reasons = [reason for reason in job.answer.reasons if reason != "stale_profile"]
         job.answer.reasons.append(exc.reason)
         self._answer_popular(job)
 
-    def _answer_popular(self, job: _Job) -> None:
+    def _answer_popular(self, job: Job) -> None:
         job.answer.level = "fallback"
         start = time.monotonic()
         ranked = self._index.most_popular(job.query.k, job.masked(), job.candidates)
         self._note_stage("rules", start, [job])
         self._finish(job, ranked)
 
-    def _finish(self, job: _Job, ranked: Ranked) -> None:
+    def _finish(self, job: Job, ranked: Ranked) -> None:
         answer, taste = job.answer, job.taste
         answer.ranked = ranked
         if len(ranked[0]) < job.query.k:
@@ -364,7 +323,7 @@ class Recommender:
         if not job.future.done():
             job.future.set_result(answer)
 
-    def _note_stage(self, name: str, start: float, jobs: Sequence[_Job]) -> float:
+    def _note_stage(self, name: str, start: float, jobs: Sequence[Job]) -> float:
         seconds = time.monotonic() - start
         self._metrics.stage[name].observe(seconds)
         for job in jobs:
@@ -404,7 +363,7 @@ def _bucket(n_jobs: int) -> int:
     return next((bucket for bucket in BUCKETS if bucket >= n_jobs), BUCKETS[-1])
 
 
-def _users(jobs: Sequence[_Job]) -> list[str]:
+def _users(jobs: Sequence[Job]) -> list[str]:
     return [str(job.query.user_id) for job in jobs]
 
 
@@ -412,10 +371,10 @@ def _finite_lines(users: Float32) -> list[bool]:
     return [bool(np.isfinite(user).all()) for user in users]
 
 
-def _seen(job: _Job) -> Int32:
+def _seen(job: Job) -> Int32:
     return NO_ROWS if job.taste is None else job.taste.seen
 
 
-def _vector(job: _Job) -> Float32:
+def _vector(job: Job) -> Float32:
     assert job.taste is not None and job.taste.user is not None  # noqa: S101  # ready
     return job.taste.user
