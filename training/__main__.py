@@ -15,7 +15,17 @@ from training.evaluate import evaluate_bundle
 from training.interactions import parse_columns
 from training.progress import Progress
 from training.report import summary_lines, write_comparison
-from training.run import Run, run_baselines, run_compress, run_distill, run_export, run_prepare, run_report, run_teacher
+from training.run import (
+    Run,
+    run_baselines,
+    run_compress,
+    run_distill,
+    run_export,
+    run_prepare,
+    run_report,
+    run_search,
+    run_teacher,
+)
 from training.simulate import simulate
 
 EXAMPLES = """examples:
@@ -65,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         stage = commands.add_parser(name, help=text, description=text)
         _add_run_options(stage, with_data=False)
         stage.set_defaults(command=_stage(work))
+    _add_search(commands)
     _add_evaluate(commands)
     _add_compare(commands)
     _add_demo(commands)
@@ -88,7 +99,35 @@ def _add_whole(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "run", help=text, description=text, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     _add_run_options(parser, with_data=True)
+    _add_budget(parser)
     parser.set_defaults(command=_run)
+
+
+def _add_search(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = (
+        "Choose the student's size and how it is taught, on validation users and through onnxruntime on this machine; "
+        "OUT/config.toml then holds the choice, and distill trains it."
+    )
+    parser = commands.add_parser("search", help=text, description=text)
+    _add_run_options(parser, with_data=False)
+    _add_budget(parser)
+    parser.set_defaults(command=_search)
+
+
+def _add_budget(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("budget", "what the student may cost; giving one searches for the best that fits")
+    group.add_argument("--budget-ms", type=float, help="encode, score and top K of one user, median, one core")
+    group.add_argument("--budget-mb", type=float, help="encoder and item table")
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    run_search(_continue_run(arguments))
+
+
+def _budget(arguments: argparse.Namespace) -> list[str]:
+    """The budget as settings."""
+    given = {"budget_ms": arguments.budget_ms, "budget_mb": arguments.budget_mb}
+    return [f"search.{name}={value}" for name, value in given.items() if value is not None]
 
 
 def _add_run_options(parser: argparse.ArgumentParser, *, with_data: bool) -> None:
@@ -145,7 +184,7 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one setting; repeatable"
     )
-    parser.set_defaults(command=_demo, config=None, refit=False)
+    parser.set_defaults(command=_demo, config=None, refit=False, budget_ms=None, budget_mb=None)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -169,7 +208,12 @@ def _simulate(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    budget = _budget(arguments)
+    arguments.set = [*arguments.set, *budget]
     run = _prepare(arguments)
+    run_teacher(run)
+    if budget:
+        run = run_search(run)
     for _, work in STAGES.values():
         work(run)
     print("\n".join(summary_lines(json.loads((run.out / "metrics.json").read_text()))))
@@ -193,12 +237,14 @@ def _prepare(arguments: argparse.Namespace) -> Run:
 def _stage(work: Callable[[Run], None]) -> Callable[[argparse.Namespace], None]:
     """A stage alone goes on with the run's own settings; a whole run, or prepare, resolves them anew."""
 
-    def command(arguments: argparse.Namespace) -> None:
-        resolved = arguments.out / "config.toml"
-        config = arguments.config or (resolved if resolved.exists() else None)
-        work(_open_run(arguments, config, arguments.set))
+    return lambda arguments: work(_continue_run(arguments))
 
-    return command
+
+def _continue_run(arguments: argparse.Namespace) -> Run:
+    resolved = arguments.out / "config.toml"
+    config = arguments.config or (resolved if resolved.exists() else None)
+    budget = _budget(arguments) if "budget_ms" in arguments else []
+    return _open_run(arguments, config, [*arguments.set, *budget])
 
 
 def _open_run(arguments: argparse.Namespace, config: Path | None, overrides: Sequence[str]) -> Run:

@@ -56,7 +56,8 @@ def save_model(path: Path, model: SequenceModel) -> None:
 def load_model(path: Path) -> SequenceModel:
     """Read what save_model wrote, ready to evaluate."""
     weights, about = load_weights(path)
-    model = SequenceModel(len(weights["items.weight"]), Size(**about["size"]))
+    size = Size(**about["size"] | {"blocks": tuple(about["size"]["blocks"])})
+    model = SequenceModel(len(weights["items.weight"]), size)
     model.load_state_dict(weights)
     return model.eval()
 

@@ -7,7 +7,7 @@ lists the known ones: an option that is accepted and does nothing is worse than 
 import dataclasses
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -20,7 +20,14 @@ CHOICES = {
     "split.val": ("last", "time"),
     "compress.items": ("float32", "float16", "int8"),
 }
-AT_LEAST_1 = ("dim", "layers", "heads", "max_history", "batch_positions", "epochs", "patience")
+AT_LEAST_1 = ("dim", "heads", "max_history", "batch_positions", "epochs", "positions", "patience")
+MIXERS = ("attention", "pool", "gru")
+NUMBERS: dict[str, tuple[type, Callable[[float], bool], str]] = {
+    "search.dims": (int, lambda v: 1 <= v <= 4096, "be a list of numbers from 1 to 4096"),
+    "search.alphas": (float, lambda v: 0 <= v <= 1, "lie between 0 and 1"),
+    "search.temperatures": (float, lambda v: 0 < v < 1000, "be above 0"),
+}
+LISTS = {"teacher.members": ("transformer", "linear"), "teacher.blocks": MIXERS, "student.blocks": MIXERS}
 
 
 @dataclass(frozen=True)
@@ -46,10 +53,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A causal transformer's size."""
+    """A sequence model's size."""
 
     dim: int
-    layers: int
+    blocks: str  # the mixers, first to last: any of attention, pool, gru
     heads: int
     dropout: float
     max_history: int = 50  # newest items that the encoder sees
@@ -57,15 +64,17 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Teacher(Encoder):
-    """The teacher's size and its training."""
+    """Which models teach, mixed as validation says; and the size and training of the transformer among them."""
 
+    members: str = "transformer,linear"  # any of transformer, linear
     dim: int = 128
-    layers: int = 2
+    blocks: str = "pool,attention,attention"
     heads: int = 4
     dropout: float = 0.3
     learning_rate: float = 2e-3
     batch_positions: int = 1024  # targets a step
     epochs: int = 40
+    positions: int = 12_000_000  # targets in all, however many epochs that is; bounds the time of large sets
     patience: int = 4  # epochs without a better validation NDCG@10 before it stops
     seed: int = 1
 
@@ -74,13 +83,14 @@ class Teacher(Encoder):
 class Student(Encoder):
     """The student's size and its training; the student alone is trained the same way with alpha 0."""
 
-    dim: int = 32
-    layers: int = 2
+    dim: int = 128
+    blocks: str = "pool"
     heads: int = 2
     dropout: float = 0.1
     learning_rate: float = 3e-3
     batch_positions: int = 1024
     epochs: int = 30
+    positions: int = 8_000_000
     patience: int = 3
     seed: int = 1
 
@@ -89,15 +99,29 @@ class Student(Encoder):
 class Distill:
     """The loss: alpha · temperature² · KL(teacher ‖ student) + (1 - alpha) · cross-entropy, at every position."""
 
-    alpha: float = 0.8
+    alpha: float = 0.9
     temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search of the student tries, and what it may cost; chosen on validation."""
+
+    dims: str = "16,32,64,128"
+    blocks: str = "pool;pool,attention"  # mixers of a candidate, candidates apart by a semicolon
+    alphas: str = "0.5,0.9,1.0"
+    temperatures: str = "1.0,2.0"
+    positions: int = 2_000_000  # targets that a trial is trained on
+    minutes: float = 0.0  # no trial starts after so many; 0: no limit
+    budget_ms: float = 0.0  # median of encode, score and top K on this machine; 0: no limit
+    budget_mb: float = 0.0  # encoder and item table; 0: no limit
 
 
 @dataclass(frozen=True)
 class Compress:
     """How the item table is stored in the bundle."""
 
-    items: str = "float32"  # float32 | float16 | int8
+    items: str = "int8"  # float32 | float16 | int8
 
 
 @dataclass(frozen=True)
@@ -116,8 +140,39 @@ class Config:
     teacher: Teacher = field(default_factory=Teacher)
     student: Student = field(default_factory=Student)
     distill: Distill = field(default_factory=Distill)
+    search: Search = field(default_factory=Search)
     compress: Compress = field(default_factory=Compress)
     baselines: Baselines = field(default_factory=Baselines)
+
+
+def parse_names(config: Config, name: str) -> tuple[str, ...]:
+    """Return the words of a setting that is a comma-separated list. Raises InputError for an unknown one, or none."""
+    known = LISTS[name]
+    words = tuple(word.strip() for word in _value(config, name).split(",") if word.strip())
+    if not words or not set(words) <= set(known):
+        raise InputError(f"{name} must list some of {', '.join(known)}, not {_value(config, name)!r}")
+    return words
+
+
+def parse_numbers(config: Config, name: str) -> list[Any]:
+    """Return the numbers of a setting that is a comma-separated list. Raises InputError."""
+    text = _value(config, name)
+    try:
+        numbers = [NUMBERS[name][0](word) for word in text.split(",") if word.strip()]
+    except ValueError as exc:
+        raise InputError(f"{name} must be a list of numbers such as {getattr(Search, name.split('.')[1])}") from exc
+    holds, claim = NUMBERS[name][1:]
+    if not numbers or not all(holds(number) for number in numbers):
+        raise InputError(f"{name} must {claim}, each of them, not {text!r}")
+    return numbers
+
+
+def parse_candidates(config: Config) -> list[tuple[str, ...]]:
+    """Return the block lists of search.blocks. Raises InputError."""
+    candidates = [tuple(word.strip() for word in one.split(",")) for one in config.search.blocks.split(";")]
+    if not all(set(blocks) <= set(MIXERS) for blocks in candidates):
+        raise InputError(f"search.blocks must list some of {', '.join(MIXERS)}, not {config.search.blocks!r}")
+    return candidates
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -140,6 +195,11 @@ def build_config(values: dict[str, Any]) -> Config:
     config = Config(**{name: _build_section(name, kind, values.get(name, {})) for name, kind in sections.items()})
     _check_choices(config)
     _check_ranges(config)
+    for name in LISTS:
+        parse_names(config, name)
+    for name in NUMBERS:
+        parse_numbers(config, name)
+    parse_candidates(config)
     return config
 
 
@@ -180,9 +240,9 @@ def _build_section(name: str, kind: type, values: dict[str, Any]) -> Any:
         if key not in known:
             raise InputError(f"unknown setting {name}.{key}; known in [{name}]: {', '.join(known)}")
         expected = hints[key]
-        fits = isinstance(value, (int, float) if expected is float else expected) and not (
-            isinstance(value, bool) and expected is not bool
-        )
+        # a list of one number reads as a number
+        takes = {float: (int, float), str: (str, int, float)}.get(expected, expected)
+        fits = isinstance(value, takes) and not (isinstance(value, bool) and expected is not bool)
         if not fits:
             raise InputError(f"{name}.{key} must be of type {expected.__name__}, not {value!r}")
     return kind(**{key: hints[key](value) for key, value in values.items()})
@@ -202,6 +262,8 @@ def _check_ranges(config: Config) -> None:
         "split.time_share": (lambda v: 0 < v < 1, "above 0 and below 1"),
         "distill.alpha": (lambda v: 0 <= v <= 1, "between 0 and 1"),
         "distill.temperature": (lambda v: 0 < v < 1000, "above 0"),
+        "search.positions": (lambda v: v >= 1, "at least 1"),
+        **{f"search.{key}": (lambda v: v >= 0, "at least 0") for key in ("minutes", "budget_ms", "budget_mb")},
     }
     for section in ("teacher", "student"):
         claims |= {f"{section}.{key}": (lambda v: v >= 1, "at least 1") for key in AT_LEAST_1}

@@ -27,7 +27,7 @@ READY_WITHIN_S = 60.0
 # The made-up world needs no more; a user's own file is trained with the defaults.
 SMALL = (
     "teacher.dim=64", "teacher.epochs=12", "teacher.patience=3",
-    "student.dim=16", "student.layers=1", "student.epochs=16", "student.patience=3",
+    "student.dim=16", "student.epochs=16", "student.patience=3",
 )  # fmt: skip
 
 

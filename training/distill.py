@@ -4,6 +4,8 @@ Both start from the same weights, see the same batches in the same order and may
 differs. So what separates them is the teacher.
 """
 
+import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +19,11 @@ from training.encoder import SequenceModel, Size
 from training.evaluation import judge, validation_score
 from training.fit import Loss, Schedule, autocast, choose_device, fit, save_curve
 from training.interactions import TRAIN, Prepared
+from training.linear import Setting, covered_rows, fit_linear
 from training.losses import distillation_loss, hard_loss
 from training.progress import Progress
 from training.sequences import Batch, Events, select_events
-from training.soft_labels import SoftLabels, load_soft_labels, save_soft_labels
+from training.soft_labels import LinearLabels, MixedLabels, SoftLabels, load_soft_labels, save_soft_labels
 
 STUDENT = "student.safetensors"
 ALONE = "alone.safetensors"
@@ -29,7 +32,7 @@ ALONE = "alone.safetensors"
 def distill(
     out: Path,
     prepared: Prepared,
-    soft_labels: Path,
+    labels: SoftLabels,
     *,
     size: Size,
     schedule: Schedule,
@@ -38,7 +41,6 @@ def distill(
     progress: Progress,
 ) -> None:
     """Train both students on the training part and write models and learning curves into out."""
-    labels = load_soft_labels(soft_labels, choose_device())
     losses = {STUDENT: soft_loss(labels, alpha=alpha, temperature=temperature), ALONE: _hard}
     for name, loss in losses.items():
         if not (out / name).exists():
@@ -50,20 +52,30 @@ def refit_student(
     out: Path,
     prepared: Prepared,
     *,
-    teacher: tuple[Size, Schedule, int],
+    factors: Mapping[str, float],
+    transformer: tuple[Size, Schedule, int] | None,
+    linear: Setting | None,
     student: tuple[Size, Schedule, int],
     alpha: float,
     temperature: float,
     progress: Progress,
 ) -> None:
-    """Train teacher, soft labels and student once more on all events, each for the given number of epochs.
+    """Train teachers, soft labels and student once more on all events, as they were chosen.
 
-    teacher, student: (size, schedule, epochs). Nothing is held out, so nothing is measured: quality is the run's own.
+    transformer, student: (size, schedule, epochs). Nothing is held out, so nothing is measured: quality is the run's
+    own.
     """
     events = Events(prepared.item, _offsets(prepared))
-    taught = _fit_fixed(out / "teacher.safetensors", prepared, events, *teacher, loss=_hard, progress=progress)
-    save_soft_labels(out, taught, events, progress)
-    loss = soft_loss(load_soft_labels(out, choose_device()), alpha=alpha, temperature=temperature)
+    labels: list[SoftLabels] = []
+    if transformer:
+        path = out / "teacher.safetensors"
+        taught = _fit_fixed(path, prepared, events, *transformer, loss=_hard, progress=progress)
+        save_soft_labels(out, taught, events, progress)
+        labels.append(load_soft_labels(out, choose_device(), factors["transformer"]))
+    if linear:
+        model = fit_linear(events, len(prepared.items), covered_rows(events, len(prepared.items)), linear)
+        labels.append(LinearLabels(model, events, factors["linear"], choose_device()))
+    loss = soft_loss(MixedLabels(labels), alpha=alpha, temperature=temperature)
     _fit_fixed(out / STUDENT, prepared, events, *student, loss=loss, progress=progress)
 
 
@@ -94,7 +106,7 @@ def _fit_fixed(
         events,
         loss=loss,
         validate=None,
-        schedule=replace(schedule, epochs=epochs, patience=epochs),
+        schedule=replace(schedule, epochs=epochs, positions=sys.maxsize, patience=epochs),
         checkpoint=checkpoint,
         progress=progress,
     )

@@ -1,4 +1,9 @@
-"""The sequence model: a causal transformer over item embeddings, and the item table that is both its input and output.
+"""The sequence model: blocks over item embeddings, and the item table that is both its input and output.
+
+A block mixes positions, then channels. Mixers: attention (a row of them is the usual transformer), pool (a learned
+weight for each age and channel: the decayed sum that linear models are made of, in one cheap step) and gru. A pool in
+front of two attentions reached in 3 epochs on Online Retail the validation NDCG@10 that the attentions alone reached in
+10 (.0817; width 128, one run each, 2026-11-21, same machine): in its baskets the order means nothing.
 
 One class serves teacher and student; only the size differs. The encoder takes embeddings, not ids, so that it can be
 exported without its table and fed items that joined the catalogue later. Histories are padded on the left, positions
@@ -7,6 +12,7 @@ count real items from the oldest in the window, so neither padding nor other row
 Letters: B batch, T time, D width, H heads, N items.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,44 +25,97 @@ class Size:
     """A model's size. max_history: the newest items that its encoder sees."""
 
     dim: int
-    layers: int
+    blocks: tuple[str, ...]  # the mixer of each block, first to last
     heads: int
     dropout: float
     max_history: int
 
 
-class Block(nn.Module):
-    """Pre-norm attention and a gated MLP (Llama's block: RMSNorm, SwiGLU, no biases)."""
+class Attention(nn.Module):
+    """Causal multi-head attention, no biases."""
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, size: Size) -> None:
         super().__init__()
-        self.heads = heads
-        self.attention_norm = nn.RMSNorm(dim, eps=1e-6)
-        self.query = nn.Linear(dim, dim, bias=False)
-        self.key_value = nn.Linear(dim, 2 * dim, bias=False)
-        self.output = nn.Linear(dim, dim, bias=False)
-        self.mlp_norm = nn.RMSNorm(dim, eps=1e-6)
-        self.gate_up = nn.Linear(dim, 4 * dim, bias=False)
-        self.down = nn.Linear(2 * dim, dim, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.heads = size.heads
+        self.query = nn.Linear(size.dim, size.dim, bias=False)
+        self.key_value = nn.Linear(size.dim, 2 * size.dim, bias=False)
+        self.output = nn.Linear(size.dim, size.dim, bias=False)
 
-    def forward(self, x: Tensor, visible: Tensor, last: int = 0) -> Tensor:
-        """x [B, T, D], visible bool [B, 1, T or last, T] -> [B, T, D], or only the newest `last` positions of it."""
-        normed = self.attention_norm(x)
-        x = x[:, -last:] if last else x
-        queries = normed[:, -last:] if last else normed
-        x = x + self.dropout(self._attend(queries, normed, visible))
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)  # [B, T, 2D] each
-        return x + self.dropout(self.down(F.silu(gate) * up))
-
-    def _attend(self, queries: Tensor, memory: Tensor, visible: Tensor) -> Tensor:
-        key, value = self.key_value(memory).chunk(2, dim=-1)
-        q, k, v = (self._split(part) for part in (self.query(queries), key, value))  # [B, H, T, D/H]
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+    def forward(self, x: Tensor, real: Tensor, newest: bool) -> Tensor:
+        """x [B, T, D], real bool [B, T] -> [B, T, D], or [B, 1, D] where only the newest position is asked for."""
+        index = torch.arange(x.shape[1], device=x.device)
+        not_later = index[:, None] >= index[None, :]  # [T, T]
+        itself = index[:, None] == index[None, :]  # padding sees itself, or its softmax would be 0/0
+        visible = ((not_later & real[:, None, :]) | itself)[:, None]  # [B, 1, T, T]
+        key, value = self.key_value(x).chunk(2, dim=-1)
+        query = self.query(x[:, -1:] if newest else x)
+        q, k, v = (self._split(part) for part in (query, key, value))  # [B, H, T, D/H]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, :, -1:] if newest else visible)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class Pool(nn.Module):
+    """A causal weighted sum, its weights learned per age and channel; they start as decays of many half-lives."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        age = torch.arange(size.max_history)[:, None]
+        half_life = 0.5 * (2.0 * size.max_history) ** torch.linspace(0, 1, size.dim)  # from 0.5 to max_history items
+        self.kernel = nn.Parameter(0.5 ** (age / half_life))  # [max_history, D]
+        self.norm = nn.RMSNorm(size.dim, eps=1e-6)
+        self.output = nn.Linear(size.dim, size.dim, bias=False)
+
+    def forward(self, x: Tensor, real: Tensor, newest: bool) -> Tensor:
+        """As Attention's."""
+        x = x * real[:, :, None]
+        index = torch.arange(x.shape[1], device=x.device)
+        if newest:
+            pooled = (x * self.kernel[index.flip(0)]).sum(dim=1, keepdim=True)  # [B, 1, D]
+        else:
+            age = index[:, None] - index[None, :]  # [T, S]
+            kernel = self.kernel[age.clamp(min=0)] * (age >= 0)[:, :, None]  # [T, S, D]
+            pooled = torch.einsum("tsd,bsd->btd", kernel, x).to(x.dtype)
+        return self.output(self.norm(pooled))
+
+
+class Gru(nn.Module):
+    """A gated recurrent unit without biases, so that padding leaves its state at zero."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.unit = nn.GRU(size.dim, size.dim, bias=False, batch_first=True)
+
+    def forward(self, x: Tensor, real: Tensor, newest: bool) -> Tensor:
+        """As Attention's."""
+        states: Tensor = self.unit(x * real[:, :, None])[0]
+        return states[:, -1:] if newest else states
+
+
+MIXERS: dict[str, Callable[[Size], nn.Module]] = {"attention": Attention, "pool": Pool, "gru": Gru}
+
+
+class Block(nn.Module):
+    """A pre-norm mixer and a gated MLP (Llama's block: RMSNorm, SwiGLU, no biases)."""
+
+    def __init__(self, mixer: str, size: Size) -> None:
+        super().__init__()
+        dim = size.dim
+        self.mixer_norm = nn.RMSNorm(dim, eps=1e-6)
+        self.mixer = MIXERS[mixer](size)
+        self.mlp_norm = nn.RMSNorm(dim, eps=1e-6)
+        self.gate_up = nn.Linear(dim, 4 * dim, bias=False)
+        self.down = nn.Linear(2 * dim, dim, bias=False)
+        self.dropout = nn.Dropout(size.dropout)
+
+    def forward(self, x: Tensor, real: Tensor, newest: bool = False) -> Tensor:
+        """x [B, T, D], real bool [B, T] -> [B, T, D], or [B, 1, D] where only the newest position is asked for."""
+        mixed = self.mixer(self.mixer_norm(x), real, newest)
+        x = (x[:, -1:] if newest else x) + self.dropout(mixed)
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)  # [B, T, 2D] each
+        return x + self.dropout(self.down(F.silu(gate) * up))
 
 
 class Encoder(nn.Module):
@@ -68,36 +127,33 @@ class Encoder(nn.Module):
         self.positions = nn.Embedding(size.max_history, size.dim)
         self.input_norm = nn.RMSNorm(size.dim, eps=1e-6)
         self.dropout = nn.Dropout(size.dropout)
-        self.blocks = nn.ModuleList(Block(size.dim, size.heads, size.dropout) for _ in range(size.layers))
+        self.blocks = nn.ModuleList(Block(mixer, size) for mixer in size.blocks)
         self.norm = nn.RMSNorm(size.dim, eps=1e-6)
         nn.init.normal_(self.positions.weight, std=0.02)
 
     def forward(self, history: Tensor, length: Tensor) -> Tensor:
         """history [B, T, D] left-padded, length [B] -> state after each position [B, T, D]."""
-        x, visible = self._start(history, length)
+        x, real = self._start(history, length)
         for block in self.blocks:
-            x = block(x, visible)
+            x = block(x, real)
         return self.norm(x)
 
     def newest(self, history: Tensor, length: Tensor) -> Tensor:
-        """As forward, but only the state after the newest item [B, D]: the last block computes one query."""
-        x, visible = self._start(history, length)
+        """As forward, but only the state after the newest item [B, D]: the last block computes one position."""
+        x, real = self._start(history, length)
         for block in self.blocks[:-1]:
-            x = block(x, visible)
-        return self.norm(self.blocks[-1](x, visible[:, :, -1:], last=1))[:, 0]
+            x = block(x, real)
+        return self.norm(self.blocks[-1](x, real, newest=True))[:, 0]
 
     def _start(self, history: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first block's input [B, T, D] and which places hold an item [B, T]."""
         time = history.shape[1]
         index = torch.arange(time, device=history.device)
         first = time - length[:, None]  # [B, 1]: index of the oldest real item
         real = index[None, :] >= first  # [B, T]
         position = (index[None, :] - first).clamp(0, self.max_history - 1)
         x = self.input_norm(history) + self.positions(position)
-        x = self.dropout(x) * real[:, :, None]
-        not_later = index[:, None] >= index[None, :]  # [T, T]
-        itself = index[:, None] == index[None, :]  # padding sees itself, or its softmax would be 0/0
-        visible = (not_later & real[:, None, :]) | itself
-        return x, visible[:, None]
+        return self.dropout(x) * real[:, :, None], real
 
 
 class SequenceModel(nn.Module):

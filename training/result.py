@@ -13,13 +13,13 @@ import numpy as np
 
 from service.bundle import Bundle, BundleError, open_bundle, read_manifest
 from training.checkpoint import load_model
-from training.encoder import SequenceModel, count_parameters
+from training.encoder import count_parameters
 from training.errors import InputError
 from training.evaluation import Question, Ranking, ask, judged_part, popularity_scorer, rank
 from training.exported import ExportedStudent, time_encoder
 from training.fit import Epoch, load_curve
-from training.graph import export_encoder
 from training.interactions import TEST, Prepared
+from training.member import mixed_members, open_member
 from training.progress import Progress
 from training.quality import (
     MEANING,
@@ -40,7 +40,7 @@ OWN = {  # a model's ranking; the first place that is there. Where teachers are 
     "student_alone": ("student/alone_ranking.npz",),
 }
 CURVES = {
-    "teacher": "teacher/curve.json",
+    "transformer": "teacher/curve.json",
     "student": "student/student_curve.json",
     "student_smoothed": "student/smoothed_curve.json",
     "student_alone": "student/alone_curve.json",
@@ -80,7 +80,7 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
         "diversity_by": yardstick.features.by,
         "meaning": MEANING,
         "bundle": {"version": bundle.manifest.version, "refit": bundle.manifest.refit},
-        "seconds": {name: sum(row.seconds for row in rows) for name, rows in learning_curves(run).items()},
+        "seconds": {name: value for name, value in _seconds(run).items() if name in rankings},
         "data": prepared.report,
         "lineage": bundle.manifest.lineage,
     }, rankings
@@ -162,13 +162,14 @@ def _sizes(run: Path, bundle: Bundle) -> dict[str, dict[str, float]]:
     """Parameters, float32 bytes and encode time; both students have the bundle's encoder, so its time is theirs."""
     dim, longest = bundle.manifest.dim, bundle.manifest.max_history
     encode_us = time_encoder(bundle.encoder, dim=dim, max_history=longest)
-    teacher, student = (
-        load_model(run / place) for place in ("teacher/model.safetensors", "student/student.safetensors")
-    )
-    own = _size(count_parameters(student), encode_us)
+    own = _size(count_parameters(load_model(run / "student" / "student.safetensors")), encode_us)
     files = sum(entry["size"] for entry in bundle.manifest.files.values())
+    members = {name: open_member(run, name) for name in mixed_members(run)}
+    sizes = {name: _size(member.parameters, member.time_encoding()) for name, member in members.items()}
+    whole = {key: sum(size[key] for size in sizes.values()) for key in ("parameters", "bytes", "encode_us")}
     return {
-        "teacher": _size(count_parameters(teacher), _encode_us(teacher)),
+        **sizes,
+        "teacher": whole,
         **dict.fromkeys(("student", "student_smoothed", "student_alone"), own),
         "bundle": own | {"bytes": files},
     }
@@ -178,13 +179,18 @@ def _size(parameters: int, encode_us: float) -> dict[str, float]:
     return {"parameters": parameters, "bytes": 4 * parameters, "encode_us": encode_us}
 
 
-def _encode_us(model: SequenceModel) -> float:
-    return time_encoder(export_encoder(model), dim=model.size.dim, max_history=model.size.max_history)
+def _seconds(run: Path) -> dict[str, float]:
+    """Return the seconds of training of each model."""
+    members = {name: open_member(run, name).seconds for name in mixed_members(run)}
+    curves = {name: sum(row.seconds for row in rows) for name, rows in learning_curves(run).items()}
+    return curves | members | {"teacher": sum(members.values())}
 
 
 def titles_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return a name for the reader of each model."""
-    return {name: TITLES.get(name) or row.get("title") or name.replace("_", " ") for name, row in models.items()}
+    return TITLES | {
+        name: TITLES.get(name) or row.get("title") or name.replace("_", " ") for name, row in models.items()
+    }
 
 
 TITLES = {

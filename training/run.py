@@ -1,6 +1,7 @@
 """The stages of a run directory, in order: what each one reads, writes and is skipped by.
 
-    prepared/  teacher/  soft_labels/  student/  [refit/]  compressed/  bundle/  metrics.json  report.html
+    prepared/  teacher/  linear/  mix/  soft_labels/  student/  [refit/]  compressed/  bundle/
+    metrics.json  report.html
 
 This module is the only one that sees the config; it hands each stage its values and the directories it works on.
 """
@@ -8,7 +9,7 @@ This module is the only one that sees the config; it hands each stage its values
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,23 +20,28 @@ from training.baseline import parse_models, rank_baselines
 from training.checkpoint import load_model
 from training.compress import RANKING as COMPRESSED_RANKING
 from training.compress import compress, load_table
-from training.config import Config, Student, Teacher
+from training.config import Config, Student, Teacher, dump_config, parse_candidates, parse_names, parse_numbers
 from training.distill import STUDENT, distill, refit_student
 from training.encoder import Size
 from training.errors import InputError
-from training.evaluation import Ranking
+from training.evaluation import Ranking, Scorer
 from training.export import export
 from training.fit import Schedule, choose_device, load_curve
-from training.interactions import Prepared, load_prepared, parse_columns, prepare
+from training.interactions import TRAIN, Prepared, load_prepared, parse_columns, prepare
+from training.linear import load_linear, train_linear
+from training.member import PLACES, member_rankings, open_member
+from training.mix import RANKING as MIX_RANKING
+from training.mix import load_factors, mix_teachers
 from training.progress import Progress
 from training.quality import summarise_quality
 from training.report import write_report
-from training.sequences import select_events
-from training.soft_labels import save_soft_labels
-from training.stage import file_fingerprint, make_key, read_key, run_stage
-from training.teacher import CURVE, MODEL, RANKING, train_teacher
+from training.search import Budget, Candidate, Space, search
+from training.sequences import Events, select_events
+from training.soft_labels import LinearLabels, MixedLabels, SoftLabels, load_soft_labels, save_soft_labels
+from training.stage import file_fingerprint, keep_or_clear, make_key, read_key, run_stage
+from training.teacher import CURVE, MODEL, train_teacher
 
-PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars")
+PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Run:
         key = read_key(self.out / name)
         if key is None:
             command = {"prepared": "prepare", "soft_labels": "distill", "student": "distill", "compressed": "compress"}
+            command |= dict.fromkeys(("linear", "mix"), "teacher")
             raise InputError(
                 f"{self.out / name}: not there yet; run 'python -m training {command.get(name, name)} --out {self.out}'"
             )
@@ -94,33 +101,42 @@ def run_prepare(run: Run, interactions: Path, items: Path | None) -> None:
 
 
 def run_teacher(run: Run) -> None:
-    """Train the teacher."""
+    """Train the teachers, and choose on validation how they mix."""
     prepared = run.prepared()
-    settings = run.config.teacher
-    run.stage(
-        "teacher",
-        asdict(settings),
-        {"prepared": run.key("prepared")},
-        lambda out: train_teacher(
-            out, prepared, size=_size(settings), schedule=_schedule(settings), progress=run.progress
-        ),
-    )
+    settings = asdict(run.config.teacher)
+    members = parse_names(run.config, "teacher.members")
+    settings.pop("members")
+    inputs = {"prepared": run.key("prepared")}
+    if "transformer" in members:
+        size, schedule = _size(run.config, "teacher"), _schedule(run.config.teacher)
+        run.stage(
+            "teacher",
+            settings,
+            inputs,
+            lambda out: train_teacher(out, prepared, size=size, schedule=schedule, progress=run.progress),
+        )
+    if "linear" in members:
+        run.stage("linear", {}, inputs, lambda out: train_linear(out, prepared, run.progress))
+    keys = {name: run.key(PLACES[name]) for name in members}
+    run.stage("mix", {}, keys, lambda out: mix_teachers(out, prepared, _scorers(run), run.progress))
 
 
 def run_distill(run: Run) -> None:
     """Save the soft labels once, train the student with them, and the same student without."""
     prepared = run.prepared()
     settings, terms = run.config.student, run.config.distill
-    run.stage("soft_labels", {}, {"teacher": run.key("teacher")}, lambda out: _save_soft_labels(run, prepared, out))
+    mix = run.key("mix")
+    inputs = {"prepared": run.key("prepared"), "mix": mix}
+    _ensure_soft_labels(run, prepared)
     run.stage(
         "student",
         {"student": asdict(settings), "distill": asdict(terms)},
-        {"prepared": run.key("prepared"), "soft_labels": run.key("soft_labels")},
+        inputs,
         lambda out: distill(
             out,
             prepared,
-            run.out / "soft_labels",
-            size=_size(settings),
+            _soft_labels(run, prepared),
+            size=_size(run.config, "student"),
             schedule=_schedule(settings),
             alpha=terms.alpha,
             temperature=terms.temperature,
@@ -129,23 +145,65 @@ def run_distill(run: Run) -> None:
     )
 
 
+def run_search(run: Run) -> Run:
+    """Choose the student on validation under the budget; returns the run so set, and writes config.toml."""
+    prepared, config = run.prepared(), run.config
+    _ensure_soft_labels(run, prepared)
+    settings, student = config.search, config.student
+    shared = {"student": asdict(student) | {"dim": 0, "blocks": ""}, "items": config.compress.items}
+    key = make_key("search", shared | {"positions": settings.positions}, {"mix": run.key("mix")})
+    out = run.out / "search"
+    keep_or_clear(out, key)
+    run.progress.stage("search", "started")
+    chosen = search(
+        out,
+        prepared,
+        _soft_labels(run, prepared),
+        space=Space(
+            parse_numbers(config, "search.dims"),
+            parse_candidates(config),
+            parse_numbers(config, "search.alphas"),
+            parse_numbers(config, "search.temperatures"),
+            settings.minutes,
+        ),
+        start=Candidate(student.dim, (), config.distill.alpha, config.distill.temperature),
+        size=_size(config, "student"),
+        schedule=replace(_schedule(student), positions=settings.positions),
+        items=config.compress.items,
+        budget=Budget(settings.budget_ms, settings.budget_mb),
+        progress=run.progress,
+    )
+    run.progress.note(f"chosen: {chosen.name()}")
+    chosen_student = replace(student, dim=chosen.dim, blocks=",".join(chosen.blocks))
+    terms = replace(config.distill, alpha=chosen.alpha, temperature=chosen.temperature)
+    config = replace(config, student=chosen_student, distill=terms)
+    (run.out / "config.toml").write_text(dump_config(config), encoding="utf-8")
+    return replace(run, config=config)
+
+
 def run_refit(run: Run) -> None:
-    """Train teacher and student once more, on everything, for the epochs that were best."""
+    """Train teachers and student once more, on everything, for the epochs and with the settings that were best."""
     prepared = run.prepared()
     config = run.config
-    epochs = {
-        "teacher": _best_epochs(run.out / "teacher" / CURVE),
-        "student": _best_epochs(run.out / "student" / "student_curve.json"),
-    }
+    factors = load_factors(run.out / "mix")
+    transformer = linear = None
+    if "transformer" in factors:
+        epochs = _best_epochs(run.out / "teacher" / CURVE)
+        transformer = (_size(config, "teacher"), _schedule(config.teacher), epochs)
+    if "linear" in factors:
+        linear = load_linear(run.out / "linear").setting
+    epochs = _best_epochs(run.out / "student" / "student_curve.json")
     run.stage(
         "refit",
-        {"epochs": epochs},
-        {"student": run.key("student"), "teacher": run.key("teacher")},
+        {"epochs": (transformer and transformer[2], epochs)},
+        {"student": run.key("student"), "mix": run.key("mix")},
         lambda out: refit_student(
             out,
             prepared,
-            teacher=(_size(config.teacher), _schedule(config.teacher), epochs["teacher"]),
-            student=(_size(config.student), _schedule(config.student), epochs["student"]),
+            factors=factors,
+            transformer=transformer,
+            linear=linear,
+            student=(_size(config, "student"), _schedule(config.student), epochs),
             alpha=config.distill.alpha,
             temperature=config.distill.temperature,
             progress=run.progress,
@@ -213,7 +271,8 @@ def run_report(run: Run) -> None:
 def run_quality(run: Run) -> dict[str, Any]:
     """Return the manifest's quality: teacher, student, student alone, compressed; with intervals."""
     rankings = {
-        "teacher": Ranking.load(run.out / "teacher" / RANKING),
+        "teacher": Ranking.load(run.out / "mix" / MIX_RANKING),
+        **member_rankings(run.out),
         "student": Ranking.load(run.out / "student" / "student_ranking.npz"),
         "student_alone": Ranking.load(run.out / "student" / "alone_ranking.npz"),
     }
@@ -222,18 +281,56 @@ def run_quality(run: Run) -> dict[str, Any]:
     return summarise_quality(rankings, len(run.prepared().items))
 
 
+def _scorers(run: Run) -> dict[str, tuple[Scorer, int]]:
+    """Open the teachers that the settings name: what scores with each, and the longest history that it reads."""
+    members = {name: open_member(run.out, name) for name in parse_names(run.config, "teacher.members")}
+    return {name: (member.scorer, member.max_history) for name, member in members.items()}
+
+
+def _train_events(prepared: Prepared) -> Events:
+    return select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users))
+
+
 def _save_soft_labels(run: Run, prepared: Prepared, out: Path) -> None:
-    events = select_events(prepared.user, prepared.item, prepared.part == 0, len(prepared.users))
     teacher = load_model(run.out / "teacher" / MODEL).to(choose_device())
-    save_soft_labels(out, teacher, events, run.progress)
+    save_soft_labels(out, teacher, _train_events(prepared), run.progress)
 
 
-def _size(settings: Teacher | Student) -> Size:
-    return Size(settings.dim, settings.layers, settings.heads, settings.dropout, settings.max_history)
+def _ensure_soft_labels(run: Run, prepared: Prepared) -> None:
+    """Save the transformer's states, unless they are there or it does not take part."""
+    run.key("mix")
+    if "transformer" in load_factors(run.out / "mix"):
+        teacher = {"teacher": run.key("teacher")}
+        run.stage("soft_labels", {}, teacher, lambda out: _save_soft_labels(run, prepared, out))
+
+
+def _soft_labels(run: Run, prepared: Prepared) -> SoftLabels:
+    """Open what each teacher of the mix says at the training events."""
+    labels: list[SoftLabels] = []
+    for name, factor in load_factors(run.out / "mix").items():
+        if name == "transformer":
+            labels.append(load_soft_labels(run.out / "soft_labels", choose_device(), factor))
+        else:
+            linear = load_linear(run.out / "linear")
+            labels.append(LinearLabels(linear, _train_events(prepared), factor, choose_device()))
+    return MixedLabels(labels)
+
+
+def _size(config: Config, section: str) -> Size:
+    settings: Teacher | Student = getattr(config, section)
+    blocks = parse_names(config, f"{section}.blocks")
+    return Size(settings.dim, blocks, settings.heads, settings.dropout, settings.max_history)
 
 
 def _schedule(settings: Teacher | Student) -> Schedule:
-    return Schedule(settings.learning_rate, settings.batch_positions, settings.epochs, settings.patience, settings.seed)
+    return Schedule(
+        settings.learning_rate,
+        settings.batch_positions,
+        settings.epochs,
+        settings.positions,
+        settings.patience,
+        settings.seed,
+    )
 
 
 def _best_epochs(curve: Path) -> int:

@@ -15,7 +15,7 @@ from training.errors import InputError
 from training.progress import Progress
 
 KEY = "stage.json"
-REVISION = 3  # raise when a stage's code changes what it makes from the same inputs
+REVISION = 4  # raise when a stage's code changes what it makes from the same inputs
 
 
 def make_key(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -53,6 +53,14 @@ def run_stage(out: Path, key: str, work: Callable[[Path], None], progress: Progr
     shutil.rmtree(out, ignore_errors=True)
     aside.rename(out)
     return True
+
+
+def keep_or_clear(out: Path, key: str) -> None:
+    """Make a directory whose parts are kept from run to run, emptied first where they were made from something else."""
+    if read_key(out) != key:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        _write_key(out, key)
 
 
 def _write_key(directory: Path, key: str) -> None:

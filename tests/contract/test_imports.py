@@ -21,7 +21,7 @@ HOMES = {
     "safetensors": {"training.checkpoint"},
     "matplotlib": {"training.plot"},
     "implicit": {"training.baseline"},
-    "scipy": {"training.baseline", "training.variety"},
+    "scipy": {"training.baseline", "training.linear", "training.variety"},
     "rich": {"training.progress"},
 }
 STAGES = {f"training.{name}" for name in ("teacher", "distill", "compress", "export", "report")}

@@ -8,11 +8,11 @@ from training.errors import InputError
 
 def test_set_wins_over_file_wins_over_defaults(tmp_path):
     path = tmp_path / "c.toml"
-    path.write_text("[teacher]\ndim = 64\nlayers = 3\n")
+    path.write_text("[teacher]\ndim = 64\nheads = 8\n")
 
     config = load_config(path, ["teacher.dim=96", "compress.items=int8", "distill.alpha=1"])
 
-    assert (config.teacher.dim, config.teacher.layers, config.teacher.heads) == (96, 3, Config().teacher.heads)
+    assert (config.teacher.dim, config.teacher.heads, config.teacher.blocks) == (96, 8, Config().teacher.blocks)
     assert config.compress.items == "int8"
     assert config.distill.alpha == 1.0
 
@@ -29,7 +29,7 @@ def test_dumped_config_reads_back_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("teacher.dims=3", r"unknown setting teacher.dims; known in \[teacher\]: dim, layers"),
+        ("teacher.dims=3", r"unknown setting teacher.dims; known in \[teacher\]: dim, blocks"),
         ("tutor.dim=3", r"unknown section \[tutor\]; known: prepare, split, teacher"),
         ("teacher.dim=big", "teacher.dim must be of type int, not 'big'"),
         ("teacher.dim=true", "teacher.dim must be of type int"),

@@ -9,7 +9,9 @@ from training.encoder import SequenceModel, Size, count_parameters
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    made = SequenceModel(20, Size(dim=16, layers=2, heads=2, dropout=0.5, max_history=8)).eval()
+    made = SequenceModel(
+        20, Size(dim=16, blocks=("pool", "attention", "gru", "attention"), heads=2, dropout=0.5, max_history=8)
+    ).eval()
     torch.nn.init.normal_(made.items.weight)  # the small start would hide differences
     return made
 
@@ -57,7 +59,7 @@ def test_order_matters(model):
 
 
 def test_parameters_are_the_table_and_the_encoder():
-    size = Size(dim=16, layers=1, heads=2, dropout=0.0, max_history=8)
+    size = Size(dim=16, blocks=("attention",), heads=2, dropout=0.0, max_history=8)
     model = SequenceModel(20, size)
 
     block = 2 * 16 + 16 * 16 * (1 + 2 + 1 + 4 + 2)  # norms; query, key and value, output, gate and up, down

@@ -15,7 +15,7 @@ from training.exported import open_session
 from training.graph import export_encoder
 from training.interactions import load_prepared
 
-SIZE = Size(dim=16, layers=2, heads=2, dropout=0.1, max_history=8)
+SIZE = Size(dim=16, blocks=("pool", "attention", "attention"), heads=2, dropout=0.1, max_history=8)
 
 
 @pytest.fixture(scope="module")

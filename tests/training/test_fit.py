@@ -9,8 +9,8 @@ from training.losses import hard_loss
 from training.progress import Progress
 from training.sequences import Events
 
-SIZE = Size(dim=32, layers=1, heads=2, dropout=0.1, max_history=10)
-SCHEDULE = Schedule(learning_rate=0.01, batch_positions=64, epochs=6, patience=6, seed=1)
+SIZE = Size(dim=32, blocks=("pool", "attention"), heads=2, dropout=0.1, max_history=10)
+SCHEDULE = Schedule(learning_rate=0.01, batch_positions=64, epochs=6, positions=10**9, patience=6, seed=1)
 
 
 def chain(users=32, length=9, n_items=40):
@@ -35,7 +35,7 @@ def train(path, schedule, validate=None):
 
 
 def test_fit_overfits_32_users(tmp_path):
-    schedule = Schedule(learning_rate=0.01, batch_positions=64, epochs=25, patience=25, seed=1)
+    schedule = Schedule(learning_rate=0.01, batch_positions=64, epochs=25, positions=10**9, patience=25, seed=1)
 
     _, curve = train(tmp_path / "c", schedule)
 
@@ -46,7 +46,7 @@ def test_fit_overfits_32_users(tmp_path):
 def test_resuming_changes_nothing(tmp_path):
     straight, _ = train(tmp_path / "straight", SCHEDULE)
 
-    train(tmp_path / "halves", Schedule(0.01, 64, epochs=3, patience=6, seed=1))
+    train(tmp_path / "halves", Schedule(0.01, 64, epochs=3, positions=10**9, patience=6, seed=1))
     resumed, curve = train(tmp_path / "halves", SCHEDULE)
 
     assert [row.epoch for row in curve] == [0, 1, 2, 3, 4, 5]
@@ -70,7 +70,7 @@ def test_fit_stops_after_patience_and_returns_the_best_weights(tmp_path):
         chain(),
         loss=lambda logits, batch, piece: hard_loss(logits, batch.target[piece]),
         validate=validate,
-        schedule=Schedule(0.01, 64, epochs=20, patience=2, seed=1),
+        schedule=Schedule(0.01, 64, epochs=20, positions=10**9, patience=2, seed=1),
         checkpoint=tmp_path / "c",
         progress=Progress(),
     )
@@ -80,8 +80,8 @@ def test_fit_stops_after_patience_and_returns_the_best_weights(tmp_path):
 
 
 def test_chunks_of_positions_give_the_gradient_of_the_whole(tmp_path, monkeypatch):
-    whole, _ = train(tmp_path / "whole", Schedule(0.01, 64, epochs=1, patience=1, seed=1))
+    whole, _ = train(tmp_path / "whole", Schedule(0.01, 64, epochs=1, positions=10**9, patience=1, seed=1))
     monkeypatch.setattr("training.fit.CHUNK_LOGITS", 7 * 40)
-    pieces, _ = train(tmp_path / "pieces", Schedule(0.01, 64, epochs=1, patience=1, seed=1))
+    pieces, _ = train(tmp_path / "pieces", Schedule(0.01, 64, epochs=1, positions=10**9, patience=1, seed=1))
 
     torch.testing.assert_close(whole.items.weight, pieces.items.weight, atol=2e-2, rtol=0)

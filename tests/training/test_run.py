@@ -17,7 +17,7 @@ from training.__main__ import main
 from training.checkpoint import load_weights
 from training.stage import read_key
 
-STAGES = ("prepared", "teacher", "soft_labels", "student", "compressed", "baselines")
+STAGES = ("prepared", "teacher", "mix", "soft_labels", "student", "compressed", "baselines")
 
 
 def keys(run):

@@ -1,0 +1,217 @@
+"""Which student: candidates taught by the same soft labels, measured on validation and through onnxruntime.
+
+First every size (width, blocks), then, for the best that fits the budget, how it is taught (alpha, temperature). A
+trial is trained on less than the real student, judged on validation users only, with its item table as it would be
+stored, and timed on this machine: a full history encoded, the whole catalogue scored, the best K taken. A finished
+trial is kept, so an interrupted search goes on, and a wider one only adds to it.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from time import monotonic, perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from training.compress import compress_table, table_bytes
+from training.distill import soft_loss
+from training.encoder import SequenceModel, Size
+from training.errors import InputError
+from training.evaluation import validation_score
+from training.exported import time_encoder
+from training.fit import Schedule, choose_device, fit
+from training.graph import export_encoder
+from training.interactions import TRAIN, Prepared
+from training.progress import Progress
+from training.sequences import select_events
+from training.soft_labels import SoftLabels
+
+TRIALS = "trials.json"
+TOP = 10
+REPEATS = 200
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One student and how it is taught."""
+
+    dim: int
+    blocks: tuple[str, ...]
+    alpha: float
+    temperature: float
+
+    def name(self) -> str:
+        """Return the directory of its trial."""
+        return f"{self.dim}-{'-'.join(self.blocks)}-a{self.alpha:g}-t{self.temperature:g}"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a student may cost. ms: median time of encode, score and top K; mb: encoder and item table. 0: no limit."""
+
+    ms: float = 0.0
+    mb: float = 0.0
+
+    def allows(self, trial: dict[str, Any]) -> bool:
+        """Return whether a trial fits."""
+        return (not self.ms or trial["model_ms"] <= self.ms) and (not self.mb or trial["bytes"] <= self.mb * 1e6)
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is tried. minutes: no trial starts after so many; 0: no limit."""
+
+    dims: Sequence[int]
+    blocks: Sequence[tuple[str, ...]]
+    alphas: Sequence[float]
+    temperatures: Sequence[float]
+    minutes: float
+
+
+def search(
+    out: Path,
+    prepared: Prepared,
+    labels: SoftLabels,
+    *,
+    space: Space,
+    start: Candidate,
+    size: Size,
+    schedule: Schedule,
+    items: str,
+    budget: Budget,
+    progress: Progress,
+) -> Candidate:
+    """Try the space and return the candidate of highest validation NDCG@10 that fits; writes trials.json, which the
+    report draws.
+
+    start: alpha and temperature of the first round; size: what the candidates share. Raises InputError where none fits.
+    """
+    started, trials = monotonic(), list[dict[str, Any]]()
+    evaluate = _evaluator(out, prepared, labels, size=size, schedule=schedule, items=items, progress=progress)
+
+    def attempt(candidates: Sequence[Candidate]) -> Candidate:
+        for candidate in candidates:
+            done = (out / f"{candidate.name()}.json").exists()
+            if not done and trials and space.minutes and monotonic() - started > 60 * space.minutes:
+                progress.note(f"search: {space.minutes:g} minutes are over, {candidate.name()} was not tried")
+                continue
+            trials.append(evaluate(candidate))
+            progress.note(_describe(trials[-1], budget))
+        return _best(trials, budget)
+
+    best = attempt([replace(start, dim=dim, blocks=blocks) for blocks in space.blocks for dim in space.dims])
+    taught = [
+        replace(best, alpha=alpha, temperature=temperature)
+        for alpha in space.alphas
+        for temperature in space.temperatures
+        if (alpha, temperature) != (start.alpha, start.temperature)
+    ]
+    best = attempt(taught)
+    rows = [trial | {"fits": budget.allows(trial), "chosen": _candidate(trial) == best} for trial in trials]
+    (out / TRIALS).write_text(json.dumps(rows, indent=1) + "\n")
+    return best
+
+
+def _evaluator(
+    out: Path,
+    prepared: Prepared,
+    labels: SoftLabels,
+    *,
+    size: Size,
+    schedule: Schedule,
+    items: str,
+    progress: Progress,
+) -> Callable[[Candidate], dict[str, Any]]:
+    """Return what trains and measures one candidate, or reads what an earlier search measured."""
+    events = select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users))
+    validate = validation_score(prepared)
+
+    def evaluate(candidate: Candidate) -> dict[str, Any]:
+        path = out / f"{candidate.name()}.json"
+        if path.exists():
+            return dict(json.loads(path.read_text()))
+        torch.manual_seed(schedule.seed)
+        model = SequenceModel(len(prepared.items), replace(size, dim=candidate.dim, blocks=candidate.blocks))
+        loss = soft_loss(labels, alpha=candidate.alpha, temperature=candidate.temperature)
+        checkpoint = path.with_suffix(".safetensors")
+        progress.note(f"trial {candidate.name()}")
+        fit(
+            model.to(choose_device()),
+            events,
+            loss=loss,
+            validate=validate,
+            schedule=schedule,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        trial = _fields(candidate) | measure(model, items, validate)
+        path.write_text(json.dumps(trial) + "\n")
+        checkpoint.unlink()
+        return trial
+
+    return evaluate
+
+
+def measure(model: SequenceModel, items: str, validate: Callable[[SequenceModel], float]) -> dict[str, Any]:
+    """Return NDCG@10 with the table stored as items says, bytes, and the times through onnxruntime."""
+    model = model.cpu()
+    table = compress_table(model.items.weight.detach().numpy(), items)
+    with torch.no_grad():
+        model.items.weight.copy_(torch.from_numpy(table.dense()))
+    quality = validate(model.to(choose_device()))
+    encoder = export_encoder(model.cpu())
+    encode_us = time_encoder(encoder, dim=model.size.dim, max_history=model.size.max_history)
+    score_us = _time_scoring(table.dense())
+    return {
+        "items": items,
+        "ndcg@10": quality,
+        "encode_us": encode_us,
+        "score_us": score_us,
+        "model_ms": (encode_us + score_us) / 1000,
+        "bytes": len(encoder) + table_bytes(table),
+    }
+
+
+def _time_scoring(table: "np.ndarray[Any, np.dtype[np.float32]]") -> float:
+    """Return the median microseconds of one user's scores and top K."""
+    user, times = np.random.default_rng(0).standard_normal(table.shape[1]).astype(np.float32), []
+    for _ in range(REPEATS):
+        started = perf_counter()
+        scores = table @ user
+        best = np.argpartition(scores, -min(TOP, len(scores)))[-TOP:]
+        best[np.argsort(-scores[best])]
+        times.append(perf_counter() - started)
+    return 1e6 * median(times)
+
+
+def _best(trials: Sequence[dict[str, Any]], budget: Budget) -> Candidate:
+    fitting = [trial for trial in trials if budget.allows(trial)]
+    if not fitting:
+        cheapest = min(trials, key=lambda trial: trial["model_ms"])
+        raise InputError(
+            f"no student fits {budget.ms:g} ms and {budget.mb:g} MB; the fastest of {len(trials)} takes "
+            f"{cheapest['model_ms']:.3g} ms and {cheapest['bytes'] / 1e6:.3g} MB. Raise the budget, or add smaller "
+            "sizes with --set search.dims=8,16"
+        )
+    return _candidate(max(fitting, key=lambda trial: trial["ndcg@10"]))
+
+
+def _fields(candidate: Candidate) -> dict[str, Any]:
+    blocks = candidate.blocks
+    return asdict(candidate) | {"blocks": list(blocks), "kind": "+".join(blocks), "layers": len(blocks)}
+
+
+def _candidate(trial: dict[str, Any]) -> Candidate:
+    return Candidate(trial["dim"], tuple(trial["blocks"]), trial["alpha"], trial["temperature"])
+
+
+def _describe(trial: dict[str, Any], budget: Budget) -> str:
+    fits = "" if budget.allows(trial) else ", over the budget"
+    return (
+        f"trial {_candidate(trial).name()}: validation NDCG@10 {trial['ndcg@10']:.4f}, {trial['model_ms']:.3f} ms, "
+        f"{trial['bytes'] / 1e6:.2f} MB{fits}"
+    )
