@@ -58,7 +58,7 @@ def test_a_run_under_a_budget_searches_trains_the_choice_and_goes_on_from_its_tr
     chosen = next(row for row in trials if row["chosen"])
     assert [row["dim"] for row in trials][:2] == [8, 16]
     assert json.loads((out / "bundle" / "manifest.json").read_text())["dim"] == chosen["dim"]
-    assert "encode one history" in (out / "report.html").read_text()
+    assert "NDCG@10 of the candidates against their cost" in (out / "report.html").read_text()
     assert "report:" in capfd.readouterr().out
 
     wider = ["search", "--out", str(out), "--set", "search.dims=8,16,24"]
