@@ -19,7 +19,7 @@ from training.evaluation import Question, Ranking, ask, judged_part, popularity_
 from training.exported import ExportedStudent, time_encoder
 from training.fit import Epoch, load_curve
 from training.interactions import TEST, Prepared
-from training.member import mixed_members, open_member
+from training.member import PLACES, mixed_members, open_member
 from training.progress import Progress
 from training.quality import (
     MEANING,
@@ -93,6 +93,8 @@ def own_rankings(run: Path) -> dict[str, Ranking]:
         path = next((run / place for place in places if (run / place).exists()), None)
         if path is not None and path not in found.values():
             found[name] = path
+    if (run / "mix").exists() and len(mixed_members(run)) == 1:  # it is the teacher itself
+        found = {name: path for name, path in found.items() if name not in PLACES}
     return {name: Ranking.load(path) for name, path in found.items()}
 
 

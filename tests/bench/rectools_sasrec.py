@@ -96,6 +96,7 @@ def parse_arguments() -> argparse.Namespace:
 def read_setting(arguments: argparse.Namespace) -> Setting:
     """The command line, filled up from the run's config.toml."""
     teacher = tomllib.loads((arguments.run / "config.toml").read_text())["teacher"]
+    teacher.setdefault("layers", teacher["blocks"].split(",").count("attention"))
     given = {key: value for key, value in vars(arguments).items() if value is not None}
     return Setting(**{name: given.get(name, teacher.get(name)) for name in Setting.__dataclass_fields__})
 

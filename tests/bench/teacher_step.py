@@ -148,7 +148,8 @@ def our_steps(arguments: argparse.Namespace) -> Iterator[int]:
 
 def make_size(arguments: argparse.Namespace) -> Size:
     """Our size of the same width, depth, heads, dropout and length."""
-    return Size(arguments.dim, arguments.layers, arguments.heads, arguments.dropout, arguments.max_history)
+    blocks = ("attention",) * arguments.layers
+    return Size(arguments.dim, blocks, arguments.heads, arguments.dropout, arguments.max_history)
 
 
 def rectools_steps(arguments: argparse.Namespace) -> Iterator[int]:

@@ -105,8 +105,8 @@ def test_a_search_is_drawn_with_its_front(run):
 
 def test_a_run_without_baselines_or_with_rankings_of_an_older_version_is_still_reported(run):
     shutil.rmtree(run / "baselines")
-    old = Ranking.load(run / "teacher" / "ranking.npz")
-    Ranking(old.ranks, old.top).save(run / "teacher" / "ranking.npz")
+    old = Ranking.load(run / "mix" / "ranking.npz")
+    Ranking(old.ranks, old.top).save(run / "mix" / "ranking.npz")
 
     metrics, page = report(run)
 
