@@ -1,23 +1,70 @@
-"""The encoder as an ONNX graph: the only place that knows torch's exporter."""
+"""The encoder as an ONNX graph: the only place that knows torch's exporter.
 
+torch.export unrolls a GRU to the length of its example, so here a GRU is one operator of our own, which the exporter
+turns into ONNX's.
+"""
+
+import copy
 import io
 import logging
 import warnings
+from typing import Any
 
 import onnx
 import torch
+from onnxscript import opset20 as op
 from torch import Tensor, nn
 
-from training.encoder import Encoder, SequenceModel
+from training.encoder import Encoder, Gru, SequenceModel
 from training.errors import StageError
 
 OPSET = 20
 
 
+@torch.library.custom_op("retort::gru", mutates_args=())
+def _gru(x: Tensor, input_weight: Tensor, hidden_weight: Tensor) -> Tensor:
+    """x [B, T, D], weights [3D, D] in ONNX's order of gates (update, reset, new) -> states [B, T, D]."""
+    order = [1, 0, 2]
+    weights = [torch.cat([weight.chunk(3)[i] for i in order]) for weight in (input_weight, hidden_weight)]
+    start = x.new_zeros(1, len(x), x.shape[2])
+    return torch.gru(x, start, weights, False, 1, 0.0, False, False, True)[0]
+
+
+@_gru.register_fake
+def _(x: Tensor, input_weight: Tensor, hidden_weight: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _gru_as_onnx(x: Any, input_weight: Any, hidden_weight: Any) -> Any:
+    width = input_weight.shape[1]
+    axis: Any = op.Constant(value_ints=[0])
+    directions: Any = op.Constant(value_ints=[1])
+    weights = [op.Unsqueeze(weight, axis) for weight in (input_weight, hidden_weight)]
+    states, _ = op.GRU(op.Transpose(x, perm=[1, 0, 2]), *weights, hidden_size=width, linear_before_reset=1)
+    return op.Transpose(op.Squeeze(states, directions), perm=[1, 0, 2])
+
+
+class _Recurrent(nn.Module):
+    """A Gru mixer as the one operator."""
+
+    def __init__(self, mixer: Gru) -> None:
+        super().__init__()
+        for name, weight in mixer.unit.named_parameters():  # weight_ih_l0, weight_hh_l0
+            reset, update, new = weight.detach().chunk(3)
+            self.register_buffer(name, torch.cat([update, reset, new]))
+
+    def forward(self, x: Tensor, real: Tensor, newest: bool) -> Tensor:
+        states = torch.ops.retort.gru(x * real[:, :, None], self.weight_ih_l0, self.weight_hh_l0)
+        return states[:, -1:] if newest else states
+
+
 class _Newest(nn.Module):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = copy.deepcopy(encoder)
+        for block in self.encoder.blocks:
+            if isinstance(block.mixer, Gru):
+                block.mixer = _Recurrent(block.mixer)
 
     def forward(self, history: Tensor, length: Tensor) -> Tensor:
         return self.encoder.newest(history, length)
@@ -38,6 +85,7 @@ def export_encoder(model: SequenceModel) -> bytes:
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
+            custom_translation_table={torch.ops.retort.gru.default: _gru_as_onnx},
             input_names=["history", "length"],
             output_names=["user"],
             dynamic_shapes={"history": {0: batch, 1: time}, "length": {0: batch}},

@@ -15,13 +15,13 @@ from training.exported import open_session
 from training.graph import export_encoder
 from training.interactions import load_prepared
 
-SIZE = Size(dim=16, blocks=("pool", "attention", "attention"), heads=2, dropout=0.1, max_history=8)
+BLOCKS = [("pool", "attention", "attention"), ("gru",), ("pool",), ("gru", "gru", "attention")]
 
 
-@pytest.fixture(scope="module")
-def exported():
+@pytest.fixture(scope="module", params=BLOCKS, ids="-".join)
+def exported(request):
     torch.manual_seed(0)
-    model = SequenceModel(30, SIZE).eval()
+    model = SequenceModel(30, Size(dim=16, blocks=request.param, heads=2, dropout=0.1, max_history=8)).eval()
     torch.nn.init.normal_(model.items.weight)
     encoder = export_encoder(model)
     return model, encoder, open_session(encoder)
