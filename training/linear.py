@@ -64,7 +64,10 @@ START = Setting(0.85, 1, 1.0, 50.0, 0.0)
 
 @dataclass(frozen=True)
 class LinearModel:
-    """weights [M, M] between the covered rows [M]; a catalogue of N items, N ≥ M."""
+    """weights [M, M] between the covered rows [M]; a catalogue of N items, N ≥ M.
+
+    A row of weights is contiguous, for rows are what is gathered: with columns so, 12,609 items took 2 s a history.
+    """
 
     weights: NDArray[np.float16]
     rows: NDArray[np.int64]
@@ -143,7 +146,7 @@ class Problem:
         factor = scipy.linalg.cho_factor(ridge, overwrite_a=True, check_finite=False)
         target = self.target[setting.future, setting.future_decay]
         weights = scipy.linalg.cho_solve(factor, target, check_finite=False) / self.popularity**setting.discount
-        return LinearModel(weights.astype(np.float16), self.rows, self.n_items, setting)
+        return LinearModel(weights.astype(np.float16, order="C"), self.rows, self.n_items, setting)  # LAPACK's is F
 
 
 def fit_linear(events: Events, n_items: int, rows: NDArray[np.int64], setting: Setting) -> LinearModel:

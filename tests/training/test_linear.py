@@ -80,6 +80,7 @@ def test_a_saved_model_comes_back(tmp_path):
 
     loaded = load_linear(tmp_path)
     assert loaded.setting == SETTING
+    assert model.weights.flags.c_contiguous and loaded.weights.flags.c_contiguous
     np.testing.assert_array_equal(loaded.weights, model.weights)
 
 
