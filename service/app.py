@@ -221,7 +221,7 @@ def _wrap(settings: Settings, log: Log, metrics: Metrics, parts: Parts) -> ASGIA
         keys=Keys(settings.keys, settings.admin_key.get_secret_value()),
         metrics=metrics,
         log=log,
-        answers=Limit(target_s=settings.budget_ms / 2000, most=settings.max_in_flight),
+        answers=Limit(target_s=settings.budget_ms / 4000, most=settings.max_in_flight),
         others=Limit(target_s=math.inf, most=max(1, settings.max_in_flight // 8)),
         rates=Rates(settings.rate_per_s),
         log_requests=settings.log_requests,

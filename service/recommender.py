@@ -24,7 +24,8 @@ from service.profile import Int32, Profile, Record, Sight
 from service.query import Answer, Job, Query
 from service.student import BUCKETS, Student
 
-_MAX_RUNNING = 2
+_MAX_RUNNING = 4
+_PATIENCE_S = 0.002
 _MAX_WRITES = 4
 _WRITE_TIMEOUT_S = 0.25
 _RESERVE_S = 0.001
@@ -53,7 +54,9 @@ class Recommender:
         self._encode_s = {bucket: Estimate() for bucket in BUCKETS}
         self._score_s = {bucket: Estimate() for bucket in BUCKETS}
         metrics.watch(metrics.queue_depth, lambda: self._batcher.depth)
-        self._batcher: Batcher[Job] = Batcher(self._run, max_batch=BUCKETS[-1], max_running=_MAX_RUNNING)
+        self._batcher: Batcher[Job] = Batcher(
+            self._run, max_batch=BUCKETS[-1], max_running=_MAX_RUNNING, patience_s=_PATIENCE_S
+        )
 
     async def recommend(self, query: Query) -> Answer:
         """Answer inside the budget, whatever fails."""
@@ -259,7 +262,8 @@ class Recommender:
             return
         start = time.monotonic()
         try:
-            scores = self._index.score(np.stack([_vector(job) for job in jobs]))
+            users = _vector(jobs[0])[None] if len(jobs) == 1 else np.stack([_vector(job) for job in jobs])
+            scores = self._index.score(users)
         except ModelError as exc:
             for job in jobs:
                 self._fall_back(job, exc)

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
         256,
         ge=1,
         le=65536,
-        description="answers in flight at most, else 503; fewer while they take half the budget",
+        description="answers in flight at most, else 503; fewer while they take a quarter of the budget",
     )
     rate_per_s: float = Field(
         0, ge=0, le=1e6, description="requests a second of one caller (key, else address), else 429; 0: no limit"

@@ -8,10 +8,12 @@ from service.batcher import Batcher
 class Recorder:
     """Runs batches that end when they are told to."""
 
-    def __init__(self, *, max_batch: int = 8, max_running: int = 1) -> None:
+    def __init__(self, *, max_batch: int = 8, max_running: int = 1, patience_s: float = 0.0) -> None:
         self.batches: list[list[int]] = []
         self.may_end = asyncio.Event()
-        self.batcher: Batcher[int] = Batcher(self._run, max_batch=max_batch, max_running=max_running)
+        self.batcher: Batcher[int] = Batcher(
+            self._run, max_batch=max_batch, max_running=max_running, patience_s=patience_s
+        )
 
     async def _run(self, jobs: list[int]) -> None:
         self.batches.append(jobs)
@@ -79,3 +81,14 @@ async def test_no_more_batches_run_at_once_than_allowed() -> None:
     await turn()
 
     assert recorder.batches == [[0], [1]]
+
+
+async def test_next_batch_waits_for_the_one_that_runs_unless_that_is_slow() -> None:
+    recorder = Recorder(max_running=2, patience_s=3600)
+
+    recorder.batcher.submit(1)
+    await turn()
+    recorder.batcher.submit(2)
+    await turn()
+
+    assert recorder.batches == [[1]]
