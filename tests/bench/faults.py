@@ -291,10 +291,12 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dela
     due = loop.time()
     with suppress(ConnectionError):
         while data := await reader.read(1 << 16):
+            late_s = 0.0
             if delay_file is not None and delay_file.exists():
-                due = max(due, loop.time() + float(delay_file.read_text()) + chance.uniform(-0.03, 0.03))
-            loop.call_at(max(due, loop.time()), writer.write, data)
-    loop.call_at(max(due, loop.time()), writer.close)
+                late_s = float(delay_file.read_text()) + chance.uniform(-0.03, 0.03)
+            due = max(due + 1e-6, loop.time() + late_s)  # strictly later: the loop keeps no order of equal times
+            loop.call_at(due, writer.write, data)
+    loop.call_at(due + 1e-6, writer.close)
 
 
 def report(results: dict[str, dict[str, object]], grace_ms: float, events: dict[str, int]) -> int:

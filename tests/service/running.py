@@ -184,9 +184,10 @@ class Proxy:
         due = self._loop.time()
         try:
             while chunk := await source.read(65536):
-                due = max(due, self._loop.time() + (self.delay_s if is_reply else 0.0))
+                # strictly later than the chunk before: the loop does not keep the order of equal times
+                due = max(due + 1e-6, self._loop.time() + (self.delay_s if is_reply else 0.0))
                 self._loop.call_at(due, sink.write, chunk)
         except (ConnectionError, OSError):
             pass
         finally:
-            self._loop.call_at(due, sink.close)
+            self._loop.call_at(due + 1e-6, sink.close)
