@@ -99,6 +99,7 @@ async def open_service(settings: Settings, log: Log, *, store_kind: str | None =
             endpoint, recommender, profile, metrics, manifest, service.readiness
         ))  # fmt: skip
         _publish(metrics, len(index))
+        metrics.refresh()  # before it is ready: another worker may be the one that is scraped
         stack.push_async_callback(_cancel, asyncio.create_task(_watch_lag(metrics)))
         gc.collect()
         gc.freeze()  # what lives as long as the process is not scanned again and again

@@ -13,6 +13,7 @@ import pytest
 from tests.service.running import Running, is_alive, metric, run_command, wait_for
 
 N_WORKERS = 2
+MAX_IN_FLIGHT = 256
 
 
 @pytest.fixture
@@ -61,12 +62,12 @@ def test_counts_of_all_workers_add_up_and_outlive_a_killed_one(service: Running)
 
 def test_gauges_are_of_the_living_workers(service: Running) -> None:
     pids = wait_for(lambda: len(found := worker_pids(service)) == N_WORKERS and found)
-    before = service.metric("retort_concurrency_limit")
+    assert service.metric("retort_concurrency_limit") == N_WORKERS * MAX_IN_FLIGHT
     os.kill(pids[0], signal.SIGKILL)
 
     wait_for(lambda: len(found := worker_pids(service)) == N_WORKERS and pids[0] not in found)
 
-    wait_for(lambda: service.metric("retort_concurrency_limit") == before)
+    assert service.metric("retort_concurrency_limit") == N_WORKERS * MAX_IN_FLIGHT
     assert service.metric("retort_items") == 60
     assert service.metric("retort_model_generation_max") == 1
 
