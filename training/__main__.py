@@ -23,10 +23,10 @@ from training.run import (
     run_export,
     run_prepare,
     run_report,
-    run_search,
     run_teacher,
 )
 from training.simulate import simulate
+from training.study import run_search
 
 EXAMPLES = """examples:
   python -m training simulate --out world                       a small made-up world to try things on

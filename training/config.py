@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from training.errors import InputError
+from training.term import Pupil, check_terms, parse_terms
 
 CHOICES = {
     "prepare.repeats": ("auto", "yes", "no"),
@@ -97,8 +98,9 @@ class Student(Encoder):
 
 @dataclass(frozen=True)
 class Distill:
-    """The loss: alpha · temperature² · KL(teacher ‖ student) + (1 - alpha) · cross-entropy, at every position."""
+    """The loss, at every position: alpha · Σ weight · term + (1 - alpha) · cross-entropy."""
 
+    terms: str = "kl"  # any of those in term.py, each with its weight: "kl:1,hint:0.1"
     alpha: float = 0.9
     temperature: float = 1.0
 
@@ -154,6 +156,17 @@ def parse_names(config: Config, name: str) -> tuple[str, ...]:
     return words
 
 
+def pupil_of(config: Config) -> Pupil:
+    """Return the shapes that decide what can be taught."""
+    return Pupil(
+        parse_names(config, "teacher.members"),
+        parse_names(config, "teacher.blocks"),
+        config.teacher.max_history,
+        parse_names(config, "student.blocks"),
+        config.student.max_history,
+    )
+
+
 def parse_numbers(config: Config, name: str) -> list[Any]:
     """Return the numbers of a setting that is a comma-separated list. Raises InputError."""
     text = _value(config, name)
@@ -200,6 +213,7 @@ def build_config(values: dict[str, Any]) -> Config:
     for name in NUMBERS:
         parse_numbers(config, name)
     parse_candidates(config)
+    check_terms(parse_terms(config.distill.terms), pupil_of(config))
     return config
 
 

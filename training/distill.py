@@ -5,47 +5,51 @@ differs. So what separates them is the teacher.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from training.checkpoint import load_model, save_model
 from training.encoder import SequenceModel, Size
 from training.evaluation import judge, validation_score
-from training.fit import Loss, Schedule, autocast, choose_device, fit, save_curve
+from training.fit import Loss, Schedule, choose_device, fit, save_curve
 from training.interactions import TRAIN, Prepared
 from training.linear import Setting, covered_rows, fit_linear
-from training.losses import distillation_loss, hard_loss
+from training.part import Source
 from training.progress import Progress
-from training.sequences import Batch, Events, select_events
+from training.sequences import Events, select_events
 from training.soft_labels import LinearLabels, MixedLabels, SoftLabels, load_soft_labels, save_soft_labels
+from training.teaching import Recipe, Teaching, hard, teach
 
 STUDENT = "student.safetensors"
 ALONE = "alone.safetensors"
+
+Lesson = Callable[[SequenceModel], tuple[Loss, Teaching | None]]  # what fit takes, for a model to be taught
 
 
 def distill(
     out: Path,
     prepared: Prepared,
-    labels: SoftLabels,
+    source: Source,
     *,
     size: Size,
     schedule: Schedule,
-    alpha: float,
-    temperature: float,
+    recipe: Recipe,
     progress: Progress,
 ) -> None:
     """Train both students on the training part and write models and learning curves into out."""
-    losses = {STUDENT: soft_loss(labels, alpha=alpha, temperature=temperature), ALONE: _hard}
-    for name, loss in losses.items():
+
+    def taught(model: SequenceModel) -> tuple[Loss, Teaching | None]:
+        return teach(recipe, source, model, schedule.seed)
+
+    for name, lesson in {STUDENT: taught, ALONE: _alone}.items():
         if not (out / name).exists():
             progress.note("the student, distilled" if name == STUDENT else "the same student, without the teacher")
-            _train_student(out, name, prepared, size=size, schedule=schedule, loss=loss, progress=progress)
+            _train_student(out, name, prepared, size=size, schedule=schedule, lesson=lesson, progress=progress)
 
 
 def refit_student(
@@ -56,8 +60,7 @@ def refit_student(
     transformer: tuple[Size, Schedule, int] | None,
     linear: Setting | None,
     student: tuple[Size, Schedule, int],
-    alpha: float,
-    temperature: float,
+    recipe: Recipe,
     progress: Progress,
 ) -> None:
     """Train teachers, soft labels and student once more on all events, as they were chosen.
@@ -67,16 +70,24 @@ def refit_student(
     """
     events = Events(prepared.item, _offsets(prepared))
     labels: list[SoftLabels] = []
+    taught = states = None
     if transformer:
         path = out / "teacher.safetensors"
-        taught = _fit_fixed(path, prepared, events, *transformer, loss=_hard, progress=progress)
+        taught = _fit_fixed(path, prepared, events, *transformer, lesson=_alone, progress=progress)
         save_soft_labels(out, taught, events, progress)
         labels.append(load_soft_labels(out, choose_device(), factors["transformer"]))
+        states = load_soft_labels(out, choose_device())
     if linear:
         model = fit_linear(events, len(prepared.items), covered_rows(events, len(prepared.items)), linear)
         labels.append(LinearLabels(model, events, factors["linear"], choose_device()))
-    loss = soft_loss(MixedLabels(labels), alpha=alpha, temperature=temperature)
-    _fit_fixed(out / STUDENT, prepared, events, *student, loss=loss, progress=progress)
+    popularity = np.bincount(events.item, minlength=len(prepared.items)).astype(np.float64)
+    source = Source(MixedLabels(labels), popularity, states, taught)
+    seed = student[1].seed
+
+    def lesson(model: SequenceModel) -> tuple[Loss, Teaching | None]:
+        return teach(recipe, source, model, seed)
+
+    _fit_fixed(out / STUDENT, prepared, events, *student, lesson=lesson, progress=progress)
 
 
 def _offsets(prepared: Prepared) -> NDArray[np.int64]:
@@ -92,7 +103,7 @@ def _fit_fixed(
     schedule: Schedule,
     epochs: int,
     *,
-    loss: Loss,
+    lesson: Lesson,
     progress: Progress,
 ) -> SequenceModel:
     """Train for exactly so many epochs."""
@@ -101,10 +112,12 @@ def _fit_fixed(
     torch.manual_seed(schedule.seed)
     model = SequenceModel(len(prepared.items), size).to(choose_device())
     checkpoint = path.with_name(f"checkpoint.{path.name}")
+    loss, extra = lesson(model)
     fit(
         model,
         events,
         loss=loss,
+        extra=extra,
         validate=None,
         schedule=replace(schedule, epochs=epochs, positions=sys.maxsize, patience=epochs),
         checkpoint=checkpoint,
@@ -115,32 +128,22 @@ def _fit_fixed(
     return model
 
 
-def soft_loss(labels: SoftLabels, *, alpha: float, temperature: float) -> Loss:
-    """Return the distillation loss against labels, in the form that fit takes."""
-
-    def loss(logits: Tensor, batch: Batch, piece: slice) -> Tensor:
-        with torch.no_grad(), autocast(logits.device.type):
-            teacher = labels.logits(batch.event[piece])
-        target = batch.target[piece].to(logits.device)
-        return distillation_loss(logits, teacher, target, alpha=alpha, temperature=temperature)
-
-    return loss
-
-
-def _hard(logits: Tensor, batch: Batch, piece: slice) -> Tensor:
-    return hard_loss(logits, batch.target[piece].to(logits.device))
+def _alone(model: SequenceModel) -> tuple[Loss, Teaching | None]:
+    return hard, None
 
 
 def _train_student(
-    out: Path, name: str, prepared: Prepared, *, size: Size, schedule: Schedule, loss: Loss, progress: Progress
+    out: Path, name: str, prepared: Prepared, *, size: Size, schedule: Schedule, lesson: Lesson, progress: Progress
 ) -> None:
     torch.manual_seed(schedule.seed)
     model = SequenceModel(len(prepared.items), size).to(choose_device())
     checkpoint = out / f"checkpoint.{name}"
+    loss, extra = lesson(model)
     curve = fit(
         model,
         select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users)),
         loss=loss,
+        extra=extra,
         validate=validation_score(prepared),
         schedule=schedule,
         checkpoint=checkpoint,

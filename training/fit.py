@@ -16,14 +16,15 @@ import copy
 import ctypes
 import json
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.encoder import SequenceModel
@@ -38,6 +39,30 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 AVERAGE_DECAY = 0.99  # of the weights' moving average, a step
 
 Loss = Callable[[Tensor, Batch, slice], Tensor]
+
+
+class Extra(Protocol):
+    """What of a loss looks at a whole batch instead of a piece of its logits; a module, for it may learn too."""
+
+    def watch(self, model: SequenceModel) -> AbstractContextManager[Any]:
+        """Open what it looks with while model computes the states of a batch."""
+        ...
+
+    def whole(self, model: SequenceModel, batch: Batch, states: Tensor) -> Tensor | None:
+        """states [P, D] -> the mean over the batch, to be differentiated with the rest; None adds nothing."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What it learns."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed run needs of it."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
+        """Restore that."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -71,27 +96,30 @@ def fit(
     schedule: Schedule,
     checkpoint: Path,
     progress: Progress,
+    extra: Extra | None = None,
 ) -> list[Epoch]:
     """Train model on events in place and leave it at its best epoch. Returns the learning curve.
 
     loss: (logits of a piece [P, N], batch, piece) -> mean over the piece; validate: higher is better; None trains
-    for all epochs and keeps the last. checkpoint: resumed from if it exists, written after every epoch.
+    for all epochs and keeps the last. checkpoint: resumed from if it exists, written after every epoch. extra: the part
+    of the loss that is not of logits.
     """
     keep_freed_memory()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+    learned = [*model.parameters(), *(extra.parameters() if extra else ())]
+    optimizer = torch.optim.AdamW(learned, lr=schedule.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
     averaged = copy.deepcopy(model).eval()
-    state = load_checkpoint(checkpoint, model, averaged, optimizer) or Checkpoint.fresh(averaged)
+    state = load_checkpoint(checkpoint, model, averaged, optimizer, extra) or Checkpoint.fresh(averaged)
     curve = [Epoch(**row) for row in state.curve]
     while not _is_finished(curve, schedule, count_positions(events)):
         number = len(curve)
         started = monotonic()
-        mean_loss = _train_epoch(model, averaged, optimizer, events, number, loss, schedule, progress)
+        mean_loss = _train_epoch(model, averaged, optimizer, events, number, loss, schedule, progress, extra)
         score = validate(averaged) if validate else float(number)
         curve.append(Epoch(number, mean_loss, score, monotonic() - started))
         if curve[-1].validation >= max(row.validation for row in curve):
             state.keep_best(averaged)
         state.curve = [asdict(row) for row in curve]
-        save_checkpoint(checkpoint, model, averaged, optimizer, state)
+        save_checkpoint(checkpoint, model, averaged, optimizer, state, extra)
         progress.note(_describe(curve))
     model.load_state_dict(state.best)
     model.eval()
@@ -152,6 +180,7 @@ def _train_epoch(
     loss: Loss,
     schedule: Schedule,
     progress: Progress,
+    extra: Extra | None,
 ) -> float:
     model.train()
     seed = schedule.seed * 100_003 + number
@@ -162,7 +191,7 @@ def _train_epoch(
     total, seen = 0.0, 0
     with progress.bar(f"epoch {number + 1}", count_positions(events)) as bar:
         for batch in batches:
-            value = train_step(model, averaged, optimizer, batch, loss, schedule.learning_rate)
+            value = train_step(model, averaged, optimizer, batch, loss, schedule.learning_rate, extra)
             total, seen = total + value * len(batch.target), seen + len(batch.target)
             bar.advance(len(batch.target))
     return total / max(seen, 1)
@@ -175,27 +204,31 @@ def train_step(
     batch: Batch,
     loss: Loss,
     learning_rate: float,
+    extra: Extra | None = None,
 ) -> float:
     """Move model one step on a batch, and averaged after it; returns the mean loss. The rate warms up."""
     step = _count_steps(optimizer)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
     optimizer.zero_grad(set_to_none=True)
-    value = _backward(model, batch, loss)
+    value = _backward(model, batch, loss, extra)
     torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+    if extra:
+        torch.nn.utils.clip_grad_norm_(list(extra.parameters()), MAX_GRADIENT_NORM)
     optimizer.step()
     _average(averaged, model, step)
     return value
 
 
-def _backward(model: SequenceModel, batch: Batch, loss: Loss) -> float:
+def _backward(model: SequenceModel, batch: Batch, loss: Loss, extra: Extra | None) -> float:
     """Leave the gradients of the mean loss of a batch in model; returns that mean."""
     device = model.device
     positions = len(batch.target)
     chunk = max(1, CHUNK_LOGITS // len(model.items.weight))
     total = 0.0
     with autocast(device.type):
-        states = model.states(batch.rows.to(device))[batch.real.to(device)]  # [P, D]
+        with extra.watch(model) if extra else nullcontext():
+            states = model.states(batch.rows.to(device))[batch.real.to(device)]  # [P, D]
         leaf = states.detach().requires_grad_()
         for start in range(0, positions, chunk):
             piece = slice(start, min(start + chunk, positions))
@@ -203,8 +236,12 @@ def _backward(model: SequenceModel, batch: Batch, loss: Loss) -> float:
             value = loss(model.scores(leaf[piece]), batch, piece) * share
             value.backward()
             total += float(value.detach())
-    states.backward(leaf.grad)
-    return total
+        rest = extra.whole(model, batch, states) if extra else None
+    if rest is None:
+        states.backward(leaf.grad)
+        return total
+    torch.autograd.backward([states, rest], [leaf.grad, None])
+    return total + float(rest.detach())
 
 
 def _count_steps(optimizer: torch.optim.Optimizer) -> int:

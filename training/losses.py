@@ -1,5 +1,9 @@
-"""The losses, as pure functions of logits. Letters: P positions, N items."""
+"""The losses, as pure functions of logits [P, N]. Letters: P positions, N items, K places in a list.
 
+Those of states, layers and maps are in representation.py.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,6 +36,82 @@ def distillation_loss(student: Tensor, teacher: Tensor, target: Tensor, *, alpha
     As the two functions above, value and gradient with respect to student, in half their passes over [P, N].
     """
     return _Distillation.apply(student, teacher, target, alpha, temperature)
+
+
+def ranking_loss(student: Tensor, teacher: Tensor, *, top: int, decay: float) -> Tensor:
+    """Position-weighted cross-entropy of the teacher's best items (ranking distillation, Tang and Wang 2018, §3.2).
+
+    The item at the teacher's place r, 0 the best, weighs exp(-r / decay); the weights sum to one. The paper's logistic
+    loss of each item is a softmax here: beside a softmax hard loss nothing else would fix the offset of the logits.
+    Returns the mean over P, in nats.
+    """
+    best = teacher.topk(min(top, teacher.shape[1]), dim=1).indices  # [P, K]
+    weight = torch.softmax(-torch.arange(best.shape[1], device=best.device) / decay, dim=0)
+    return -(_log_softmax(student).gather(1, best) * weight).sum(dim=1).mean()
+
+
+def listwise_loss(student: Tensor, teacher: Tensor, *, top: int) -> Tensor:
+    """-log of the probability that the student draws the teacher's best items in order, before any other, over K.
+
+    The relaxed permutation probability of DE-RRD (Kang et al. 2020, §3.3.2), order among the others left open; the
+    others are the rest of the catalogue instead of a sample of it. Returns the mean over P, in nats an item.
+    """
+    best = teacher.topk(min(top, teacher.shape[1]), dim=1).indices  # [P, K]
+    scores = student.float()
+    chosen = scores.gather(1, best)
+    rest = scores.scatter(1, best, -torch.inf).logsumexp(dim=1, keepdim=True)  # [P, 1]
+    left = torch.cat([chosen, rest], dim=1).flip(1).logcumsumexp(dim=1).flip(1)[:, :-1]  # of what is not drawn yet
+    return (left - chosen).mean()
+
+
+def closure_loss(student: Tensor, teacher: Tensor, negatives: Tensor, *, top: int, temperature: float) -> Tensor:
+    """KL(teacher ‖ student) over the items in either's best K or among the shared negatives, times temperature².
+
+    negatives: int64 [M], rows that all positions share. What the student ranks high is in the sum, so it is told where
+    it errs; without it KL over the teacher's best says nothing of its false hits (RCE-KD, 2025). Returns the mean over
+    P, in nats.
+    """
+    best = min(top, student.shape[1])
+    rows = torch.cat(
+        [student.topk(best, dim=1).indices, teacher.topk(best, dim=1).indices, negatives.expand(len(student), -1)],
+        dim=1,
+    )
+    rows = rows.sort(dim=1).values
+    is_again = torch.zeros_like(rows, dtype=torch.bool)
+    is_again[:, 1:] = rows[:, 1:] == rows[:, :-1]
+    log_q, log_p = (
+        _log_softmax(logits.gather(1, rows).masked_fill(is_again, -torch.inf), temperature).masked_fill(is_again, 0.0)
+        for logits in (student.float(), teacher.float())
+    )
+    p = log_p.exp().masked_fill(is_again, 0.0)
+    return temperature**2 * (p * (log_p - log_q)).sum() / len(student)
+
+
+def stratified_loss(student: Tensor, teacher: Tensor, strata: Sequence[Tensor], *, temperature: float) -> Tensor:
+    """Mean over strata of KL(teacher ‖ student) among the items of each, times temperature².
+
+    strata: int64 rows of items of like popularity. How popular and rare items compare is not taught, so the teacher's
+    popularity bias is not either (UnKD, Chen et al. 2023, §3.2). Returns the mean over P, in nats.
+    """
+    losses = [soft_label_loss(student[:, rows], teacher[:, rows], temperature=temperature) for rows in strata]
+    return torch.stack(losses).mean()
+
+
+def confident_loss(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float) -> Tensor:
+    """KL(teacher ‖ student), positions weighed by how well the teacher knows the target, times temperature².
+
+    The weight is 1 / log2(1 + rank of the target in the teacher's list), over the mean of P: a teacher that is wrong is
+    not followed (the importance-aware part of DLLM2Rec, Cui et al. 2024, §3.1). Returns the weighed mean, in nats.
+    """
+    own = teacher.gather(1, target[:, None])
+    weight = 1 / torch.log2(1.0 + (teacher >= own).sum(dim=1))
+    log_p, log_q = _log_softmax(teacher, temperature), _log_softmax(student, temperature)
+    kl = (log_p.exp() * (log_p - log_q)).sum(dim=1)
+    return temperature**2 * (kl * weight).sum() / weight.sum()
+
+
+def _log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    return F.log_softmax(logits.float() / temperature, dim=-1)
 
 
 class _Hard(torch.autograd.Function):

@@ -3,7 +3,7 @@
     prepared/  teacher/  linear/  mix/  soft_labels/  student/  [refit/]  compressed/  bundle/
     metrics.json  report.html
 
-This module is the only one that sees the config; it hands each stage its values and the directories it works on.
+This module and study.py alone see the config; they hand each stage its values and the directories it works on.
 """
 
 import shutil
@@ -15,12 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from service.bundle import BundleError, open_bundle, read_manifest
 from training.baseline import parse_models, rank_baselines
 from training.checkpoint import load_model
 from training.compress import RANKING as COMPRESSED_RANKING
 from training.compress import compress, load_table
-from training.config import Config, Student, Teacher, dump_config, parse_candidates, parse_names, parse_numbers
+from training.config import Config, Student, Teacher, parse_names, pupil_of
 from training.distill import STUDENT, distill, refit_student
 from training.encoder import Size
 from training.errors import InputError
@@ -32,14 +34,16 @@ from training.linear import load_linear, train_linear
 from training.member import PLACES, member_rankings, open_member
 from training.mix import RANKING as MIX_RANKING
 from training.mix import load_factors, mix_teachers
+from training.part import Source
 from training.progress import Progress
 from training.quality import summarise_quality
 from training.report import write_report
-from training.search import Budget, Candidate, Space, search
 from training.sequences import Events, select_events
 from training.soft_labels import LinearLabels, MixedLabels, SoftLabels, load_soft_labels, save_soft_labels
-from training.stage import file_fingerprint, keep_or_clear, make_key, read_key, run_stage
+from training.stage import file_fingerprint, make_key, read_key, run_stage
 from training.teacher import CURVE, MODEL, train_teacher
+from training.teaching import Recipe, make_probe
+from training.term import check_terms, parse_terms
 
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
 
@@ -108,7 +112,7 @@ def run_teacher(run: Run) -> None:
     settings.pop("members")
     inputs = {"prepared": run.key("prepared")}
     if "transformer" in members:
-        size, schedule = _size(run.config, "teacher"), _schedule(run.config.teacher)
+        size, schedule = open_size(run.config, "teacher"), open_schedule(run.config.teacher)
         run.stage(
             "teacher",
             settings,
@@ -124,61 +128,25 @@ def run_teacher(run: Run) -> None:
 def run_distill(run: Run) -> None:
     """Save the soft labels once, train the student with them, and the same student without."""
     prepared = run.prepared()
-    settings, terms = run.config.student, run.config.distill
+    settings = run.config.student
     mix = run.key("mix")
     inputs = {"prepared": run.key("prepared"), "mix": mix}
-    _ensure_soft_labels(run, prepared)
+    recipe = open_recipe(run)
+    ensure_soft_labels(run, prepared)
     run.stage(
         "student",
-        {"student": asdict(settings), "distill": asdict(terms)},
+        {"student": asdict(settings), "distill": asdict(run.config.distill)},
         inputs,
         lambda out: distill(
             out,
             prepared,
-            _soft_labels(run, prepared),
-            size=_size(run.config, "student"),
-            schedule=_schedule(settings),
-            alpha=terms.alpha,
-            temperature=terms.temperature,
+            open_source(run, prepared),
+            size=open_size(run.config, "student"),
+            schedule=open_schedule(settings),
+            recipe=recipe,
             progress=run.progress,
         ),
     )
-
-
-def run_search(run: Run) -> Run:
-    """Choose the student on validation under the budget; returns the run so set, and writes config.toml."""
-    prepared, config = run.prepared(), run.config
-    _ensure_soft_labels(run, prepared)
-    settings, student = config.search, config.student
-    shared = {"student": asdict(student) | {"dim": 0, "blocks": ""}, "items": config.compress.items}
-    key = make_key("search", shared | {"positions": settings.positions}, {"mix": run.key("mix")})
-    out = run.out / "search"
-    keep_or_clear(out, key)
-    run.progress.stage("search", "started")
-    chosen = search(
-        out,
-        prepared,
-        _soft_labels(run, prepared),
-        space=Space(
-            parse_numbers(config, "search.dims"),
-            parse_candidates(config),
-            parse_numbers(config, "search.alphas"),
-            parse_numbers(config, "search.temperatures"),
-            settings.minutes,
-        ),
-        start=Candidate(student.dim, (), config.distill.alpha, config.distill.temperature),
-        size=_size(config, "student"),
-        schedule=replace(_schedule(student), positions=settings.positions),
-        items=config.compress.items,
-        budget=Budget(settings.budget_ms, settings.budget_mb),
-        progress=run.progress,
-    )
-    run.progress.note(f"chosen: {chosen.name()}")
-    chosen_student = replace(student, dim=chosen.dim, blocks=",".join(chosen.blocks))
-    terms = replace(config.distill, alpha=chosen.alpha, temperature=chosen.temperature)
-    config = replace(config, student=chosen_student, distill=terms)
-    (run.out / "config.toml").write_text(dump_config(config), encoding="utf-8")
-    return replace(run, config=config)
 
 
 def run_refit(run: Run) -> None:
@@ -186,10 +154,13 @@ def run_refit(run: Run) -> None:
     prepared = run.prepared()
     config = run.config
     factors = load_factors(run.out / "mix")
+    recipe = open_recipe(run)
+    if "meta" in recipe.terms:
+        raise InputError("distill.terms: meta learns its share on validation, and --refit holds none out: leave it out")
     transformer = linear = None
     if "transformer" in factors:
         epochs = _best_epochs(run.out / "teacher" / CURVE)
-        transformer = (_size(config, "teacher"), _schedule(config.teacher), epochs)
+        transformer = (open_size(config, "teacher"), open_schedule(config.teacher), epochs)
     if "linear" in factors:
         linear = load_linear(run.out / "linear").setting
     epochs = _best_epochs(run.out / "student" / "student_curve.json")
@@ -203,9 +174,8 @@ def run_refit(run: Run) -> None:
             factors=factors,
             transformer=transformer,
             linear=linear,
-            student=(_size(config, "student"), _schedule(config.student), epochs),
-            alpha=config.distill.alpha,
-            temperature=config.distill.temperature,
+            student=(open_size(config, "student"), open_schedule(config.student), epochs),
+            recipe=recipe,
             progress=run.progress,
         ),
     )
@@ -296,7 +266,7 @@ def _save_soft_labels(run: Run, prepared: Prepared, out: Path) -> None:
     save_soft_labels(out, teacher, _train_events(prepared), run.progress)
 
 
-def _ensure_soft_labels(run: Run, prepared: Prepared) -> None:
+def ensure_soft_labels(run: Run, prepared: Prepared) -> None:
     """Save the transformer's states, unless they are there or it does not take part."""
     run.key("mix")
     if "transformer" in load_factors(run.out / "mix"):
@@ -304,25 +274,41 @@ def _ensure_soft_labels(run: Run, prepared: Prepared) -> None:
         run.stage("soft_labels", {}, teacher, lambda out: _save_soft_labels(run, prepared, out))
 
 
-def _soft_labels(run: Run, prepared: Prepared) -> SoftLabels:
-    """Open what each teacher of the mix says at the training events."""
+def open_recipe(run: Run) -> Recipe:
+    """Return how the student is taught. Raises InputError for a term that the mixed teachers cannot teach."""
+    settings = run.config.distill
+    terms = parse_terms(settings.terms)
+    check_terms(terms, replace(pupil_of(run.config), members=list(load_factors(run.out / "mix"))))
+    return Recipe(terms, settings.alpha, settings.temperature)
+
+
+def open_source(run: Run, prepared: Prepared) -> Source:
+    """Open what each teacher of the mix says at the training events, and what else of it can be taught."""
     labels: list[SoftLabels] = []
+    states = model = None
+    device = choose_device()
     for name, factor in load_factors(run.out / "mix").items():
         if name == "transformer":
-            labels.append(load_soft_labels(run.out / "soft_labels", choose_device(), factor))
+            labels.append(load_soft_labels(run.out / "soft_labels", device, factor))
+            states = load_soft_labels(run.out / "soft_labels", device)
+            model = load_model(run.out / "teacher" / MODEL).to(device)
         else:
             linear = load_linear(run.out / "linear")
-            labels.append(LinearLabels(linear, _train_events(prepared), factor, choose_device()))
-    return MixedLabels(labels)
+            labels.append(LinearLabels(linear, _train_events(prepared), factor, device))
+    popularity = np.array([item.popularity for item in prepared.items], dtype=np.float64)
+    probe = make_probe(prepared, run.config.student.max_history)
+    return Source(MixedLabels(labels), popularity, states, model, probe)
 
 
-def _size(config: Config, section: str) -> Size:
+def open_size(config: Config, section: str) -> Size:
+    """Return the size of teacher or student."""
     settings: Teacher | Student = getattr(config, section)
     blocks = parse_names(config, f"{section}.blocks")
     return Size(settings.dim, blocks, settings.heads, settings.dropout, settings.max_history)
 
 
-def _schedule(settings: Teacher | Student) -> Schedule:
+def open_schedule(settings: Teacher | Student) -> Schedule:
+    """Return how long and how fast it is trained."""
     return Schedule(
         settings.learning_rate,
         settings.batch_positions,

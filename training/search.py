@@ -7,7 +7,7 @@ trial is kept, so an interrupted search goes on, and a wider one only adds to it
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from training.compress import compress_table, table_bytes
-from training.distill import soft_loss
 from training.encoder import SequenceModel, Size
 from training.errors import InputError
 from training.evaluation import validation_score
@@ -26,9 +25,10 @@ from training.exported import time_encoder
 from training.fit import Schedule, choose_device, fit
 from training.graph import export_encoder
 from training.interactions import TRAIN, Prepared
+from training.part import Source
 from training.progress import Progress
 from training.sequences import select_events
-from training.soft_labels import SoftLabels
+from training.teaching import Recipe, teach
 
 TRIALS = "trials.json"
 TOP = 10
@@ -75,10 +75,11 @@ class Space:
 def search(
     out: Path,
     prepared: Prepared,
-    labels: SoftLabels,
+    source: Source,
     *,
     space: Space,
     start: Candidate,
+    terms: Mapping[str, float],
     size: Size,
     schedule: Schedule,
     items: str,
@@ -88,10 +89,13 @@ def search(
     """Try the space and return the candidate of highest validation NDCG@10 that fits; writes trials.json, which the
     report draws.
 
-    start: alpha and temperature of the first round; size: what the candidates share. Raises InputError where none fits.
+    start: alpha and temperature of the first round; terms, size: what the candidates share.
+    Raises InputError where none fits.
     """
     started, trials = monotonic(), list[dict[str, Any]]()
-    evaluate = _evaluator(out, prepared, labels, size=size, schedule=schedule, items=items, progress=progress)
+    evaluate = _evaluator(
+        out, prepared, source, terms=terms, size=size, schedule=schedule, items=items, progress=progress
+    )
 
     def attempt(candidates: Sequence[Candidate]) -> Candidate:
         for candidate in candidates:
@@ -119,8 +123,9 @@ def search(
 def _evaluator(
     out: Path,
     prepared: Prepared,
-    labels: SoftLabels,
+    source: Source,
     *,
+    terms: Mapping[str, float],
     size: Size,
     schedule: Schedule,
     items: str,
@@ -136,13 +141,16 @@ def _evaluator(
             return dict(json.loads(path.read_text()))
         torch.manual_seed(schedule.seed)
         model = SequenceModel(len(prepared.items), replace(size, dim=candidate.dim, blocks=candidate.blocks))
-        loss = soft_loss(labels, alpha=candidate.alpha, temperature=candidate.temperature)
+        model.to(choose_device())
+        recipe = Recipe(terms, candidate.alpha, candidate.temperature)
+        loss, extra = teach(recipe, source, model, schedule.seed)
         checkpoint = path.with_suffix(".safetensors")
         progress.note(f"trial {candidate.name()}")
         fit(
-            model.to(choose_device()),
+            model,
             events,
             loss=loss,
+            extra=extra,
             validate=validate,
             schedule=schedule,
             checkpoint=checkpoint,

@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from training.losses import distillation_loss, hard_loss, soft_label_loss
+from training.losses import (
+    closure_loss,
+    confident_loss,
+    distillation_loss,
+    hard_loss,
+    listwise_loss,
+    ranking_loss,
+    soft_label_loss,
+    stratified_loss,
+)
 
 STUDENT = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]])
 TEACHER = torch.tensor([[2.0, 1.0, 0.0], [0.5, 0.5, 2.0]])
@@ -73,3 +82,105 @@ def test_soft_label_loss_has_the_gradient_of_the_textbook():
 
     expected = 2.0 * (torch.softmax(STUDENT / 2, -1) - torch.softmax(TEACHER / 2, -1)) / len(STUDENT)
     torch.testing.assert_close(student.grad, expected)
+
+
+WIDE = torch.tensor([[1.0, 2.0, 0.5, -1.0, 0.2], [0.0, -1.0, 3.0, 1.0, 0.7]])
+WISE = torch.tensor([[2.0, 1.0, 0.0, 3.0, -2.0], [0.5, 0.4, 2.0, -1.0, 0.1]])
+
+
+def by_teacher(row):
+    """Rows from the teacher's best to its worst."""
+    return sorted(range(len(row)), key=lambda item: -row[item])
+
+
+def test_ranking_loss_equals_the_slow_formula():
+    total = 0.0
+    for s, t in zip(WIDE.tolist(), WISE.tolist(), strict=True):
+        weights = [math.exp(-place / 2.0) for place in range(3)]
+        for place, item in enumerate(by_teacher(t)[:3]):
+            total -= weights[place] / sum(weights) * math.log(softmax(s, 1.0)[item])
+
+    loss = ranking_loss(WIDE, WISE, top=3, decay=2.0)
+
+    assert loss.item() == pytest.approx(total / 2, rel=1e-5)
+    assert loss.item() == pytest.approx(2.1749456, abs=1e-6)
+
+
+def test_listwise_loss_is_the_probability_of_drawing_the_teachers_best_in_order():
+    total = 0.0
+    for s, t in zip(WIDE.tolist(), WISE.tolist(), strict=True):
+        left = list(range(5))
+        for item in by_teacher(t)[:2]:
+            total -= math.log(math.exp(s[item]) / sum(math.exp(s[other]) for other in left))
+            left.remove(item)
+
+    loss = listwise_loss(WIDE, WISE, top=2)
+
+    assert loss.item() == pytest.approx(total / 2 / 2, rel=1e-5)
+    assert loss.item() == pytest.approx(1.8069651, abs=1e-6)
+
+
+def test_closure_loss_is_kl_over_both_bests_and_the_negatives():
+    total = 0.0
+    for s, t in zip(WIDE.tolist(), WISE.tolist(), strict=True):
+        rows = sorted({by_teacher(t)[0], by_teacher(s)[0], 4})
+        total += slow_kl(torch.tensor([[s[row] for row in rows]]), torch.tensor([[t[row] for row in rows]]), 2.0)
+
+    loss = closure_loss(WIDE, WISE, torch.tensor([4]), top=1, temperature=2.0)
+
+    assert loss.item() == pytest.approx(total / 2, rel=1e-5)
+    assert loss.item() == pytest.approx(1.6219425, abs=1e-6)
+
+
+def test_closure_loss_over_everything_is_the_soft_label_loss():
+    loss = closure_loss(WIDE, WISE, torch.tensor([0, 0, 1]), top=9, temperature=1.5)
+
+    torch.testing.assert_close(loss, soft_label_loss(WIDE, WISE, temperature=1.5))
+
+
+def test_stratified_loss_teaches_each_stratum_and_nothing_between_them():
+    strata = [torch.tensor([0, 3]), torch.tensor([1, 2, 4])]
+    slow = sum(slow_kl(WIDE[:, rows], WISE[:, rows], 1.0) for rows in strata) / 2
+    lifted = WIDE.clone()
+    lifted[:, strata[0]] += 5.0
+
+    loss = stratified_loss(WIDE, WISE, strata, temperature=1.0)
+
+    assert loss.item() == pytest.approx(slow, rel=1e-5)
+    assert loss.item() == pytest.approx(0.4857664, abs=1e-6)
+    torch.testing.assert_close(loss, stratified_loss(lifted, WISE, strata, temperature=1.0))
+
+
+def test_confident_loss_listens_to_the_teacher_where_it_knows_the_target():
+    target = torch.tensor([3, 3])  # at place 1 and 5 of the teacher
+    each = [slow_kl(WIDE[i : i + 1], WISE[i : i + 1], 1.0) for i in range(2)]
+    weights = [1 / math.log2(2), 1 / math.log2(6)]
+
+    loss = confident_loss(WIDE, WISE, target, temperature=1.0)
+
+    assert loss.item() == pytest.approx(sum(w * e for w, e in zip(weights, each, strict=True)) / sum(weights), rel=1e-5)
+    assert loss.item() == pytest.approx(1.4040614, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda logits: ranking_loss(logits, WISE.double(), top=3, decay=2.0),
+        lambda logits: listwise_loss(logits, WISE.double(), top=2),
+        lambda logits: closure_loss(logits, WISE.double(), torch.tensor([4]), top=1, temperature=2.0),
+        lambda logits: stratified_loss(logits, WISE.double(), [torch.tensor([0, 3])], temperature=1.0),
+        lambda logits: confident_loss(logits, WISE.double(), torch.tensor([3, 3]), temperature=1.0),
+        lambda logits: distillation_loss(logits, WISE.double(), torch.tensor([3, 3]), alpha=0.3, temperature=2.0),
+    ],
+)
+def test_the_gradient_of_each_loss_is_its_slope(loss):
+    logits = WIDE.clone().requires_grad_()
+    loss(logits).backward()
+    step = 1e-2
+
+    for place in ((0, 0), (0, 3), (1, 2), (1, 4)):
+        above, below = WIDE.clone(), WIDE.clone()
+        above[place] += step
+        below[place] -= step
+        slope = (loss(above) - loss(below)).item() / (2 * step)
+        assert logits.grad[place].item() == pytest.approx(slope, abs=2e-3), place

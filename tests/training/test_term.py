@@ -1,0 +1,196 @@
+"""The terms of distillation by name: what is refused, what each needs, and each one trained on a chain world."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.world import tiny_settings
+from training.__main__ import main
+from training.breakdown import popularity_quintile
+from training.encoder import SequenceModel, Size
+from training.errors import InputError
+from training.fit import Schedule, fit
+from training.part import Source
+from training.progress import Progress
+from training.sequences import Events
+from training.soft_labels import load_soft_labels, save_soft_labels
+from training.teaching import Recipe, Teaching, teach
+from training.term import TERMS, Pupil, check_terms, format_terms, parse_terms
+
+N_ITEMS = 40
+SIZE = Size(dim=16, blocks=("pool", "attention"), heads=2, dropout=0.0, max_history=10)
+PUPIL = Pupil(("transformer", "linear"), ("pool", "attention"), 50, ("attention",), 50)
+
+
+def chain(users=32, length=9):
+    rng = np.random.default_rng(0)
+    rows = [(rng.integers(N_ITEMS) + np.arange(length)) % N_ITEMS for _ in range(users)]
+    return Events(np.concatenate(rows).astype(np.int32), np.arange(0, users * length + 1, length))
+
+
+def probe():
+    first = torch.arange(8)[:, None]
+    return (first + torch.arange(5)) % N_ITEMS, first[:, 0] + 5
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A transformer that knows the chain, and its soft labels."""
+    out, events = tmp_path_factory.mktemp("teacher"), chain()
+    torch.manual_seed(0)
+    teacher = SequenceModel(N_ITEMS, Size(24, ("pool", "attention", "attention"), 2, 0.0, 12))
+    plain, _ = teach(Recipe({"kl": 1.0}, 0.0, 1.0), Source(Constant(), np.ones(N_ITEMS)), teacher, 1)
+    train(teacher, plain, None, out / "checkpoint", epochs=16)
+    save_soft_labels(out, teacher, events, Progress())
+    labels = load_soft_labels(out, torch.device("cpu"))
+    popularity = np.bincount(events.item, minlength=N_ITEMS).astype(np.float64)
+    return Source(labels, popularity, labels, teacher, probe)
+
+
+class Constant:
+    """Soft labels of a teacher that knows nothing."""
+
+    def logits(self, event):
+        return torch.zeros(len(event), N_ITEMS)
+
+
+def train(model, loss, extra, path, epochs=12):
+    schedule = Schedule(0.04, 64, epochs, 10**9, 99, 1)
+    return fit(
+        model, chain(), loss=loss, extra=extra, validate=None, schedule=schedule, checkpoint=path, progress=Progress()
+    )
+
+
+def student(recipe, source):
+    torch.manual_seed(1)
+    model = SequenceModel(N_ITEMS, SIZE)
+    return model, *teach(recipe, source, model, seed=1)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_each_term_teaches_the_chain(name, source, tmp_path):
+    model, loss, extra = student(Recipe({name: TERMS[name].weight}, 0.5, 1.0), source)
+
+    curve = train(model, loss, extra, tmp_path / "checkpoint")
+
+    assert curve[-1].loss < 0.8 * curve[0].loss
+    rows, target = probe()
+    ranks = (model.scores(model.users(rows)) >= model.scores(model.users(rows)).gather(1, target[:, None])).sum(1)
+    assert ranks.float().mean() < N_ITEMS / 4
+
+
+@pytest.mark.parametrize("name", ["hint", "mutual", "meta", "layers"])
+def test_a_term_that_learns_resumes_to_the_same_weights(name, source, tmp_path):
+    recipe = Recipe({"kl": 1.0, name: 1.0}, 0.5, 1.0)
+
+    straight, loss, extra = student(recipe, source)
+    train(straight, loss, extra, tmp_path / "straight", epochs=4)
+    half, loss, extra = student(recipe, source)
+    train(half, loss, extra, tmp_path / "halves", epochs=2)
+    resumed, loss, extra = student(recipe, source)
+    train(resumed, loss, extra, tmp_path / "halves", epochs=4)
+
+    for key, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_soft_labels_among_other_terms_weigh_what_they_weigh_alone(source, tmp_path):
+    alone, loss, _ = student(Recipe({"kl": 1.0}, 0.9, 1.0), source)
+    train(alone, loss, None, tmp_path / "alone", epochs=1)
+    beside, loss, extra = student(Recipe({"kl": 1.0, "hint": 1e-9}, 0.9, 1.0), source)
+    train(beside, loss, extra, tmp_path / "beside", epochs=1)
+
+    torch.testing.assert_close(alone.items.weight, beside.items.weight, atol=2e-2, rtol=0)
+
+
+def test_meta_follows_the_loss_that_validation_agrees_with(source, tmp_path):
+    good, loss, extra = student(Recipe({"meta": 1.0}, 1.0, 1.0), source)
+    train(good, loss, extra, tmp_path / "good", epochs=16)
+    misled = Source(Backwards(source.labels), source.popularity, source.states, source.model, probe)
+    bad, loss, worse = student(Recipe({"meta": 1.0}, 1.0, 1.0), misled)
+    train(bad, loss, worse, tmp_path / "bad", epochs=16)
+
+    assert isinstance(extra, Teaching) and isinstance(worse, Teaching)
+    assert worse.parts["meta"].share() < min(0.5, extra.parts["meta"].share())
+
+
+class Backwards:
+    """A teacher that has learned the opposite."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def logits(self, event):
+        return -self.labels.logits(event)
+
+
+def test_a_list_of_terms_reads_back_as_it_was_written():
+    assert parse_terms(" kl , hint:0.1") == {"kl": 1.0, "hint": 0.1}
+    assert parse_terms(format_terms({"kl": 0.5, "relations": 3.0})) == {"kl": 0.5, "relations": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("kl,hnt:1", "unknown term 'hnt'; known: kl, ranking, listwise"),
+        ("hard:0.1", "the hard loss weighs 1 - distill.alpha"),
+        ("kl:0", "the weight of kl must be a number above 0, not '0'"),
+        ("kl:much", "the weight of kl must be a number above 0, not 'much'"),
+        ("kl:1,kl:2", "names kl twice"),
+        ("", "must list some of kl, ranking"),
+    ],
+)
+def test_a_wrong_list_of_terms_is_refused(text, says):
+    with pytest.raises(InputError, match=says):
+        parse_terms(text)
+
+
+@pytest.mark.parametrize(
+    ("term", "change", "says"),
+    [
+        ("hint", {"members": ("linear",)}, "the teacher is linear: add transformer"),
+        ("relations", {"members": ("linear",)}, "the teacher is linear: add transformer"),
+        ("attention", {"members": ("linear",)}, "the teacher is linear: add transformer"),
+        ("attention", {"student_blocks": ("pool",)}, "the student's blocks are pool, without attention"),
+        ("attention", {"teacher_blocks": ("pool", "gru")}, "teacher.blocks=pool,gru has no attention"),
+        ("layers", {"teacher_history": 20}, "the teacher reads 20 items and the student 50"),
+    ],
+)
+def test_a_term_that_cannot_be_taught_is_refused(term, change, says):
+    check_terms({term: 1.0}, PUPIL)
+
+    with pytest.raises(InputError, match=says):
+        check_terms({term: 1.0}, Pupil(**vars(PUPIL) | change))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (("distill.terms=kl,nothing",), "unknown term 'nothing'"),
+        (("distill.terms=attention",), "the student's blocks are pool, without attention"),
+        (("distill.terms=kl,hint", "teacher.members=linear"), "the teacher is linear"),
+    ],
+)
+def test_a_run_refuses_before_it_trains(settings, says, chain_world, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["run", "--interactions", str(chain_world), "--out", str(out), *tiny_settings(*settings)]
+
+    assert main(command) == 2
+    assert says in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_strata_hold_every_item_once(source):
+    quintile = popularity_quintile(source.popularity)
+    teaching = Teaching(Recipe({"stratified": 1.0}, 0.5, 1.0), source, SequenceModel(N_ITEMS, SIZE))
+
+    rows = torch.cat(teaching._strata)
+    assert sorted(rows.tolist()) == list(range(N_ITEMS))
+    assert len(teaching._strata) == len(set(quintile.tolist()))
+
+
+def test_a_chosen_term_is_written_with_the_settings(finished_run):
+    assert 'terms = "kl"' in (finished_run / "config.toml").read_text()
+    assert json.loads((finished_run / "metrics.json").read_text())["lineage"]["config"]["distill"]["terms"] == "kl"
