@@ -57,6 +57,7 @@ class Parts:
     metrics: Metrics
     manifest: Manifest
     readiness: Callable[[], dict[str, Any]]
+    index: dict[str, Any]
 
 
 def create_api(parts: Parts) -> FastAPI:
@@ -155,7 +156,8 @@ def _model_routes(parts: Parts) -> APIRouter:
             "version", "format", "created_at", "dim", "max_history", "n_items", "repeat_consumption", "split", "refit",
             "quality",
         )  # fmt: skip
-        return _json({name: getattr(m, name) for name in names} | {"service_version": __version__})
+        own = {"index": parts.index, "service_version": __version__}
+        return _json({name: getattr(m, name) for name in names} | own)
 
     @router.get("/livez", **_documented(None, None))
     async def livez() -> Response:

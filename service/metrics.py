@@ -159,6 +159,7 @@ class Metrics:
         self.model_swaps = {name: swaps.labels(name) for name in SWAP_RESULTS}
         self.model_loaded = self._gauge("model_loaded_timestamp_seconds", "When the model was loaded", of="livemin")
         self.items = self._gauge("items", "Items in the catalogue being served", of="livemax")
+        self.index_recall = self._gauge("index_recall", "Share of the true best 100 that are found", of="livemin")
         self.event_loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the event loop woke a sleeping task", STAGE_BUCKETS_S
         )

@@ -7,9 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from service.index import Ranked
 from service.memory import NO_ROWS, Taste
 from service.profile import Int32
+from service.search import Ranked
 
 
 class Caller(Protocol):

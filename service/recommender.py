@@ -17,11 +17,12 @@ from service.batcher import Batcher
 from service.bundle import Float32
 from service.errors import DegradedError, ModelError, NonFiniteError, RequestError, StoreError, StoreTimeoutError
 from service.estimate import Estimate
-from service.index import Index, Ranked
+from service.index import Index
 from service.memory import NO_ROWS, Memory, Taste
 from service.metrics import REASONS, Metrics
 from service.profile import Int32, Profile, Record, Sight
 from service.query import Answer, Job, Query
+from service.search import Ranked
 from service.student import BUCKETS, Student
 
 _MAX_RUNNING = 4
@@ -92,7 +93,7 @@ class Recommender:
                 start = time.monotonic()
                 users = self._student.encode([[0]] * bucket)
                 middle = time.monotonic()
-                self._index.best(self._index.score(users), 10, [[0]] * bucket)
+                self._index.best(self._index.score(users, 10, 1), 10, [[0]] * bucket)
                 cost_s = time.monotonic() - start
             self._encode_s[bucket].note(middle - start)
             self._score_s[bucket].note(cost_s - (middle - start))
@@ -261,16 +262,17 @@ class Recommender:
         if not jobs:
             return
         start = time.monotonic()
+        k, masked = max(job.query.k for job in jobs), [job.masked() for job in jobs]
         try:
             users = _vector(jobs[0])[None] if len(jobs) == 1 else np.stack([_vector(job) for job in jobs])
-            scores = self._index.score(users)
+            scores = self._index.score(users, k, max(map(len, masked)))
         except ModelError as exc:
             for job in jobs:
                 self._fall_back(job, exc)
             return
         middle_s = self._note_stage("score", start, jobs)
         start = time.monotonic()
-        found = self._index.best(scores, max(job.query.k for job in jobs), [job.masked() for job in jobs])
+        found = self._index.best(scores, k, masked)
         self._score_s[_bucket(len(jobs))].note(middle_s + self._note_stage("rules", start, jobs))
         for job, ranked in zip(jobs, found, strict=True):
             if ranked is None:

@@ -20,13 +20,16 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RETORT_", extra="ignore", frozen=True)
 
     bundle: Path | None = Field(None, description="the bundle directory to serve")
+    index: Literal["auto", "exact", "approximate"] = Field(
+        "auto", description="exact up to a float32 table of 32 MiB, else approximate (extra `large`)"
+    )
     host: str = Field("127.0.0.1", description="address to listen on; beyond loopback it needs keys")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and logs it")
     redis_url: SecretStr | None = Field(
         None, description="your own server, redis://, rediss:// or unix://; unset starts the embedded one"
     )
     data_dir: Path = Field(
-        Path("~/.local/share/retort"), description="where the embedded server keeps its append-only file"
+        Path("~/.local/share/retort"), description="the embedded server's append-only file; a large catalogue's codes"
     )
     namespace: str = Field("retort", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="prefix of every key")
     api_keys: SecretStr = Field(

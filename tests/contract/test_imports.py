@@ -15,6 +15,7 @@ MODULES = {
 HOMES = {
     "redis": {"service.store"},
     "onnxruntime": {"service.session", "training.exported"},
+    "faiss": {"service.codes"},
     "fastapi": {"service.api", "service.app"},
     "onnx": {"training.graph"},
     "pydantic_settings": {"service.settings"},

@@ -32,7 +32,7 @@ def test_best_of_a_batch_is_what_sorting_finds(bundle: Bundle, k: int, n_users: 
     users = rng.normal(size=(n_users, DIM)).astype(np.float32)
     masked = [rng.choice(N_ITEMS, size=10 * line, replace=False).tolist() for line in range(n_users)]
 
-    found = index.best(index.score(users), k, masked)
+    found = index.best(index.score(users, k, 100), k, masked)
 
     for user, hidden, ranked in zip(users, masked, found, strict=True):
         assert ranked is not None
@@ -46,7 +46,7 @@ def test_best_of_a_batch_is_what_sorting_finds(bundle: Bundle, k: int, n_users: 
 def test_equal_scores_come_in_the_order_of_rows(bundle: Bundle) -> None:
     index = Index(bundle)
 
-    (ranked,) = index.best(np.zeros_like(index.score(np.ones((1, DIM), np.float32))), 2000, [[0, 2]])
+    (ranked,) = index.best(np.zeros_like(index.score(np.ones((1, DIM), np.float32), 10, 0)), 2000, [[0, 2]])
 
     assert ranked is not None
     assert ranked[0][:3] == [1, 3, 4]
@@ -55,10 +55,10 @@ def test_equal_scores_come_in_the_order_of_rows(bundle: Bundle) -> None:
 def test_line_that_is_not_finite_spoils_no_other(bundle: Bundle) -> None:
     index = Index(bundle)
     users = np.ones((3, DIM), dtype=np.float32)
-    alone = index.best(index.score(users[:1]), 10, [[]])[0]
+    alone = index.best(index.score(users[:1], 10, 0), 10, [[]])[0]
     users[1] = np.float32(3e38)
 
-    found = index.best(index.score(users), 10, [[], [], []])
+    found = index.best(index.score(users, 10, 0), 10, [[], [], []])
 
     assert alone is not None
     assert found[1] is None
@@ -68,7 +68,7 @@ def test_line_that_is_not_finite_spoils_no_other(bundle: Bundle) -> None:
 def test_everything_masked_leaves_nothing(toy_bundle: Path) -> None:
     index = Index(open_bundle(toy_bundle))
 
-    (ranked,) = index.best(index.score(np.ones((1, DIM), np.float32)), 10, [list(range(len(index)))])
+    (ranked,) = index.best(index.score(np.ones((1, DIM), np.float32), 10, 0), 10, [list(range(len(index)))])
 
     assert ranked is not None
     assert ranked[0] == []

@@ -1,0 +1,156 @@
+"""How a catalogue is searched: exactly while its table is small, else through codes that were measured to be enough.
+
+Decided by size, not by a clock: replicas of one bundle must search alike. Codes are made once for a version and kept in
+the data directory, where other workers and later starts find them; the bundle itself is never written to. A search that
+misses more than 1 in 100 of the true best 100 is not used: then the scan is exact again, slow as it is.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from service.approximate import RECALL_AT, Approximate
+from service.bundle import Bundle, Float32, Int64
+from service.codes import Coder, Codes, is_installed, open_codes, versions
+from service.errors import StartError
+from service.exact import Exact
+from service.sample import sample_users
+from service.scan import read_blocks, scan_best, with_biases, with_ones
+from service.search import Search
+from service.student import Student
+
+Kind = Literal["auto", "exact", "approximate"]
+Warn = Callable[[str], None]
+EXACT_BYTES = 32 << 20
+"""A float32 table up to here is searched exactly: past it, a pass falls out of the processor's cache."""
+LEAST_RECALL = 0.99
+_MARGIN = 0.001
+_N_USERS, _N_HELD_OUT = 2000, 200
+_N_TRAIN = 50_000
+_DEPTHS = (250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000)
+_FORMAT = 1
+_KEPT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """Codes, how many of the best by them must be looked at, and the share of the true best that are then found."""
+
+    codes: Codes
+    depth: int
+    recall: float
+
+
+def open_search(bundle: Bundle, student: Student, *, kind: Kind, directory: Path, warn: Warn) -> Search[Any]:
+    """Return the search for a bundle. directory: where codes are kept. Raises StartError."""
+    n_bytes = 4 * bundle.manifest.n_items * bundle.manifest.dim
+    if kind == "exact" or (kind == "auto" and n_bytes <= EXACT_BYTES):
+        return Exact(bundle.table)
+    if not is_installed():
+        message = "faiss is not installed: pip install 'retort[large]'"
+        if kind == "approximate":
+            raise StartError(message)
+        warn(f"{bundle.manifest.n_items} items are searched exactly, which is slow: {message}")
+        return Exact(bundle.table)
+    found = _find(bundle, student, directory, warn)
+    if found.recall < LEAST_RECALL:
+        warn(f"codes find only {found.recall:.3f} of the best {RECALL_AT}: searching exactly, which is slow")
+        return Exact(bundle.table)
+    return Approximate(bundle.table, found.codes, depth=found.depth, recall=found.recall)
+
+
+def _find(bundle: Bundle, student: Student, directory: Path, warn: Warn) -> _Measured:
+    """Read the codes of this version, or make and keep them; one process at a time, the others wait for it."""
+    place = directory / f"{bundle.manifest.version}-{_FORMAT}-{versions()['faiss']}"
+    try:
+        with _locked(directory):
+            if (kept := _read(place, bundle.manifest.n_items)) is not None:
+                return kept
+            made = _make(bundle, student)
+            _keep(made, place)
+            return made
+    except OSError as exc:
+        warn(f"codes cannot be kept in {directory} ({exc.strerror}): they are made anew at every start")
+        return _make(bundle, student)
+
+
+def _make(bundle: Bundle, student: Student) -> _Measured:
+    """Make codes, coarse ones first, until few enough of the best by code hold the true best."""
+    users = sample_users(bundle, student, _N_USERS + _N_HELD_OUT)
+    known, held_out = users[_N_HELD_OUT:], users[:_N_HELD_OUT]
+    true = scan_best(bundle.table, held_out, RECALL_AT)
+    for dims_per_code in (2, 1):
+        found = _measure(_code(bundle, known, dims_per_code), with_ones(held_out, bundle.table), true)
+        if found.recall >= LEAST_RECALL:
+            break
+    return found
+
+
+def _code(bundle: Bundle, users: Float32, dims_per_code: int) -> Codes:
+    table, n_items = bundle.table, bundle.manifest.n_items
+    rows = np.sort(np.random.default_rng(1).choice(n_items, size=min(n_items, _N_TRAIN), replace=False))
+    sample = table.pick(rows)
+    if table.biases is not None:
+        sample = np.concatenate([sample, table.biases[rows, None]], axis=1)
+    coder = Coder(with_ones(users, table), sample, dims_per_code)
+    for first, block in read_blocks(table):
+        coder.add(with_biases(block, first, table))
+    return coder.finish()
+
+
+def _measure(codes: Codes, users: Float32, true: Int64) -> _Measured:
+    """Find the least depth that is enough."""
+    nearest = codes.nearest(users, _DEPTHS[-1])
+    places = [np.flatnonzero(np.isin(line, best)) for line, best in zip(nearest, true, strict=True)]
+    recall = 0.0
+    for depth in _DEPTHS:
+        recall = float(np.mean([(found < depth).sum() for found in places])) / true.shape[1]
+        if recall >= LEAST_RECALL + _MARGIN:
+            break
+    return _Measured(codes, depth, round(recall, 4))
+
+
+def _read(place: Path, n_items: int) -> _Measured | None:
+    """Return what _keep() wrote, if it is there and whole."""
+    try:
+        plan = json.loads((place / "plan.json").read_bytes())
+        codes = open_codes(place)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        shutil.rmtree(place)
+        return None
+    os.utime(place)
+    return _Measured(codes, int(plan["depth"]), float(plan["recall"])) if len(codes) == n_items else None
+
+
+def _keep(made: _Measured, place: Path) -> None:
+    """Write codes aside and rename; drop those of versions not used for long."""
+    aside = Path(tempfile.mkdtemp(prefix=".new-", dir=place.parent))
+    try:
+        made.codes.save(aside)
+        (aside / "plan.json").write_text(json.dumps({"depth": made.depth, "recall": made.recall}))
+        shutil.rmtree(place, ignore_errors=True)
+        aside.rename(place)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    others = [path for path in place.parent.iterdir() if path.is_dir()]
+    for old in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]:
+        shutil.rmtree(old)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
