@@ -28,7 +28,7 @@ NUMBERS: dict[str, tuple[type, Callable[[float], bool], str]] = {
     "search.alphas": (float, lambda v: 0 <= v <= 1, "lie between 0 and 1"),
     "search.temperatures": (float, lambda v: 0 < v < 1000, "be above 0"),
 }
-LISTS = {"teacher.members": ("transformer", "linear"), "teacher.blocks": MIXERS, "student.blocks": MIXERS}
+LISTS = {"teacher.members": ("transformer", "linear", "text"), "teacher.blocks": MIXERS, "student.blocks": MIXERS}
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,10 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Teacher(Encoder):
-    """Which models teach, mixed as validation says; and the size and training of the transformer among them."""
+    """Which models teach, mixed as validation says; and the size and training of the transformers among them."""
 
-    members: str = "transformer,linear"  # any of transformer, linear
+    members: str = "transformer,linear"  # any of transformer, linear, text (a transformer over the texts alone)
+    text: str = ""  # directory of a Hugging Face encoder: its vectors of the items' texts start the transformer's table
     dim: int = 128
     blocks: str = "pool,attention,attention"
     heads: int = 4
@@ -214,6 +215,8 @@ def build_config(values: dict[str, Any]) -> Config:
         parse_numbers(config, name)
     parse_candidates(config)
     check_terms(parse_terms(config.distill.terms), pupil_of(config))
+    if "text" in parse_names(config, "teacher.members") and not config.teacher.text:
+        raise InputError("teacher.members has text: set teacher.text to the directory of a Hugging Face encoder")
     return config
 
 

@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from training.checkpoint import load_model, save_model
-from training.encoder import SequenceModel, Size
+from training.encoder import SequenceModel, Size, Start, make_model
 from training.evaluation import judge, validation_score
 from training.fit import Loss, Schedule, choose_device, fit, save_curve
 from training.interactions import TRAIN, Prepared
@@ -57,7 +56,7 @@ def refit_student(
     prepared: Prepared,
     *,
     factors: Mapping[str, float],
-    transformer: tuple[Size, Schedule, int] | None,
+    neural: Mapping[str, tuple[Size, Schedule, int, Start | None]],
     linear: Setting | None,
     student: tuple[Size, Schedule, int],
     recipe: Recipe,
@@ -65,29 +64,33 @@ def refit_student(
 ) -> None:
     """Train teachers, soft labels and student once more on all events, as they were chosen.
 
-    transformer, student: (size, schedule, epochs). Nothing is held out, so nothing is measured: quality is the run's
-    own.
+    neural: the transformers among the teachers, each with (size, schedule, epochs, what its table starts from);
+    student: (size, schedule, epochs). Nothing is held out, so nothing is measured: quality is the run's own.
     """
     events = Events(prepared.item, _offsets(prepared))
     labels: list[SoftLabels] = []
     taught = states = None
-    if transformer:
-        path = out / "teacher.safetensors"
-        taught = _fit_fixed(path, prepared, events, *transformer, lesson=_alone, progress=progress)
-        save_soft_labels(out, taught, events, progress)
-        labels.append(load_soft_labels(out, choose_device(), factors["transformer"]))
-        states = load_soft_labels(out, choose_device())
+    for name, (size, schedule, epochs, start) in neural.items():
+        model = make_model(len(prepared.items), size, schedule.seed, start).to(choose_device())
+        path = out / f"{name}.safetensors"
+        model = _fit_fixed(path, model, events, schedule, epochs, lesson=_alone, progress=progress)
+        (out / name).mkdir(exist_ok=True)
+        save_soft_labels(out / name, model, events, progress)
+        labels.append(load_soft_labels(out / name, choose_device(), factors[name]))
+        if name == "transformer":
+            taught, states = model, load_soft_labels(out / name, choose_device())
     if linear:
-        model = fit_linear(events, len(prepared.items), covered_rows(events, len(prepared.items)), linear)
-        labels.append(LinearLabels(model, events, factors["linear"], choose_device()))
+        solved = fit_linear(events, len(prepared.items), covered_rows(events, len(prepared.items)), linear)
+        labels.append(LinearLabels(solved, events, factors["linear"], choose_device()))
     popularity = np.bincount(events.item, minlength=len(prepared.items)).astype(np.float64)
     source = Source(MixedLabels(labels), popularity, states, taught)
-    seed = student[1].seed
+    size, schedule, epochs = student
 
     def lesson(model: SequenceModel) -> tuple[Loss, Teaching | None]:
-        return teach(recipe, source, model, seed)
+        return teach(recipe, source, model, schedule.seed)
 
-    _fit_fixed(out / STUDENT, prepared, events, *student, lesson=lesson, progress=progress)
+    model = make_model(len(prepared.items), size, schedule.seed).to(choose_device())
+    _fit_fixed(out / STUDENT, model, events, schedule, epochs, lesson=lesson, progress=progress)
 
 
 def _offsets(prepared: Prepared) -> NDArray[np.int64]:
@@ -97,9 +100,8 @@ def _offsets(prepared: Prepared) -> NDArray[np.int64]:
 
 def _fit_fixed(
     path: Path,
-    prepared: Prepared,
+    model: SequenceModel,
     events: Events,
-    size: Size,
     schedule: Schedule,
     epochs: int,
     *,
@@ -109,8 +111,6 @@ def _fit_fixed(
     """Train for exactly so many epochs."""
     if path.exists():
         return load_model(path).to(choose_device())
-    torch.manual_seed(schedule.seed)
-    model = SequenceModel(len(prepared.items), size).to(choose_device())
     checkpoint = path.with_name(f"checkpoint.{path.name}")
     loss, extra = lesson(model)
     fit(
@@ -135,8 +135,7 @@ def _alone(model: SequenceModel) -> tuple[Loss, Teaching | None]:
 def _train_student(
     out: Path, name: str, prepared: Prepared, *, size: Size, schedule: Schedule, lesson: Lesson, progress: Progress
 ) -> None:
-    torch.manual_seed(schedule.seed)
-    model = SequenceModel(len(prepared.items), size).to(choose_device())
+    model = make_model(len(prepared.items), size, schedule.seed).to(choose_device())
     checkpoint = out / f"checkpoint.{name}"
     loss, extra = lesson(model)
     curve = fit(

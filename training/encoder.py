@@ -15,9 +15,13 @@ Letters: B batch, T time, D width, H heads, N items.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+TABLE_STD = 0.02  # of a random item table's values
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ class SequenceModel(nn.Module):
         self.size = size
         self.items = nn.Embedding(n_items, size.dim)
         self.encoder = Encoder(size)
-        nn.init.normal_(self.items.weight, std=0.02)
+        nn.init.normal_(self.items.weight, std=TABLE_STD)
 
     @property
     def device(self) -> torch.device:
@@ -186,6 +190,24 @@ class SequenceModel(nn.Module):
     def _embed(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         real = rows >= 0
         return self.items(rows.clamp(min=0)) * real[:, :, None], real.sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Start:
+    """An item table [N, D] to start from. is_frozen: it stays as it is."""
+
+    table: NDArray[np.float32]
+    is_frozen: bool = False
+
+
+def make_model(n_items: int, size: Size, seed: int, start: Start | None = None) -> SequenceModel:
+    """Return an untrained model; equal seeds give equal weights."""
+    torch.manual_seed(seed)
+    model = SequenceModel(n_items, size)
+    if start is not None:
+        model.items.weight.data.copy_(torch.from_numpy(start.table))
+        model.items.weight.requires_grad_(not start.is_frozen)
+    return model
 
 
 def count_parameters(model: nn.Module) -> int:

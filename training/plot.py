@@ -20,6 +20,7 @@ COLOURS = {
     "teacher": "#475569",
     "transformer": "#94a3b8",
     "linear": "#94a3b8",
+    "text": "#94a3b8",
     "student": "#0f766e",
     "student_smoothed": "#7c3aed",
     "student_alone": "#d97706",

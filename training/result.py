@@ -35,12 +35,14 @@ OWN = {  # a model's ranking; the first place that is there. Where teachers are 
     "teacher": ("mix/ranking.npz", "teacher/ranking.npz"),
     "transformer": ("teacher/ranking.npz",),
     "linear": ("linear/ranking.npz",),
+    "text": ("text_teacher/ranking.npz",),
     "student": ("student/student_ranking.npz",),
     "student_smoothed": ("student/smoothed_ranking.npz",),
     "student_alone": ("student/alone_ranking.npz",),
 }
 CURVES = {
     "transformer": "teacher/curve.json",
+    "text": "text_teacher/curve.json",
     "student": "student/student_curve.json",
     "student_smoothed": "student/smoothed_curve.json",
     "student_alone": "student/alone_curve.json",
@@ -202,6 +204,7 @@ TITLES = {
     "student_alone": "Student alone, no teacher",
     "transformer": "Transformer in the teacher",
     "linear": "Linear model in the teacher",
+    "text": "Transformer over texts in the teacher",
     "compressed": "Student, compressed",
     "bundle": "Bundle, through onnxruntime",
     "popularity": "Popularity",

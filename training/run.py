@@ -1,6 +1,6 @@
 """The stages of a run directory, in order: what each one reads, writes and is skipped by.
 
-    prepared/  teacher/  linear/  mix/  soft_labels/  student/  [refit/]  compressed/  bundle/
+    prepared/  [text/]  teacher/  [text_teacher/]  linear/  mix/  soft_labels/  student/  [refit/]  compressed/  bundle/
     metrics.json  report.html
 
 This module and study.py alone see the config; they hand each stage its values and the directories it works on.
@@ -11,11 +11,13 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from service.bundle import BundleError, open_bundle, read_manifest
 from training.baseline import parse_models, rank_baselines
@@ -24,14 +26,14 @@ from training.compress import RANKING as COMPRESSED_RANKING
 from training.compress import compress, load_table
 from training.config import Config, Student, Teacher, parse_names, pupil_of
 from training.distill import STUDENT, distill, refit_student
-from training.encoder import Size
+from training.encoder import Size, Start
 from training.errors import InputError
 from training.evaluation import Ranking, Scorer
 from training.export import export
 from training.fit import Schedule, choose_device, load_curve
-from training.interactions import TRAIN, Prepared, load_prepared, parse_columns, prepare
+from training.interactions import ITEMS, TRAIN, Prepared, load_prepared, parse_columns, prepare
 from training.linear import load_linear, train_linear
-from training.member import PLACES, member_rankings, open_member
+from training.member import LABELS, PLACES, member_rankings, open_member
 from training.mix import RANKING as MIX_RANKING
 from training.mix import load_factors, mix_teachers
 from training.part import Source
@@ -44,6 +46,7 @@ from training.stage import file_fingerprint, make_key, read_key, run_stage
 from training.teacher import CURVE, MODEL, train_teacher
 from training.teaching import Recipe, make_probe
 from training.term import check_terms, parse_terms
+from training.text import VECTORS, describe, encode_texts, fingerprint_encoder, start_table
 
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
 
@@ -66,7 +69,7 @@ class Run:
         key = read_key(self.out / name)
         if key is None:
             command = {"prepared": "prepare", "soft_labels": "distill", "student": "distill", "compressed": "compress"}
-            command |= dict.fromkeys(("linear", "mix"), "teacher")
+            command |= dict.fromkeys(("linear", "mix", "text", "text_teacher"), "teacher")
             raise InputError(
                 f"{self.out / name}: not there yet; run 'python -m training {command.get(name, name)} --out {self.out}'"
             )
@@ -110,14 +113,17 @@ def run_teacher(run: Run) -> None:
     settings = asdict(run.config.teacher)
     members = parse_names(run.config, "teacher.members")
     settings.pop("members")
+    settings.pop("text")
     inputs = {"prepared": run.key("prepared")}
-    if "transformer" in members:
-        size, schedule = open_size(run.config, "teacher"), open_schedule(run.config.teacher)
+    text = _ensure_text(run)
+    size, schedule = open_size(run.config, "teacher"), open_schedule(run.config.teacher)
+    for name in [member for member in members if member in LABELS]:
+        start = _start(run, name)
         run.stage(
-            "teacher",
+            PLACES[name],
             settings,
-            inputs,
-            lambda out: train_teacher(out, prepared, size=size, schedule=schedule, progress=run.progress),
+            inputs | text,
+            partial(train_teacher, prepared=prepared, size=size, schedule=schedule, start=start, progress=run.progress),
         )
     if "linear" in members:
         run.stage("linear", {}, inputs, lambda out: train_linear(out, prepared, run.progress))
@@ -157,22 +163,23 @@ def run_refit(run: Run) -> None:
     recipe = open_recipe(run)
     if "meta" in recipe.terms:
         raise InputError("distill.terms: meta learns its share on validation, and --refit holds none out: leave it out")
-    transformer = linear = None
-    if "transformer" in factors:
-        epochs = _best_epochs(run.out / "teacher" / CURVE)
-        transformer = (open_size(config, "teacher"), open_schedule(config.teacher), epochs)
-    if "linear" in factors:
-        linear = load_linear(run.out / "linear").setting
+    size, schedule = open_size(config, "teacher"), open_schedule(config.teacher)
+    neural = {
+        name: (size, schedule, _best_epochs(run.out / PLACES[name] / CURVE), _start(run, name))
+        for name in factors
+        if name in LABELS
+    }
+    linear = load_linear(run.out / "linear").setting if "linear" in factors else None
     epochs = _best_epochs(run.out / "student" / "student_curve.json")
     run.stage(
         "refit",
-        {"epochs": (transformer and transformer[2], epochs)},
+        {"epochs": [*(one[2] for one in neural.values()), epochs]},
         {"student": run.key("student"), "mix": run.key("mix")},
         lambda out: refit_student(
             out,
             prepared,
             factors=factors,
-            transformer=transformer,
+            neural=neural,
             linear=linear,
             student=(open_size(config, "student"), open_schedule(config.student), epochs),
             recipe=recipe,
@@ -261,17 +268,39 @@ def _train_events(prepared: Prepared) -> Events:
     return select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users))
 
 
-def _save_soft_labels(run: Run, prepared: Prepared, out: Path) -> None:
-    teacher = load_model(run.out / "teacher" / MODEL).to(choose_device())
-    save_soft_labels(out, teacher, _train_events(prepared), run.progress)
+def _ensure_text(run: Run) -> dict[str, str]:
+    """Encode the items' texts unless that is done or not asked for; returns the stage as an input of others."""
+    encoder = Path(run.config.teacher.text)
+    if not run.config.teacher.text:
+        return {}
+    inputs = {"prepared": run.key("prepared"), "encoder": fingerprint_encoder(encoder)}
+    texts = describe(pl.read_parquet(run.out / "prepared" / ITEMS))
+    run.stage("text", {}, inputs, lambda out: encode_texts(out, texts, encoder, run.progress))
+    return {"text": run.key("text")}
+
+
+def _start(run: Run, name: str) -> Start | None:
+    """What a neural teacher's item table starts from."""
+    if not run.config.teacher.text:
+        return None
+    is_frozen = name == "text"
+    table = start_table(np.load(run.out / "text" / VECTORS), run.config.teacher.dim, is_frozen=is_frozen)
+    return Start(table, is_frozen)
 
 
 def ensure_soft_labels(run: Run, prepared: Prepared) -> None:
-    """Save the transformer's states, unless they are there or it does not take part."""
+    """Save the states of the neural teachers that take part, unless they are there."""
     run.key("mix")
-    if "transformer" in load_factors(run.out / "mix"):
-        teacher = {"teacher": run.key("teacher")}
-        run.stage("soft_labels", {}, teacher, lambda out: _save_soft_labels(run, prepared, out))
+    events = _train_events(prepared)
+
+    def save(out: Path, name: str) -> None:
+        teacher = load_model(run.out / PLACES[name] / MODEL).to(choose_device())
+        save_soft_labels(out, teacher, events, run.progress)
+
+    for name in load_factors(run.out / "mix"):
+        if name in LABELS:
+            teacher = {"teacher": run.key(PLACES[name])}
+            run.stage(LABELS[name], {}, teacher, partial(save, name=name))
 
 
 def open_recipe(run: Run) -> Recipe:
@@ -288,10 +317,11 @@ def open_source(run: Run, prepared: Prepared) -> Source:
     states = model = None
     device = choose_device()
     for name, factor in load_factors(run.out / "mix").items():
-        if name == "transformer":
-            labels.append(load_soft_labels(run.out / "soft_labels", device, factor))
-            states = load_soft_labels(run.out / "soft_labels", device)
-            model = load_model(run.out / "teacher" / MODEL).to(device)
+        if name in LABELS:
+            labels.append(load_soft_labels(run.out / LABELS[name], device, factor))
+            if name == "transformer":
+                states = load_soft_labels(run.out / LABELS[name], device)
+                model = load_model(run.out / PLACES[name] / MODEL).to(device)
         else:
             linear = load_linear(run.out / "linear")
             labels.append(LinearLabels(linear, _train_events(prepared), factor, device))

@@ -1,11 +1,13 @@
-"""The teacher stage: a causal transformer, trained with cross-entropy over the full catalogue at every position."""
+"""The teacher stage: a causal transformer, trained with cross-entropy over the full catalogue at every position.
+
+Its item table may start from what a language model says of the items (Harte et al. 2023, "Leveraging Large Language
+Models for Sequential Recommendation"), or stay that: then it is a teacher that knows nothing but the texts.
+"""
 
 from pathlib import Path
 
-import torch
-
 from training.checkpoint import save_model
-from training.encoder import SequenceModel, Size
+from training.encoder import Size, Start, make_model
 from training.evaluation import judge, validation_score
 from training.fit import Schedule, choose_device, fit, save_curve
 from training.interactions import TRAIN, Prepared
@@ -18,10 +20,11 @@ CURVE = "curve.json"
 RANKING = "ranking.npz"
 
 
-def train_teacher(out: Path, prepared: Prepared, *, size: Size, schedule: Schedule, progress: Progress) -> None:
+def train_teacher(
+    out: Path, prepared: Prepared, *, size: Size, schedule: Schedule, start: Start | None, progress: Progress
+) -> None:
     """Train, stop early on validation NDCG@10, write model and learning curve into out."""
-    torch.manual_seed(schedule.seed)
-    model = SequenceModel(len(prepared.items), size).to(choose_device())
+    model = make_model(len(prepared.items), size, schedule.seed, start).to(choose_device())
     checkpoint = out / "checkpoint.safetensors"
     curve = fit(
         model,
