@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from training.ablation import ablation_lines
 from training.comparison import compare_runs, comparison_lines
 from training.config import dump_config, load_config
 from training.demo import SMALL, check_port, serve_demo
@@ -26,7 +27,7 @@ from training.run import (
     run_teacher,
 )
 from training.simulate import simulate
-from training.study import run_search
+from training.study import run_ablation, run_search
 
 EXAMPLES = """examples:
   python -m training simulate --out world                       a small made-up world to try things on
@@ -76,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_run_options(stage, with_data=False)
         stage.set_defaults(command=_stage(work))
     _add_search(commands)
+    _add_ablation(commands)
     _add_evaluate(commands)
     _add_compare(commands)
     _add_demo(commands)
@@ -114,6 +116,16 @@ def _add_search(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.set_defaults(command=_search)
 
 
+def _add_ablation(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = (
+        "Train a student with every way to transfer, on top of the hard loss and on top of soft labels; report.html "
+        "then shows what each adds. Goes on where it was stopped."
+    )
+    parser = commands.add_parser("ablation", help=text, description=text)
+    _add_run_options(parser, with_data=False)
+    parser.set_defaults(command=_ablation)
+
+
 def _add_budget(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("budget", "what the student may cost; giving one searches for the best that fits")
     group.add_argument("--budget-ms", type=float, help="encode, score and top K of one user, median, one core")
@@ -122,6 +134,14 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
 
 def _search(arguments: argparse.Namespace) -> None:
     run_search(_continue_run(arguments))
+
+
+def _ablation(arguments: argparse.Namespace) -> None:
+    run = _continue_run(arguments)
+    print("\n".join(ablation_lines(run_ablation(run))))
+    if (run.out / "bundle").exists():
+        run_report(run)
+        print(f"report: {run.out / 'report.html'}")
 
 
 def _budget(arguments: argparse.Namespace) -> list[str]:

@@ -27,6 +27,7 @@ NUMBERS: dict[str, tuple[type, Callable[[float], bool], str]] = {
     "search.dims": (int, lambda v: 1 <= v <= 4096, "be a list of numbers from 1 to 4096"),
     "search.alphas": (float, lambda v: 0 <= v <= 1, "lie between 0 and 1"),
     "search.temperatures": (float, lambda v: 0 < v < 1000, "be above 0"),
+    "ablation.scales": (float, lambda v: 0 < v < 1000, "be above 0"),
 }
 LISTS = {"teacher.members": ("transformer", "linear", "text"), "teacher.blocks": MIXERS, "student.blocks": MIXERS}
 
@@ -121,6 +122,18 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Ablation:
+    """What an ablation of distill.terms tries; which terms get more seeds is chosen on validation."""
+
+    terms: str = ""  # as distill.terms; empty: all that can be taught
+    scales: str = "1.0"  # each term's weight is tried times each of these
+    positions: int = 2_000_000  # targets that a trial is trained on
+    seeds: int = 3  # of those that stand out; student.seed is the first
+    best: int = 5  # so many stand out above
+    worst: int = 2  # and below
+
+
+@dataclass(frozen=True)
 class Compress:
     """How the item table is stored in the bundle."""
 
@@ -144,6 +157,7 @@ class Config:
     student: Student = field(default_factory=Student)
     distill: Distill = field(default_factory=Distill)
     search: Search = field(default_factory=Search)
+    ablation: Ablation = field(default_factory=Ablation)
     compress: Compress = field(default_factory=Compress)
     baselines: Baselines = field(default_factory=Baselines)
 
@@ -174,7 +188,7 @@ def parse_numbers(config: Config, name: str) -> list[Any]:
     try:
         numbers = [NUMBERS[name][0](word) for word in text.split(",") if word.strip()]
     except ValueError as exc:
-        raise InputError(f"{name} must be a list of numbers such as {getattr(Search, name.split('.')[1])}") from exc
+        raise InputError(f"{name} must be a list of numbers such as {_value(Config(), name)}") from exc
     holds, claim = NUMBERS[name][1:]
     if not numbers or not all(holds(number) for number in numbers):
         raise InputError(f"{name} must {claim}, each of them, not {text!r}")
@@ -217,6 +231,8 @@ def build_config(values: dict[str, Any]) -> Config:
     check_terms(parse_terms(config.distill.terms), pupil_of(config))
     if "text" in parse_names(config, "teacher.members") and not config.teacher.text:
         raise InputError("teacher.members has text: set teacher.text to the directory of a Hugging Face encoder")
+    if config.ablation.terms:
+        parse_terms(config.ablation.terms, "ablation.terms")
     return config
 
 
@@ -280,6 +296,8 @@ def _check_ranges(config: Config) -> None:
         "distill.alpha": (lambda v: 0 <= v <= 1, "between 0 and 1"),
         "distill.temperature": (lambda v: 0 < v < 1000, "above 0"),
         "search.positions": (lambda v: v >= 1, "at least 1"),
+        **{f"ablation.{key}": (lambda v: v >= 1, "at least 1") for key in ("positions", "seeds")},
+        **{f"ablation.{key}": (lambda v: v >= 0, "at least 0") for key in ("best", "worst")},
         **{f"search.{key}": (lambda v: v >= 0, "at least 0") for key in ("minutes", "budget_ms", "budget_mb")},
     }
     for section in ("teacher", "student"):

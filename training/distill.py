@@ -77,7 +77,7 @@ def refit_student(
         (out / name).mkdir(exist_ok=True)
         save_soft_labels(out / name, model, events, progress)
         labels.append(load_soft_labels(out / name, choose_device(), factors[name]))
-        if name == "transformer":
+        if taught is None:
             taught, states = model, load_soft_labels(out / name, choose_device())
     if linear:
         solved = fit_linear(events, len(prepared.items), covered_rows(events, len(prepared.items)), linear)

@@ -7,14 +7,15 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+from training.ablation import row_title
 from training.errors import InputError
 from training.evaluation import ask, judged_part
 from training.example import Example, draw_examples
 from training.fit import Epoch
 from training.interactions import Prepared
-from training.plot import group_label, plot_bars, plot_curves, plot_front, plot_groups
+from training.plot import group_label, plot_bars, plot_curves, plot_differences, plot_front, plot_groups
 from training.progress import Progress
-from training.result import collect_metrics, learning_curves, read_trials, titles_of
+from training.result import collect_metrics, learning_curves, read_table, read_trials, titles_of
 
 GROUPS = {"by_popularity": "How popular the next item was", "by_history": "How much was known of the user"}
 LISTS = ("accuracy@1", "coverage@10", "gini@10", "novelty@10", "diversity@10")
@@ -32,7 +33,10 @@ def write_report(run: Path, prepared: Prepared, progress: Progress) -> dict[str,
     shown = {name: rankings[name] for name in ("teacher", "bundle" if "bundle" in rankings else "student")}
     examples = draw_examples(ask(prepared, judged_part(prepared)), shown, prepared.items)
     _write(run / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-    _write(run / "report.html", render(metrics, learning_curves(run), read_trials(run), examples))
+    _write(
+        run / "report.html",
+        render(metrics, learning_curves(run), read_trials(run), examples, read_table(run, "ablation")),
+    )
     return metrics
 
 
@@ -41,6 +45,7 @@ def render(
     curves: Mapping[str, Sequence[Epoch]],
     trials: Sequence[Mapping[str, Any]],
     examples: Sequence[Example],
+    ablation: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the page."""
     models = metrics["models"]
@@ -62,8 +67,21 @@ def render(
         group_label=group_label,
         fronts=[plot_front(trials, *cost) for cost in _measured_costs(trials)],
         examples=examples,
+        ablation=ablation,
+        differences=_differences(ablation),
+        row_title=row_title,
         config=json.dumps(metrics["lineage"]["config"], indent=1),
     )
+
+
+def _differences(ablation: Mapping[str, Any] | None) -> list[str]:
+    """A picture for each base of the ablation, the most helpful term first."""
+    pictures = []
+    for base in ("hard", "kl") if ablation else ():
+        rows = [row for row in ablation["rows"] if row["base"] == base and row["term"]] if ablation else []
+        rows.sort(key=lambda row: -row["difference"]["difference"])
+        pictures.append(plot_differences([(row_title(row), row["difference"], len(row["seeds"]) > 1) for row in rows]))
+    return pictures
 
 
 def _measured_costs(trials: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float]]:

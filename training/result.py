@@ -145,6 +145,12 @@ def read_trials(run: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
+def read_table(run: Path, name: str) -> dict[str, Any] | None:
+    """Return the table that a study left, "ablation" or "compression"; None where there was none."""
+    path = run / name / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
 def lineage_of(run: Path) -> dict[str, Any]:
     """Return what the bundle says of its making: seeds, config, commit. Raises InputError where it cannot be read."""
     try:

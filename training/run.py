@@ -264,7 +264,8 @@ def _scorers(run: Run) -> dict[str, tuple[Scorer, int]]:
     return {name: (member.scorer, member.max_history) for name, member in members.items()}
 
 
-def _train_events(prepared: Prepared) -> Events:
+def training_events(prepared: Prepared) -> Events:
+    """Return what is trained on."""
     return select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users))
 
 
@@ -291,7 +292,7 @@ def _start(run: Run, name: str) -> Start | None:
 def ensure_soft_labels(run: Run, prepared: Prepared) -> None:
     """Save the states of the neural teachers that take part, unless they are there."""
     run.key("mix")
-    events = _train_events(prepared)
+    events = training_events(prepared)
 
     def save(out: Path, name: str) -> None:
         teacher = load_model(run.out / PLACES[name] / MODEL).to(choose_device())
@@ -319,12 +320,12 @@ def open_source(run: Run, prepared: Prepared) -> Source:
     for name, factor in load_factors(run.out / "mix").items():
         if name in LABELS:
             labels.append(load_soft_labels(run.out / LABELS[name], device, factor))
-            if name == "transformer":
+            if states is None:
                 states = load_soft_labels(run.out / LABELS[name], device)
                 model = load_model(run.out / PLACES[name] / MODEL).to(device)
         else:
             linear = load_linear(run.out / "linear")
-            labels.append(LinearLabels(linear, _train_events(prepared), factor, device))
+            labels.append(LinearLabels(linear, training_events(prepared), factor, device))
     popularity = np.array([item.popularity for item in prepared.items], dtype=np.float64)
     probe = make_probe(prepared, run.config.student.max_history)
     return Source(MixedLabels(labels), popularity, states, model, probe)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.encoder import SequenceModel
-from training.fit import has_bfloat16
+from training.fit import autocast, choose_device, has_bfloat16
 from training.linear import LinearModel
 from training.progress import Progress
 from training.sequences import Events, make_batch
@@ -30,6 +30,8 @@ from training.sequences import Events, make_batch
 STATES = "states.npy"
 TABLE = "teacher_items.npy"
 WINDOWS_AT_ONCE = 128
+SAVED_BYTES = 6 << 30  # a file of logits that is larger is not made
+SAVED_AT_ONCE = 512
 NEIGHBOURS = 64  # events of one product: many more, and most of it would be zeros
 
 
@@ -104,6 +106,36 @@ class MixedLabels:
         for member in self.members[1:]:
             total = total + member.logits(event)
         return total
+
+
+class SavedLabels:
+    """Logits after every training event in a file, half precision: for those who read the same ones many times."""
+
+    def __init__(self, values: NDArray[np.float16], device: torch.device) -> None:
+        self._values, self._device = values, device
+
+    def logits(self, event: Tensor) -> Tensor:
+        """As SoftLabels says."""
+        return torch.from_numpy(self._values[event.numpy()]).to(self._device, torch.float32)
+
+    @classmethod
+    def make(
+        cls, labels: SoftLabels, events: Events, n_items: int, path: Path, progress: Progress
+    ) -> "SavedLabels | None":
+        """Compute what is not in the file yet; None where it would be above SAVED_BYTES."""
+        if 2 * len(events.item) * n_items > SAVED_BYTES:
+            return None
+        if not path.exists():
+            aside = path.with_name(f".{path.name}.part")
+            shape = (len(events.item), n_items)
+            values = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float16, shape=shape)
+            with progress.bar("logits", len(events.item)) as bar, torch.no_grad(), autocast(choose_device().type):
+                for event in torch.arange(len(events.item)).split(SAVED_AT_ONCE):
+                    values[event.numpy()] = labels.logits(event).float().cpu().numpy()
+                    bar.advance(len(event))
+            values.flush()
+            aside.rename(path)
+        return cls(np.load(path, mmap_mode="r"), choose_device())
 
 
 def save_soft_labels(out: Path, teacher: SequenceModel, events: Events, progress: Progress) -> None:

@@ -1,15 +1,20 @@
-"""The studies of a run directory: what is tried beside the stages to choose or to explain. search/
+"""The studies of a run directory: what is tried beside the stages to choose or to explain.
+
+    search/  ablation/
 
 Each keeps its finished trials, so that it goes on where it was stopped.
 """
 
 from dataclasses import asdict, replace
+from typing import Any
 
+from training.ablation import Bench, Plan, ablate, save_logits
 from training.config import Distill, dump_config, parse_candidates, parse_numbers, pupil_of
-from training.run import Run, ensure_soft_labels, open_recipe, open_schedule, open_size, open_source
+from training.mix import load_factors
+from training.run import Run, ensure_soft_labels, open_recipe, open_schedule, open_size, open_source, training_events
 from training.search import Budget, Candidate, Space, search
 from training.stage import keep_or_clear, make_key
-from training.term import check_terms
+from training.term import TERMS, check_terms, missing, parse_terms
 
 
 def run_search(run: Run) -> Run:
@@ -52,3 +57,63 @@ def run_search(run: Run) -> Run:
     config = replace(config, student=chosen_student, distill=taught)
     (run.out / "config.toml").write_text(dump_config(config), encoding="utf-8")
     return replace(run, config=config)
+
+
+def run_ablation(run: Run) -> dict[str, Any]:
+    """Train students with each way to transfer and leave the table of what each adds; returns it."""
+    prepared, config = run.prepared(), run.config
+    ensure_soft_labels(run, prepared)
+    settings, student = config.ablation, config.student
+    plan = Plan(
+        _ablated_terms(run),
+        parse_numbers(config, "ablation.scales"),
+        range(student.seed, student.seed + settings.seeds),
+        settings.best,
+        settings.worst,
+    )
+    out = run.out / "ablation"
+    shared = {"student": asdict(student) | {"blocks": "", "seed": 0}, "positions": settings.positions}
+    taught = {"alpha": config.distill.alpha, "temperature": config.distill.temperature}
+    keep_or_clear(out, make_key("ablation", shared | taught, {"mix": run.key("mix")}))
+    run.progress.stage("ablation", "started")
+    logits = out / "logits.npy"
+    table = ablate(
+        Bench(
+            out,
+            prepared,
+            save_logits(
+                open_source(run, prepared), training_events(prepared), len(prepared.items), logits, run.progress
+            ),
+            open_size(config, "student"),
+            replace(open_schedule(student), positions=settings.positions),
+            config.distill.alpha,
+            config.distill.temperature,
+            run.progress,
+        ),
+        plan,
+    )
+    logits.unlink(missing_ok=True)
+    return table
+
+
+def _ablated_terms(run: Run) -> dict[str, tuple[float, tuple[str, ...]]]:
+    """Return weight and student's blocks of each term that can be taught; what cannot is said, or refused if named."""
+    config = run.config
+    wanted = config.ablation.terms
+    weights = parse_terms(wanted, "ablation.terms") if wanted else {name: term.weight for name, term in TERMS.items()}
+    weights.pop("kl", None)  # one of the bases
+    pupil = replace(pupil_of(config), members=list(load_factors(run.out / "mix")))
+    terms = {}
+    for name, weight in weights.items():
+        blocks = tuple(pupil.student_blocks)
+        if TERMS[name].needs_attention and "attention" not in blocks:
+            blocks = (*blocks, "attention")
+        fits = replace(pupil, student_blocks=blocks)
+        reason = missing(TERMS[name], fits)
+        if reason and wanted:
+            check_terms({name: weight}, fits)
+        if reason:
+            run.progress.note(f"{name} is left out: {reason}")
+        else:
+            terms[name] = (weight, blocks)
+    return terms

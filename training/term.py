@@ -40,26 +40,27 @@ TERMS = {
 }
 
 
-def parse_terms(text: str) -> dict[str, float]:
+def parse_terms(text: str, setting: str = "distill.terms") -> dict[str, float]:
     """Return name -> weight of a list such as "kl:1,hint:0.1". Raises InputError."""
     terms: dict[str, float] = {}
     for word in filter(None, (word.strip() for word in text.split(","))):
         name, colon, number = (part.strip() for part in word.partition(":"))
         if name not in TERMS:
-            raise InputError(f"distill.terms: unknown term {name!r}; known: {', '.join(TERMS)}{_hard_note(name)}")
+            raise InputError(f"{setting}: unknown term {name!r}; known: {', '.join(TERMS)}{_hard_note(name)}")
         if name in terms:
-            raise InputError(f"distill.terms names {name} twice")
-        terms[name] = _weight(name, number) if colon else TERMS[name].weight
+            raise InputError(f"{setting} names {name} twice")
+        terms[name] = _weight(setting, name, number) if colon else TERMS[name].weight
     if not terms:
-        raise InputError(
-            f"distill.terms must list some of {', '.join(TERMS)}; distill.alpha=0 trains without a teacher"
-        )
+        raise InputError(f"{setting} must list some of {', '.join(TERMS)}; distill.alpha=0 trains without a teacher")
     return terms
 
 
 def format_terms(terms: Mapping[str, float]) -> str:
     """Return the list that parse_terms reads."""
     return ",".join(f"{name}:{weight:g}" for name, weight in terms.items())
+
+
+NEURAL = frozenset({"transformer", "text"})  # the teachers with states, layers and item vectors
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def check_terms(terms: Mapping[str, float], pupil: Pupil) -> None:
 
 def missing(term: Term, pupil: Pupil) -> str | None:
     """Return what a term lacks, with the way out; None where it can be taught."""
-    if term.needs_transformer and "transformer" not in pupil.members:
+    if term.needs_transformer and not NEURAL & set(pupil.members):
         return (
             f"the teacher is {' and '.join(pupil.members)}: add transformer to teacher.members, or leave the term out"
         )
@@ -102,13 +103,13 @@ def missing(term: Term, pupil: Pupil) -> str | None:
     return None
 
 
-def _weight(name: str, text: str) -> float:
+def _weight(setting: str, name: str, text: str) -> float:
     try:
         weight = float(text)
     except ValueError:
         weight = -1.0
     if not 0 < weight < 1e6:
-        raise InputError(f"distill.terms: the weight of {name} must be a number above 0, not {text!r}")
+        raise InputError(f"{setting}: the weight of {name} must be a number above 0, not {text!r}")
     return weight
 
 
