@@ -19,6 +19,8 @@ from pathlib import Path
 import uvicorn
 
 from service import __version__
+from service.bench import Question, run_bench
+from service.caller import Target
 from service.app import Service, open_profile, open_service, start_embedded
 from service.connection import Connection
 from service.crew import Crew
@@ -33,7 +35,6 @@ _LATER = {
     "activate": "make a published version live",
     "rollback": "make the version before live",
     "status": "say what is running",
-    "bench": "measure latency and throughput",
     "doctor": "look for what is wrong",
 }
 _BACKLOG = 2048
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.add_argument("file", type=Path, metavar="FILE")
         command.set_defaults(run=run)
+    _add_bench(commands.add_parser("bench", help="find the rate at which a running service keeps a latency budget"))
     for name, text in _LATER.items():
         command = commands.add_parser(name, help=f"{text} (not built yet)", add_help=False)
         command.set_defaults(run=_refuse, name=name)
@@ -124,6 +126,43 @@ def _parser() -> argparse.ArgumentParser:
             "--data-dir", type=Path, help="where the embedded server keeps its data (default ~/.local/share/retort)"
         )
     return parser
+
+
+def _add_bench(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--url", default="http://127.0.0.1:8000", help="the service (default %(default)s)")
+    command.add_argument("--key", help="an API key (default: the first of RETORT_API_KEYS)")
+    command.add_argument("--budget-ms", type=_between(1, 1000), default=20, help="default %(default)s")
+    command.add_argument("--users", type=Path, help="ask for these: user ids, one a line, or JSON lines with user_id")
+    command.add_argument("--seconds", type=_between(1, 600), default=5, help="of each rate (default %(default)s)")
+    command.add_argument("--max-rate", type=_between(1, 1_000_000), default=100_000, help="offer no more")
+    command.add_argument("--connections", type=_between(1, 10_000), default=256, help="at most (default %(default)s)")
+    command.add_argument("-k", type=_between(1, 200), default=10, help="items asked for (default %(default)s)")
+    command.add_argument("--plot", type=Path, default=Path("bench.png"), help="a PNG (default %(default)s)")
+    command.set_defaults(run=_bench)
+
+
+def _between(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{least} to {most}, not {text!r}")
+        return int(text)
+
+    return number
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    key = arguments.key or next(iter(read_settings().keys), None)
+    question = Question(
+        budget_ms=arguments.budget_ms,
+        seconds=arguments.seconds,
+        max_rate=arguments.max_rate,
+        n_connections=arguments.connections,
+        k=arguments.k,
+        users=arguments.users,
+        plot=arguments.plot,
+    )
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(run_bench(Target(arguments.url, key), question))
 
 
 def _refuse(arguments: argparse.Namespace) -> int:

@@ -44,7 +44,7 @@ def test_readme_names_every_metric_and_no_other():
 def test_readme_names_every_command():
     for name in commands(training_parser()):
         assert f"python -m training {name}" in README, name
-    for name in ("import", "export"):
+    for name in ("import", "export", "bench"):
         assert name in commands(service_parser())
         assert f"python -m service {name}" in README, name
 

@@ -274,7 +274,7 @@ def test_bundle_with_a_wrong_encoder_is_not_served(tmp_path: Path, encoder: byte
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["publish", "activate", "rollback", "status", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["publish", "activate", "rollback", "status", "doctor"])
 def test_later_command_is_refused_and_yet_in_the_help(command: str) -> None:
     done = run_command(command, "x")
 
