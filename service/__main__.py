@@ -1,4 +1,4 @@
-"""The commands: python -m service [serve] --bundle DIR; import FILE; export FILE. Exit codes: 0, 2 asked wrongly."""
+"""The commands: python -m service [serve] --bundle DIR; publish DIR; ... Exit codes: 0, 1 no, 2 asked wrongly."""
 
 from service import early  # noqa: F401, I001  # before numpy and prometheus_client
 
@@ -10,34 +10,25 @@ import signal
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvicorn
-
-from service import __version__
+from service import __version__, rollout
+from service.app import open_profile, open_service, reach_store, start_embedded, trial_of
 from service.bench import Question, run_bench
 from service.caller import Target
-from service.app import Service, open_profile, open_service, start_embedded
-from service.connection import Connection
 from service.crew import Crew
 from service.errors import NotBuiltError, RetortError, StartError
 from service.logs import Log, LogHandler
 from service.profile import Profile
+from service.release import Releases
+from service.server import BACKLOG, Server, address_of, bind, loop_factory
 from service.settings import Settings, read_settings
 from service.transfer import export_events, import_histories
 
-_LATER = {
-    "publish": "publish a bundle into the store",
-    "activate": "make a published version live",
-    "rollback": "make the version before live",
-    "status": "say what is running",
-    "doctor": "look for what is wrong",
-}
-_BACKLOG = 2048
+_LATER = {"doctor": "look for what is wrong"}
 MAX_WORKERS = 64
 
 
@@ -48,31 +39,7 @@ class Post:
     listener_fd: int | None
     ready_fd: int | None
     store_kind: str | None
-
-
-class Server(uvicorn.Server):
-    """uvicorn's server, which on SIGTERM first says that it is not ready, serves on for a moment, and exits with 0."""
-
-    def __init__(self, config: uvicorn.Config, service: Service, drain_s: float) -> None:
-        super().__init__(config)
-        self._service = service
-        self._drain_s = drain_s
-        self._stop_at: float | None = None
-
-    def handle_exit(self, sig: int, frame: object) -> None:
-        """Begin to drain; a second signal ends the draining, a third the waiting."""
-        self._service.is_draining = True
-        if self._stop_at is None:
-            self._stop_at = time.monotonic() + self._drain_s
-        elif not self.should_exit:
-            self.should_exit = True
-        else:
-            self.force_exit = True
-
-    async def on_tick(self, counter: int) -> bool:
-        """Whether to stop now."""
-        is_over = self._stop_at is not None and time.monotonic() >= self._stop_at
-        return await super().on_tick(counter) or is_over
+    is_pinned: bool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,11 +84,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("file", type=Path, metavar="FILE")
         command.set_defaults(run=run)
     _add_bench(commands.add_parser("bench", help="find the rate at which a running service keeps a latency budget"))
+    _add_releases(commands)
     for name, text in _LATER.items():
         command = commands.add_parser(name, help=f"{text} (not built yet)", add_help=False)
         command.set_defaults(run=_refuse, name=name)
         command.add_argument("rest", nargs=argparse.REMAINDER)
-    for command in (serve, commands.choices["import"], commands.choices["export"]):
+    for name in ("serve", "import", "export", "publish", "activate", "rollback", "status"):
+        command = commands.choices[name]
         command.add_argument(
             "--data-dir", type=Path, help="where the embedded server keeps its data (default ~/.local/share/retort)"
         )
@@ -161,8 +130,28 @@ def _bench(arguments: argparse.Namespace) -> int:
         users=arguments.users,
         plot=arguments.plot,
     )
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(run_bench(Target(arguments.url, key), question))
+
+
+def _add_releases(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    publish = commands.add_parser("publish", help="upload a bundle into the store and make it live")
+    publish.add_argument("bundle", type=Path, metavar="DIR")
+    publish.add_argument("--no-activate", action="store_true", help="upload only")
+    publish.set_defaults(work=lambda given, releases, settings: rollout.publish(
+        releases, given.bundle, trial_of(settings), is_to_activate=not given.no_activate, wait_s=given.wait
+    ))  # fmt: skip
+    activate = commands.add_parser("activate", help="make a published version live")
+    activate.add_argument("version", metavar="VERSION")
+    activate.set_defaults(work=lambda given, releases, _: rollout.activate(releases, given.version, wait_s=given.wait))
+    rollback = commands.add_parser("rollback", help="make the version before the live one live again")
+    rollback.set_defaults(work=lambda given, releases, _: rollout.rollback(releases, wait_s=given.wait))
+    status = commands.add_parser("status", help="say which versions there are, which is live, who serves what")
+    status.set_defaults(work=lambda given, releases, _: rollout.show_status(releases))
+    for command in (publish, activate, rollback):
+        command.add_argument("--wait", type=float, default=0.0, metavar="S", help="wait so long for all to serve it")
+    for command in (publish, activate, rollback, status):
+        command.set_defaults(run=_roll_out)
 
 
 def _refuse(arguments: argparse.Namespace) -> int:
@@ -182,28 +171,30 @@ def _serve(arguments: argparse.Namespace) -> int:
     log = Log(settings.log_level)
     _route_logging(log)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             if arguments.workers > 1:
-                runner.run(_lead(settings, arguments.workers, log))
+                runner.run(_lead(settings, arguments.workers, log, is_pinned=arguments.pin))
             else:
-                post = Post(arguments.listener_fd, arguments.ready_fd, arguments.store_kind)
+                post = Post(arguments.listener_fd, arguments.ready_fd, arguments.store_kind, arguments.pin)
                 runner.run(_listen(settings, log, post))
     finally:
         log.close()
     return 0
 
 
-async def _lead(settings: Settings, n_workers: int, log: Log) -> None:
+async def _lead(settings: Settings, n_workers: int, log: Log, *, is_pinned: bool) -> None:
     """Be the parent of several workers."""
-    listener = _bind(settings.host, settings.port)
+    listener = bind(settings.host, settings.port)
     listener.set_inheritable(True)
     async with AsyncExitStack() as stack:
         metrics_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="retort-metrics-")))
-        given = {"PROMETHEUS_MULTIPROC_DIR": str(metrics_dir), "RETORT_BUNDLE": str(settings.bundle or "")}
-        arguments = []
+        given = {"PROMETHEUS_MULTIPROC_DIR": str(metrics_dir), "RETORT_DATA_DIR": str(settings.data_dir)}
+        if settings.bundle is not None:
+            given["RETORT_BUNDLE"] = str(settings.bundle)
+        arguments = ["--pin"] if is_pinned else []
         if settings.redis_url is None:
             given["RETORT_REDIS_URL"] = start_embedded(settings, stack, log)
-            arguments = ["--store-kind", "embedded"]
+            arguments += ["--store-kind", "embedded"]
         crew = Crew(
             listener,
             n_workers=n_workers,
@@ -216,7 +207,7 @@ async def _lead(settings: Settings, n_workers: int, log: Log) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, crew.stop)
         await crew.wait_until_ready()
-        log.write("info", "listening", **_address(listener), pid=os.getpid(), workers=n_workers)
+        log.write("info", "listening", **address_of(listener), pid=os.getpid(), workers=n_workers)
         await crew.run()
     log.write("info", "stopped")
 
@@ -224,48 +215,17 @@ async def _lead(settings: Settings, n_workers: int, log: Log) -> None:
 async def _listen(settings: Settings, log: Log, post: Post) -> None:
     """Serve; alone, or as one of a crew."""
     is_alone = post.listener_fd is None
-    listener = _bind(settings.host, settings.port) if is_alone else socket.socket(fileno=post.listener_fd)
-    async with open_service(settings, log, store_kind=post.store_kind) as service:
-        config = uvicorn.Config(
-            service.app,
-            http=Connection,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            ws="none",
-            timeout_graceful_shutdown=settings.shutdown_s,
-            timeout_keep_alive=75,
-        )
-        listener.listen(_BACKLOG)  # before it is said: uvicorn itself listens a few ticks later
+    listener = bind(settings.host, settings.port) if is_alone else socket.socket(fileno=post.listener_fd)
+    async with open_service(settings, log, store_kind=post.store_kind, is_pinned=post.is_pinned) as service:
+        listener.listen(BACKLOG)  # before it is said: uvicorn itself listens a few ticks later
         event = "listening" if is_alone else "worker_ready"
-        log.write("info", event, **_address(listener), pid=os.getpid(), model_version=service.version)
+        log.write("info", event, **address_of(listener), pid=os.getpid(), model_version=service.version)
         if post.ready_fd is not None:
             os.write(post.ready_fd, b"1")
             os.close(post.ready_fd)
-        await Server(config, service, settings.drain_s).serve(sockets=[listener])
+        server = Server(service.app, service.drain, drain_s=settings.drain_s, shutdown_s=settings.shutdown_s)
+        await server.serve(sockets=[listener])
     log.write("info", "stopped")
-
-
-def _address(listener: socket.socket) -> dict[str, str | int]:
-    host, port = listener.getsockname()[:2]
-    return {"url": f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", "host": host, "port": port}
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as exc:
-        raise StartError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
-    return listener
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    return uvicorn.Config(_listen, loop="auto", log_config=None).get_loop_factory()  # uvloop where it is installed
 
 
 def _route_logging(log: Log) -> None:
@@ -282,6 +242,17 @@ def _import(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     settings = read_settings(data_dir=arguments.data_dir)
     return asyncio.run(_with_profile(settings, arguments.file, export_events))
+
+
+def _roll_out(arguments: argparse.Namespace) -> int:
+    settings = read_settings(data_dir=arguments.data_dir)
+    return asyncio.run(_with_releases(settings, arguments))
+
+
+async def _with_releases(settings: Settings, arguments: argparse.Namespace) -> int:
+    async with reach_store(settings) as store:
+        status: int = await arguments.work(arguments, Releases(store, settings.namespace), settings)
+        return status
 
 
 async def _with_profile(settings: Settings, file: Path, work: Callable[[Path, Profile], Awaitable[int]]) -> int:

@@ -7,7 +7,7 @@ them.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -18,28 +18,32 @@ from starlette.exceptions import HTTPException
 
 from service import __version__
 from service.body import read_json
-from service.bundle import Manifest
+from service.edition import Editions
 from service.endpoint import RecommendEndpoint
-from service.errors import RequestError, StoreError
+from service.errors import RefusedError, RequestError, StoreError
 from service.gate import STATUS, error_body
 from service.metrics import CONTENT_TYPE, Metrics
 from service.profile import Profile, StoredEvent
-from service.recommender import Recommender
+from service.release import Live, Releases
 from service.schema import (
+    ActivateRequest,
     ErrorResponse,
     Event,
     EventsRequest,
     EventsResponse,
+    LiveResponse,
     RecommendRequest,
     RecommendResponse,
     Rejected,
     check_events,
     check_user_id,
+    parse_activate,
     parse_event_list,
 )
 
 EVENTS_BODY_BYTES = 2 << 20
 MAX_FUTURE_S = 300
+_SMALL_BODY_BYTES = 1 << 10
 _STORE_S = 1.0
 _ERASE_SCAN_S = 5.0
 _SCAN_COUNT = 1000
@@ -52,12 +56,12 @@ class Parts:
     """What the routes need, built in app."""
 
     endpoint: RecommendEndpoint
-    recommender: Recommender
+    editions: Editions
     profile: Profile
+    releases: Releases
     metrics: Metrics
-    manifest: Manifest
     readiness: Callable[[], dict[str, Any]]
-    index: dict[str, Any]
+    on_flip: Callable[[], None]
 
 
 def create_api(parts: Parts) -> FastAPI:
@@ -134,7 +138,7 @@ def _user_routes(parts: Parts) -> APIRouter:
         """Erase a user: history, embedding, this worker's memory, and the user's events in the stream."""
         user_id = _user_of(request)
         try:
-            await parts.recommender.forget(user_id)
+            await parts.editions.forget(user_id)
             n_keys = await parts.profile.erase(user_id, _STORE_S)
             n_events, is_complete = await _erase_events(user_id, parts.profile)
         except StoreError as exc:
@@ -151,13 +155,24 @@ def _model_routes(parts: Parts) -> APIRouter:
     @router.get("/model", **_documented(None, None))
     async def model() -> Response:
         """What is being served."""
-        m = parts.manifest
+        m = parts.editions.live.manifest
         names = (
             "version", "format", "created_at", "dim", "max_history", "n_items", "repeat_consumption", "split", "refit",
             "quality",
         )  # fmt: skip
-        own = {"index": parts.index, "service_version": __version__}
+        own = {"index": parts.editions.live.index.search.describe(), "service_version": __version__}
         return _json({name: getattr(m, name) for name in names} | own)
+
+    @router.post("/model/activate", **_documented(ActivateRequest, LiveResponse, 404, 413, 415, 422, 503))
+    async def activate(request: Request) -> Response:
+        """Make a published version live on every replica. Needs the admin key."""
+        version = parse_activate(await read_json(request.scope, request.receive, _SMALL_BODY_BYTES))
+        return await _flip(parts, parts.releases.activate(version))
+
+    @router.post("/model/rollback", **_documented(None, LiveResponse, 404, 503))
+    async def rollback() -> Response:
+        """Make the version before the live one live again. Needs the admin key."""
+        return await _flip(parts, parts.releases.rollback())
 
     @router.get("/livez", **_documented(None, None))
     async def livez() -> Response:
@@ -183,10 +198,22 @@ def _later_routes() -> APIRouter:
     async def refuse(request: Request) -> Response:
         raise RequestError("not_built", f"{request.method} {request.url.path}: not built yet")
 
-    for path in ("/recommend/batch", "/similar", "/model/activate", "/model/rollback"):
+    for path in ("/recommend/batch", "/similar"):
         router.add_api_route(path, refuse, methods=["POST"], response_model=None)
     router.add_api_route("/items/{item_id:path}", refuse, methods=["GET", "PUT", "DELETE"], response_model=None)
     return router
+
+
+async def _flip(parts: Parts, flip: Awaitable[Live]) -> Response:
+    try:
+        live = await flip
+    except RefusedError as exc:
+        raise RequestError("not_found", str(exc)) from exc
+    except StoreError as exc:
+        raise _unavailable() from exc
+    parts.on_flip()
+    serving = parts.editions.live.version
+    return _json({"live": live.version, "previous": live.previous, "number": live.number, "serving": serving})
 
 
 def _stamp(good: list[tuple[int, Event]], now: float) -> tuple[list[StoredEvent], list[Rejected]]:
@@ -282,7 +309,7 @@ def _describe_bodies(api: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = plain()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (RecommendRequest, EventsRequest):
+        for model in (RecommendRequest, EventsRequest, ActivateRequest):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema

@@ -1,42 +1,44 @@
 """The composition root: opens everything in one order, checks and warms it, and closes it in reverse.
 
-verify the bundle → load the encoder → compare with the golden answers → store → warm up → only then listen. A bundle
-that is wrong in any way raises before the first request could arrive.
+store → the version that is live there, else --bundle: verify, load, compare with the golden answers, warm → only then
+listen. A bundle that is wrong in any way raises before the first request could arrive.
 """
 
 import asyncio
 import gc
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from starlette.types import ASGIApp
 
 from service import __version__
 from service.admission import Limit, Rates
 from service.api import Parts, create_api
 from service.breaker import Breaker
-from service.bundle import Bundle, BundleError, Float32, Golden, open_bundle
+from service.bundle import BundleError, read_manifest
+from service.depot import Depot
+from service.edition import Edition, Editions
 from service.embedded import Embedded
 from service.endpoint import RecommendEndpoint
-from service.errors import DegradedError, StartError
+from service.errors import StartError
+from service.follower import Follower, show_edition
 from service.gate import Gate, Keys
-from service.index import Index
 from service.logs import Log
 from service.metrics import Metrics
-from service.plan import open_search
+from service.model import load_model
 from service.profile import Profile, Retention
 from service.recommender import Recommender
+from service.release import OWN_NUMBER, Releases
 from service.settings import Settings
 from service.store import Store
-from service.student import Student
+from service.trial import try_bundle
 
-GOLDEN_TOLERANCE = 1e-4
-GOLDEN_RECALL = 0.9
 _STORE_START_S = 10.0
 _COMMAND_TIMEOUT_S = 30.0
 _LAG_EVERY_S = 0.1
@@ -49,8 +51,17 @@ class Service:
     app: ASGIApp
     store: Store
     store_kind: str
-    version: str
+    editions: Editions
     is_draining: bool = False
+
+    @property
+    def version(self) -> str:
+        """The version being served."""
+        return self.editions.live.version
+
+    def drain(self) -> None:
+        """Say from now on that it is not ready."""
+        self.is_draining = True
 
     def readiness(self) -> dict[str, Any]:
         """What /readyz says."""
@@ -60,107 +71,108 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(settings: Settings, log: Log, *, store_kind: str | None = None) -> AsyncIterator[Service]:
+async def open_service(
+    settings: Settings, log: Log, *, store_kind: str | None = None, is_pinned: bool = False
+) -> AsyncIterator[Service]:
     """Open the service. Raises StartError with a message for the operator.
 
-    store_kind: embedded, where the URL is that of an embedded server which somebody else owns.
+    store_kind: embedded, where the URL is that of an embedded server which somebody else owns. is_pinned: serve
+    --bundle whatever version the store calls live.
     """
-    bundle, student, index = load_model(settings, log)
+    check_bundle(settings, is_pinned=is_pinned)
     metrics = Metrics(__version__)
     async with AsyncExitStack() as stack:
         store = await open_store(settings, stack, metrics=metrics, log=log)
-        manifest = bundle.manifest
-        profile = Profile(
-            store,
-            namespace=settings.namespace,
-            retention=retention_of(settings),
-            dim=manifest.dim,
-            version=manifest.version,
-        )
-        recommender = Recommender(
-            student,
-            index,
-            profile,
-            metrics,
-            max_history=manifest.max_history,
-            store_share=settings.store_share,
-            memory_users=settings.memory_users,
-        )
-        stack.push_async_callback(recommender.flush)
-        recommender.warm()
-        endpoint = RecommendEndpoint(
-            recommender,
-            index,
-            metrics,
-            version=manifest.version,
-            exclude_seen=not manifest.repeat_consumption,
-            budget_ms=settings.budget_ms,
-        )
+        press = Press(settings, store, metrics, log)
+        releases = Releases(store, settings.namespace)
+        depot = Depot(settings.data_dir / "releases", releases, trial_of(settings))
+        follower = Follower(releases, depot, press.load, metrics, log)
+        first = None if is_pinned else await follower.find_first(settings.bundle)
+        editions = Editions(first or _load_own(settings, press))
+        stack.push_async_callback(editions.flush)
+        metrics.watch(metrics.queue_depth, lambda: editions.live.recommender.depth)
+        endpoint = RecommendEndpoint(editions, metrics, budget_ms=settings.budget_ms)
         kind = store_kind or ("external" if settings.redis_url else "embedded")
-        service = Service(_refuse, store, kind, manifest.version)
+        service = Service(_refuse, store, kind, editions)
         service.app = _wrap(settings, log, metrics, Parts(
-            endpoint, recommender, profile, metrics, manifest, service.readiness, index.search.describe()
+            endpoint, editions, press.profile(), releases, metrics, service.readiness, follower.look_soon
         ))  # fmt: skip
-        _publish(metrics, len(index), index.search.recall)
+        show_edition(metrics, editions.live)
+        metrics.model_swaps["ok"].inc()
         metrics.refresh()  # before it is ready: another worker may be the one that is scraped
         stack.push_async_callback(_cancel, asyncio.create_task(_watch_lag(metrics)))
+        if not is_pinned:
+            stack.push_async_callback(_cancel, asyncio.create_task(follower.run(editions)))
         gc.collect()
         gc.freeze()  # what lives as long as the process is not scanned again and again
         yield service
 
 
-def load_model(settings: Settings, log: Log) -> tuple[Bundle, Student, Index]:
-    """Verify and load the bundle, and hold it against its golden answers. Raises StartError."""
+class Press:
+    """Makes editions out of bundles, all with the same store and settings."""
+
+    def __init__(self, settings: Settings, store: Store, metrics: Metrics, log: Log) -> None:
+        self._settings, self._store, self._metrics, self._log = settings, store, metrics, log
+
+    def load(self, path: Path, number: int) -> Edition:
+        """Load a bundle, hold it against its golden answers, and warm it. Raises StartError."""
+        model = load_model(path, kind=self._settings.index, codes=codes_of(self._settings), warn=self._warn)
+        manifest = model.manifest
+        recommender = Recommender(
+            model.student,
+            model.index,
+            self.profile(manifest.dim, manifest.version),
+            self._metrics,
+            max_history=manifest.max_history,
+            store_share=self._settings.store_share,
+            memory_users=self._settings.memory_users,
+        )
+        recommender.warm()
+        return Edition(manifest, model.index, recommender, number)
+
+    def profile(self, dim: int = 1, version: str = "") -> Profile:
+        """Reach the users' records of one version; without one, all that is not a version's."""
+        return Profile(
+            self._store,
+            namespace=self._settings.namespace,
+            retention=retention_of(self._settings),
+            dim=dim,
+            version=version,
+        )
+
+    def _warn(self, message: str) -> None:
+        self._log.write("warning", "index", message=message)
+
+
+def codes_of(settings: Settings) -> Path:
+    """Return where the codes of large catalogues are kept."""
+    return settings.data_dir / "index"
+
+
+def trial_of(settings: Settings) -> Callable[[Path], Awaitable[None]]:
+    """Return what loads a bundle in a process of its own, and leaves the codes of a large one for the service."""
+    return partial(try_bundle, kind=settings.index, codes=codes_of(settings))
+
+
+def check_bundle(settings: Settings, *, is_pinned: bool) -> None:
+    """Find at once what cannot be served at all. Raises StartError."""
     if settings.bundle is None:
-        raise StartError("no bundle: give --bundle DIR, the directory that 'python -m training export' wrote")
+        if is_pinned:
+            raise StartError("--pin: give --bundle DIR, the directory to serve whatever the store says")
+        return
     try:
-        bundle = open_bundle(settings.bundle)
+        read_manifest(settings.bundle)
     except BundleError as exc:
         raise StartError(str(exc)) from exc
-    student = Student(bundle)
-    search = open_search(
-        bundle,
-        student,
-        kind=settings.index,
-        directory=settings.data_dir / "index",
-        warn=lambda message: log.write("warning", "index", message=message),
-    )
-    index = Index(bundle, search)
-    compare_golden(bundle, student, index)
-    return bundle, student, index
 
 
-def compare_golden(bundle: Bundle, student: Student, index: Index) -> None:
-    """Raises StartError unless the loaded model reproduces every golden answer of its bundle.
-
-    An approximate search may miss a few of the best; what it finds must be as good as its recall says, or nearly.
-    """
-    try:
-        users = student.encode([index.find_rows(golden.history)[0] for golden in bundle.golden])
-    except DegradedError as exc:
-        raise StartError(f"{bundle.path}: the golden answers: {exc}") from exc
-    shares = []
-    for number, (golden, user) in enumerate(zip(bundle.golden, users, strict=True), start=1):
-        is_same, share = _compare_answer(golden, user[None], index)
-        shares.append(share)
-        if not is_same:
-            raise StartError(f"{bundle.path}: the model does not reproduce golden answer {number}; it is not served")
-    least = 1.0 if index.search.recall == 1.0 else GOLDEN_RECALL
-    if sum(shares) < least * len(shares):
-        raise StartError(f"{bundle.path}: the search does not find the golden answers; it is not served")
-
-
-def _compare_answer(golden: Golden, users: Float32, index: Index) -> tuple[bool, float]:
-    """Return whether the named items have their scores and none has better ones; and the share that a search finds."""
-    expected = np.array([score for _, score in golden.items])
-    rows, _ = index.find_rows([item_id for item_id, _ in golden.items])
-    scores = index.exact_scores(users)[0]
-    tolerance = GOLDEN_TOLERANCE * max(1e-6, float(abs(scores).max()))
-    best = -np.sort(np.partition(-scores, len(rows) - 1)[: len(rows)])
-    is_same = bool((abs(scores[rows] - expected) <= tolerance).all() and (abs(best - expected) <= tolerance).all())
-    (ranked,) = index.best(index.score(users, len(rows), 0), len(rows), [()])
-    n_found = 0 if ranked is None else int((ranked[1] >= expected.min() - tolerance).sum())
-    return is_same, n_found / len(rows)
+def _load_own(settings: Settings, press: Press) -> Edition:
+    if settings.bundle is None:
+        raise StartError(
+            "no bundle, and no version is live in the store: give --bundle DIR, the directory that "
+            "'python -m training export' wrote, or publish it"
+        )
+    return press.load(settings.bundle, OWN_NUMBER)
 
 
 def start_embedded(settings: Settings, stack: AsyncExitStack, log: Log) -> str:
@@ -185,7 +197,7 @@ async def open_store(settings: Settings, stack: AsyncExitStack, *, metrics: Metr
 
 
 @asynccontextmanager
-async def open_profile(settings: Settings) -> AsyncIterator[Profile]:
+async def reach_store(settings: Settings) -> AsyncIterator[Store]:
     """Reach the store that the service uses; start the embedded server only where nobody else runs it."""
     log = Log("error")
     async with AsyncExitStack() as stack:
@@ -199,6 +211,13 @@ async def open_profile(settings: Settings) -> AsyncIterator[Profile]:
             store = await open_store(settings, stack, metrics=None, log=log)
         if not await store.wait_until_up(_COMMAND_TIMEOUT_S if settings.redis_url is None else 2.0):
             raise StartError("the store does not answer")
+        yield store
+
+
+@asynccontextmanager
+async def open_profile(settings: Settings) -> AsyncIterator[Profile]:
+    """Reach the histories that the service uses."""
+    async with reach_store(settings) as store:
         yield Profile(store, namespace=settings.namespace, retention=retention_of(settings), dim=1)
 
 
@@ -251,15 +270,6 @@ def _wrap(settings: Settings, log: Log, metrics: Metrics, parts: Parts) -> ASGIA
         rates=Rates(settings.rate_per_s),
         log_requests=settings.log_requests,
     )
-
-
-def _publish(metrics: Metrics, n_items: int, recall: float) -> None:
-    metrics.generation_min.set(1)
-    metrics.generation_max.set(1)
-    metrics.model_swaps["ok"].inc()
-    metrics.model_loaded.set(time.time())
-    metrics.items.set(n_items)
-    metrics.index_recall.set(recall)
 
 
 async def _watch_lag(metrics: Metrics) -> None:

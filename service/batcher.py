@@ -50,6 +50,10 @@ class Batcher(Generic[Job]):
         while self._running or self._waiting:
             await asyncio.wait(self._running) if self._running else await asyncio.sleep(0)
 
+    def close(self) -> None:
+        """Let go of the run function, which refers to this in turn; nothing can be submitted any more."""
+        self._run = _refuse
+
     def _start(self) -> None:
         self._is_due = False
         while self._waiting and self._has_room():
@@ -67,3 +71,7 @@ class Batcher(Generic[Job]):
     def _end(self, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
         self._start()
+
+
+async def _refuse(jobs: list[Any]) -> None:
+    raise RuntimeError("the batcher is closed")

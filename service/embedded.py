@@ -144,7 +144,9 @@ class Embedded:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        (self._dir / "server.pid").write_text(f"{self._process.pid} {_started_at(self._process.pid)}\n")
+        aside = self._dir / ".server.pid"
+        aside.write_text(f"{self._process.pid} {_started_at(self._process.pid)}\n")
+        aside.rename(self._dir / "server.pid")  # whoever reads it reads a whole one
 
     async def _watch(self) -> None:
         backoff_s, synced = 0.1, time.monotonic()

@@ -12,12 +12,11 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from service.body import read_json
+from service.edition import Edition, Editions
 from service.errors import RequestError
 from service.gate import STATUS, Trace, send_error, send_json
-from service.index import Index
 from service.metrics import Metrics
 from service.query import Answer, Query
-from service.recommender import Recommender
 from service.schema import RecommendRequest, parse_recommend
 
 BODY_BYTES = 1 << 20
@@ -26,20 +25,9 @@ BODY_BYTES = 1 << 20
 class RecommendEndpoint:
     """Answers POST /recommend."""
 
-    def __init__(
-        self,
-        recommender: Recommender,
-        index: Index,
-        metrics: Metrics,
-        *,
-        version: str,
-        exclude_seen: bool,
-        budget_ms: int,
-    ) -> None:
-        """exclude_seen, budget_ms: of a request that names none."""
-        self._recommender, self._index, self._metrics = recommender, index, metrics
-        self._exclude_seen, self._budget_ms = exclude_seen, budget_ms
-        self._version = orjson.dumps(version)
+    def __init__(self, editions: Editions, metrics: Metrics, *, budget_ms: int) -> None:
+        """budget_ms: of a request that names none."""
+        self._editions, self._metrics, self._budget_ms = editions, metrics, budget_ms
         self._qualities: dict[tuple[str, ...], bytes] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,17 +52,18 @@ class RecommendEndpoint:
         trace.began = start = time.monotonic()
         asked = parse_recommend(body)
         self._metrics.stage["parse"].observe(time.monotonic() - start)
-        answer = await self._recommender.recommend(self._query(asked, trace))
-        return self._render(asked, answer, trace)
+        edition = self._editions.live  # to the end, whatever is swapped meanwhile
+        answer = await edition.recommender.recommend(self._query(asked, edition, trace))
+        return self._render(asked, answer, edition, trace)
 
-    def _query(self, asked: RecommendRequest, trace: Trace) -> Query:
+    def _query(self, asked: RecommendRequest, edition: Edition, trace: Trace) -> Query:
         budget_s = (asked.budget_ms or self._budget_ms) / 1000
         return Query(
             user_id=asked.user_id,
             k=asked.k,
             history=asked.history,
             exclude=asked.exclude,
-            exclude_seen=self._exclude_seen if asked.exclude_seen is None else asked.exclude_seen,
+            exclude_seen=edition.exclude_seen if asked.exclude_seen is None else asked.exclude_seen,
             candidates=asked.candidates,
             caller=trace,
             arrived=trace.arrived,
@@ -83,7 +72,7 @@ class RecommendEndpoint:
             is_debug=asked.debug,
         )
 
-    def _render(self, asked: RecommendRequest, answer: Answer, trace: Trace) -> bytes:
+    def _render(self, asked: RecommendRequest, answer: Answer, edition: Edition, trace: Trace) -> bytes:
         start = time.monotonic()
         took_s = start - trace.arrived
         recommendation_id = f"{random.getrandbits(128):032x}"  # a name, not a secret
@@ -91,8 +80,8 @@ class RecommendEndpoint:
         parts = [
             b'{"recommendation_id":"', recommendation_id.encode(),
             b'","user_id":', orjson.dumps(asked.user_id),
-            b',"model_version":', self._version,
-            b',"items":[', self._index.render(answer.ranked),
+            b',"model_version":', edition.version_json,
+            b',"items":[', edition.index.render(answer.ranked),
             b'],"quality":', self._quality(answer),
             b',"ignored_ids":', orjson.dumps(answer.ignored_ids) if answer.ignored_ids else b"[]",
             b',"took_ms":', b"%.3f" % (took_s * 1000),

@@ -2,7 +2,9 @@
 
     RetortError
     ├── StartError              start-up: one line on stderr, exit code 2
-    │   └── NotBuiltError       a command that the help names and this version does not have
+    │   ├── NotBuiltError       a command that the help names and this version does not have
+    │   └── GoldenError         a model whose answers are not those of its bundle
+    ├── RefusedError            a published bundle that is not served: result is the label of model_swaps_total
     ├── RequestError            the caller's: status, code and message of the envelope
     └── DegradedError           caught in recommender: counted, and answered from the next level
         ├── StoreError          kind is the label of store_errors_total
@@ -28,6 +30,18 @@ class StartError(RetortError):
 
 class NotBuiltError(StartError):
     """The command is planned, and not part of this version."""
+
+
+class GoldenError(StartError):
+    """The model loads, and answers something else than its bundle says."""
+
+
+class RefusedError(RetortError):
+    """A published bundle is not served. result: a label of model_swaps_total; error alone is worth another try."""
+
+    def __init__(self, result: str, message: str) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class RequestError(RetortError):

@@ -48,6 +48,8 @@ class Keys:
 
     def check(self, path: str, scope: Scope) -> None:
         """Raises RequestError unless the headers open the path. Compares every key, in constant time."""
+        if path in ADMIN_PATHS and not self._admin:
+            raise RequestError("admin_key_needed", "this path needs the admin key, and RETORT_ADMIN_KEY is not set")
         if path in OPEN_PATHS or not (self._keys or self._admin):
             return
         given = _given_key(Headers(scope=scope))

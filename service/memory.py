@@ -47,3 +47,7 @@ class Memory:
     def forget(self, user_id: str) -> None:
         """Erase a user."""
         self._tastes.pop(user_id, None)
+
+    def clear(self) -> None:
+        """Erase everybody."""
+        self._tastes.clear()

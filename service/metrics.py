@@ -26,7 +26,8 @@ STAGE_BUCKETS_S = (
     0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1,
 )  # fmt: skip
 ROUTES = (
-    "/recommend", "/events", "/users/{user_id}", "/model", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json",
+    "/recommend", "/events", "/users/{user_id}", "/model", "/model/activate",
+    "/model/rollback", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json",
     "unmatched",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
@@ -40,7 +41,7 @@ _PAIRS = [
     ("full", "none"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
     *[("fallback", reason) for reason in REASONS if reason not in ("stale_profile", "not_enough_items")],
 ]  # fmt: skip
-STORE_OPS = ("read", "write_embedding", "append", "user", "erase", "ping")
+STORE_OPS = ("read", "write_embedding", "append", "user", "erase", "ping", "release")
 STORE_KINDS = (
     "timeout", "connection", "pool_exhausted", "loading", "readonly", "oom", "wrongtype", "decode", "noauth",
     "noperm", "other",
@@ -112,7 +113,7 @@ class Metrics:
         self.http_duration = self._histogram(
             "http_request_duration_seconds", "Duration of HTTP requests", REQUEST_BUCKETS_S, "route", "code"
         )
-        methods = {"/recommend": "POST", "/events": "POST"}
+        methods = {"/recommend": "POST", "/events": "POST", "/model/activate": "POST", "/model/rollback": "POST"}
         for route in ROUTES:
             self.http_requests.labels(route, methods.get(route, "GET"), "404" if route == "unmatched" else "200")
             self.http_duration.labels(route, "4xx" if route == "unmatched" else "2xx")

@@ -130,6 +130,21 @@ class EventsResponse(BaseModel):
     rejected: list[Rejected] = Field(max_length=MAX_EVENTS)
 
 
+class ActivateRequest(Body):
+    """The body of POST /model/activate."""
+
+    version: str = Field(pattern="^[0-9a-f]{16}$", min_length=16, max_length=16, description="a published version")
+
+
+class LiveResponse(BaseModel):
+    """The live version after a flip; every replica follows within seconds. serving: what this one still serves."""
+
+    live: str = Field(max_length=64)
+    previous: str | None = Field(max_length=64)
+    number: int = Field(ge=1)
+    serving: str = Field(max_length=64)
+
+
 class ErrorBody(BaseModel):
     """What went wrong."""
 
@@ -156,6 +171,14 @@ def parse_recommend(body: bytes) -> RecommendRequest:
     """Check a body of POST /recommend. Raises RequestError."""
     try:
         return RecommendRequest.model_validate_json(body)
+    except ValidationError as exc:
+        raise _refusal(exc) from None
+
+
+def parse_activate(body: bytes) -> str:
+    """Check a body of POST /model/activate; return the version. Raises RequestError."""
+    try:
+        return ActivateRequest.model_validate_json(body).version
     except ValidationError as exc:
         raise _refusal(exc) from None
 

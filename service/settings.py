@@ -29,7 +29,8 @@ class Settings(BaseSettings):
         None, description="your own server, redis://, rediss:// or unix://; unset starts the embedded one"
     )
     data_dir: Path = Field(
-        Path("~/.local/share/retort"), description="the embedded server's append-only file; a large catalogue's codes"
+        Path("~/.local/share/retort"),
+        description="the embedded server's file, fetched bundles, a large catalogue's codes",
     )
     namespace: str = Field("retort", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="prefix of every key")
     api_keys: SecretStr = Field(

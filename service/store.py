@@ -76,6 +76,7 @@ class Store:
             await self._line.close()
         try:
             await self._client.aclose()
+            await self._client.connection_pool.disconnect()  # a pool that was given is not closed with the client
         except Exception as exc:  # the border: a failing close hides nothing else
             self._on_error(_kind(exc))
 

@@ -44,9 +44,9 @@ def test_readme_names_every_metric_and_no_other():
 def test_readme_names_every_command():
     for name in commands(training_parser()):
         assert f"python -m training {name}" in README, name
-    for name in ("import", "export", "bench"):
+    for name in ("import", "export", "bench", "publish", "activate", "rollback", "status"):
         assert name in commands(service_parser())
-        assert f"python -m service {name}" in README, name
+        assert re.search(rf"python -m service {name}\b|or {name} VERSION", README), name
 
 
 def test_readme_names_every_endpoint(shared_service):

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.app import compare_golden
 from service.approximate import Approximate
 from service.bundle import Bundle, ItemTable, open_bundle
 from service.errors import StartError
 from service.exact import Exact
 from service.index import Index
+from service.model import compare_golden
 from service.plan import LEAST_RECALL, open_search
 from service.student import Student
 from tests.service.running import Running

@@ -43,10 +43,13 @@ def test_keys_open_what_they_should_and_nothing_else(toy_bundle: Path, tmp_path:
             ]
         },
         ("POST", "/model/activate"): {
-            "none": 401, "wrong": 403, "key": 403, "x": 403, "admin": 501, "scheme": 401, "prefix": 403,
+            "none": 401, "wrong": 403, "key": 403, "x": 403, "admin": 404, "scheme": 401, "prefix": 403,
         },
     }  # fmt: skip
-    bodies = {"/recommend": {"user_id": "u"}, "/events": {"events": [{"user_id": "u", "item_id": "i1"}]}}
+    bodies = {
+        "/recommend": {"user_id": "u"}, "/events": {"events": [{"user_id": "u", "item_id": "i1"}]},
+        "/model/activate": {"version": "0" * 16},
+    }  # fmt: skip
     with Running(toy_bundle, tmp_path, **keys) as service:
         found = {
             (method, path): {
@@ -206,7 +209,7 @@ def test_erased_user_leaves_nothing_behind(toy_bundle: Path, tmp_path: Path) -> 
         store = service.store()
         wait_for(lambda: store.exists("retort:{gone}:e"))
         answer = service.client.delete("/users/gone").json()
-        keys = sorted(store.keys("*"))
+        keys = sorted(key for key in store.keys("*") if b":release:" not in key)
         entries = [orjson.loads(fields[b"event"])["user_id"] for _, fields in store.xrange("retort:events")]
         store.close()
         os.kill(service.store_pid(), signal.SIGSTOP)
@@ -274,7 +277,7 @@ def test_bundle_with_a_wrong_encoder_is_not_served(tmp_path: Path, encoder: byte
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["publish", "activate", "rollback", "status", "doctor"])
+@pytest.mark.parametrize("command", ["doctor"])
 def test_later_command_is_refused_and_yet_in_the_help(command: str) -> None:
     done = run_command(command, "x")
 
