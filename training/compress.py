@@ -1,7 +1,7 @@
-"""The compress stage: how the student's item table is stored, and what that costs.
+"""The compress stage: how the student's item table and encoder are stored, and what that costs.
 
-float16 halves the bytes; int8 with one scale a row quarters them. Quality before and after is measured on validation
-users, and the encoder stays float32: its bytes are few, and dynamic int8 lets one user's vector depend on the batch.
+float16 halves the bytes; int8 with one scale a row quarters them. So does int8 with the encoder's matrices: weights
+only, for dynamic int8 lets a user's vector depend on the batch. Quality is measured on validation, before and after.
 """
 
 import json
@@ -16,23 +16,30 @@ from training.checkpoint import load_model
 from training.evaluation import ask, judge, model_scorer, rank
 from training.interactions import VAL, Prepared
 from training.ranking import ndcg
+from training.rounding import quantise_rows, round_encoder
 
 EMBEDDINGS, SCALES, REPORT, RANKING = "item_embeddings.npy", "item_scales.npy", "report.json", "ranking.npz"
 
 
-def compress(out: Path, prepared: Prepared, student: Path, *, items: str) -> None:
-    """Write the student's item table as items says, and validation NDCG@10 before and after, into out."""
+def compress(out: Path, prepared: Prepared, student: Path, *, items: str, encoder: str) -> None:
+    """Write the student's item table as items says, and validation NDCG@10 before and after, into out.
+
+    encoder: float32 or int8, as export will store it.
+    """
     model = load_model(student)
     question = ask(prepared, VAL)
     before = ndcg(rank(question, model_scorer(model), model.size.max_history).ranks, 10).mean()
     table = compress_table(model.items.weight.detach().numpy(), items)
     with torch.no_grad():
         model.items.weight.copy_(torch.from_numpy(table.dense()))
+    if encoder == "int8":
+        round_encoder(model.encoder)
     after = ndcg(rank(question, model_scorer(model), model.size.max_history).ranks, 10).mean()
     save_table(out, table)
     judge(prepared, model).save(out / RANKING)
     report = {
         "items": items,
+        "encoder": encoder,
         "bytes": table_bytes(table),
         "ndcg@10_before": float(before),
         "ndcg@10_after": float(after),
@@ -44,8 +51,7 @@ def compress_table(weights: NDArray[np.float32], kind: str) -> ItemTable:
     """Return weights [N, D] stored as float32, float16 or int8 with a scale a row."""
     if kind != "int8":
         return ItemTable(weights.astype(kind))
-    scales = np.maximum(np.abs(weights).max(axis=1), 1e-12).astype(np.float32) / np.float32(127)
-    return ItemTable(np.rint(weights / scales[:, None]).astype(np.int8), scales)
+    return ItemTable(*quantise_rows(weights))
 
 
 def save_table(out: Path, table: ItemTable) -> None:

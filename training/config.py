@@ -20,6 +20,7 @@ CHOICES = {
     "split.test": ("last", "time", "none"),
     "split.val": ("last", "time"),
     "compress.items": ("float32", "float16", "int8"),
+    "compress.encoder": ("float32", "int8"),
 }
 AT_LEAST_1 = ("dim", "heads", "max_history", "batch_positions", "epochs", "positions", "patience")
 MIXERS = ("attention", "pool", "gru")
@@ -135,9 +136,10 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Compress:
-    """How the item table is stored in the bundle."""
+    """How item table and encoder are stored in the bundle."""
 
     items: str = "int8"  # float32 | float16 | int8
+    encoder: str = "float32"  # float32 | int8: its matrices; products stay float32
 
 
 @dataclass(frozen=True)

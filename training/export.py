@@ -16,21 +16,29 @@ from training.evaluation import best_rows
 from training.exported import ExportedStudent
 from training.graph import export_encoder
 from training.interactions import Prepared
+from training.rounding import round_encoder
 
 GOLDEN_K = 20
 TOLERANCE = 1e-4  # of the largest |score|
 
 
-def export(out: Path, prepared: Prepared, student: Path, table: ItemTable, manifest: dict[str, Any]) -> Bundle:
-    """Write the bundle to out, reopen it and compare it with torch. Raises StageError where they differ."""
+def export(
+    out: Path, prepared: Prepared, student: Path, table: ItemTable, encoder: str, manifest: dict[str, Any]
+) -> Bundle:
+    """Write the bundle to out, reopen it and compare it with torch. Raises StageError where they differ.
+
+    encoder: how its matrices are stored, float32 or int8.
+    """
     model = load_model(student)
+    if encoder == "int8":
+        round_encoder(model.encoder)
     with torch.no_grad():
         model.items.weight.copy_(torch.from_numpy(table.dense()))
-    encoder = export_encoder(model)
+    graph = export_encoder(model, encoder)
     histories = sample_histories(prepared, model.size.max_history)
     golden = golden_answers(prepared, model, histories)
     whole = manifest | {"max_history": model.size.max_history}
-    bundle = write_bundle(out, encoder=encoder, table=table, items=prepared.items, golden=golden, manifest=whole)
+    bundle = write_bundle(out, encoder=graph, table=table, items=prepared.items, golden=golden, manifest=whole)
     check_export(bundle, model, histories)
     return bundle
 

@@ -199,7 +199,7 @@ def run_compress(run: Run) -> None:
         "compressed",
         asdict(settings),
         {source: run.key(source)},
-        lambda out: compress(out, prepared, run.out / source / STUDENT, items=settings.items),
+        lambda out: compress(out, prepared, run.out / source / STUDENT, **asdict(settings)),
     )
 
 
@@ -223,7 +223,7 @@ def run_export(run: Run) -> None:
         "lineage": _lineage(run, prepared, key),
     }
     table = load_table(run.out / "compressed")
-    bundle = export(out, prepared, run.out / source / STUDENT, table, manifest)
+    bundle = export(out, prepared, run.out / source / STUDENT, table, run.config.compress.encoder, manifest)
     run.progress.note(f"{out}: version {bundle.manifest.version}, reopened, answers as torch does")
 
 

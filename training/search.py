@@ -27,6 +27,7 @@ from training.graph import export_encoder
 from training.interactions import TRAIN, Prepared
 from training.part import Source
 from training.progress import Progress
+from training.rounding import round_encoder
 from training.sequences import select_events
 from training.teaching import Recipe, teach
 
@@ -62,6 +63,14 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """How the student will be stored: float32, float16 or int8 items, float32 or int8 encoder."""
+
+    items: str
+    encoder: str
+
+
+@dataclass(frozen=True)
 class Space:
     """What is tried. minutes: no trial starts after so many; 0: no limit."""
 
@@ -82,7 +91,7 @@ def search(
     terms: Mapping[str, float],
     size: Size,
     schedule: Schedule,
-    items: str,
+    stored: Stored,
     budget: Budget,
     progress: Progress,
 ) -> Candidate:
@@ -94,7 +103,7 @@ def search(
     """
     started, trials = monotonic(), list[dict[str, Any]]()
     evaluate = _evaluator(
-        out, prepared, source, terms=terms, size=size, schedule=schedule, items=items, progress=progress
+        out, prepared, source, terms=terms, size=size, schedule=schedule, stored=stored, progress=progress
     )
 
     def attempt(candidates: Sequence[Candidate]) -> Candidate:
@@ -128,7 +137,7 @@ def _evaluator(
     terms: Mapping[str, float],
     size: Size,
     schedule: Schedule,
-    items: str,
+    stored: Stored,
     progress: Progress,
 ) -> Callable[[Candidate], dict[str, Any]]:
     """Return what trains and measures one candidate, or reads what an earlier search measured."""
@@ -156,7 +165,7 @@ def _evaluator(
             checkpoint=checkpoint,
             progress=progress,
         )
-        trial = _fields(candidate) | measure(model, items, validate)
+        trial = _fields(candidate) | measure(model, stored, validate)
         path.write_text(json.dumps(trial) + "\n")
         checkpoint.unlink()
         return trial
@@ -164,18 +173,20 @@ def _evaluator(
     return evaluate
 
 
-def measure(model: SequenceModel, items: str, validate: Callable[[SequenceModel], float]) -> dict[str, Any]:
+def measure(model: SequenceModel, stored: Stored, validate: Callable[[SequenceModel], float]) -> dict[str, Any]:
     """Return NDCG@10 with the table stored as items says, bytes, and the times through onnxruntime."""
     model = model.cpu()
-    table = compress_table(model.items.weight.detach().numpy(), items)
+    table = compress_table(model.items.weight.detach().numpy(), stored.items)
+    if stored.encoder == "int8":
+        round_encoder(model.encoder)
     with torch.no_grad():
         model.items.weight.copy_(torch.from_numpy(table.dense()))
     quality = validate(model.to(choose_device()))
-    encoder = export_encoder(model.cpu())
+    encoder = export_encoder(model.cpu(), stored.encoder)
     encode_us = time_encoder(encoder, dim=model.size.dim, max_history=model.size.max_history)
     score_us = _time_scoring(table.dense())
     return {
-        "items": items,
+        "items": stored.items,
         "ndcg@10": quality,
         "encode_us": encode_us,
         "score_us": score_us,

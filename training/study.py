@@ -9,10 +9,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from training.ablation import Bench, Plan, ablate, save_logits
-from training.config import Distill, dump_config, parse_candidates, parse_numbers, pupil_of
+from training.config import Compress, Distill, dump_config, parse_candidates, parse_numbers, pupil_of
 from training.mix import load_factors
 from training.run import Run, ensure_soft_labels, open_recipe, open_schedule, open_size, open_source, training_events
-from training.search import Budget, Candidate, Space, search
+from training.search import Budget, Candidate, Space, Stored, search
 from training.stage import keep_or_clear, make_key
 from training.term import TERMS, check_terms, missing, parse_terms
 
@@ -26,6 +26,8 @@ def run_search(run: Run) -> Run:
     ensure_soft_labels(run, prepared)
     settings, student = config.search, config.student
     shared = {"student": asdict(student) | {"dim": 0, "blocks": ""}, "items": config.compress.items}
+    if config.compress.encoder != Compress.encoder:
+        shared["encoder"] = config.compress.encoder
     if config.distill.terms != Distill.terms:
         shared["terms"] = config.distill.terms
     key = make_key("search", shared | {"positions": settings.positions}, {"mix": run.key("mix")})
@@ -47,7 +49,7 @@ def run_search(run: Run) -> Run:
         start=Candidate(student.dim, (), config.distill.alpha, config.distill.temperature),
         size=open_size(config, "student"),
         schedule=replace(open_schedule(student), positions=settings.positions),
-        items=config.compress.items,
+        stored=Stored(config.compress.items, config.compress.encoder),
         budget=Budget(settings.budget_ms, settings.budget_mb),
         progress=run.progress,
     )

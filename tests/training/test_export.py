@@ -1,11 +1,15 @@
 """Export: the graph's contract, and a bundle that differs from torch is refused."""
 
+import json
+import shutil
+
 import numpy as np
 import onnx
 import pytest
 import torch
 
 from service.bundle import ItemTable, open_bundle
+from training.__main__ import main
 from training.checkpoint import load_model
 from training.compress import compress_table
 from training.encoder import SequenceModel, Size
@@ -14,6 +18,7 @@ from training.export import check_export, sample_histories, torch_scores
 from training.exported import open_session
 from training.graph import export_encoder
 from training.interactions import load_prepared
+from training.rounding import round_encoder
 
 BLOCKS = [("pool", "attention", "attention"), ("gru",), ("pool",), ("gru", "gru", "attention")]
 
@@ -105,3 +110,36 @@ def test_compressed_tables_come_back_close(kind, tolerance):
 
     assert isinstance(table, ItemTable) and table.embeddings.dtype.name == kind
     np.testing.assert_allclose(table.dense(), weights, atol=tolerance * np.abs(weights).max())
+
+
+@pytest.mark.parametrize("blocks", [("pool",), ("gru", "attention")])
+def test_an_int8_encoder_is_smaller_and_answers_as_torch_does_with_the_rounded_weights(blocks):
+    torch.manual_seed(0)
+    model = SequenceModel(30, Size(64, blocks, 2, 0.0, 8)).eval()
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    round_encoder(model.encoder)
+
+    small, large = export_encoder(model, "int8"), export_encoder(model)
+
+    rows = torch.tensor([[-1, -1, 3, 4], [1, 2, 3, 4]])
+    history, length = model.items(rows.clamp(min=0)) * (rows >= 0)[:, :, None], (rows >= 0).sum(1)
+    inputs = {"history": history.detach().numpy(), "length": length.numpy()}
+    alone = {"history": inputs["history"][:1, 2:], "length": inputs["length"][:1]}
+    users = open_session(small).run(["user"], inputs)[0]
+    np.testing.assert_allclose(users, model.users(rows).detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(open_session(small).run(["user"], alone)[0], users[:1], atol=1e-6)
+    assert len(small) < 0.8 * len(large)
+    changed = model.encoder.state_dict()
+    assert any(not torch.equal(before[name], changed[name]) for name in before)
+    assert all(torch.allclose(before[name], changed[name], atol=0.01) for name in before)
+
+
+def test_a_bundle_with_an_int8_encoder_passes_its_own_check(finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+
+    assert main(["export", "--out", str(run), "--set", "compress.encoder=int8"]) == 0
+
+    assert json.loads((run / "compressed" / "report.json").read_text())["encoder"] == "int8"
+    nodes = onnx.load(run / "bundle" / "user_encoder.onnx").graph.node
+    assert any(node.op_type == "Cast" and node.input[0].endswith("_int8") for node in nodes)
