@@ -12,8 +12,8 @@
 score(user, item) = user · item (+ bias); the answer is the K highest. Nothing else is needed to reproduce the model.
 
 Both packages import this module, so it needs the standard library and numpy, and nothing of either package. A bundle
-is verified before any of it is parsed: names, file kinds, sizes, sums, then shapes and values. It does not run the
-encoder.
+is verified before any of it is parsed: names, file kinds, sizes, sums (service.manifest, its lower half), then shapes
+and values. It does not run the encoder.
 """
 
 import hashlib
@@ -22,50 +22,52 @@ import math
 import os
 import re
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.manifest import (
+    BIASES,
+    EMBEDDINGS,
+    ENCODER,
+    FORMAT,
+    GOLDEN,
+    INPUT_EMBEDDINGS,
+    ITEMS,
+    MANIFEST,
+    REQUIRED,
+    SCALES,
+    TIE_RULE,
+    BundleCorruptError,
+    BundleError,
+    BundleFormatError,
+    BundleMissingError,
+    Manifest,
+    bundle_version,
+    check_files,
+    fingerprint,
+    parse_json,
+    read_manifest,
+)
+
+__all__ = [
+    "EMBEDDINGS", "ENCODER", "FORMAT", "GOLDEN", "ITEMS", "MANIFEST", "REQUIRED", "SCALES", "TIE_RULE",
+    "Bundle", "BundleCorruptError", "BundleError", "BundleFormatError", "BundleMissingError", "Float32", "Golden",
+    "Int64", "Item", "ItemTable", "Manifest", "bundle_version", "check_item_id", "open_bundle", "pad_histories",
+    "popularity_order", "read_manifest", "tie_hash", "write_bundle",
+]  # fmt: skip
+
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
-FORMAT = 1
-TIE_RULE = "blake2b4(user_id 0x00 item_id) then item_id then event"
 MAX_ID_LENGTH = 128
-MAX_MANIFEST_BYTES = 4 << 20
-MANIFEST = "manifest.json"
-ENCODER = "user_encoder.onnx"
-EMBEDDINGS = "item_embeddings.npy"
-INPUT_EMBEDDINGS = "input_embeddings.npy"
-SCALES = "item_scales.npy"
-BIASES = "item_biases.npy"
-ITEMS = "items.jsonl"
-GOLDEN = "golden.jsonl"
-REQUIRED = frozenset({ENCODER, EMBEDDINGS, ITEMS, GOLDEN})
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-class BundleError(Exception):
-    """A bundle that must not be served. The message names the file."""
-
-
-class BundleMissingError(BundleError):
-    """There is no bundle at the path."""
-
-
-class BundleFormatError(BundleError):
-    """The manifest is not of a format that this version reads."""
-
-
-class BundleCorruptError(BundleError):
-    """A file differs from what the manifest promises."""
+_NO_ATTRIBUTES: Mapping[str, Sequence[str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,25 +87,6 @@ class Golden:
     history: Sequence[str]
     k: int
     items: Sequence[tuple[str, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What manifest.json says; see DESIGN of each field in the README. Unknown extra fields are ignored."""
-
-    version: str
-    created_at: str
-    dim: int
-    max_history: int
-    n_items: int
-    files: Mapping[str, Mapping[str, Any]]
-    repeat_consumption: bool
-    tie_rule: str = TIE_RULE
-    split: Mapping[str, Any] = field(default_factory=dict)
-    refit: bool = False
-    quality: Mapping[str, Any] = field(default_factory=dict)
-    lineage: Mapping[str, Any] = field(default_factory=dict)
-    format: int = FORMAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +167,6 @@ def pad_histories(table: ItemTable, histories: Sequence[Sequence[int]], max_hist
     return history, length
 
 
-def bundle_version(files: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the first 16 hex digits of the sha256 over the lines 'sha256 size name', sorted by name."""
-    lines = [f"{files[name]['sha256']} {files[name]['size']} {name}\n" for name in sorted(files)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
-
-
 def write_bundle(
     out: Path,
     *,
@@ -208,7 +185,7 @@ def write_bundle(
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         _write_files(aside, encoder, table, items, golden)
-        files = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
+        files = {path.name: fingerprint(path) for path in sorted(aside.iterdir())}
         n_items, dim = table.embeddings.shape
         computed = {"version": bundle_version(files), "dim": int(dim), "n_items": int(n_items), "files": files}
         whole = asdict(Manifest(**{**manifest, **computed}))
@@ -221,29 +198,11 @@ def write_bundle(
     return open_bundle(out)
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read and check manifest.json alone: format, fields, file names. Raises BundleError."""
-    manifest = path / MANIFEST
-    if not manifest.exists():
-        raise BundleMissingError(
-            f"{path}: no {MANIFEST} here; give the directory that 'python -m training export' wrote"
-        )
-    if _regular_size(manifest) > MAX_MANIFEST_BYTES:
-        raise BundleCorruptError(f"{manifest}: larger than {MAX_MANIFEST_BYTES} bytes")
-    fields = _parse_json(manifest, manifest.read_bytes())
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        found = fields.get("format") if isinstance(fields, dict) else None
-        raise BundleFormatError(f"{manifest}: format {found!r}, this version of retort reads format {FORMAT}")
-    return _checked_manifest(manifest, fields)
-
-
 def open_bundle(path: Path) -> Bundle:
     """Verify the bundle at path, whole, and open it. Raises BundleError naming the file that is wrong."""
     path = Path(path)
     manifest = read_manifest(path)
-    _check_listing(path, manifest)
-    for name, expected in manifest.files.items():
-        _check_file(path / name, expected)
+    check_files(path, manifest)
     table = _open_table(path, manifest)
     items = _read_items(path / ITEMS, manifest.n_items)
     golden = _read_golden(path / GOLDEN, {item.item_id for item in items})
@@ -294,67 +253,6 @@ def _replace_directory(aside: Path, out: Path) -> None:
     shutil.rmtree(old)
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": path.stat().st_size}
-
-
-def _regular_size(path: Path) -> int:
-    """Size in bytes of a plain file with one name. Raises BundleCorruptError for links, devices and missing files."""
-    try:
-        status = path.lstat()
-    except OSError as exc:
-        raise BundleCorruptError(f"{path}: {exc.strerror}") from exc
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-        raise BundleCorruptError(f"{path}: not a plain file (links are refused)")
-    return status.st_size
-
-
-def _check_file(path: Path, expected: Mapping[str, Any]) -> None:
-    size = _regular_size(path)
-    if size != expected["size"]:
-        raise BundleCorruptError(f"{path}: {size} bytes, the manifest says {expected['size']}")
-    if _fingerprint(path)["sha256"] != expected["sha256"]:
-        raise BundleCorruptError(f"{path}: its sha256 differs from the manifest's")
-
-
-def _check_listing(path: Path, manifest: Manifest) -> None:
-    for name in manifest.files:
-        if not _SAFE_NAME.fullmatch(name) or name == MANIFEST:
-            raise BundleCorruptError(f"{path / MANIFEST}: {name!r} is not an allowed file name")
-    present = {entry.name for entry in path.iterdir()} - {MANIFEST}
-    missing = (REQUIRED | set(manifest.files)) - present
-    if missing:
-        raise BundleCorruptError(f"{path / min(missing)}: missing")
-    if unlisted := present - set(manifest.files):
-        raise BundleCorruptError(f"{path / min(unlisted)}: not listed in the manifest")
-    if bundle_version(manifest.files) != manifest.version:
-        raise BundleCorruptError(f"{path / MANIFEST}: version {manifest.version!r} is not that of its file table")
-
-
-def _checked_manifest(path: Path, fields: Mapping[str, Any]) -> Manifest:
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "version": str, "created_at": str, "dim": int, "max_history": int, "n_items": int, "files": dict,
-        "repeat_consumption": bool, "tie_rule": str, "split": dict, "refit": bool, "quality": dict, "lineage": dict,
-    }  # fmt: skip
-    for name, kind in kinds.items():
-        if not isinstance(fields.get(name), kind) or (kind is int and isinstance(fields[name], bool)):
-            raise BundleCorruptError(f"{path}: field {name!r} is missing or not of type {kind}")
-    for name in ("dim", "max_history", "n_items"):
-        if fields[name] < 1:
-            raise BundleCorruptError(f"{path}: field {name!r} must be positive")
-    for name, entry in fields["files"].items():
-        if (
-            not isinstance(entry, dict)
-            or not isinstance(entry.get("sha256"), str)
-            or type(entry.get("size")) is not int
-        ):
-            raise BundleCorruptError(f"{path}: files[{name!r}] needs a sha256 and a size")
-    if fields["tie_rule"] != TIE_RULE:
-        raise BundleFormatError(f"{path}: tie_rule {fields['tie_rule']!r}, this version of retort serves {TIE_RULE!r}")
-    return Manifest(**{name: fields[name] for name in kinds})
-
-
 def _open_table(path: Path, manifest: Manifest) -> ItemTable:
     shape = (manifest.n_items, manifest.dim)
     embeddings = _open_array(path / EMBEDDINGS, shape, ("float32", "float16", "int8"))
@@ -393,20 +291,24 @@ def _read_items(path: Path, n_items: int) -> list[Item]:
     items: list[Item] = []
     for number, fields in _read_lines(path):
         try:
-            item = Item(
-                check_item_id(fields["item_id"]),
-                _finite(fields["popularity"]),
-                fields.get("title"),
-                {str(name): [str(v) for v in values] for name, values in fields.get("attributes", {}).items()},
-            )
+            items.append(_item_of(fields))
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as exc:
             raise BundleCorruptError(f"{path}:{number}: not an item: {exc}") from exc
-        items.append(item)
     if len(items) != n_items:
         raise BundleCorruptError(f"{path}: {len(items)} items, the manifest says {n_items}")
     if len({item.item_id for item in items}) != n_items:
         raise BundleCorruptError(f"{path}: the same item_id twice")
     return items
+
+
+def _item_of(fields: Any) -> Item:
+    attributes = {str(name): [str(v) for v in values] for name, values in fields.get("attributes", {}).items()}
+    return Item(
+        check_item_id(fields["item_id"]),
+        _finite(fields["popularity"]),
+        fields.get("title"),
+        attributes or _NO_ATTRIBUTES,  # one for all: of a million items, 64 MB
+    )
 
 
 def _read_golden(path: Path, known: set[str]) -> list[Golden]:
@@ -427,14 +329,7 @@ def _read_golden(path: Path, known: set[str]) -> list[Golden]:
 def _read_lines(path: Path) -> Iterator[tuple[int, Any]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            yield number, _parse_json(f"{path}:{number}", line)
-
-
-def _parse_json(where: object, text: bytes) -> Any:
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as exc:
-        raise BundleCorruptError(f"{where}: not JSON: {exc}") from exc
+            yield number, parse_json(f"{path}:{number}", line)
 
 
 def _finite(value: Any) -> float:
@@ -442,10 +337,6 @@ def _finite(value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{value} is not finite")
     return number
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")
 
 
 def popularity_order(items: Iterable[Item]) -> Int64:

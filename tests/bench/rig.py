@@ -93,8 +93,17 @@ class StoreProcess:
 @contextmanager
 def started_service(bundle: Path, *, cores: str | None = None, **environment: str) -> Iterator[str]:
     """A service of our own with RETORT_ settings; yields its URL."""
+    with started_process(bundle, cores=cores, **environment) as (url, _):
+        yield url
+
+
+@contextmanager
+def started_process(
+    bundle: Path, *arguments: str, cores: str | None = None, **environment: str
+) -> Iterator[tuple[str, int]]:
+    """A service of our own with arguments and RETORT_ settings; yields its URL and process id."""
     process = subprocess.Popen(
-        [*pinned(cores), sys.executable, "-m", "service", "--bundle", str(bundle), "--port", "0"],
+        [*pinned(cores), sys.executable, "-m", "service", "--bundle", str(bundle), "--port", "0", *arguments],
         stderr=subprocess.PIPE, text=True, env=service_environment(environment),
     )  # fmt: skip
     try:
@@ -102,7 +111,7 @@ def started_service(bundle: Path, *, cores: str | None = None, **environment: st
         url = next((line["url"] for line in map(json.loads, process.stderr) if line["event"] == "listening"), None)
         assert url is not None, "the service did not start"
         threading.Thread(target=lambda: [None for _ in process.stderr or ()], daemon=True).start()
-        yield url
+        yield url, process.pid
     finally:
         process.terminate()
         process.wait()

@@ -45,7 +45,7 @@ def rewrite_manifest(path: Path, change: Callable[[dict[str, Any]], None], *, ke
 def replace_file(path: Path, name: str, content: bytes) -> None:
     """Replace a file and make the manifest agree, so that only its content can be wrong."""
     (path / name).write_bytes(content)
-    rewrite_manifest(path, lambda manifest: manifest["files"].update({name: contract._fingerprint(path / name)}))
+    rewrite_manifest(path, lambda manifest: manifest["files"].update({name: contract.fingerprint(path / name)}))
 
 
 def npy(array: np.ndarray, tmp_path: Path) -> bytes:

@@ -59,9 +59,12 @@ def test_training_imports_of_service_only_the_bundle():
 
 
 def test_the_bundle_needs_the_standard_library_and_numpy():
-    allowed = {"numpy", *__import__("sys").stdlib_module_names}
+    allowed = {"numpy", "service", *__import__("sys").stdlib_module_names}
 
-    assert {other.split(".")[0] for other in imported(MODULES["service.bundle"])} <= allowed
+    for name in ("service.bundle", "service.manifest"):
+        assert {other.split(".")[0] for other in imported(MODULES[name])} <= allowed, name
+    assert GRAPH["service.bundle"] == {"service.manifest"}
+    assert GRAPH["service.manifest"] == set()
 
 
 def test_there_are_no_cycles():

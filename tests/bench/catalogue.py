@@ -1,0 +1,167 @@
+"""Large catalogues: latency, recall, memory and load time of the service at several sizes.
+
+    python tests/bench/catalogue.py --bundle DIR [--items 20000 100000 1000000] [--rate 100] [--seconds 20]
+
+Catalogues are drawn from a normal fit to the bundle's trained table and served with its encoder; 2,000 users with 50
+events each are in a real store (see throughput). The server has core 0, load and store core 1. One client asks in turn;
+then requests arrive as a Poisson process at a rate, and latency counts from when each was due. Recall is the share of
+the exact best 100 in answers over HTTP, for histories that the service has not seen. Load time is that of the first
+start and of the next; memory is the proportional share (PSS) of the parent and its workers, for 1, 2 and 4 of them.
+Bars: p99 <= 10 ms at the rate and recall >= 0.99, at every size. JSON last; exits with 1 if a bar is missed.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import orjson
+from rig import StoreProcess, ask, connect, import_histories, machine, started_process
+from throughput import LOAD_CORE, N_EVENTS, N_USERS, SERVER_CORE, draw_bundle, write_histories
+
+from service.bundle import Bundle, open_bundle, pad_histories
+from service.caller import Target
+from service.load import Load
+from service.scan import scan_best
+
+BUDGET_S = 0.05
+BAR_MS, BAR_RECALL = 10.0, 0.99
+N_JUDGED = 100
+
+
+def main() -> int:
+    """Run the benchmark."""
+    arguments = parse_arguments()
+    os.sched_setaffinity(0, {int(LOAD_CORE)})
+    found = {}
+    for n_items in arguments.items:
+        with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+            found[n_items] = row = measure(arguments, n_items, Path(directory), stack)
+            print(f"{n_items} items: {json.dumps(row)}", file=sys.stderr)
+    return report(found, arguments)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True, help="a real bundle: its encoder, and a fit to its table")
+    parser.add_argument("--items", type=int, nargs="+", default=[20_000, 100_000, 1_000_000])
+    parser.add_argument("--rate", type=float, default=100.0, help="requests a second (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of the open loop (default %(default)s)")
+    parser.add_argument("--workers", type=int, nargs="*", default=[2, 4], help="also start so many, for their memory")
+    return parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace, n_items: int, directory: Path, stack: ExitStack) -> dict:
+    """Everything of one size."""
+    bundle = directory / "bundle"
+    popularity = draw_bundle(arguments.bundle, n_items, bundle)
+    write_histories(directory / "histories.jsonl", popularity)
+    store = stack.enter_context(StoreProcess(directory, cores=LOAD_CORE))
+    settings = {"redis_url": store.url, "data_dir": str(directory / "data")}
+    import_histories(directory / "histories.jsonl", **settings)
+    row: dict = {"load_s": [], "pss_mb": {}}
+    with timed_start(bundle, row, settings):
+        pass
+    with timed_start(bundle, row, settings) as (url, pid):
+        row |= asyncio.run(measure_latency(url, arguments))
+        row["pss_mb"][1] = pss_mb(pid)
+        with urllib.request.urlopen(f"{url}/model") as response:
+            row["index"] = json.load(response)["index"]
+        row["recall"] = measure_recall(url, open_bundle(bundle), popularity)
+    for n_workers in arguments.workers:
+        with timed_start(bundle, row, settings, "--workers", str(n_workers)) as (_, pid):
+            row["pss_mb"][n_workers] = pss_mb(pid)
+    return row
+
+
+@contextmanager
+def timed_start(bundle: Path, row: dict, settings: dict[str, str], *options: str) -> Iterator[tuple[str, int]]:
+    """A service, and in row how long its start took."""
+    start = time.perf_counter()
+    cores = f"{SERVER_CORE},{LOAD_CORE}" if options else SERVER_CORE
+    with started_process(bundle, *options, cores=cores, **settings) as started:
+        row["load_s"].append(round(time.perf_counter() - start, 1))
+        yield started
+
+
+async def measure_latency(url: str, arguments: argparse.Namespace) -> dict:
+    """One client, and the open loop."""
+    target = Target(url)
+    bodies = [orjson.dumps({"user_id": f"user-{user}", "budget_ms": 50}) for user in range(N_USERS)]
+    async with Load(target, [target.post("/recommend", b) for b in bodies], n_connections=256, timeout_s=10) as load:
+        await load.ask_in_turn(3 * N_USERS)  # embeddings are cached
+        alone = await load.ask_in_turn(N_USERS)
+        offered = await load.run(arguments.rate, arguments.seconds)
+    return {"one": alone.summary(BUDGET_S), "open": offered.summary(BUDGET_S)}
+
+
+def measure_recall(url: str, bundle: Bundle, popularity: np.ndarray) -> float:
+    """The share of the exact best 100 that is answered, for inline histories."""
+    rng = np.random.default_rng(7)
+    chances = np.sqrt(popularity) / np.sqrt(popularity).sum()
+    histories = rng.choice(len(popularity), size=(N_JUDGED, N_EVENTS), p=chances).tolist()
+    history, length = pad_histories(bundle.table, histories, bundle.manifest.max_history)
+    session = onnxruntime.InferenceSession(bundle.encoder, providers=["CPUExecutionProvider"])
+    (users,) = session.run(["user"], {"history": history, "length": length})
+    connection, shares = connect(url), []
+    for rows, best in zip(histories, scan_best(bundle.table, users, 100), strict=True):
+        named = [bundle.items[row].item_id for row in rows]
+        body = {"history": named, "k": 100, "exclude_seen": False, "budget_ms": 1000}
+        _, status, answer = ask(connection, "/recommend", orjson.dumps(body))
+        assert status == 200, answer
+        shown = {item["item_id"] for item in json.loads(answer)["items"]}
+        shares.append(len(shown & {bundle.items[row].item_id for row in best}) / 100)
+    return round(float(np.mean(shares)), 4)
+
+
+def pss_mb(pid: int) -> int:
+    """The proportional set size of a process and its children."""
+    children = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _parent(path) == pid]
+    kilobytes = [
+        int(line.split()[1])
+        for each in (pid, *children)
+        for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
+        if line.startswith("Pss:")
+    ]
+    return round(sum(kilobytes) / 1024)
+
+
+def _parent(path: Path) -> int:
+    try:
+        return int((path / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return -1
+
+
+def report(found: dict[int, dict], arguments: argparse.Namespace) -> int:
+    """Print the table, and JSON on the last line; return the exit code."""
+    print(f"{'':>10}{'':>13}{'1 client':^16}{f'{arguments.rate:.0f}/s':^16}{'recall':>8}{'PSS MB':>8}  load s")
+    print(f"{'items':>10}{'search':>13}{'p50 ms':>8}{'p99':>8}{'p50 ms':>8}{'p99':>8}{'@100':>8}")
+    missed = []
+    for n_items, row in found.items():
+        one, busy = row["one"], row["open"]
+        print(
+            f"{n_items:>10}{row['index']['kind']:>13}{one['p50']:>8.2f}{one['p99']:>8.2f}{busy['p50']:>8.2f}"
+            f"{busy['p99']:>8.2f}{row['recall']:>8.4f}{row['pss_mb'][1]:>8}  {row['load_s']}, PSS {row['pss_mb']}"
+        )
+        if busy["p99"] is None or busy["p99"] > BAR_MS:
+            missed.append(f"{n_items} p99")
+        if row["recall"] < BAR_RECALL:
+            missed.append(f"{n_items} recall")
+    print(f"bars missed: {missed}" if missed else "every bar met")
+    print(json.dumps({**machine(), "rate": arguments.rate, "missed": missed, "found": found}))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
