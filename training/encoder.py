@@ -3,11 +3,15 @@
 A block mixes positions, then channels. Mixers: attention (a row of them is the usual transformer), pool (a learned
 weight for each age and channel: the decayed sum that linear models are made of, in one cheap step) and gru. A pool in
 front of two attentions reached in 3 epochs on Online Retail the validation NDCG@10 that the attentions alone reached in
-10 (.0817; width 128, one run each, 2026-11-21, same machine): in its baskets the order means nothing.
+10 (.0817; width 128, one run each, 2026-11-21, same machine): in its baskets the order means nothing. Where nothing but
+pools and grus follow, a pool's sum takes the newest item's place instead of being added to it: the student of width 128
+reached .1251 in 3 epochs where it reached .1198 in 4 with the sum added and positions told (Online Retail, temperature
+0.5). In front of attentions the same costs: .1091 against .1170 after 5 epochs on MovieTweetings.
 
 One class serves teacher and student; only the size differs. The encoder takes embeddings, not ids, so that it can be
-exported without its table and fed items that joined the catalogue later. Histories are padded on the left, positions
-count real items from the oldest in the window, so neither padding nor other rows of a batch move a result.
+exported without its table and fed items that joined the catalogue later. Histories are padded on the left. Only
+attention needs positions; they count real items from the oldest in the window, so neither padding nor other rows of a
+batch move a result.
 
 Letters: B batch, T time, D width, H heads, N items.
 """
@@ -113,11 +117,12 @@ class Block(nn.Module):
         self.gate_up = nn.Linear(dim, 4 * dim, bias=False)
         self.down = nn.Linear(2 * dim, dim, bias=False)
         self.dropout = nn.Dropout(size.dropout)
+        self.is_residual = mixer != "pool" or "attention" in size.blocks
 
     def forward(self, x: Tensor, real: Tensor, newest: bool = False) -> Tensor:
         """x [B, T, D], real bool [B, T] -> [B, T, D], or [B, 1, D] where only the newest position is asked for."""
-        mixed = self.mixer(self.mixer_norm(x), real, newest)
-        x = (x[:, -1:] if newest else x) + self.dropout(mixed)
+        mixed = self.dropout(self.mixer(self.mixer_norm(x), real, newest)).to(x.dtype)
+        x = mixed + (x[:, -1:] if newest else x) if self.is_residual else mixed
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)  # [B, T, 2D] each
         return x + self.dropout(self.down(F.silu(gate) * up))
 
@@ -128,12 +133,13 @@ class Encoder(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.max_history = size.max_history
-        self.positions = nn.Embedding(size.max_history, size.dim)
+        self.positions = nn.Embedding(size.max_history, size.dim) if "attention" in size.blocks else None
         self.input_norm = nn.RMSNorm(size.dim, eps=1e-6)
         self.dropout = nn.Dropout(size.dropout)
         self.blocks = nn.ModuleList(Block(mixer, size) for mixer in size.blocks)
         self.norm = nn.RMSNorm(size.dim, eps=1e-6)
-        nn.init.normal_(self.positions.weight, std=0.02)
+        if self.positions is not None:
+            nn.init.normal_(self.positions.weight, std=0.02)
 
     def forward(self, history: Tensor, length: Tensor) -> Tensor:
         """history [B, T, D] left-padded, length [B] -> state after each position [B, T, D]."""
@@ -155,8 +161,9 @@ class Encoder(nn.Module):
         index = torch.arange(time, device=history.device)
         first = time - length[:, None]  # [B, 1]: index of the oldest real item
         real = index[None, :] >= first  # [B, T]
-        position = (index[None, :] - first).clamp(0, self.max_history - 1)
-        x = self.input_norm(history) + self.positions(position)
+        x = self.input_norm(history)
+        if self.positions is not None:
+            x = x + self.positions((index[None, :] - first).clamp(0, self.max_history - 1))
         return self.dropout(x) * real[:, :, None], real
 
 
