@@ -85,12 +85,13 @@ class Teacher(Encoder):
 
 @dataclass(frozen=True)
 class Student(Encoder):
-    """The student's size and its training; the student alone is trained the same way with alpha 0."""
+    """The student's size and its training; the student alone is trained the same way without a teacher."""
 
-    dim: int = 128
+    dim: int = 192
     blocks: str = "pool"
     heads: int = 2
-    dropout: float = 0.1
+    dropout: float = 0.0
+    alone_dropout: float = 0.2  # of the student without a teacher, which overfits sooner
     learning_rate: float = 3e-3
     batch_positions: int = 1024
     epochs: int = 30
@@ -105,17 +106,18 @@ class Distill:
 
     terms: str = "kl"  # any of those in term.py, each with its weight: "kl:1,hint:0.1"
     alpha: float = 0.9
-    temperature: float = 1.0
+    temperature: float = 0.5
+    smoothing: float = 0.1  # of the labels of a student without a teacher, to compare with; 0: none is trained
 
 
 @dataclass(frozen=True)
 class Search:
     """What a search of the student tries, and what it may cost; chosen on validation."""
 
-    dims: str = "16,32,64,128"
+    dims: str = "32,64,128,192"
     blocks: str = "pool;pool,attention"  # mixers of a candidate, candidates apart by a semicolon
     alphas: str = "0.5,0.9,1.0"
-    temperatures: str = "1.0,2.0"
+    temperatures: str = "0.5,1.0"
     positions: int = 2_000_000  # targets that a trial is trained on
     minutes: float = 0.0  # no trial starts after so many; 0: no limit
     budget_ms: float = 0.0  # median of encode, score and top K on this machine; 0: no limit
@@ -297,6 +299,8 @@ def _check_ranges(config: Config) -> None:
         "split.time_share": (lambda v: 0 < v < 1, "above 0 and below 1"),
         "distill.alpha": (lambda v: 0 <= v <= 1, "between 0 and 1"),
         "distill.temperature": (lambda v: 0 < v < 1000, "above 0"),
+        "distill.smoothing": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+        "student.alone_dropout": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
         "search.positions": (lambda v: v >= 1, "at least 1"),
         **{f"ablation.{key}": (lambda v: v >= 1, "at least 1") for key in ("positions", "seeds")},
         **{f"ablation.{key}": (lambda v: v >= 0, "at least 0") for key in ("best", "worst")},

@@ -1,7 +1,9 @@
 """The distill stage: the student taught by soft labels, and beside it the same student without a teacher.
 
-Both start from the same weights, see the same batches in the same order and may train equally long; only the loss
-differs. So what separates them is the teacher.
+They start from the same weights, see the same batches in the same order and may train equally long; only the loss
+differs, and the dropout, for soft labels keep a student from overfitting and hard ones do not. So what separates them
+is the teacher. A third has smoothed labels in the teacher's place (Szegedy et al. 2016): what of the gain any soft
+target would have given.
 """
 
 import sys
@@ -22,10 +24,16 @@ from training.part import Source
 from training.progress import Progress
 from training.sequences import Events, select_events
 from training.soft_labels import LinearLabels, MixedLabels, SoftLabels, load_soft_labels, save_soft_labels
-from training.teaching import Recipe, Teaching, hard, teach
+from training.teaching import Recipe, Teaching, hard, smooth, teach
 
 STUDENT = "student.safetensors"
 ALONE = "alone.safetensors"
+SMOOTHED = "smoothed.safetensors"
+NOTES = {
+    STUDENT: "the student, distilled",
+    ALONE: "the same student, without the teacher",
+    SMOOTHED: "the same student, smoothed labels in the teacher's place",
+}
 
 Lesson = Callable[[SequenceModel], tuple[Loss, Teaching | None]]  # what fit takes, for a model to be taught
 
@@ -38,17 +46,29 @@ def distill(
     size: Size,
     schedule: Schedule,
     recipe: Recipe,
+    alone_dropout: float,
+    smoothing: float,
     progress: Progress,
 ) -> None:
-    """Train both students on the training part and write models and learning curves into out."""
+    """Train the students on the training part and write models and learning curves into out.
+
+    alone_dropout: of those without the teacher. smoothing: the smoothed labels' share of all items; 0 leaves them out.
+    """
 
     def taught(model: SequenceModel) -> tuple[Loss, Teaching | None]:
         return teach(recipe, source, model, schedule.seed)
 
-    for name, lesson in {STUDENT: taught, ALONE: _alone}.items():
+    def smoothed(model: SequenceModel) -> tuple[Loss, Teaching | None]:
+        return smooth(smoothing), None
+
+    untaught = replace(size, dropout=alone_dropout)
+    lessons = {STUDENT: (taught, size), ALONE: (_alone, untaught)}
+    if smoothing:
+        lessons[SMOOTHED] = (smoothed, untaught)
+    for name, (lesson, own_size) in lessons.items():
         if not (out / name).exists():
-            progress.note("the student, distilled" if name == STUDENT else "the same student, without the teacher")
-            _train_student(out, name, prepared, size=size, schedule=schedule, lesson=lesson, progress=progress)
+            progress.note(NOTES[name])
+            _train_student(out, name, prepared, size=own_size, schedule=schedule, lesson=lesson, progress=progress)
 
 
 def refit_student(

@@ -150,6 +150,8 @@ def run_distill(run: Run) -> None:
             size=open_size(run.config, "student"),
             schedule=open_schedule(settings),
             recipe=recipe,
+            alone_dropout=settings.alone_dropout,
+            smoothing=run.config.distill.smoothing,
             progress=run.progress,
         ),
     )

@@ -15,7 +15,7 @@ from training.errors import InputError
 from training.progress import Progress
 
 KEY = "stage.json"
-REVISION = 4  # raise when a stage's code changes what it makes from the same inputs
+REVISION = 5  # raise when a stage's code changes what it makes from the same inputs
 
 
 def make_key(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.breakdown import QUINTILES, popularity_quintile
@@ -89,6 +90,15 @@ def make_probe(prepared: Prepared, max_history: int) -> Probe:
 def hard(logits: Tensor, batch: Batch, piece: slice) -> Tensor:
     """Cross-entropy alone, in the form that fit takes."""
     return hard_loss(logits, batch.target[piece].to(logits.device))
+
+
+def smooth(share: float) -> Loss:
+    """Return cross-entropy against the target and, by a share, all items alike."""
+
+    def loss(logits: Tensor, batch: Batch, piece: slice) -> Tensor:
+        return F.cross_entropy(logits.float(), batch.target[piece].to(logits.device), label_smoothing=share)
+
+    return loss
 
 
 def teach(recipe: Recipe, source: Source, model: SequenceModel, seed: int) -> "tuple[Loss, Teaching | None]":

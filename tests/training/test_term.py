@@ -14,9 +14,9 @@ from training.errors import InputError
 from training.fit import Schedule, fit
 from training.part import Source
 from training.progress import Progress
-from training.sequences import Events
+from training.sequences import Batch, Events
 from training.soft_labels import load_soft_labels, save_soft_labels
-from training.teaching import Recipe, Teaching, teach
+from training.teaching import Recipe, Teaching, smooth, teach
 from training.term import TERMS, Pupil, check_terms, format_terms, parse_terms
 
 N_ITEMS = 40
@@ -33,6 +33,17 @@ def chain(users=32, length=9):
 def probe():
     first = torch.arange(8)[:, None]
     return (first + torch.arange(5)) % N_ITEMS, first[:, 0] + 5
+
+
+def test_smoothed_labels_are_cross_entropy_with_target_and_all_items():
+    logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    batch = Batch(torch.empty(0), torch.tensor([9, 1, 2, 3, 4, 6]), torch.empty(0), torch.empty(0))
+    log_p = logits.log_softmax(dim=-1)
+
+    found = smooth(0.1)(logits, batch, slice(1, 6))
+
+    chosen = log_p[torch.arange(5), batch.target[1:6]]
+    assert found == pytest.approx(float(-(0.9 * chosen + 0.1 * log_p.mean(dim=-1)).mean()), rel=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,9 @@ def items(tmp_path_factory) -> Path:
 def text_run(chain_world, items, encoder, tmp_path_factory) -> Path:
     """A run whose teachers are a transformer that starts from the texts, and one over the texts alone."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    settings = tiny_settings(f"teacher.text={encoder}", "teacher.members=transformer,text", "teacher.epochs=3")
+    settings = tiny_settings(
+        f"teacher.text={encoder}", "teacher.members=transformer,text", "teacher.epochs=3", "distill.smoothing=0.1"
+    )
     where = ["--interactions", str(chain_world), "--items", str(items), "--out", str(out)]
     assert main(["run", *where, "--refit", *settings]) == 0
     return out
@@ -103,7 +105,7 @@ def test_run_with_texts_has_both_teachers_in_its_report_and_bundle(text_run):
         "text",
         "ndcg@10",
     }
-    assert {"teacher", "student"} <= set(metrics["models"])
+    assert {"teacher", "student", "student_smoothed"} <= set(metrics["models"])
     assert (np.linalg.norm(vectors, axis=1) > 0).sum() == N_ITEMS - 2
     assert "Transformer over texts" in (text_run / "report.html").read_text() or "text" not in metrics["models"]
 
