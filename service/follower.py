@@ -13,8 +13,10 @@ import gc
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +33,7 @@ _REPORT_EVERY_S = 10.0
 _FIRST_WAIT_S = 2.0
 _MAX_WAIT_S = 60.0
 _TURN_S = 0.0005
+_NICE = 10
 Load = Callable[[Path, int], Edition]
 
 
@@ -45,6 +48,7 @@ class Follower:
         self._result, self._message, self._reported_at = "ok", "", 0.0
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._is_due = asyncio.Event()
+        self._loader = ThreadPoolExecutor(1, "loader", _step_back)  # of its own: nobody gets a priority back
 
     async def find_first(self, own: Path | None) -> Edition | None:
         """Return the edition to start with: the live version, or while the store is away what was live; else None.
@@ -71,6 +75,7 @@ class Follower:
                         await self._is_due.wait()
                 self._is_due.clear()
         finally:
+            self._loader.shutdown(wait=False)
             with contextlib.suppress(StoreError):
                 await self._releases.forget(self._name)
 
@@ -123,7 +128,7 @@ class Follower:
         try:
             path = await self._depot.bring(live)
             tried = time.monotonic()
-            edition = await asyncio.to_thread(self._load_gently, path, live)
+            edition = await asyncio.get_running_loop().run_in_executor(self._loader, self._load_gently, path, live)
         except StoreError as exc:
             self._refuse(live, RefusedError("error", f"version {live.version}: the store: {exc.kind}"))
         except RefusedError as exc:
@@ -190,6 +195,12 @@ async def _retire(edition: Edition | None) -> None:
     """End an edition that is no longer kept: its last requests first."""
     if edition is not None:
         await edition.recommender.close()
+
+
+def _step_back() -> None:
+    """Let the event loop's thread go first: on Linux a thread has a priority of its own."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 @contextmanager

@@ -34,16 +34,15 @@ class Product:
 
 
 def _matmul(columns: Float32) -> bytes:
+    """Return the model's bytes, put together in one step: each copy would hold the interpreter for all it takes."""
     dim, n = columns.shape
-    constant = (
-        _integer(1, dim) + _integer(1, n) + _integer(2, _FLOAT) + _text(8, "columns") + _bytes(9, columns.tobytes())
-    )
+    head = _integer(1, dim) + _integer(1, n) + _integer(2, _FLOAT) + _text(8, "columns") + _opening(9, columns.nbytes)
     node = _text(1, "users") + _text(1, "columns") + _text(2, "scores") + _text(4, "MatMul")
-    graph = (
-        _bytes(1, node) + _text(2, "product") + _bytes(5, constant)
-        + _bytes(11, _tensor("users", dim)) + _bytes(12, _tensor("scores", n))
-    )  # fmt: skip
-    return _integer(1, _IR_VERSION) + _bytes(8, _text(1, "") + _integer(2, _OPSET)) + _bytes(7, graph)
+    before = _bytes(1, node) + _text(2, "product") + _opening(5, len(head) + columns.nbytes) + head
+    after = _bytes(11, _tensor("users", dim)) + _bytes(12, _tensor("scores", n))
+    versions = _integer(1, _IR_VERSION) + _bytes(8, _text(1, "") + _integer(2, _OPSET))
+    opening = versions + _opening(7, len(before) + columns.nbytes + len(after))
+    return b"".join([opening, before, columns.data, after])
 
 
 def _tensor(name: str, width: int) -> bytes:
@@ -57,7 +56,11 @@ def _text(field: int, value: str) -> bytes:
 
 
 def _bytes(field: int, value: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(value)) + value
+    return _opening(field, len(value)) + value
+
+
+def _opening(field: int, n_bytes: int) -> bytes:
+    return _varint(field << 3 | 2) + _varint(n_bytes)
 
 
 def _integer(field: int, value: int) -> bytes:

@@ -89,24 +89,29 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def start(bundle: Path, n_items: int, directory: Path, stack: ExitStack) -> str:
-    """Make a catalogue, its users' histories and a store; serve them; return the URL."""
+def start(bundle: Path, n_items: int, directory: Path, stack: ExitStack, **environment: str) -> str:
+    """Make a catalogue, its users' histories and a store; serve them with RETORT_ settings; return the URL."""
     directory.mkdir()
     popularity = draw_bundle(bundle, n_items, directory / "bundle")
     write_histories(directory / "histories.jsonl", popularity)
     store = stack.enter_context(StoreProcess(directory, cores=LOAD_CORE))
     import_histories(directory / "histories.jsonl", redis_url=store.url)
-    return stack.enter_context(started_service(directory / "bundle", cores=SERVER_CORE, redis_url=store.url))
+    settings = {"redis_url": store.url, **environment}
+    return stack.enter_context(started_service(directory / "bundle", cores=SERVER_CORE, **settings))
 
 
-def draw_bundle(real: Path, n_items: int, out: Path) -> np.ndarray:
-    """Write a bundle of n_items vectors drawn from a fit to a real table; return the items' popularity."""
+def draw_bundle(real: Path, n_items: int, out: Path, *, seed: int = 0, own: str = "") -> np.ndarray:
+    """Write a bundle of n_items vectors drawn from a fit to a real table; return the items' popularity.
+
+    own: the prefix of the ids of the less popular half; where it is given, no other bundle has these.
+    """
     source = open_bundle(real)
     trained = source.table.dense()
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     vectors = rng.multivariate_normal(trained.mean(axis=0), np.cov(trained.T), size=n_items, method="cholesky")
     popularity = 1.0 / (1 + np.arange(n_items))
-    items = [Item(f"item-{row:06d}", float(popularity[row])) for row in range(n_items)]
+    prefixes = ["item"] * (n_items // 2) + [own or "item"] * (n_items - n_items // 2)
+    items = [Item(f"{prefix}-{row:06d}", float(popularity[row])) for row, prefix in enumerate(prefixes)]
     manifest = {"created_at": "2026-01-01T00:00:00+00:00", "max_history": source.manifest.max_history,
                 "repeat_consumption": False}  # fmt: skip
     table = ItemTable(vectors.astype(np.float32))

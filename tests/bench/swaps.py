@@ -1,0 +1,234 @@
+"""What swapping the model costs the requests that are answered meanwhile.
+
+    python tests/bench/swaps.py --bundle DIR [--items 20000] [--swaps 100] [--rate 0]
+
+Three versions of a catalogue lie in a real store and become live in turn, so that every swap is a whole one: fetch,
+trial, load, golden answers, warm-up, swap, drain. Half of each version's items are its own, so an answer that mixes
+versions shows. wrk asks at half the peak rate (or --rate) and looks at every answer; beside it one client asks /livez
+every few milliseconds, which is how the stall of the event loop is seen from outside, and memory is read after 10 swaps
+and at the end. The same is measured before, without swaps. The service has one core, wrk and the store the other, and
+the trials run on the service's. Bars: no failed answer (a refusal is one), no mixed one, p99 <= budget + G, memory at
+the end <= 1.1 x that after 10. JSON on the last line; exits with 1 if a bar is missed.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+
+import throughput
+from overload import BUDGET_MS, Probe, probe
+from rig import NULL_APP, machine, percentiles, started_app
+
+from service.breaker import Breaker
+from service.release import Releases
+from service.store import Store
+
+OWN = ("va", "vb", "vc")
+CONNECTIONS = 32
+CHECK = """
+local version_of, mixed, failed, seen = {VERSIONS}, 0, 0, 0
+delay = function() return DELAY end
+setup = function(thread) main = thread end
+response = function(status, headers, body)
+  seen = seen + 1
+  if status ~= 200 then failed = failed + 1 return end
+  local own = version_of[body:match('"model_version":"(%x+)"')]
+  for prefix in body:gmatch('"item_id":"(v%a)%-') do
+    if prefix ~= own then mixed = mixed + 1 break end
+  end
+  counts = seen .. " " .. failed .. " " .. mixed
+end
+done = function() print("counts " .. main:get("counts")) end
+"""
+
+
+def main() -> int:
+    """Run the benchmark."""
+    arguments = parse_arguments()
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        null = stack.enter_context(started_app(NULL_APP, cores=throughput.SERVER_CORE))
+        grace_ms = percentiles([took for _, took in probe(null, "/null", b"{}", 3)])["p99"]
+        url = throughput.start(
+            arguments.bundle, arguments.items, directory / "world", stack,
+            admin_key="", allow_anonymous="0", data_dir=str(directory / "data"), log_requests="0",
+        )  # fmt: skip
+        versions = publish_all(arguments, directory, f"unix://{directory}/world/store.sock")
+        script = directory / "wrk.lua"
+        script.write_text(throughput.WRK.replace("USERS", str(throughput.N_USERS)).replace("K}", "10}"))
+        throughput.ask(url, script, connections=16, seconds=3)
+        rate = arguments.rate or throughput.ask(url, script, connections=16, seconds=4)["per_s"] / 2
+        paced = directory / "paced.lua"
+        listed = ", ".join(f'["{version}"]="{own}"' for own, version in versions.items())
+        delay_ms = f"{1000 * CONNECTIONS / rate:.3f}"
+        paced.write_text(script.read_text() + CHECK.replace("VERSIONS", listed).replace("DELAY", delay_ms))
+        calm = observe(url, paced, lambda: time.sleep(arguments.calm_s))
+        flipper = Flipper(url, f"unix://{directory}/world/store.sock", list(versions.values()), arguments.swaps)
+        swapping = observe(url, paced, flipper.run)
+    return report({"calm": calm, "swapping": swapping, "swaps": flipper.found(), "grace_ms": grace_ms}, arguments)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--items", type=int, default=20_000)
+    parser.add_argument("--swaps", type=int, default=100)
+    parser.add_argument("--rate", type=float, default=0, help="requests a second; 0: half of what wrk gets")
+    parser.add_argument("--calm-s", type=float, default=20, help="seconds without swaps, to compare with")
+    return parser.parse_args()
+
+
+def with_releases(url: str, work):
+    """Do something with the releases of a store."""
+
+    async def do():
+        store = Store(url, max_connections=4, slow_s=5.0, breaker=Breaker())
+        try:
+            return await work(Releases(store, "retort"))
+        finally:
+            await store.close()
+
+    return asyncio.run(do())
+
+
+def publish_all(arguments: argparse.Namespace, directory: Path, store_url: str) -> dict[str, str]:
+    """Put the versions into the store; return own prefix -> version."""
+    versions = {}
+    for seed, own in enumerate(OWN, start=1):
+        throughput.draw_bundle(arguments.bundle, arguments.items, directory / own, seed=seed, own=own)
+        published = with_releases(store_url, lambda releases, own=own: releases.upload(directory / own))
+        versions[own] = published.version
+    return versions
+
+
+class Flipper:
+    """Makes versions live in turn, each once the one before is served."""
+
+    def __init__(self, url: str, store_url: str, versions: list[str], n_swaps: int) -> None:
+        self._url, self._store_url, self._versions, self._n_swaps = url, store_url, versions, n_swaps
+        self._took_s: list[float] = []
+        self._memory: list[float] = []
+
+    def run(self) -> None:
+        """Swap so often."""
+        with_releases(self._store_url, self._run)
+
+    async def _run(self, releases: Releases) -> None:
+        for number in range(self._n_swaps):
+            version = self._versions[number % len(self._versions)]
+            start = time.monotonic()
+            await releases.activate(version)
+            while await asyncio.to_thread(served, self._url) != version:
+                await asyncio.sleep(0.02)
+            self._took_s.append(time.monotonic() - start)
+            await asyncio.sleep(0.2)
+            self._memory.append(read_metric(self._url, "retort_resident_memory_bytes"))
+            if (number + 1) % 10 == 0:
+                print(f"{number + 1} swaps, {self._memory[-1] / 1e6:.0f} MB", file=sys.stderr, flush=True)
+
+    def found(self) -> dict[str, object]:
+        """How long swaps took, and what memory they left."""
+        tenth = self._memory[min(9, len(self._memory) - 1)]
+        return {
+            "n": len(self._took_s), "took_s": percentiles(self._took_s), "memory_after_10_mb": round(tenth / 1e6, 1),
+            "memory_after_all_mb": round(self._memory[-1] / 1e6, 1), "growth": round(self._memory[-1] / tenth, 3),
+        }  # fmt: skip
+
+
+def served(url: str) -> str:
+    """The version being served."""
+    with urllib.request.urlopen(f"{url}/readyz") as response:
+        return json.load(response)["model_version"]
+
+
+def read_metric(url: str, name: str) -> float:
+    """One sample without labels."""
+    with urllib.request.urlopen(f"{url}/metrics") as response:
+        found = re.search(rf"^{name} ([\d.e+]+)$", response.read().decode(), flags=re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+def observe(url: str, script: Path, work) -> dict[str, object]:
+    """Let wrk and the probe ask while work is done; return what they saw."""
+    lag_before = read_lag(url)
+    livez = Probe(url, "/livez", None)
+    command = [
+        "taskset",
+        "-c",
+        throughput.LOAD_CORE,
+        "wrk",
+        "-t1",
+        f"-c{CONNECTIONS}",
+        "-d3600s",
+        "--latency",
+        "-s",
+        script,
+    ]
+    wrk = subprocess.Popen([*map(str, command), url], stdout=subprocess.PIPE, text=True)
+    livez.start()
+    started = time.monotonic()
+    try:
+        work()
+    finally:
+        elapsed = time.monotonic() - started
+        wrk.send_signal(2)
+        text = wrk.communicate()[0]
+        alive = livez.stop()
+    n_seen, n_failed, n_mixed = map(int, re.search(r"counts (\d+) (\d+) (\d+)", text).groups())
+    late = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
+    lag = {edge: count - lag_before[edge] for edge, count in read_lag(url).items()}
+    return {
+        "seconds": round(elapsed, 1), "answers": n_seen, "per_s": round(n_seen / elapsed),
+        "failed": n_failed + (sum(map(int, late.groups())) if late else 0), "mixed": n_mixed,
+        "p50_ms": wrk_percentile(text, 50), "p99_ms": wrk_percentile(text, 99),
+        "livez": percentiles([took for _, took in alive]),
+        "lag_over_50_ms": round(1 - lag["0.05"] / max(1, lag["+Inf"]), 5),
+        "lag_over_250_ms": round(1 - lag["0.25"] / max(1, lag["+Inf"]), 5),
+    }  # fmt: skip
+
+
+def wrk_percentile(text: str, share: int) -> float:
+    """One percentile of wrk's table, in milliseconds."""
+    number, unit = re.search(rf"{share}%\s+([\d.]+)(us|ms|s)", text).groups()
+    return float(number) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
+
+
+def read_lag(url: str) -> dict[str, float]:
+    """The buckets of the event loop's lag."""
+    with urllib.request.urlopen(f"{url}/metrics") as response:
+        text = response.read().decode()
+    return {
+        e: float(n) for e, n in re.findall(r'retort_event_loop_lag_seconds_bucket\{le="([^"]+)"\} ([\d.e+]+)', text)
+    }
+
+
+def report(found: dict, arguments: argparse.Namespace) -> int:
+    """Print the table, and JSON on the last line; return the exit code."""
+    for name in ("calm", "swapping"):
+        print(f"{name}: {found[name]}")
+    print(f"swaps: {found['swaps']}; G, the null handler's p99: {found['grace_ms']:.2f} ms")
+    swapping, swaps = found["swapping"], found["swaps"]
+    bars = {
+        "failed": swapping["failed"] == 0,
+        "mixed": swapping["mixed"] == 0,
+        "p99": swapping["p99_ms"] <= BUDGET_MS + found["grace_ms"],
+        "memory": swaps["growth"] <= 1.1,
+    }
+    missed = [name for name, is_met in bars.items() if not is_met]
+    print(f"bars missed: {missed}" if missed else "every bar met")
+    print(json.dumps({**machine(), "items": arguments.items, "missed": missed, **found}))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
