@@ -15,12 +15,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from service import __version__, rollout
+from service import __version__, doctor, rollout
 from service.app import open_profile, open_service, reach_store, start_embedded, trial_of
 from service.bench import Question, run_bench
 from service.caller import Target
 from service.crew import Crew
-from service.errors import NotBuiltError, RetortError, StartError
+from service.errors import RetortError, StartError
 from service.logs import Log, LogHandler
 from service.profile import Profile
 from service.release import Releases
@@ -28,7 +28,6 @@ from service.server import BACKLOG, Server, address_of, bind, loop_factory
 from service.settings import Settings, read_settings
 from service.transfer import export_events, import_histories
 
-_LATER = {"doctor": "look for what is wrong"}
 MAX_WORKERS = 64
 
 
@@ -85,11 +84,11 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
     _add_bench(commands.add_parser("bench", help="find the rate at which a running service keeps a latency budget"))
     _add_releases(commands)
-    for name, text in _LATER.items():
-        command = commands.add_parser(name, help=f"{text} (not built yet)", add_help=False)
-        command.set_defaults(run=_refuse, name=name)
-        command.add_argument("rest", nargs=argparse.REMAINDER)
-    for name in ("serve", "import", "export", "publish", "activate", "rollback", "status"):
+    ill = commands.add_parser("doctor", help="look for what is wrong with machine, settings, store and bundle")
+    ill.add_argument("--bundle", type=Path, help="the bundle directory")
+    ill.add_argument("--workers", type=int, default=1, help="as for serve")
+    ill.set_defaults(run=_examine)
+    for name in ("serve", "import", "export", "publish", "activate", "rollback", "status", "doctor"):
         command = commands.choices[name]
         command.add_argument(
             "--data-dir", type=Path, help="where the embedded server keeps its data (default ~/.local/share/retort)"
@@ -152,10 +151,6 @@ def _add_releases(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         command.add_argument("--wait", type=float, default=0.0, metavar="S", help="wait so long for all to serve it")
     for command in (publish, activate, rollback, status):
         command.set_defaults(run=_roll_out)
-
-
-def _refuse(arguments: argparse.Namespace) -> int:
-    raise NotBuiltError(f"{arguments.name}: not built yet in version {__version__}")
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -253,6 +248,31 @@ async def _with_releases(settings: Settings, arguments: argparse.Namespace) -> i
     async with reach_store(settings) as store:
         status: int = await arguments.work(arguments, Releases(store, settings.namespace), settings)
         return status
+
+
+def _examine(arguments: argparse.Namespace) -> int:
+    settings = read_settings(bundle=arguments.bundle, data_dir=arguments.data_dir)
+    return doctor.print_findings(asyncio.run(_examine_all(settings, arguments.workers)))
+
+
+async def _examine_all(settings: Settings, n_workers: int) -> list[doctor.Finding]:
+    findings = [
+        doctor.check_cores(n_workers, len(os.sched_getaffinity(0)), os.environ),
+        doctor.check_files(settings.max_in_flight, settings.store_connections),
+        doctor.check_disk(settings.data_dir),
+        doctor.check_metrics_directory(os.environ),
+        doctor.check_keys(
+            settings.host,
+            is_exposed=settings.is_exposed_without_keys,
+            has_admin=bool(settings.admin_key.get_secret_value()),
+        ),
+        await doctor.check_bundle(settings.bundle, trial_of(settings)),
+    ]
+    try:
+        async with reach_store(settings) as store:
+            return findings + await doctor.check_store(store, settings.budget_ms / 1000 * settings.store_share)
+    except StartError as exc:
+        return [*findings, doctor.Finding(doctor.FAIL, "store", str(exc), "see RETORT_REDIS_URL")]
 
 
 async def _with_profile(settings: Settings, file: Path, work: Callable[[Path, Profile], Awaitable[int]]) -> int:

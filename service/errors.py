@@ -2,7 +2,6 @@
 
     RetortError
     ├── StartError              start-up: one line on stderr, exit code 2
-    │   ├── NotBuiltError       a command that the help names and this version does not have
     │   └── GoldenError         a model whose answers are not those of its bundle
     ├── RefusedError            a published bundle that is not served: result is the label of model_swaps_total
     ├── RequestError            the caller's: status, code and message of the envelope
@@ -26,10 +25,6 @@ class RetortError(Exception):
 
 class StartError(RetortError):
     """The service cannot start as asked."""
-
-
-class NotBuiltError(StartError):
-    """The command is planned, and not part of this version."""
 
 
 class GoldenError(StartError):

@@ -44,7 +44,7 @@ def test_readme_names_every_metric_and_no_other():
 def test_readme_names_every_command():
     for name in commands(training_parser()):
         assert f"python -m training {name}" in README, name
-    for name in ("import", "export", "bench", "publish", "activate", "rollback", "status"):
+    for name in ("import", "export", "bench", "publish", "activate", "rollback", "status", "doctor"):
         assert name in commands(service_parser())
         assert re.search(rf"python -m service {name}\b|or {name} VERSION", README), name
 

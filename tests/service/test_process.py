@@ -277,15 +277,6 @@ def test_bundle_with_a_wrong_encoder_is_not_served(tmp_path: Path, encoder: byte
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["doctor"])
-def test_later_command_is_refused_and_yet_in_the_help(command: str) -> None:
-    done = run_command(command, "x")
-
-    assert done.returncode == 2
-    assert f"{command}: not built yet" in done.stderr
-    assert command in run_command("--help").stdout
-
-
 @pytest.mark.parametrize("is_running", [False, True])
 @pytest.mark.parametrize("name", ["histories.jsonl.gz", "histories.csv", "histories.jsonl"])
 def test_import_loads_histories_once_and_leaves_the_stream_alone(
