@@ -9,6 +9,7 @@ from pathlib import Path
 
 from training.ablation import ablation_lines
 from training.comparison import compare_runs, comparison_lines
+from training.compression import compression_lines
 from training.config import dump_config, load_config
 from training.demo import SMALL, check_port, serve_demo
 from training.errors import InputError, StageError, TrainingError
@@ -27,7 +28,7 @@ from training.run import (
     run_teacher,
 )
 from training.simulate import simulate
-from training.study import run_ablation, run_search
+from training.study import run_ablation, run_compression, run_search
 
 EXAMPLES = """examples:
   python -m training simulate --out world                       a small made-up world to try things on
@@ -78,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         stage.set_defaults(command=_stage(work))
     _add_search(commands)
     _add_ablation(commands)
+    _add_compression(commands)
     _add_evaluate(commands)
     _add_compare(commands)
     _add_demo(commands)
@@ -126,6 +128,16 @@ def _add_ablation(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.set_defaults(command=_ablation)
 
 
+def _add_compression(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = (
+        "Shrink the student in every way, measure each before and after it is taught on, through onnxruntime; "
+        "report.html then shows the table. Goes on where it was stopped."
+    )
+    parser = commands.add_parser("compression", help=text, description=text)
+    _add_run_options(parser, with_data=False)
+    parser.set_defaults(command=_compression)
+
+
 def _add_budget(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("budget", "what the student may cost; giving one searches for the best that fits")
     group.add_argument("--budget-ms", type=float, help="encode, score and top K of one user, median, one core")
@@ -139,6 +151,17 @@ def _search(arguments: argparse.Namespace) -> None:
 def _ablation(arguments: argparse.Namespace) -> None:
     run = _continue_run(arguments)
     print("\n".join(ablation_lines(run_ablation(run))))
+    _report_again(run)
+
+
+def _compression(arguments: argparse.Namespace) -> None:
+    run = _continue_run(arguments)
+    print("\n".join(compression_lines(run_compression(run))))
+    _report_again(run)
+
+
+def _report_again(run: Run) -> None:
+    """Write the report once more, where the run is finished."""
     if (run.out / "bundle").exists():
         run_report(run)
         print(f"report: {run.out / 'report.html'}")

@@ -137,6 +137,15 @@ class Ablation:
 
 
 @dataclass(frozen=True)
+class Compression:
+    """What a study of compression measures and how long each variant is taught on."""
+
+    variants: str = ""  # some of those in compression.py; empty: all. Apart by a semicolon
+    positions: int = 500_000  # targets
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
 class Compress:
     """How item table and encoder are stored in the bundle."""
 
@@ -162,6 +171,7 @@ class Config:
     distill: Distill = field(default_factory=Distill)
     search: Search = field(default_factory=Search)
     ablation: Ablation = field(default_factory=Ablation)
+    compression: Compression = field(default_factory=Compression)
     compress: Compress = field(default_factory=Compress)
     baselines: Baselines = field(default_factory=Baselines)
 
@@ -303,6 +313,8 @@ def _check_ranges(config: Config) -> None:
         "student.alone_dropout": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
         "search.positions": (lambda v: v >= 1, "at least 1"),
         **{f"ablation.{key}": (lambda v: v >= 1, "at least 1") for key in ("positions", "seeds")},
+        "compression.positions": (lambda v: v >= 1, "at least 1"),
+        "compression.learning_rate": (lambda v: 0 < v < 10, "above 0 and below 10"),
         **{f"ablation.{key}": (lambda v: v >= 0, "at least 0") for key in ("best", "worst")},
         **{f"search.{key}": (lambda v: v >= 0, "at least 0") for key in ("minutes", "budget_ms", "budget_mb")},
     }

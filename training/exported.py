@@ -50,3 +50,15 @@ def time_encoder(encoder: bytes, *, dim: int, max_history: int, repeats: int = 3
         session.run(["user"], inputs)
         times.append(perf_counter() - started)
     return float(np.median(times) * 1e6)
+
+
+def time_scoring(graph: bytes, *, dim: int, repeats: int = 200) -> float:
+    """Return the median microseconds in which a scoring graph finds one user's best, on one core."""
+    session = open_session(graph)
+    inputs = {"user": np.random.default_rng(0).standard_normal((1, dim)).astype(np.float32)}
+    times = []
+    for _ in range(repeats):
+        started = perf_counter()
+        session.run(None, inputs)
+        times.append(perf_counter() - started)
+    return float(np.median(times) * 1e6)

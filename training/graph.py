@@ -8,11 +8,13 @@ import copy
 import io
 import logging
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
@@ -75,7 +77,7 @@ class _Newest(nn.Module):
 def export_encoder(model: SequenceModel, kind: str = "float32") -> bytes:
     """Return the encoder as an ONNX graph of DESIGN's shape, without names or paths of this machine.
 
-    kind: float32, or int8 for matrices that round_encoder rounded.
+    kind: float32; float16 or int8 for matrices that round_encoder rounded.
     """
     size = model.size
     batch = torch.export.Dim("batch", min=1, max=65536)
@@ -98,16 +100,16 @@ def export_encoder(model: SequenceModel, kind: str = "float32") -> bytes:
     if program is None:
         raise StageError("the ONNX exporter returned nothing")
     encoder = _without_traces(program.model_proto)
-    return store_as_int8(encoder) if kind == "int8" else encoder
+    return encoder if kind == "float32" else store_as(encoder, kind)
 
 
-def store_as_int8(encoder: bytes) -> bytes:
-    """Return the graph with each matrix that multiplies stored as int8 and a scale a column.
+def store_as(encoder: bytes, kind: str) -> bytes:
+    """Return the graph with each matrix that multiplies stored as float16, or as int8 and a scale a column.
 
     Weights only, by Cast and Mul, which onnxruntime folds into float32 at load: the products, and their time, are as
     before, and no batch-mate moves a user's vector. A DequantizeLinear in their place is fused with the product into an
     8-bit one that rounds the user too: 60 against 64 µs, but .5 % off (onnxruntime 1.31.1, 2026-11-21). Matrices that
-    quantise_rows rounded before the export come out exactly as they are.
+    were rounded before the export come out exactly as they are.
     """
     model = onnx.load_from_string(encoder)
     graph = model.graph
@@ -118,22 +120,83 @@ def store_as_int8(encoder: bytes) -> bytes:
         if tensor.name not in used or weights.ndim != 2 or weights.dtype != np.float32:
             kept.append(tensor)
             continue
-        values, scales = quantise_rows(weights.T)
-        stored, scale, wide = (f"{tensor.name}_{part}" for part in ("int8", "scale", "wide"))
-        kept += [
-            onnx.numpy_helper.from_array(np.ascontiguousarray(values.T), stored),
-            onnx.numpy_helper.from_array(scales, scale),
-        ]
-        added += [
-            onnx.helper.make_node("Cast", [stored], [wide], to=onnx.TensorProto.FLOAT),
-            onnx.helper.make_node("Mul", [wide, scale], [tensor.name]),
-        ]
+        arrays, nodes = _narrowed(tensor.name, weights, kind)
+        kept += [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+        added += nodes
     nodes = [*added, *graph.node]
     del graph.initializer[:], graph.node[:]
     graph.initializer.extend(kept)
     graph.node.extend(nodes)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
+
+
+def _narrowed(name: str, weights: NDArray[np.float32], kind: str) -> tuple[dict[str, NDArray[Any]], list[Any]]:
+    """Return what is stored of a matrix [R, C], and the nodes that make it float32 again under its name."""
+    if kind == "float16":
+        return {f"{name}_float16": weights.astype(np.float16)}, [
+            onnx.helper.make_node("Cast", [f"{name}_float16"], [name], to=onnx.TensorProto.FLOAT)
+        ]
+    values, scales = quantise_rows(weights.T)
+    return {f"{name}_int8": np.ascontiguousarray(values.T), f"{name}_scale": scales}, [
+        onnx.helper.make_node("Cast", [f"{name}_int8"], [f"{name}_wide"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Mul", [f"{name}_wide", f"{name}_scale"], [name]),
+    ]
+
+
+def scoring_graph(stored: Mapping[str, NDArray[Any]], dim: int, k: int) -> bytes:
+    """Return a graph from one user [1, D] to the k best of a stored table: scores and rows.
+
+    stored: items [N, D] of any kind (int8 with scales [N]); left [N, R] and right [R, D]; or codes [N, M] into
+    codebooks [M, 256, D / M]. What is stored narrow is folded to float32 at load, but codes: they are looked up.
+    """
+    if "codes" in stored:
+        books, rows = stored["codebooks"], stored["codes"]
+        arrays = {
+            "books": np.ascontiguousarray(books.transpose(0, 2, 1)),  # [M, D / M, 256]
+            "rows": rows.T.astype(np.int32),
+            "parts": np.array([len(books), 1, -1]),
+            "flat": np.array([len(books), -1]),
+            "first": np.array([0]),
+        }
+        nodes = [
+            onnx.helper.make_node("Reshape", ["user", "parts"], ["split"]),
+            onnx.helper.make_node("MatMul", ["split", "books"], ["products"]),  # [M, 1, 256]
+            onnx.helper.make_node("Reshape", ["products", "flat"], ["looked"]),
+            onnx.helper.make_node("GatherElements", ["looked", "rows"], ["found"], axis=1),  # [M, N]
+            onnx.helper.make_node("ReduceSum", ["found", "first"], ["scores"], keepdims=1),
+        ]
+    elif "left" in stored:
+        arrays = {name: np.ascontiguousarray(stored[name].T) for name in ("left", "right")}
+        nodes = [
+            onnx.helper.make_node("MatMul", ["user", "right"], ["narrow"]),
+            onnx.helper.make_node("MatMul", ["narrow", "left"], ["scores"]),
+        ]
+    else:
+        arrays, nodes = _scored_rows(stored)
+    arrays["k"] = np.array([k])
+    nodes.append(onnx.helper.make_node("TopK", ["scores", "k"], ["best", "best_rows"]))
+    user = onnx.helper.make_tensor_value_info("user", onnx.TensorProto.FLOAT, [1, dim])
+    outputs = [
+        onnx.helper.make_tensor_value_info("best", onnx.TensorProto.FLOAT, [1, k]),
+        onnx.helper.make_tensor_value_info("best_rows", onnx.TensorProto.INT64, [1, k]),
+    ]
+    weights = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = onnx.helper.make_graph(nodes, "scoring", [user], outputs, weights)
+    opsets = [onnx.helper.make_opsetid("", OPSET)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+
+def _scored_rows(stored: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], list[Any]]:
+    """Arrays and nodes from user [1, D] to scores [1, N] of a table that is stored row by row."""
+    items = np.ascontiguousarray(stored["items"].T)
+    product = onnx.helper.make_node("MatMul", ["user", "wide"], ["scores"])
+    if items.dtype == np.float32:
+        return {"wide": items}, [product]
+    cast = onnx.helper.make_node("Cast", ["items"], ["cast"], to=onnx.TensorProto.FLOAT)
+    scales = stored.get("scales", np.ones(1, dtype=np.float32))
+    scale = onnx.helper.make_node("Mul", ["cast", "scales"], ["wide"])
+    return {"items": items, "scales": scales}, [cast, scale, product]
 
 
 def _without_traces(model: onnx.ModelProto) -> bytes:

@@ -24,6 +24,7 @@ TIMES = (
     ("model_ms", "milliseconds to encode one history, score the catalogue and take the best", 1.0),
     ("encode_us", "microseconds to encode one history", 1.0),
 )
+STUDIES = ("ablation", "compression")
 BYTES = ("bytes", "megabytes of encoder and item table", 1e-6)
 
 
@@ -35,7 +36,9 @@ def write_report(run: Path, prepared: Prepared, progress: Progress) -> dict[str,
     _write(run / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     _write(
         run / "report.html",
-        render(metrics, learning_curves(run), read_trials(run), examples, read_table(run, "ablation")),
+        render(
+            metrics, learning_curves(run), read_trials(run), examples, {name: read_table(run, name) for name in STUDIES}
+        ),
     )
     return metrics
 
@@ -45,7 +48,7 @@ def render(
     curves: Mapping[str, Sequence[Epoch]],
     trials: Sequence[Mapping[str, Any]],
     examples: Sequence[Example],
-    ablation: Mapping[str, Any] | None = None,
+    studies: Mapping[str, Any],
 ) -> str:
     """Return the page."""
     models = metrics["models"]
@@ -67,8 +70,9 @@ def render(
         group_label=group_label,
         fronts=[plot_front(trials, *cost) for cost in _measured_costs(trials)],
         examples=examples,
-        ablation=ablation,
-        differences=_differences(ablation),
+        ablation=studies["ablation"],
+        differences=_differences(studies["ablation"]),
+        compression=studies["compression"],
         row_title=row_title,
         config=json.dumps(metrics["lineage"]["config"], indent=1),
     )

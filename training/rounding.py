@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 
 def quantise_rows(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -13,9 +13,18 @@ def quantise_rows(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArr
 
 
 @torch.no_grad()
-def round_encoder(encoder: nn.Module) -> None:
-    """Round each matrix of an encoder to what int8 can hold, a scale an output. Those of a GRU stay as they are."""
+def round_encoder(encoder: nn.Module, kind: str = "int8") -> None:
+    """Round each matrix of an encoder to what float16, or int8 and a scale an output, can hold. A GRU's stay."""
     for module in encoder.modules():
         if isinstance(module, nn.Linear):
-            values, scales = quantise_rows(module.weight.numpy())
-            module.weight.copy_(torch.from_numpy(values * scales[:, None]))
+            module.weight.copy_(round_rows(module.weight, kind))
+
+
+def round_rows(weights: Tensor, kind: str) -> Tensor:
+    """Return the nearest to weights [R, C] that float16, or int8 with a scale a row, can hold, as float32."""
+    if kind == "float32":
+        return weights
+    if kind == "float16":
+        return weights.half().float()
+    scales = weights.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+    return (weights / scales).round() * scales

@@ -1,6 +1,6 @@
 """The studies of a run directory: what is tried beside the stages to choose or to explain.
 
-    search/  ablation/
+    search/  ablation/  compression/
 
 Each keeps its finished trials, so that it goes on where it was stopped.
 """
@@ -9,7 +9,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from training.ablation import Bench, Plan, ablate, save_logits
+from training.checkpoint import load_model
+from training.compression import VARIANTS, compress_all
+from training.compression import Bench as CompressionBench
 from training.config import Compress, Distill, dump_config, parse_candidates, parse_numbers, pupil_of
+from training.distill import STUDENT
+from training.errors import InputError
 from training.mix import load_factors
 from training.run import Run, ensure_soft_labels, open_recipe, open_schedule, open_size, open_source, training_events
 from training.search import Budget, Candidate, Space, Stored, search
@@ -93,6 +98,41 @@ def run_ablation(run: Run) -> dict[str, Any]:
             run.progress,
         ),
         plan,
+    )
+    logits.unlink(missing_ok=True)
+    return table
+
+
+def run_compression(run: Run) -> dict[str, Any]:
+    """Shrink the run's student in every way, measure each, and leave the table; returns it."""
+    prepared, config = run.prepared(), run.config
+    settings = config.compression
+    names = [name.strip() for name in settings.variants.split(";") if name.strip()] or list(VARIANTS)
+    for name in names:
+        if name not in VARIANTS:
+            raise InputError(f"compression.variants: unknown variant {name!r}; known: {'; '.join(VARIANTS)}")
+    recipe = open_recipe(run)
+    ensure_soft_labels(run, prepared)
+    out = run.out / "compression"
+    shared = {"positions": settings.positions, "learning_rate": settings.learning_rate, "recipe": asdict(recipe)}
+    keep_or_clear(out, make_key("compression", shared, {"student": run.key("student")}))
+    run.progress.stage("compression", "started")
+    events, logits = training_events(prepared), out / "logits.npy"
+    schedule = replace(
+        open_schedule(config.student), positions=settings.positions, learning_rate=settings.learning_rate
+    )
+    table = compress_all(
+        CompressionBench(
+            out,
+            prepared,
+            events,
+            load_model(run.out / "student" / STUDENT),
+            save_logits(open_source(run, prepared), events, len(prepared.items), logits, run.progress),
+            recipe,
+            schedule,
+            run.progress,
+        ),
+        names,
     )
     logits.unlink(missing_ok=True)
     return table
