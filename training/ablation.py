@@ -4,6 +4,9 @@ Every term is screened with one seed on top of the hard loss alone and on top of
 stand out on validation, the best and the worst, and what all are compared with are trained with more seeds. A finished
 trial is kept. Validation chooses; the judged part is ranked once a trial is over and only read for the table.
 
+The hard loss needs dropout where soft labels do not: each base has the dropout of the run's own student of its kind,
+with and without a term. Smoothed labels are one more row, for what of a gain any soft target would have given.
+
 A term that needs attention in the student is tried, and compared, with one more block than the run's student has.
 """
 
@@ -30,11 +33,11 @@ from training.progress import Progress
 from training.ranking import bootstrap_interval, ndcg
 from training.sequences import Events, select_events
 from training.soft_labels import SavedLabels
-from training.teaching import Recipe, Teaching, hard, teach
+from training.teaching import Recipe, Teaching, hard, smooth, teach
 from training.variety import coverage, gini
 
 TABLE = "ablation.json"
-ON_HARD, ON_KL = "hard", "kl"
+ON_HARD, ON_KL, SMOOTHING = "hard", "kl", "smoothing"
 SHARE_ON_HARD = 0.5  # alpha of a term on top of the hard loss
 AT = 10
 
@@ -74,6 +77,7 @@ class Plan:
     seeds: Sequence[int]  # the first screens
     best: int  # how many are trained with all seeds, from above
     worst: int  # and from below
+    smoothing: float = 0.0  # of the labels of a student without a teacher; 0: none
 
     def trials(self) -> list[Trial]:
         """Return what is screened, each reference before what is compared with it."""
@@ -82,6 +86,9 @@ class Plan:
             for base in (ON_HARD, ON_KL):
                 found[Trial(base, None, 0.0, blocks)] = None
                 found |= {Trial(base, name, weight * scale, blocks): None for scale in self.scales}
+        if self.smoothing:
+            plain = next(iter(found))
+            found[Trial(ON_HARD, SMOOTHING, self.smoothing, plain.blocks)] = None
         return list(found)
 
 
@@ -93,6 +100,7 @@ class Bench:
     prepared: Prepared
     source: Source
     size: Size
+    hard_dropout: float  # of the students on top of the hard loss
     schedule: Schedule
     alpha: float
     temperature: float
@@ -133,7 +141,9 @@ def _run(bench: Bench, trial: Trial, seed: int, events: Events) -> dict[str, Any
     started = monotonic()
     bench.progress.note(f"trial {path.stem}")
     torch.manual_seed(seed)
-    model = SequenceModel(len(bench.prepared.items), replace(bench.size, blocks=trial.blocks)).to(choose_device())
+    dropout = bench.hard_dropout if trial.base == ON_HARD else bench.size.dropout
+    size = replace(bench.size, blocks=trial.blocks, dropout=dropout)
+    model = SequenceModel(len(bench.prepared.items), size).to(choose_device())
     loss, extra = _lesson(bench, trial, model, seed)
     checkpoint = path.with_suffix(".safetensors")
     validate = validation_score(bench.prepared)
@@ -165,6 +175,8 @@ def _run(bench: Bench, trial: Trial, seed: int, events: Events) -> dict[str, Any
 def _lesson(bench: Bench, trial: Trial, model: SequenceModel, seed: int) -> tuple[Loss, Teaching | None]:
     if trial.base == ON_HARD and trial.term is None:
         return hard, None
+    if trial.term == SMOOTHING:
+        return smooth(trial.weight), None
     return teach(trial.recipe(bench.alpha, bench.temperature), bench.source, model, seed)
 
 

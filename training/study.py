@@ -77,6 +77,7 @@ def run_ablation(run: Run) -> dict[str, Any]:
         range(student.seed, student.seed + settings.seeds),
         settings.best,
         settings.worst,
+        config.distill.smoothing,
     )
     out = run.out / "ablation"
     shared = {"student": asdict(student) | {"blocks": "", "seed": 0}, "positions": settings.positions}
@@ -92,6 +93,7 @@ def run_ablation(run: Run) -> dict[str, Any]:
                 open_source(run, prepared), training_events(prepared), len(prepared.items), logits, run.progress
             ),
             open_size(config, "student"),
+            student.alone_dropout,
             replace(open_schedule(student), positions=settings.positions),
             config.distill.alpha,
             config.distill.temperature,

@@ -9,7 +9,13 @@ from tests.training.world import tiny_settings
 from training.__main__ import main
 from training.ablation import ON_HARD, ON_KL, Plan, Trial, stand_outs, verdict
 
-FEW = ("ablation.terms=hint,attention", "ablation.positions=3000", "ablation.seeds=2", "ablation.best=1")
+FEW = (
+    "ablation.terms=hint,attention",
+    "ablation.positions=3000",
+    "ablation.seeds=2",
+    "ablation.best=1",
+    "distill.smoothing=0.1",
+)
 
 
 def test_a_plan_compares_each_term_with_a_student_of_the_same_blocks():
@@ -22,6 +28,14 @@ def test_a_plan_compares_each_term_with_a_student_of_the_same_blocks():
         assert trials.index(trial.reference()) <= trials.index(trial)
         assert trial.reference().blocks == trial.blocks
     assert len({trial.name(1) for trial in trials}) == 12
+
+
+def test_smoothed_labels_are_one_more_row_on_top_of_the_hard_loss():
+    plan = Plan({"hint": (1.0, ("pool",))}, (1.0,), (1,), 1, 1, smoothing=0.1)
+
+    assert [trial for trial in plan.trials() if trial.term == "smoothing"] == [
+        Trial(ON_HARD, "smoothing", 0.1, ("pool",))
+    ]
 
 
 def test_the_best_the_worst_and_their_references_get_more_seeds():
@@ -63,12 +77,13 @@ def test_an_ablation_leaves_its_table_its_section_and_goes_on_from_its_trials(fi
 
     table = json.loads((run / "ablation" / "ablation.json").read_text())
     rows = {(row["base"], row["term"], tuple(row["blocks"])): row for row in table["rows"]}
-    assert len(rows) == 8
+    assert len(rows) == 9
     assert all(row["extra_block"] == (row["blocks"] == ["pool", "attention"]) for row in table["rows"])
     assert set(table["models"]) == {"teacher", "student"}
     assert all(len(row["recall_by_popularity"]) == 5 for row in table["rows"])
     assert len(rows[ON_HARD, None, ("pool",)]["seeds"]) == 2
     assert sum(len(row["seeds"]) == 2 for row in table["rows"]) == 4 + 1 + 2
+    assert rows[ON_HARD, "smoothing", ("pool",)]["term"] == "smoothing"
     assert not (run / "ablation" / "logits.npy").exists()
     page = (run / "report.html").read_text()
     assert "Which way to transfer is worth using" in page and "soft labels + hint x 1" in page
