@@ -16,7 +16,8 @@ from service.codes import Codes
 from service.scan import scan_scores, with_ones
 from service.search import Masked, Ranked, rank
 
-RECALL_AT = 100
+FEW_AND_MANY = (10, 100)
+RECALL_AT = FEW_AND_MANY[1]
 
 
 @dataclass(slots=True)
@@ -29,24 +30,30 @@ class Shortlist:
 
 
 class Approximate:
-    """Search through codes. depth: how many of the best by code are scored exactly."""
+    """Search through codes. depths: how many of the best by code are scored exactly for 10 and for 100 items."""
 
-    def __init__(self, table: ItemTable, codes: Codes, *, depth: int, recall: float) -> None:
-        self.depth, self.recall = depth, recall
+    def __init__(self, table: ItemTable, codes: Codes, *, depths: tuple[int, int], recall: float) -> None:
+        self.depths, self.recall = depths, recall
         self._table, self._codes = table, codes
         self._embeddings = np.asarray(table.embeddings)
         self._is_masked = np.zeros(len(codes), dtype=np.bool_)
 
     def describe(self) -> dict[str, Any]:
         """Return what GET /model says of it."""
-        return {"kind": "approximate", "recall_at_100": self.recall, "depth": self.depth}
+        return {"kind": "approximate", "recall_at_100": self.recall, "depths": self.depths}
 
     def score(self, users: Float32, k: int, n_masked: int) -> Shortlist:
         """Return the shortlist of users, float32 [batch, dim]. n_masked: of the user who has most."""
-        depth = self.depth * max(RECALL_AT, k) // RECALL_AT + n_masked
+        depth = self._depth(k, n_masked)
         with np.errstate(all="ignore"):
             rows = [line[line >= 0] for line in self._codes.nearest(with_ones(users, self._table), depth)]
             return Shortlist(users, rows, [self._score(line, user) for line, user in zip(rows, users, strict=True)])
+
+    def _depth(self, k: int, n_masked: int) -> int:
+        """Return how deep to look: the k best of the rest are among the k + n_masked best of all."""
+        if k + n_masked <= RECALL_AT:
+            return int(np.interp(k + n_masked, FEW_AND_MANY, self.depths))
+        return self.depths[1] * max(RECALL_AT, k) // RECALL_AT + n_masked
 
     def best(self, scores: Shortlist, k: int, masked: Masked) -> list[Ranked | None]:
         """Return for each user the k best, without the masked rows; None where a score is not finite."""

@@ -18,19 +18,18 @@ and values. It does not run the encoder.
 
 import hashlib
 import json
-import math
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.item import MAX_ID_LENGTH, Item, Items, check_item_id, finite, popularity_order, read_items, read_lines
 from service.manifest import (
     BIASES,
     EMBEDDINGS,
@@ -51,33 +50,18 @@ from service.manifest import (
     bundle_version,
     check_files,
     fingerprint,
-    parse_json,
     read_manifest,
 )
 
 __all__ = [
-    "EMBEDDINGS", "ENCODER", "FORMAT", "GOLDEN", "ITEMS", "MANIFEST", "REQUIRED", "SCALES", "TIE_RULE",
+    "EMBEDDINGS", "ENCODER", "FORMAT", "GOLDEN", "ITEMS", "MANIFEST", "MAX_ID_LENGTH", "REQUIRED", "SCALES", "TIE_RULE",
     "Bundle", "BundleCorruptError", "BundleError", "BundleFormatError", "BundleMissingError", "Float32", "Golden",
-    "Int64", "Item", "ItemTable", "Manifest", "bundle_version", "check_item_id", "open_bundle", "pad_histories",
-    "popularity_order", "read_manifest", "tie_hash", "write_bundle",
+    "Int64", "Item", "ItemTable", "Items", "Manifest", "bundle_version", "check_item_id", "open_bundle",
+    "pad_histories", "popularity_order", "read_manifest", "tie_hash", "write_bundle",
 ]  # fmt: skip
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
-
-MAX_ID_LENGTH = 128
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_NO_ATTRIBUTES: Mapping[str, Sequence[str]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One row of the catalogue. popularity: a count or weight, higher is more popular."""
-
-    item_id: str
-    popularity: float
-    title: str | None = None
-    attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,22 +108,13 @@ class Bundle:
     path: Path
     manifest: Manifest
     table: ItemTable
-    items: Sequence[Item]
+    items: Items
     golden: Sequence[Golden]
 
     @property
     def encoder(self) -> bytes:
         """The ONNX graph, as bytes: loaded so, it cannot reach for data outside the bundle."""
         return (self.path / ENCODER).read_bytes()
-
-
-def check_item_id(item_id: str) -> str:
-    """Return item_id unchanged. Raises ValueError unless it is 1..128 code points without control characters."""
-    if not 1 <= len(item_id) <= MAX_ID_LENGTH:
-        raise ValueError(f"an id must have 1 to {MAX_ID_LENGTH} characters, this one has {len(item_id)}")
-    if _CONTROL.search(item_id):
-        raise ValueError("an id must not contain control characters or lone surrogates")
-    return item_id
 
 
 def tie_hash(user_id: str, item_id: str) -> bytes:
@@ -204,8 +179,8 @@ def open_bundle(path: Path) -> Bundle:
     manifest = read_manifest(path)
     check_files(path, manifest)
     table = _open_table(path, manifest)
-    items = _read_items(path / ITEMS, manifest.n_items)
-    golden = _read_golden(path / GOLDEN, {item.item_id for item in items})
+    items = read_items(path / ITEMS, manifest.n_items)
+    golden = _read_golden(path / GOLDEN, set(items.ids))
     return Bundle(path, manifest, table, items, golden)
 
 
@@ -287,35 +262,11 @@ def _all_finite(array: NDArray[Any], rows_at_once: int = 65536) -> bool:
     )
 
 
-def _read_items(path: Path, n_items: int) -> list[Item]:
-    items: list[Item] = []
-    for number, fields in _read_lines(path):
-        try:
-            items.append(_item_of(fields))
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as exc:
-            raise BundleCorruptError(f"{path}:{number}: not an item: {exc}") from exc
-    if len(items) != n_items:
-        raise BundleCorruptError(f"{path}: {len(items)} items, the manifest says {n_items}")
-    if len({item.item_id for item in items}) != n_items:
-        raise BundleCorruptError(f"{path}: the same item_id twice")
-    return items
-
-
-def _item_of(fields: Any) -> Item:
-    attributes = {str(name): [str(v) for v in values] for name, values in fields.get("attributes", {}).items()}
-    return Item(
-        check_item_id(fields["item_id"]),
-        _finite(fields["popularity"]),
-        fields.get("title"),
-        attributes or _NO_ATTRIBUTES,  # one for all: of a million items, 64 MB
-    )
-
-
 def _read_golden(path: Path, known: set[str]) -> list[Golden]:
     answers: list[Golden] = []
-    for number, fields in _read_lines(path):
+    for number, fields in read_lines(path):
         try:
-            best = [(str(item_id), _finite(score)) for item_id, score in fields["items"]]
+            best = [(str(item_id), finite(score)) for item_id, score in fields["items"]]
             answers.append(Golden([str(item_id) for item_id in fields["history"]], int(fields["k"]), best))
         except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise BundleCorruptError(f"{path}:{number}: not a golden answer: {exc}") from exc
@@ -324,24 +275,3 @@ def _read_golden(path: Path, known: set[str]) -> list[Golden]:
     if not answers:
         raise BundleCorruptError(f"{path}: no golden answers")
     return answers
-
-
-def _read_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            yield number, parse_json(f"{path}:{number}", line)
-
-
-def _finite(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{value} is not finite")
-    return number
-
-
-def popularity_order(items: Iterable[Item]) -> Int64:
-    """Return the rows of items, most popular first; ties by item_id."""
-    listed = list(items)
-    return np.array(
-        sorted(range(len(listed)), key=lambda i: (-listed[i].popularity, listed[i].item_id)), dtype=np.int64
-    )

@@ -28,13 +28,13 @@ class Index:
         """search: exact where none is given."""
         self.search = Exact(bundle.table) if search is None else search
         self.score, self.best = self.search.score, self.search.best
-        self.item_ids = [item.item_id for item in bundle.items]
+        self.item_ids = bundle.items.ids
         self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
         self._openings = [_opening(item_id) for item_id in self.item_ids] if len(self.item_ids) <= _MAX_READY else None
         self._table, self._biases = bundle.table, bundle.table.biases
         self._popular = popularity_order(bundle.items)
         self._places = np.argsort(self._popular)
-        self._popularity = np.array([item.popularity for item in bundle.items], dtype=np.float64)
+        self._popularity = bundle.items.popularity
 
     def __len__(self) -> int:
         return len(self.item_ids)

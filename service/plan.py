@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from service.approximate import RECALL_AT, Approximate
+from service.approximate import FEW_AND_MANY, RECALL_AT, Approximate
 from service.bundle import Bundle, Float32, Int64
 from service.codes import Coder, Codes, is_installed, open_codes, versions
 from service.errors import StartError
@@ -36,17 +36,17 @@ LEAST_RECALL = 0.99
 _MARGIN = 0.001
 _N_USERS, _N_HELD_OUT = 2000, 200
 _N_TRAIN = 50_000
-_DEPTHS = (250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000)
-_FORMAT = 1
+_DEPTHS = (250, 500, 1000, 1500, 2000, 3000, 4000, 5000, 6000, 8000)
+_FORMAT = 2
 _KEPT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """Codes, how many of the best by them must be looked at, and the share of the true best that are then found."""
+    """Codes, how many of the best by them must be looked at for 10 and for 100 items, and the recall of the 100."""
 
     codes: Codes
-    depth: int
+    depths: tuple[int, int]
     recall: float
 
 
@@ -65,7 +65,7 @@ def open_search(bundle: Bundle, student: Student, *, kind: Kind, directory: Path
     if found.recall < LEAST_RECALL:
         warn(f"codes find only {found.recall:.3f} of the best {RECALL_AT}: searching exactly, which is slow")
         return Exact(bundle.table)
-    return Approximate(bundle.table, found.codes, depth=found.depth, recall=found.recall)
+    return Approximate(bundle.table, found.codes, depths=found.depths, recall=found.recall)
 
 
 def _find(bundle: Bundle, student: Student, directory: Path, warn: Warn) -> _Measured:
@@ -108,29 +108,32 @@ def _code(bundle: Bundle, users: Float32, dims_per_code: int) -> Codes:
 
 
 def _measure(codes: Codes, users: Float32, true: Int64) -> _Measured:
-    """Find the least depth that is enough."""
+    """Find the least depths that are enough. true: each user's best, the best first."""
     nearest = codes.nearest(users, _DEPTHS[-1])
-    places = [np.flatnonzero(np.isin(line, best)) for line, best in zip(nearest, true, strict=True)]
-    recall = 0.0
-    for depth in _DEPTHS:
-        recall = float(np.mean([(found < depth).sum() for found in places])) / true.shape[1]
-        if recall >= LEAST_RECALL + _MARGIN:
-            break
-    return _Measured(codes, depth, round(recall, 4))
+    depths, recall = [], 0.0
+    for k in FEW_AND_MANY:
+        places = [np.flatnonzero(np.isin(line, best[:k])) for line, best in zip(nearest, true, strict=True)]
+        for depth in _DEPTHS:
+            recall = float(np.mean([(found < depth).sum() for found in places])) / min(k, true.shape[1])
+            if recall >= LEAST_RECALL + _MARGIN:
+                break
+        depths.append(depth)
+    return _Measured(codes, (min(depths), depths[-1]), round(recall, 4))
 
 
 def _read(place: Path, n_items: int) -> _Measured | None:
     """Return what _keep() wrote, if it is there and whole."""
     try:
         plan = json.loads((place / "plan.json").read_bytes())
-        codes = open_codes(place)
+        few, many = plan["depths"]
+        kept = _Measured(open_codes(place), (int(few), int(many)), float(plan["recall"]))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         shutil.rmtree(place)
         return None
     os.utime(place)
-    return _Measured(codes, int(plan["depth"]), float(plan["recall"])) if len(codes) == n_items else None
+    return kept if len(kept.codes) == n_items else None
 
 
 def _keep(made: _Measured, place: Path) -> None:
@@ -138,7 +141,7 @@ def _keep(made: _Measured, place: Path) -> None:
     aside = Path(tempfile.mkdtemp(prefix=".new-", dir=place.parent))
     try:
         made.codes.save(aside)
-        (aside / "plan.json").write_text(json.dumps({"depth": made.depth, "recall": made.recall}))
+        (aside / "plan.json").write_text(json.dumps({"depths": made.depths, "recall": made.recall}))
         shutil.rmtree(place, ignore_errors=True)
         aside.rename(place)
     finally:

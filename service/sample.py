@@ -18,7 +18,7 @@ _N_LIKED = 100
 def sample_users(bundle: Bundle, student: Student, n_users: int) -> Float32:
     """Return user vectors, float32 [n_users, dim], the same ones for the same bundle."""
     rng = np.random.default_rng(0)
-    popularity = np.sqrt(np.maximum(0.0, [item.popularity for item in bundle.items])) + 1e-9
+    popularity = np.sqrt(np.maximum(0.0, bundle.items.popularity)) + 1e-9
     n_items = len(popularity)
     drawn = rng.choice(n_items, size=(-(-n_users // 2), bundle.manifest.max_history), p=popularity / popularity.sum())
     strangers = student.encode(_cut(drawn, rng))

@@ -42,7 +42,7 @@ def scan_scores(table: ItemTable, users: Float32) -> Float32:
 
 
 def scan_best(table: ItemTable, users: Float32, k: int) -> Int64:
-    """Return each user's k best rows, in no order: int64 [batch, min(k, n_items)]."""
+    """Return each user's k best rows, the best first: int64 [batch, min(k, n_items)]."""
     k = min(k, len(table.embeddings))
     best_rows = np.zeros((len(users), 0), dtype=np.int64)
     best_scores = np.zeros((len(users), 0), dtype=np.float32)
@@ -57,4 +57,4 @@ def scan_best(table: ItemTable, users: Float32, k: int) -> Int64:
             kept = np.argpartition(-best_scores, k - 1, axis=1)[:, :k]
             best_scores = np.take_along_axis(best_scores, kept, axis=1)
             best_rows = np.take_along_axis(best_rows, kept, axis=1)
-    return best_rows
+    return np.take_along_axis(best_rows, np.argsort(-best_scores, axis=1), axis=1)

@@ -44,7 +44,7 @@ def read_question(
     bundle: Bundle, interactions: Path, heldout: Path, columns: Mapping[str, str], exclude_seen: bool | None
 ) -> tuple[Question, int]:
     """Read both files into a question in the bundle's rows, and how many targets the bundle does not know."""
-    row = {item.item_id: number for number, item in enumerate(bundle.items)}
+    row = {item_id: number for number, item_id in enumerate(bundle.items.ids)}
     known, asked = (
         read_events(file, columns=columns, events=[], min_weight=0.0, max_history=MAX_HISTORY).frame
         for file in (interactions, heldout)

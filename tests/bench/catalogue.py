@@ -115,12 +115,12 @@ def measure_recall(url: str, bundle: Bundle, popularity: np.ndarray) -> float:
     (users,) = session.run(["user"], {"history": history, "length": length})
     connection, shares = connect(url), []
     for rows, best in zip(histories, scan_best(bundle.table, users, 100), strict=True):
-        named = [bundle.items[row].item_id for row in rows]
+        named = [bundle.items.ids[row] for row in rows]
         body = {"history": named, "k": 100, "exclude_seen": False, "budget_ms": 1000}
         _, status, answer = ask(connection, "/recommend", orjson.dumps(body))
         assert status == 200, answer
         shown = {item["item_id"] for item in json.loads(answer)["items"]}
-        shares.append(len(shown & {bundle.items[row].item_id for row in best}) / 100)
+        shares.append(len(shown & {bundle.items.ids[row] for row in best}) / 100)
     return round(float(np.mean(shares)), 4)
 
 

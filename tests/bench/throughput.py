@@ -109,15 +109,22 @@ def draw_bundle(real: Path, n_items: int, out: Path, *, seed: int = 0, own: str 
     trained = source.table.dense()
     rng = np.random.default_rng(seed)
     vectors = rng.multivariate_normal(trained.mean(axis=0), np.cov(trained.T), size=n_items, method="cholesky")
+    vectors = vectors.astype(np.float32)
     popularity = 1.0 / (1 + np.arange(n_items))
     prefixes = ["item"] * (n_items // 2) + [own or "item"] * (n_items - n_items // 2)
     items = [Item(f"{prefix}-{row:06d}", float(popularity[row])) for row, prefix in enumerate(prefixes)]
     manifest = {"created_at": "2026-01-01T00:00:00+00:00", "max_history": source.manifest.max_history,
                 "repeat_consumption": False}  # fmt: skip
-    table = ItemTable(vectors.astype(np.float32))
+    table = quantise(vectors) if source.table.scales is not None else ItemTable(vectors)
     golden = [answer_exactly(source.encoder, table, items, source.manifest.max_history)]
     write_bundle(out, encoder=source.encoder, table=table, items=items, golden=golden, manifest=manifest)
     return popularity
+
+
+def quantise(vectors: np.ndarray) -> ItemTable:
+    """Store vectors as int8, as training does."""
+    scales = (np.abs(vectors).max(axis=1) / 127).astype(np.float32)
+    return ItemTable(np.round(vectors / scales[:, None]).astype(np.int8), scales)
 
 
 def answer_exactly(encoder: bytes, table: ItemTable, items: list[Item], max_history: int) -> Golden:

@@ -61,9 +61,10 @@ def test_training_imports_of_service_only_the_bundle():
 def test_the_bundle_needs_the_standard_library_and_numpy():
     allowed = {"numpy", "service", *__import__("sys").stdlib_module_names}
 
-    for name in ("service.bundle", "service.manifest"):
+    for name in ("service.bundle", "service.item", "service.manifest"):
         assert {other.split(".")[0] for other in imported(MODULES[name])} <= allowed, name
-    assert GRAPH["service.bundle"] == {"service.manifest"}
+    assert GRAPH["service.bundle"] == {"service.item", "service.manifest"}
+    assert GRAPH["service.item"] == {"service.manifest"}
     assert GRAPH["service.manifest"] == set()
 
 

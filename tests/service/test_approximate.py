@@ -74,7 +74,15 @@ def recall(search: Approximate, table: ItemTable, users: np.ndarray, masked: np.
 def test_best_hundred_are_found(bundle: Bundle, search: Approximate) -> None:
     assert recall(search, bundle.table, draw_users(50), np.zeros(0, dtype=np.int64)) >= LEAST_RECALL
     assert search.recall >= LEAST_RECALL
-    assert search.depth < N_ITEMS
+    assert search.depths[0] <= search.depths[1] < N_ITEMS
+
+
+def test_best_ten_are_found_and_so_they_are_without_fifty_of_the_best(bundle: Bundle, search: Approximate) -> None:
+    users = draw_users(50)
+    popular = np.argsort(-slow_scores(bundle.table, users).mean(axis=0))[:50]
+
+    assert recall(search, bundle.table, users, np.zeros(0, dtype=np.int64), k=10) >= 0.98
+    assert recall(search, bundle.table, users, popular, k=10) >= 0.98
 
 
 def test_best_of_the_rest_are_found_when_the_best_are_masked(bundle: Bundle, search: Approximate) -> None:
@@ -146,7 +154,7 @@ def test_codes_are_kept_for_the_version_and_not_in_the_bundle(
 
     assert {path: path.stat().st_ino for path in directory.rglob("*.*") if path.is_file()} == files
     assert any(bundle.manifest.version in str(path) for path in files)
-    assert (again.depth, again.recall) == (search.depth, search.recall)
+    assert (again.depths, again.recall) == (search.depths, search.recall)
     open_bundle(bundle.path)  # would refuse a file that its manifest does not list
 
 
@@ -192,7 +200,7 @@ def test_missing_library_is_named(bundle: Bundle, tmp_path: Path, monkeypatch: p
 
 def test_codes_of_another_table_are_refused_by_the_golden_answers(bundle: Bundle, search: Approximate) -> None:
     other = write_toy(bundle.path.parent / "other", n_items=N_ITEMS, seed=9)
-    mixed = Approximate(other.table, search._codes, depth=search.depth, recall=search.recall)
+    mixed = Approximate(other.table, search._codes, depths=search.depths, recall=search.recall)
 
     with pytest.raises(StartError, match="does not find the golden answers"):
         compare_golden(other, Student(other), Index(other, mixed))
