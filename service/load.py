@@ -6,6 +6,7 @@ sent for reasons of this process is measured, too: a generator at its end looks 
 """
 
 import asyncio
+import os
 import random
 import time
 from collections import Counter, deque
@@ -138,6 +139,8 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 async def _wait_until(moment: float) -> None:
     while (left := moment - time.monotonic()) > 0:
+        if left <= _SPIN_S:
+            os.sched_yield()  # to the service or its store, where they share the core
         await asyncio.sleep(left - _SPIN_S if left > _SPIN_S else 0)
 
 
