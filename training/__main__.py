@@ -15,6 +15,7 @@ from training.demo import SMALL, check_port, serve_demo
 from training.errors import InputError, StageError, TrainingError
 from training.evaluate import evaluate_bundle
 from training.interactions import parse_columns
+from training.log import TensorBoardLog
 from training.progress import Progress
 from training.report import summary_lines, write_comparison
 from training.run import (
@@ -190,6 +191,7 @@ def _add_run_options(parser: argparse.ArgumentParser, *, with_data: bool) -> Non
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one setting; repeatable"
     )
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write learning curves that TensorBoard reads")
     parser.add_argument(
         "--refit", action="store_true", help="before export, train once more on everything with the chosen settings"
     )
@@ -227,7 +229,7 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one setting; repeatable"
     )
-    parser.set_defaults(command=_demo, config=None, refit=False, budget_ms=None, budget_mb=None)
+    parser.set_defaults(command=_demo, config=None, refit=False, tensorboard=None, budget_ms=None, budget_mb=None)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -298,7 +300,8 @@ def _open_run(arguments: argparse.Namespace, config: Path | None, overrides: Seq
     except OSError as exc:
         raise InputError(f"{arguments.out}: {exc.strerror}; --out takes a directory") from exc
     (arguments.out / "config.toml").write_text(dump_config(settings), encoding="utf-8")
-    return Run(arguments.out, settings, Progress(), arguments.refit)
+    log = TensorBoardLog(arguments.tensorboard) if arguments.tensorboard else None
+    return Run(arguments.out, settings, Progress(log), arguments.refit)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

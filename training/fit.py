@@ -121,9 +121,18 @@ def fit(
         state.curve = [asdict(row) for row in curve]
         save_checkpoint(checkpoint, model, averaged, optimizer, state, extra)
         progress.note(_describe(curve))
+        _log(progress, checkpoint, curve[-1])
     model.load_state_dict(state.best)
     model.eval()
     return curve
+
+
+def _log(progress: Progress, checkpoint: Path, row: Epoch) -> None:
+    """Write an epoch under the names of stage and model, "student/alone/loss"."""
+    stage = checkpoint.parent.name.removeprefix(".").removesuffix(".work")
+    name = f"{stage}/{checkpoint.stem.removeprefix('checkpoint').strip('.') or 'model'}"
+    progress.log.write(f"{name}/loss", row.epoch + 1, row.loss)
+    progress.log.write(f"{name}/validation", row.epoch + 1, row.validation)
 
 
 def save_curve(path: Path, curve: Sequence[Epoch]) -> None:

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from training.log import Log, NoLog
+
 LINE_EVERY_S = 15.0
 
 
@@ -35,7 +37,8 @@ class Bar:
 class Progress:
     """Where bars and lines go: stderr, so that stdout keeps results."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Log | None = None) -> None:
+        self.log: Log = log or NoLog()
         self._console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
     @contextmanager

@@ -85,3 +85,26 @@ def test_chunks_of_positions_give_the_gradient_of_the_whole(tmp_path, monkeypatc
     pieces, _ = train(tmp_path / "pieces", Schedule(0.01, 64, epochs=1, positions=10**9, patience=1, seed=1))
 
     torch.testing.assert_close(whole.items.weight, pieces.items.weight, atol=2e-2, rtol=0)
+
+
+def test_every_epoch_is_logged_under_stage_and_model(tmp_path):
+    written = []
+
+    class Kept:
+        def write(self, name, step, value):
+            written.append((name, step))
+
+    (tmp_path / ".student.work").mkdir()
+    torch.manual_seed(0)
+    fit(
+        SequenceModel(40, SIZE),
+        chain(),
+        loss=lambda logits, batch, piece: hard_loss(logits, batch.target[piece]),
+        validate=None,
+        schedule=Schedule(0.01, 64, epochs=2, positions=10**9, patience=2, seed=1),
+        checkpoint=tmp_path / ".student.work" / "checkpoint.alone.safetensors",
+        progress=Progress(Kept()),
+    )
+
+    names = ("student/alone/loss", "student/alone/validation")
+    assert written == [(name, step) for step in (1, 2) for name in names]
