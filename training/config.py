@@ -19,6 +19,7 @@ CHOICES = {
     "prepare.repeats": ("auto", "yes", "no"),
     "split.test": ("last", "time", "none"),
     "split.val": ("last", "time"),
+    "student.start": ("random", "teacher"),
     "compress.items": ("float32", "float16", "int8"),
     "compress.encoder": ("float32", "int8"),
 }
@@ -87,6 +88,7 @@ class Teacher(Encoder):
 class Student(Encoder):
     """The student's size and its training; the student alone is trained the same way without a teacher."""
 
+    start: str = "random"  # of the taught student's item table: random | teacher (the transformer's, whitened)
     dim: int = 192
     blocks: str = "pool"
     heads: int = 2
@@ -107,6 +109,7 @@ class Distill:
     terms: str = "kl"  # any of those in term.py, each with its weight: "kl:1,hint:0.1"
     alpha: float = 0.9
     temperature: float = 0.5
+    teacher_temperature: float = 0.0  # the teacher's own, where it is to be another than the student's; 0: the same
     smoothing: float = 0.1  # of the labels of a student without a teacher, to compare with; 0: none is trained
 
 
@@ -309,6 +312,7 @@ def _check_ranges(config: Config) -> None:
         "split.time_share": (lambda v: 0 < v < 1, "above 0 and below 1"),
         "distill.alpha": (lambda v: 0 <= v <= 1, "between 0 and 1"),
         "distill.temperature": (lambda v: 0 < v < 1000, "above 0"),
+        "distill.teacher_temperature": (lambda v: 0 <= v < 1000, "above 0, or 0 for the student's own"),
         "distill.smoothing": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
         "student.alone_dropout": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
         "search.positions": (lambda v: v >= 1, "at least 1"),

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.checkpoint import load_model, save_model
-from training.encoder import SequenceModel, Size, Start, make_model
+from training.encoder import SequenceModel, Size, make_model
 from training.evaluation import judge, validation_score
 from training.fit import Loss, Schedule, choose_device, fit, save_curve
 from training.interactions import TRAIN, Prepared
@@ -24,6 +24,7 @@ from training.part import Source
 from training.progress import Progress
 from training.sequences import Events, select_events
 from training.soft_labels import LinearLabels, MixedLabels, SoftLabels, load_soft_labels, save_soft_labels
+from training.start import Start, start_table
 from training.teaching import Recipe, Teaching, hard, smooth, teach
 
 STUDENT = "student.safetensors"
@@ -45,6 +46,7 @@ def distill(
     *,
     size: Size,
     schedule: Schedule,
+    start: Start | None,
     recipe: Recipe,
     alone_dropout: float,
     smoothing: float,
@@ -52,7 +54,8 @@ def distill(
 ) -> None:
     """Train the students on the training part and write models and learning curves into out.
 
-    alone_dropout: of those without the teacher. smoothing: the smoothed labels' share of all items; 0 leaves them out.
+    start: what the taught one's items start from. alone_dropout: of those without the teacher. smoothing: the smoothed
+    labels' share of all items; 0 leaves them out.
     """
 
     def taught(model: SequenceModel) -> tuple[Loss, Teaching | None]:
@@ -62,13 +65,14 @@ def distill(
         return smooth(smoothing), None
 
     untaught = replace(size, dropout=alone_dropout)
-    lessons = {STUDENT: (taught, size), ALONE: (_alone, untaught)}
+    students = {STUDENT: (taught, size, start), ALONE: (_alone, untaught, None)}
     if smoothing:
-        lessons[SMOOTHED] = (smoothed, untaught)
-    for name, (lesson, own_size) in lessons.items():
+        students[SMOOTHED] = (smoothed, untaught, None)
+    for name, (lesson, own_size, own_start) in students.items():
         if not (out / name).exists():
             progress.note(NOTES[name])
-            _train_student(out, name, prepared, size=own_size, schedule=schedule, lesson=lesson, progress=progress)
+            model = make_model(len(prepared.items), own_size, schedule.seed, own_start).to(choose_device())
+            _train_student(out, name, prepared, model, schedule=schedule, lesson=lesson, progress=progress)
 
 
 def refit_student(
@@ -79,6 +83,7 @@ def refit_student(
     neural: Mapping[str, tuple[Size, Schedule, int, Start | None]],
     linear: Setting | None,
     student: tuple[Size, Schedule, int],
+    starts_from_teacher: bool,
     recipe: Recipe,
     progress: Progress,
 ) -> None:
@@ -109,7 +114,10 @@ def refit_student(
     def lesson(model: SequenceModel) -> tuple[Loss, Teaching | None]:
         return teach(recipe, source, model, schedule.seed)
 
-    model = make_model(len(prepared.items), size, schedule.seed).to(choose_device())
+    start = None
+    if starts_from_teacher and taught is not None:
+        start = Start(start_table(taught.items.weight.detach().cpu().numpy(), size.dim, is_frozen=False))
+    model = make_model(len(prepared.items), size, schedule.seed, start).to(choose_device())
     _fit_fixed(out / STUDENT, model, events, schedule, epochs, lesson=lesson, progress=progress)
 
 
@@ -153,9 +161,15 @@ def _alone(model: SequenceModel) -> tuple[Loss, Teaching | None]:
 
 
 def _train_student(
-    out: Path, name: str, prepared: Prepared, *, size: Size, schedule: Schedule, lesson: Lesson, progress: Progress
+    out: Path,
+    name: str,
+    prepared: Prepared,
+    model: SequenceModel,
+    *,
+    schedule: Schedule,
+    lesson: Lesson,
+    progress: Progress,
 ) -> None:
-    model = make_model(len(prepared.items), size, schedule.seed).to(choose_device())
     checkpoint = out / f"checkpoint.{name}"
     loss, extra = lesson(model)
     curve = fit(

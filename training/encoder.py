@@ -19,13 +19,11 @@ Letters: B batch, T time, D width, H heads, N items.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-TABLE_STD = 0.02  # of a random item table's values
+from training.start import TABLE_STD, Start
 
 
 @dataclass(frozen=True)
@@ -197,14 +195,6 @@ class SequenceModel(nn.Module):
     def _embed(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         real = rows >= 0
         return self.items(rows.clamp(min=0)) * real[:, :, None], real.sum(dim=1)
-
-
-@dataclass(frozen=True)
-class Start:
-    """An item table [N, D] to start from. is_frozen: it stays as it is."""
-
-    table: NDArray[np.float32]
-    is_frozen: bool = False
 
 
 def make_model(n_items: int, size: Size, seed: int, start: Start | None = None) -> SequenceModel:

@@ -39,18 +39,23 @@ Probe = Callable[[], tuple[Tensor, Tensor]]  # -> rows int64 [B, T] and the next
 
 @dataclass(frozen=True)
 class Source:
-    """What a student may be taught from. states, model: of the transformer, where it is among the teachers."""
+    """What a student may be taught from. states, model: of the transformer, where it is among the teachers.
+
+    factor: of the teacher's logits, where its temperature is another than the student's.
+    """
 
     labels: SoftLabels
     popularity: NDArray[np.float64]  # training events of each item [N]
     states: StateLabels | None = None
     model: SequenceModel | None = None
     probe: Probe | None = None
+    factor: float = 1.0
 
     def logits(self, event: Tensor, like: Tensor) -> Tensor:
         """Return the teacher's logits after events [P], computed as those like are."""
         with torch.no_grad(), autocast(like.device.type):
-            return self.labels.logits(event)
+            logits = self.labels.logits(event)
+            return logits if self.factor == 1 else logits * self.factor
 
 
 @dataclass

@@ -26,7 +26,7 @@ from training.compress import RANKING as COMPRESSED_RANKING
 from training.compress import compress, load_table
 from training.config import Config, Student, Teacher, parse_names, pupil_of
 from training.distill import STUDENT, distill, refit_student
-from training.encoder import Size, Start
+from training.encoder import Size
 from training.errors import InputError
 from training.evaluation import Ranking, Scorer
 from training.export import export
@@ -43,10 +43,11 @@ from training.report import write_report
 from training.sequences import Events, select_events
 from training.soft_labels import LinearLabels, MixedLabels, SoftLabels, load_soft_labels, save_soft_labels
 from training.stage import file_fingerprint, make_key, read_key, run_stage
+from training.start import Start, start_table
 from training.teacher import CURVE, MODEL, train_teacher
 from training.teaching import Recipe, make_probe
 from training.term import check_terms, parse_terms
-from training.text import VECTORS, describe, encode_texts, fingerprint_encoder, start_table
+from training.text import VECTORS, describe, encode_texts, fingerprint_encoder
 
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
 
@@ -149,6 +150,7 @@ def run_distill(run: Run) -> None:
             open_source(run, prepared),
             size=open_size(run.config, "student"),
             schedule=open_schedule(settings),
+            start=_student_start(run),
             recipe=recipe,
             alone_dropout=settings.alone_dropout,
             smoothing=run.config.distill.smoothing,
@@ -184,6 +186,7 @@ def run_refit(run: Run) -> None:
             neural=neural,
             linear=linear,
             student=(open_size(config, "student"), open_schedule(config.student), epochs),
+            starts_from_teacher=config.student.start == "teacher",
             recipe=recipe,
             progress=run.progress,
         ),
@@ -291,6 +294,17 @@ def _start(run: Run, name: str) -> Start | None:
     return Start(table, is_frozen)
 
 
+def _student_start(run: Run) -> Start | None:
+    """What the taught student's item table starts from."""
+    if run.config.student.start == "random":
+        return None
+    names = [name for name in load_factors(run.out / "mix") if name in LABELS]
+    if not names:
+        raise InputError("student.start=teacher: no transformer takes part in the mix, and a linear model has no table")
+    items = load_model(run.out / PLACES[names[0]] / MODEL).items.weight.detach().numpy()
+    return Start(start_table(items, run.config.student.dim, is_frozen=False))
+
+
 def ensure_soft_labels(run: Run, prepared: Prepared) -> None:
     """Save the states of the neural teachers that take part, unless they are there."""
     run.key("mix")
@@ -311,7 +325,7 @@ def open_recipe(run: Run) -> Recipe:
     settings = run.config.distill
     terms = parse_terms(settings.terms)
     check_terms(terms, replace(pupil_of(run.config), members=list(load_factors(run.out / "mix"))))
-    return Recipe(terms, settings.alpha, settings.temperature)
+    return Recipe(terms, settings.alpha, settings.temperature, settings.teacher_temperature)
 
 
 def open_source(run: Run, prepared: Prepared) -> Source:

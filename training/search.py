@@ -7,7 +7,7 @@ trial is kept, so an interrupted search goes on, and a wider one only adds to it
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -88,7 +88,7 @@ def search(
     *,
     space: Space,
     start: Candidate,
-    terms: Mapping[str, float],
+    recipe: Recipe,
     size: Size,
     schedule: Schedule,
     stored: Stored,
@@ -98,12 +98,12 @@ def search(
     """Try the space and return the candidate of highest validation NDCG@10 that fits; writes trials.json, which the
     report draws.
 
-    start: alpha and temperature of the first round; terms, size: what the candidates share.
+    start: alpha and temperature of the first round; recipe, size: what the candidates share.
     Raises InputError where none fits.
     """
     started, trials = monotonic(), list[dict[str, Any]]()
     evaluate = _evaluator(
-        out, prepared, source, terms=terms, size=size, schedule=schedule, stored=stored, progress=progress
+        out, prepared, source, recipe=recipe, size=size, schedule=schedule, stored=stored, progress=progress
     )
 
     def attempt(candidates: Sequence[Candidate]) -> Candidate:
@@ -134,7 +134,7 @@ def _evaluator(
     prepared: Prepared,
     source: Source,
     *,
-    terms: Mapping[str, float],
+    recipe: Recipe,
     size: Size,
     schedule: Schedule,
     stored: Stored,
@@ -151,8 +151,8 @@ def _evaluator(
         torch.manual_seed(schedule.seed)
         model = SequenceModel(len(prepared.items), replace(size, dim=candidate.dim, blocks=candidate.blocks))
         model.to(choose_device())
-        recipe = Recipe(terms, candidate.alpha, candidate.temperature)
-        loss, extra = teach(recipe, source, model, schedule.seed)
+        taught = replace(recipe, alpha=candidate.alpha, temperature=candidate.temperature)
+        loss, extra = teach(taught, source, model, schedule.seed)
         checkpoint = path.with_suffix(".safetensors")
         progress.note(f"trial {candidate.name()}")
         fit(

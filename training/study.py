@@ -30,11 +30,13 @@ def run_search(run: Run) -> Run:
         check_terms(recipe.terms, replace(pupil_of(config), student_blocks=blocks))
     ensure_soft_labels(run, prepared)
     settings, student = config.search, config.student
-    shared = {"student": asdict(student) | {"dim": 0, "blocks": ""}, "items": config.compress.items}
+    shared: dict[str, Any] = {"student": asdict(student) | {"dim": 0, "blocks": ""}, "items": config.compress.items}
     if config.compress.encoder != Compress.encoder:
         shared["encoder"] = config.compress.encoder
     if config.distill.terms != Distill.terms:
         shared["terms"] = config.distill.terms
+    if config.distill.teacher_temperature:
+        shared["teacher_temperature"] = config.distill.teacher_temperature
     key = make_key("search", shared | {"positions": settings.positions}, {"mix": run.key("mix")})
     out = run.out / "search"
     keep_or_clear(out, key)
@@ -50,7 +52,7 @@ def run_search(run: Run) -> Run:
             parse_numbers(config, "search.temperatures"),
             settings.minutes,
         ),
-        terms=recipe.terms,
+        recipe=recipe,
         start=Candidate(student.dim, (), config.distill.alpha, config.distill.temperature),
         size=open_size(config, "student"),
         schedule=replace(open_schedule(student), positions=settings.positions),

@@ -7,13 +7,14 @@ Models for Sequential Recommendation"), or stay that: then it is a teacher that 
 from pathlib import Path
 
 from training.checkpoint import save_model
-from training.encoder import Size, Start, make_model
+from training.encoder import Size, make_model
 from training.evaluation import judge, validation_score
 from training.fit import Schedule, choose_device, fit, save_curve
 from training.interactions import TRAIN, Prepared
 from training.losses import hard_loss
 from training.progress import Progress
 from training.sequences import select_events
+from training.start import Start
 
 MODEL = "model.safetensors"
 CURVE = "curve.json"

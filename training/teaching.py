@@ -6,7 +6,7 @@ recipe, soft labels and hard loss, stays the one fused pass.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,11 +38,12 @@ PROBED = 128  # validation users in one look of meta
 
 @dataclass(frozen=True)
 class Recipe:
-    """alpha · Σ weight · term + (1 - alpha) · hard."""
+    """alpha · Σ weight · term + (1 - alpha) · hard. teacher_temperature: 0 is the student's own."""
 
     terms: Mapping[str, float]
     alpha: float
     temperature: float
+    teacher_temperature: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ def smooth(share: float) -> Loss:
 
 def teach(recipe: Recipe, source: Source, model: SequenceModel, seed: int) -> "tuple[Loss, Teaching | None]":
     """Return loss and extra for fit. What the source lacks must have been refused before: see term.check_terms."""
+    if recipe.teacher_temperature:
+        source = replace(source, factor=recipe.temperature / recipe.teacher_temperature)
     if dict(recipe.terms) == {"kl": 1.0}:
         return _plain(recipe, source), None
     with torch.random.fork_rng():  # the student's own randomness stays as it is without the term

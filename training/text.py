@@ -1,9 +1,7 @@
 """What a language model knows of the items: one vector for each, from title, description and attributes.
 
 Any Hugging Face encoder does, by the path of its directory; nothing is downloaded. Token states are averaged, as
-sentence encoders are trained to be read (Reimers and Gurevych 2019). The vectors become an item table by principal
-components, whitened: raw sentence vectors share a common direction that hides what tells items apart (Su et al. 2021,
-"Whitening Sentence Representations").
+sentence encoders are trained to be read (Reimers and Gurevych 2019).
 """
 
 import json
@@ -19,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from training.catalog import PREFIX
-from training.encoder import TABLE_STD
 from training.errors import InputError
 from training.progress import Progress
 from training.stage import file_fingerprint
@@ -75,23 +72,6 @@ def encode_texts(out: Path, texts: list[str], encoder: Path, progress: Progress)
     about = {"encoder": str(encoder), "items": len(texts), "without_text": len(texts) - len(described)}
     (out / "text.json").write_text(json.dumps(about, indent=1) + "\n")
     progress.note(f"texts of {len(described):,} of {len(texts):,} items encoded")
-
-
-def start_table(vectors: Float32, dim: int, *, is_frozen: bool) -> Float32:
-    """Return an item table [N, dim] of whitened principal components; items without text are zero.
-
-    Rows have the mean length of a random start's, so that other settings stand; those of a frozen table, which cannot
-    grow, of 1.
-    """
-    real = np.linalg.norm(vectors, axis=1) > 0
-    known = vectors[real] - vectors[real].mean(axis=0)
-    values, directions = np.linalg.eigh(np.cov(known, rowvar=False).astype(np.float64))
-    take = min(dim, len(values), max(1, len(known) - 1))
-    scale = np.sqrt(np.maximum(values[::-1][:take], 1e-6 * values[-1] + 1e-12))
-    table = np.zeros((len(vectors), dim), dtype=np.float32)
-    table[real, :take] = known @ (directions[:, ::-1][:, :take] / scale)
-    norm = 1.0 if is_frozen else TABLE_STD * dim**0.5
-    return table * np.float32(norm / max(1e-6, float(np.linalg.norm(table[real], axis=1).mean())))
 
 
 def _open(encoder: Path) -> tuple[Any, Any]:

