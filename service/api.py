@@ -21,9 +21,10 @@ from service.body import read_json
 from service.edition import Editions
 from service.endpoint import RecommendEndpoint
 from service.errors import RefusedError, RequestError, StoreError
+from service.event import StoredEvent
 from service.gate import STATUS, error_body
 from service.metrics import CONTENT_TYPE, Metrics
-from service.profile import Profile, StoredEvent
+from service.profile import Profile
 from service.release import Live, Releases
 from service.schema import (
     ActivateRequest,

@@ -14,9 +14,10 @@ from service.errors import StoreError, StoreTimeoutError
 from service.index import Index
 from service.memory import NO_ROWS, Memory, Taste
 from service.metrics import Metrics
-from service.profile import Profile, Record, Sight
+from service.profile import Profile
 from service.query import Job
 from service.ranker import RESERVE_S
+from service.record import Record, Sight
 
 _MAX_WRITES = 4
 _WRITE_TIMEOUT_S = 0.25

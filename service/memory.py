@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.bundle import Float32
-from service.profile import Int32
+from service.record import Int32
 
 MAX_AGE_S = 3600.0
 NO_ROWS: Int32 = np.zeros(0, dtype=np.int32)

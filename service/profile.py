@@ -2,8 +2,7 @@
 
     {namespace}:{user}:h    sorted set: member = tie_hash(user_id, item_id) item_id 0x00 (event_id or time in ms),
                             score = Unix seconds to the ms. ZRANGE gives the order that training saw, ties included
-    {namespace}:{user}:e    version of the bundle (16) | mark of the history (8) | number of rows uint16 | rows int32 |
-                            user float32 [dim] | crc32 uint32, all little-endian; or "x" and a token
+    {namespace}:{user}:e    the cached embedding, see record
     {namespace}:events      stream, field "event": JSON
 
 History and stream are written by one small script per user: an event is in both or in neither, and a repeated one is in
@@ -15,24 +14,17 @@ see, a late event in a full history, our own append sees: it puts a token in pla
 written over what its maker had read before the history.
 """
 
-import hashlib
 import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-import orjson
-from numpy.typing import NDArray
-
-from service.bundle import MAX_ID_LENGTH, Float32, tie_hash
 from service.errors import StoreError
+from service.event import StoredEvent, read_member
 from service.line import Command
+from service.record import HEAD_BYTES, TOKEN, VERSION_BYTES, Record, Sight, make_mark, pack_record, unpack_record
 from service.store import Store
-
-Int32 = NDArray[np.int32]
 
 # KEYS: history, stream, record. ARGV: keep, ttl, stream cap, then score, member, stream entry for each event.
 # Types are checked before any write: a script that fails half-way is not undone. A history key of another type is not
@@ -60,71 +52,7 @@ if redis.call('TYPE', KEYS[2]).ok == 'string' and redis.call('GETRANGE', KEYS[2]
 redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
 return 1
 """
-_MAX_MEMBER_BYTES = 4 + 4 * MAX_ID_LENGTH + 1 + 4 * MAX_ID_LENGTH
-_VERSION_BYTES = 16
-_MARK_BYTES = 8
-_HEAD_BYTES = _VERSION_BYTES + _MARK_BYTES
-_TOKEN = b"x"
 _SAFE_USER = re.compile(r"[A-Za-z0-9_.-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """An event ready to be kept. timestamp_ms: Unix milliseconds."""
-
-    user_id: str
-    item_id: str
-    timestamp_ms: int
-    event_id: str | None = None
-    type: str | None = None
-    value: float | None = None
-    recommendation_id: str | None = None
-
-    @property
-    def score(self) -> str:
-        """Unix seconds to the millisecond, exactly as text."""
-        return f"{self.timestamp_ms // 1000}.{self.timestamp_ms % 1000:03d}"
-
-    @property
-    def member(self) -> bytes:
-        """What makes it the same event: the item, and its event id or else its time."""
-        which = self.event_id if self.event_id is not None else str(self.timestamp_ms)
-        return tie_hash(self.user_id, self.item_id) + self.item_id.encode() + b"\x00" + which.encode()
-
-    def to_json(self) -> bytes:
-        """The stream's entry: the columns that training reads, without those that are not there."""
-        seconds = self.timestamp_ms / 1000
-        fields = {
-            "user_id": self.user_id,
-            "item_id": self.item_id,
-            "timestamp": int(seconds) if seconds.is_integer() else seconds,
-            "event": self.type,
-            "weight": self.value,
-            "recommendation_id": self.recommendation_id,
-            "event_id": self.event_id,
-        }
-        return orjson.dumps({name: value for name, value in fields.items() if value is not None})
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What is cached of a user: rows seen, oldest first, int32 [rows], and the vector, float32 [dim]."""
-
-    rows: Int32
-    user: Float32
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """A first look at a user. result: hit | miss | stale | invalid, or none where there is no history.
-
-    head: what a new record may replace. mark: that of the history now.
-    """
-
-    result: str
-    record: Record | None = None
-    head: bytes = b""
-    mark: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,46 +70,6 @@ def encode_user(user_id: str) -> str:
     return user_id if _SAFE_USER.fullmatch(user_id) else quote(user_id, safe="").replace("~", "%7E")
 
 
-def make_mark(count: int, newest: bytes, score: bytes) -> bytes:
-    """Return 8 bytes that name the state of a history: how many members, the newest, and its score."""
-    return hashlib.blake2b(b"%d %b %b" % (count, score, newest), digest_size=_MARK_BYTES).digest()
-
-
-def pack_record(version: str, mark: bytes, record: Record) -> bytes:
-    """Return the stored form of a record."""
-    rows, user = record.rows.astype("<i4", copy=False).tobytes(), record.user.astype("<f4", copy=False).tobytes()
-    body = b"".join((version.encode(), mark, len(record.rows).to_bytes(2, "little"), rows, user))
-    return body + zlib.crc32(body).to_bytes(4, "little")
-
-
-def unpack_record(value: bytes, version: bytes, mark: bytes, dim: int) -> tuple[str, Record | None]:
-    """Return (hit | miss | stale | invalid, the record on a hit)."""
-    if not value:
-        return "miss", None
-    if value[:1] == _TOKEN or value[:_VERSION_BYTES] != version:
-        return ("stale" if value[:1] == _TOKEN or len(value) > _HEAD_BYTES else "invalid"), None
-    n_rows = int.from_bytes(value[_HEAD_BYTES : _HEAD_BYTES + 2], "little")
-    end = _HEAD_BYTES + 2 + 4 * n_rows + 4 * dim
-    if len(value) != end + 4 or zlib.crc32(value[:end]) != int.from_bytes(value[end:], "little"):
-        return "invalid", None
-    if value[_VERSION_BYTES:_HEAD_BYTES] != mark:
-        return "stale", None
-    rows = np.frombuffer(value, "<i4", n_rows, _HEAD_BYTES + 2)
-    return "hit", Record(rows, np.frombuffer(value, "<f4", dim, _HEAD_BYTES + 2 + 4 * n_rows))
-
-
-def read_member(user_id: str, member: bytes) -> tuple[str, str] | None:
-    """Return (item_id, event id or ms) of a member of a user's history, or None if it is not one."""
-    item, separator, which = member[4:].partition(b"\x00")
-    if not separator or not item or len(member) > _MAX_MEMBER_BYTES:
-        return None
-    try:
-        item_id = item.decode()
-        return (item_id, which.decode()) if tie_hash(user_id, item_id) == member[:4] else None
-    except UnicodeDecodeError:
-        return None
-
-
 class Profile:
     """Histories and embeddings of users, in one store."""
 
@@ -191,7 +79,7 @@ class Profile:
         self._namespace = namespace
         self._keep = retention
         self._dim, self._version = dim, version.encode()
-        self._record_bytes = _HEAD_BYTES + 2 + 4 * retention.events + 4 * dim + 4
+        self._record_bytes = HEAD_BYTES + 2 + 4 * retention.events + 4 * dim + 4
 
     async def look(self, user_ids: Sequence[str], timeout_s: float) -> list[Sight]:
         """Look at users' records and at the state of their histories, in one round trip. Raises StoreError."""
@@ -217,7 +105,7 @@ class Profile:
             self._store.explain(value)
             return Sight("invalid", mark=mark)
         result, record = unpack_record(value, self._version, mark, self._dim)
-        return Sight(result, record, value[:_HEAD_BYTES], mark)
+        return Sight(result, record, value[:HEAD_BYTES], mark)
 
     async def read(self, user_ids: Sequence[str], timeout_s: float) -> list[list[str]]:
         """Read users' histories whole, in one round trip: item ids, oldest first. Raises StoreError."""
@@ -269,7 +157,7 @@ class Profile:
             [
                 ("ZRANGE", self._history_key(user_id), 0, -1, "WITHSCORES"),
                 ("TTL", self._history_key(user_id)),
-                ("GETRANGE", self._record_key(user_id), 0, _VERSION_BYTES - 1),
+                ("GETRANGE", self._record_key(user_id), 0, VERSION_BYTES - 1),
                 ("TTL", self._record_key(user_id)),
             ],
             timeout_s,
@@ -279,7 +167,7 @@ class Profile:
         pairs = [] if isinstance(history, Exception) else _pairs(history)
         read = [(self._read_member(user_id, member), float(score)) for member, score in pairs]
         events = [{"item_id": found[0], "timestamp": score, "key": found[1]} for found, score in read if found]
-        is_record = not isinstance(embedding, Exception) and embedding[:1] != _TOKEN
+        is_record = not isinstance(embedding, Exception) and embedding[:1] != TOKEN
         version = embedding if is_record else b""
         return {
             "count": len(events),

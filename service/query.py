@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from service.memory import NO_ROWS, Taste
-from service.profile import Int32
+from service.record import Int32
 from service.search import Ranked
 
 

@@ -15,8 +15,8 @@ from service.estimate import Estimate
 from service.index import Index
 from service.memory import NO_ROWS
 from service.metrics import REASONS, Metrics
-from service.profile import Int32
 from service.query import Job
+from service.record import Int32
 from service.search import Ranked
 from service.student import BUCKETS, Student
 

@@ -17,7 +17,8 @@ import orjson
 
 from service.bundle import check_item_id
 from service.errors import StartError, StoreError
-from service.profile import Profile, StoredEvent
+from service.event import StoredEvent
+from service.profile import Profile
 
 COLUMNS = ("user_id", "item_id", "timestamp", "event", "weight", "recommendation_id", "event_id")
 MAX_BAD_SHARE = 0.01

@@ -71,7 +71,9 @@ def main() -> int:
         delay_ms = f"{1000 * CONNECTIONS / rate:.3f}"
         paced.write_text(script.read_text() + CHECK.replace("VERSIONS", listed).replace("DELAY", delay_ms))
         calm = observe(url, paced, lambda: time.sleep(arguments.calm_s))
-        flipper = Flipper(url, f"unix://{directory}/world/store.sock", list(versions.values()), arguments.swaps)
+        flipper = Flipper(
+            url, f"unix://{directory}/world/store.sock", list(versions.values()), arguments.swaps, arguments.most_s
+        )
         swapping = observe(url, paced, flipper.run)
     return report({"calm": calm, "swapping": swapping, "swaps": flipper.found(), "grace_ms": grace_ms}, arguments)
 
@@ -83,6 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--swaps", type=int, default=100)
     parser.add_argument("--rate", type=float, default=0, help="requests a second; 0: half of what wrk gets")
+    parser.add_argument("--most-s", type=float, default=600, help="seconds after which no swap is begun")
     parser.add_argument("--calm-s", type=float, default=20, help="seconds without swaps, to compare with")
     return parser.parse_args()
 
@@ -113,8 +116,9 @@ def publish_all(arguments: argparse.Namespace, directory: Path, store_url: str) 
 class Flipper:
     """Makes versions live in turn, each once the one before is served."""
 
-    def __init__(self, url: str, store_url: str, versions: list[str], n_swaps: int) -> None:
-        self._url, self._store_url, self._versions, self._n_swaps = url, store_url, versions, n_swaps
+    def __init__(self, url: str, store_url: str, versions: list[str], n_swaps: int, most_s: float) -> None:
+        self._url, self._store_url, self._versions = url, store_url, versions
+        self._n_swaps, self._most_s = n_swaps, most_s
         self._took_s: list[float] = []
         self._memory: list[float] = []
 
@@ -123,14 +127,17 @@ class Flipper:
         with_releases(self._store_url, self._run)
 
     async def _run(self, releases: Releases) -> None:
+        end = time.monotonic() + self._most_s
         for number in range(self._n_swaps):
+            if time.monotonic() > end:
+                return
             version = self._versions[number % len(self._versions)]
             start = time.monotonic()
             await releases.activate(version)
             while await asyncio.to_thread(served, self._url) != version:
                 await asyncio.sleep(0.02)
             self._took_s.append(time.monotonic() - start)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.1)
             self._memory.append(read_metric(self._url, "retort_resident_memory_bytes"))
             if (number + 1) % 10 == 0:
                 print(f"{number + 1} swaps, {self._memory[-1] / 1e6:.0f} MB", file=sys.stderr, flush=True)

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.bundle import tie_hash
-from service.profile import Record, StoredEvent, encode_user, make_mark, pack_record, read_member, unpack_record
+from service.event import StoredEvent, read_member
+from service.profile import encode_user
+from service.record import Record, make_mark, pack_record, unpack_record
 from tests.service.running import Running
 
 ids = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=128)

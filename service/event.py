@@ -1,0 +1,59 @@
+"""An event as the store keeps it: what makes two the same, their order, and the stream's line."""
+
+from dataclasses import dataclass
+
+import orjson
+
+from service.bundle import MAX_ID_LENGTH, tie_hash
+
+_MAX_MEMBER_BYTES = 4 + 4 * MAX_ID_LENGTH + 1 + 4 * MAX_ID_LENGTH
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event ready to be kept. timestamp_ms: Unix milliseconds."""
+
+    user_id: str
+    item_id: str
+    timestamp_ms: int
+    event_id: str | None = None
+    type: str | None = None
+    value: float | None = None
+    recommendation_id: str | None = None
+
+    @property
+    def score(self) -> str:
+        """Unix seconds to the millisecond, exactly as text."""
+        return f"{self.timestamp_ms // 1000}.{self.timestamp_ms % 1000:03d}"
+
+    @property
+    def member(self) -> bytes:
+        """What makes it the same event: the item, and its event id or else its time."""
+        which = self.event_id if self.event_id is not None else str(self.timestamp_ms)
+        return tie_hash(self.user_id, self.item_id) + self.item_id.encode() + b"\x00" + which.encode()
+
+    def to_json(self) -> bytes:
+        """The stream's entry: the columns that training reads, without those that are not there."""
+        seconds = self.timestamp_ms / 1000
+        fields = {
+            "user_id": self.user_id,
+            "item_id": self.item_id,
+            "timestamp": int(seconds) if seconds.is_integer() else seconds,
+            "event": self.type,
+            "weight": self.value,
+            "recommendation_id": self.recommendation_id,
+            "event_id": self.event_id,
+        }
+        return orjson.dumps({name: value for name, value in fields.items() if value is not None})
+
+
+def read_member(user_id: str, member: bytes) -> tuple[str, str] | None:
+    """Return (item_id, event id or ms) of a member of a user's history, or None if it is not one."""
+    item, separator, which = member[4:].partition(b"\x00")
+    if not separator or not item or len(member) > _MAX_MEMBER_BYTES:
+        return None
+    try:
+        item_id = item.decode()
+        return (item_id, which.decode()) if tie_hash(user_id, item_id) == member[:4] else None
+    except UnicodeDecodeError:
+        return None
