@@ -9,9 +9,10 @@ History and stream are written by one small script per user: an event is in both
 neither twice. Both keys must therefore live on one node: a Cluster needs another way, and is not supported yet.
 
 :e saves a request the history: reading it whole, checking every member and looking every item up costs ten times the
-ranking. It is believed only if its mark (count, newest member and score) is that of the history now. What a mark cannot
-see, a late event in a full history, our own append sees: it puts a token in place of the record, and a record is only
-written over what its maker had read before the history.
+ranking. It is believed only if its mark (count, newest member and score) is that of the history now, and that member
+bears this user's hash: no answer is built from another user's reply. What a mark cannot see, a late event in a full
+history, our own append sees: it puts a token in place of the record, and a record is only written over what its maker
+had read before the history.
 """
 
 import re
@@ -91,9 +92,9 @@ class Profile:
             commands.append(("ZCARD", key + "h"))
             commands.append(("ZRANGE", key + "h", -1, -1, "WITHSCORES"))
         replies = await self._store.call("read", commands, timeout_s)
-        return [self._see(*replies[i : i + 3]) for i in range(0, len(replies), 3)]
+        return [self._see(user_id, *replies[3 * i : 3 * i + 3]) for i, user_id in enumerate(user_ids)]
 
-    def _see(self, value: Any, count: Any, newest: Any) -> Sight:
+    def _see(self, user_id: str, value: Any, count: Any, newest: Any) -> Sight:
         if isinstance(count, Exception):
             raise_unless_wrongtype(self._store.explain(count))
             return Sight("none")
@@ -104,6 +105,8 @@ class Profile:
         if isinstance(value, Exception):
             self._store.explain(value)
             return Sight("invalid", mark=mark)
+        if self._read_member(user_id, member) is None:
+            return Sight("invalid", mark=mark)  # another user's: reading it whole checks every member
         result, record = unpack_record(value, self._version, mark, self._dim)
         return Sight(result, record, value[:HEAD_BYTES], mark)
 

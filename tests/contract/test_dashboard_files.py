@@ -138,7 +138,7 @@ def test_thresholds_of_the_objectives_are_bucket_edges(samples: dict[str, Any]) 
     assert asked <= edges
 
 
-def test_there_are_four_alerts() -> None:
+def test_there_are_five_alerts() -> None:
     severities = {(rule["alert"], rule["labels"]["severity"]) for rule in ALERTS}
 
     assert severities == {
@@ -147,6 +147,7 @@ def test_there_are_four_alerts() -> None:
         ("RetortLatencyBurn", "page"),
         ("RetortLatencyBurn", "ticket"),
         ("RetortStoreBreakerOpen", "ticket"),
+        ("RetortModelNotFollowed", "ticket"),
         ("RetortMetricsAbsent", "page"),
     }
 

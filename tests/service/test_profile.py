@@ -12,7 +12,7 @@ from service.bundle import tie_hash
 from service.event import StoredEvent, read_member
 from service.profile import encode_user
 from service.record import Record, make_mark, pack_record, unpack_record
-from tests.service.running import Running
+from tests.service.running import Running, wait_for
 
 ids = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=128)
 VERSION = "0123456789abcdef"
@@ -174,3 +174,19 @@ def test_event_written_by_another_program_is_seen_at_once(shared_service: Runnin
     after = shared_service.recommend(user_id="foreign", debug=True)
 
     assert (before["debug"]["funnel"]["history"], after["debug"]["funnel"]["history"]) == (1, 2)
+
+
+def test_record_and_history_of_another_user_are_never_answered_from(shared_service: Running) -> None:
+    shared_service.send(*[{"user_id": "theirs", "item_id": f"i{n}", "timestamp": n} for n in (3, 5, 8)])
+    theirs = shared_service.recommend(user_id="theirs")
+    with shared_service.store() as store:
+        wait_for(lambda: store.exists("retort:{theirs}:e"))
+        for kind in ("h", "e"):  # as if a reply had been taken for another's
+            store.copy(f"retort:{{theirs}}:{kind}", f"retort:{{ours}}:{kind}")
+    n_before = shared_service.metric("retort_store_errors_total", kind="decode")
+
+    ours = shared_service.recommend(user_id="ours")
+
+    assert theirs["quality"]["level"] == "full"
+    assert ours["quality"] == {"level": "fallback", "reasons": ["cold_user"]}
+    assert shared_service.metric("retort_store_errors_total", kind="decode") > n_before

@@ -350,15 +350,18 @@ def test_live_version_wins_over_the_bundle_at_the_next_start_unless_pinned(
     assert done.returncode == 0, done.stderr
     with Running(toy_bundle, tmp_path) as follower:
         live = served(follower)
-    with Running(toy_bundle, tmp_path, "--pin") as pinned:
+    with Running(toy_bundle, tmp_path, "--pin", admin_key="admin-key") as pinned:
+        pinned.client.headers.update(ADMIN)
         kept = served(pinned)
-        assert run_command("publish", str(bundles[1]), "--data-dir", str(tmp_path)).returncode == 0
+        newer = upload(pinned, bundles[1])
+        activate(pinned, newer)
         still = served(pinned)
-        n_followed = len([line for line in pinned.log_lines() if line["event"] == "model_swapped"])
+        url = f"unix://{pinned.data_dir}/server.sock"
+        followers = with_releases(url, lambda releases: releases.replicas())
 
     assert live == json.loads((bundles[2] / MANIFEST).read_text())["version"]
     assert kept == still == own
-    assert n_followed == 0
+    assert not followers
 
 
 def test_every_worker_follows_and_one_of_them_fetches(toy_bundle: Path, tmp_path: Path, bundles: list[Path]) -> None:
