@@ -25,7 +25,7 @@ from service.plan import Kind
 _TIMEOUT_S = 600.0
 _CPU_S = 600
 _BASE_BYTES = 4 << 30
-_NICE = 19
+_NICE = 10
 _ENVIRONMENT = (
     "PATH",
     "HOME",

@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import json
+import threading
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +24,7 @@ from tests.service.toy import DIM, N_ITEMS, mean_encoder, write_toy
 
 ADMIN = {"X-API-Key": "admin-key"}
 Result = TypeVar("Result")
+wait = partial(wait_for, timeout_s=90)  # a trial steps back behind everything else on the machine
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def make_live(service: Running, path: Path) -> str:
     """Upload and activate a good bundle, and wait until it is served."""
     version = upload(service, path)
     activate(service, version)
-    wait_for(lambda: served(service) == version)
+    wait(lambda: served(service) == version)
     return version
 
 
@@ -110,11 +113,11 @@ def test_published_bundle_is_served_without_a_restart_and_rolled_back(service: R
     data = ["--data-dir", str(service.data_dir)]
     before = service.metric("retort_model_swaps_total", result="ok")
 
-    first = run_command("publish", str(bundles[0]), *data, "--wait", "20")
+    first = run_command("publish", str(bundles[0]), *data, "--wait", "50")
     version = served(service)
-    second = run_command("publish", str(bundles[1]), *data, "--wait", "20")
+    second = run_command("publish", str(bundles[1]), *data, "--wait", "50")
     newer = served(service)
-    back = run_command("rollback", *data, "--wait", "20")
+    back = run_command("rollback", *data, "--wait", "50")
 
     assert (first.returncode, second.returncode, back.returncode) == (0, 0, 0), first.stderr + back.stderr
     assert f"published {version}" in first.stderr and "served by 1 processes" in first.stderr
@@ -128,7 +131,7 @@ def test_published_bundle_is_served_without_a_restart_and_rolled_back(service: R
 def test_status_lists_versions_the_live_one_and_who_serves_it(service: Running, bundles: list[Path]) -> None:
     version = make_live(service, bundles[0])
     url = f"unix://{service.data_dir}/server.sock"
-    wait_for(lambda: [r.version for r in with_releases(url, lambda releases: releases.replicas())] == [version])
+    wait(lambda: [r.version for r in with_releases(url, lambda releases: releases.replicas())] == [version])
 
     done = run_command("status", "--data-dir", str(service.data_dir))
 
@@ -147,7 +150,7 @@ def test_rollback_is_a_toggle_and_needs_no_second_fetch(service: Running, bundle
     for expected in (first, second, first):
         answer = service.client.post("/model/rollback").json()
         assert answer["live"] == expected
-        wait_for(lambda expected=expected: served(service) == expected)
+        wait(lambda expected=expected: served(service) == expected)
 
     assert len([line for line in service.log_lines() if line["event"] == "model_loaded"]) == n_loaded
 
@@ -163,6 +166,34 @@ def test_answers_after_a_swap_are_those_of_the_new_version(service: Running, bun
     direct = service.recommend(history=["i7", "i9"], k=5)
     assert new["items"] == again["items"] == direct["items"] != old["items"]
     assert new["quality"] == {"level": "full", "reasons": []}
+
+
+def test_no_answer_fails_or_mixes_versions_while_they_are_swapped(service: Running, bundles: list[Path]) -> None:
+    versions = [make_live(service, path) for path in bundles]
+    is_over = threading.Event()
+    answers: list[tuple[int, str, str]] = []
+
+    def ask() -> None:
+        with httpx.Client(base_url=service.url, headers=ADMIN, timeout=10, trust_env=False) as client:
+            while not is_over.wait(0.005):  # no more: what loads a version steps back behind requests
+                response = client.post("/recommend", json={"history": ["i1", "i2"], "k": 5, "budget_ms": 1000})
+                body = response.json()
+                answers.append((response.status_code, body["model_version"], json.dumps(body["items"])))
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for version in versions:
+            activate(service, version)
+            wait(lambda version=version: served(service) == version)
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+    assert {status for status, _, _ in answers} == {200}
+    assert len({(version, items) for _, version, items in answers}) == len({version for _, version, _ in answers}) == 3
 
 
 DAMAGED_BUNDLES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
@@ -209,7 +240,7 @@ def test_bad_bundle_is_refused_by_name_and_the_old_one_serves_on(
     bad = upload(service, path)
     activate(service, bad)
 
-    line = wait_for(lambda: refusals(service)[n_before:])[0]
+    line = wait(lambda: refusals(service)[n_before:])[0]
     assert (line["result"], line["model_version"]) == (result, bad)
     assert named in line["message"]
     assert served(service) == good
@@ -269,7 +300,7 @@ def test_damage_in_the_store_is_refused_by_name_and_repaired_by_publishing_again
 
     activate(service, version)
 
-    line = wait_for(lambda: refusals(service)[n_before:])[0]
+    line = wait(lambda: refusals(service)[n_before:])[0]
     assert (line["result"], line["model_version"]) == ("rejected_checksum", version)
     assert named in line["message"]
     assert served(service) == good
@@ -342,7 +373,7 @@ def test_old_versions_leave_the_store_but_never_the_live_one_or_the_one_before(
     assert not [key for version in removed for key in service.store().keys(f"retort:release:{version}:*")]
 
 
-def test_live_version_wins_over_the_bundle_at_the_next_start_unless_pinned(
+def test_live_version_wins_over_the_bundle_at_the_next_start_unless_pinned_and_without_a_store_too(
     toy_bundle: Path, tmp_path: Path, bundles: list[Path]
 ) -> None:
     own = json.loads((toy_bundle / MANIFEST).read_text())["version"]
@@ -350,6 +381,8 @@ def test_live_version_wins_over_the_bundle_at_the_next_start_unless_pinned(
     assert done.returncode == 0, done.stderr
     with Running(toy_bundle, tmp_path) as follower:
         live = served(follower)
+    with Running(toy_bundle, tmp_path, redis_url=f"unix://{tmp_path}/nobody.sock") as lonely:
+        without_store = served(lonely)
     with Running(toy_bundle, tmp_path, "--pin", admin_key="admin-key") as pinned:
         pinned.client.headers.update(ADMIN)
         kept = served(pinned)
@@ -359,14 +392,14 @@ def test_live_version_wins_over_the_bundle_at_the_next_start_unless_pinned(
         url = f"unix://{pinned.data_dir}/server.sock"
         followers = with_releases(url, lambda releases: releases.replicas())
 
-    assert live == json.loads((bundles[2] / MANIFEST).read_text())["version"]
+    assert without_store == live == json.loads((bundles[2] / MANIFEST).read_text())["version"]
     assert kept == still == own
     assert not followers
 
 
 def test_every_worker_follows_and_one_of_them_fetches(toy_bundle: Path, tmp_path: Path, bundles: list[Path]) -> None:
     with Running(toy_bundle, tmp_path, "--workers", "2") as crew:
-        done = run_command("publish", str(bundles[0]), "--data-dir", str(tmp_path), "--wait", "20")
+        done = run_command("publish", str(bundles[0]), "--data-dir", str(tmp_path), "--wait", "50")
         swapped = [line for line in crew.log_lines() if line["event"] == "model_swapped"]
         n_tables_read = crew.store().info("commandstats")["cmdstat_getrange"]["calls"]
 
