@@ -197,8 +197,8 @@ def tabulate(bench: Bench, done: Mapping[tuple[Trial, int], Mapping[str, Any]]) 
         }
         row |= measure.row([rankings[trial, seed] for seed in own])
         if trial.term:
-            theirs = np.stack([per_user[trial.reference(), seed] for seed in own])
-            row["difference"] = pooled_difference(np.stack([per_user[trial, seed] for seed in own]), theirs)
+            theirs = [per_user[trial.reference(), seed] for seed in own]
+            row["difference"] = pooled_difference([per_user[trial, seed] for seed in own], theirs)
             reference = fmean(done[trial.reference(), seed]["validation"] for seed in own)
             row["validation_difference"] = row["validation"] / reference - 1
             row["verdict"] = verdict(row["difference"], len(own))

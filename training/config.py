@@ -17,7 +17,7 @@ from training.term import Pupil, check_terms, parse_terms
 
 CHOICES = {
     "prepare.repeats": ("auto", "yes", "no"),
-    "split.test": ("last", "time", "none"),
+    "split.test": ("last", "time", "users", "none"),
     "split.val": ("last", "time"),
     "student.start": ("random", "teacher"),
     "compress.items": ("float32", "float16", "int8"),
@@ -50,9 +50,11 @@ class Prepare:
 class Split:
     """What is held out. last: each user's last event (test), the one before (val). time: the newest share of events."""
 
-    test: str = "last"  # last | time | none
+    test: str = "last"  # last | time | users | none
     val: str = "last"  # last | time
     time_share: float = 0.1  # share of events after the cut, for each time split
+    folds: int = 5  # of the users, where split.test is users
+    fold: int = 1  # the one that is judged, and not trained on; compare pools runs of each
 
 
 @dataclass(frozen=True)
@@ -310,6 +312,8 @@ def _check_ranges(config: Config) -> None:
         "prepare.max_history": (lambda v: v >= 1, "at least 1"),
         "prepare.max_malformed": (lambda v: 0 <= v <= 1, "between 0 and 1"),
         "split.time_share": (lambda v: 0 < v < 1, "above 0 and below 1"),
+        "split.folds": (lambda v: v >= 2, "at least 2"),
+        "split.fold": (lambda v: 1 <= v <= config.split.folds, f"from 1 to split.folds={config.split.folds}"),
         "distill.alpha": (lambda v: 0 <= v <= 1, "between 0 and 1"),
         "distill.temperature": (lambda v: 0 < v < 1000, "above 0"),
         "distill.teacher_temperature": (lambda v: 0 <= v < 1000, "above 0, or 0 for the student's own"),

@@ -62,6 +62,8 @@ def prepare(
     test: str,
     val: str,
     time_share: float,
+    folds: int = 5,
+    fold: int = 1,
 ) -> Prepared:
     """Read the files, write the directory out, and return it loaded. Raises InputError and leaves nothing behind."""
     if repeats not in REPEATS:
@@ -72,14 +74,15 @@ def prepare(
     _check_enough(found)
     frame = _numbered(found.frame)
     user, timestamp_ms = frame["user"].to_numpy(), frame["timestamp_ms"].to_numpy()
-    part = assign_parts(user, timestamp_ms, test=test, val=val, time_share=time_share)
+    part = assign_parts(user, timestamp_ms, test=test, val=val, time_share=time_share, folds=folds, fold=fold)
     _check_targets(interactions, user, part, test)
     frame = frame.with_columns(pl.Series("part", part))
     item_ids = frame["item_id"].unique().sort()
     popularity = np.bincount(frame["item"].to_numpy()[part == TRAIN], minlength=len(item_ids))
     catalog = read_catalog(items, columns, max_malformed) if items else None
     report = summarise(found, frame, repeats) | {
-        "split": {"test": test, "val": val, "time_share": time_share},
+        "split": {"test": test, "val": val, "time_share": time_share}
+        | ({"folds": folds, "fold": fold} if test == "users" else {}),
         "settings": {"columns": dict(columns), "events": list(events), "min_weight": min_weight}
         | {"max_malformed": max_malformed, "max_history": max_history, "repeats": repeats},
         "items_file": summarise_catalog(catalog, item_ids),

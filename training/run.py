@@ -104,7 +104,10 @@ def run_prepare(run: Run, interactions: Path, items: Path | None) -> None:
             **asdict(split),
         )
 
-    run.stage("prepared", {"prepare": asdict(settings), "split": asdict(split)}, inputs, work)
+    rules = asdict(split)
+    if split.test != "users":
+        del rules["folds"], rules["fold"]  # they say nothing: what was prepared without them stays
+    run.stage("prepared", {"prepare": asdict(settings), "split": rules}, inputs, work)
     _describe_data(run)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,3 +104,35 @@ def test_compare_refuses_what_is_not_seeds_of_one_recipe(seeds, tmp_path, capsys
 def test_compare_says_where_the_page_cannot_be_written(seeds, tmp_path, capsys):
     assert main(["compare", *seeds, "--html", str(tmp_path / "none" / "page.html")]) == 2
     assert "--html takes a file in a directory that exists" in capsys.readouterr().err
+
+
+def as_fold(run, fold, folds=3):
+    """Turn a copy of the finished run into one that judged a fold of the users."""
+    report = run / "prepared" / "report.json"
+    whole = json.loads(report.read_text())
+    whole["split"] |= {"test": "users", "folds": folds, "fold": fold}
+    report.write_text(json.dumps(whole))
+    config = json.loads((run / "bundle" / "manifest.json").read_text())["lineage"]["config"]
+    config["split"] |= {"test": "users", "folds": folds, "fold": fold}
+    edit_manifest(run, config=config, seeds={"teacher": 1, "student": 1})
+
+
+def test_folds_are_pooled_over_their_users(seeds, capsys):
+    for number, run in enumerate(seeds):
+        as_fold(Path(run), number + 1)
+
+    assert main(["compare", *seeds]) == 0
+
+    table = json.loads(capsys.readouterr().out.splitlines()[-1])
+    each = len(Ranking.load(Path(seeds[0]) / "student" / "alone_ranking.npz").ranks)
+    assert table["by"] == "fold" and table["users"] == 3 * each
+    student = table["models"]["student"]
+    assert student["ndcg@10"] == pytest.approx(np.mean(student["ndcg@10_per_seed"]))
+
+
+def test_a_fold_is_not_pooled_with_itself(seeds, capsys):
+    for run, fold in zip(seeds, (1, 2, 2), strict=True):
+        as_fold(Path(run), fold)
+
+    assert main(["compare", *seeds]) == 2
+    assert "both judge fold 2" in capsys.readouterr().err

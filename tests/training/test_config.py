@@ -43,7 +43,7 @@ def test_dumped_config_reads_back_the_same(tmp_path):
         ("distill.temperature=0", "distill.temperature must be above 0"),
         ("teacher.learning_rate=-1", "teacher.learning_rate must be above 0"),
         ("compress.items=int4", "compress.items must be one of float32, float16, int8"),
-        ("split.test=random", "split.test must be one of last, time, none"),
+        ("split.test=random", "split.test must be one of last, time, users, none"),
         ("prepare.repeats=maybe", "prepare.repeats must be one of auto, yes, no"),
         ("split.time_share=1", "split.time_share must be above 0 and below 1"),
         ("distill.temperature=nan", "distill.temperature must be"),

@@ -297,7 +297,7 @@ def test_prepare_counts_a_weight_that_is_no_number_as_malformed(tmp_path: Path, 
         ({"events": ["buy"]}, "no column 'event'; the file has: user_id, item_id, timestamp"),
         ({"columns": "weight=Quantity"}, "no column 'Quantity'; the file has"),
         ({"columns": "user_id=Customer"}, "no column 'Customer'.*--columns user_id=COLUMN"),
-        ({"test": "first"}, "split.test must be one of last, time, none, not 'first'"),
+        ({"test": "first"}, "split.test must be one of last, time, users, none, not 'first'"),
     ],
 )
 def test_prepare_refuses_a_setting_that_cannot_be_met(tmp_path: Path, changed: dict[str, Any], message: str) -> None:

@@ -15,6 +15,8 @@ from service.bundle import open_bundle
 from tests.training.world import heed_interrupts, tiny_settings, write_chain_world
 from training.__main__ import main
 from training.checkpoint import load_weights
+from training.evaluation import Ranking, ask, judged_part
+from training.interactions import TRAIN, VAL, load_prepared
 from training.stage import read_key
 
 STAGES = ("prepared", "teacher", "mix", "soft_labels", "student", "compressed", "baselines")
@@ -241,3 +243,18 @@ def test_help_teaches_the_commands(capsys):
     text = capsys.readouterr().out
     assert all(name in text for name in ("simulate", "run", "prepare", "teacher", "baselines", "export"))
     assert "python -m training run --interactions" in text
+
+
+def test_a_fold_is_judged_on_users_that_no_model_trained_on(chain_world, tmp_path):
+    out = tmp_path / "run"
+    settings = tiny_settings("split.test=users", "split.folds=3", "split.fold=2")
+    for command in (["prepare", "--interactions", str(chain_world)], ["teacher"]):
+        assert main([*command, "--out", str(out), *settings]) == 0
+
+    prepared = load_prepared(out / "prepared")
+    question = ask(prepared, judged_part(prepared))
+    trained = set(prepared.user[prepared.part == TRAIN].tolist())
+    assert prepared.report["split"]["fold"] == 2
+    assert len(question.users) == 40 and not trained & set(question.users.tolist())
+    assert len(Ranking.load(out / "teacher" / "ranking.npz").ranks) == 40
+    assert set(ask(prepared, VAL).users.tolist()) <= trained

@@ -65,18 +65,35 @@ def test_assign_parts_puts_train_before_val_before_test_for_every_user(
         assert TEST not in part
 
 
-def test_target_events_are_the_first_of_the_part_for_users_who_train() -> None:
-    user = np.array([0, 0, 0, 1, 1, 2, 2], dtype=np.int32)
-    part = np.array([TRAIN, TEST, TEST, TEST, TEST, TRAIN, VAL], dtype=np.uint8)
+def test_target_events_are_the_first_of_the_part_for_users_with_a_history() -> None:
+    user = np.array([0, 0, 0, 1, 1, 2, 2, 3, 3], dtype=np.int32)
+    part = np.array([TRAIN, TEST, TEST, TEST, TEST, TRAIN, VAL, VAL, TEST], dtype=np.uint8)
 
-    assert target_events(user, part, TEST).tolist() == [1]
+    assert target_events(user, part, TEST).tolist() == [1, 8]
     assert target_events(user, part, VAL).tolist() == [6]
+
+
+def test_the_folds_hold_out_every_user_once_and_train_on_none_of_their_events() -> None:
+    user = np.repeat(np.arange(30, dtype=np.int32), 4)
+    time = np.arange(120, dtype=np.int64)
+    asked: list[int] = []
+    for fold in (1, 2, 3):
+        part = assign_parts(user, time, test="users", val="last", time_share=0.1, folds=3, fold=fold)
+        held = np.unique(user[part == TEST])
+        assert TRAIN not in part[np.isin(user, held)]
+        assert part[user == held[0]].tolist() == [VAL, VAL, VAL, TEST]
+        others = part[~np.isin(user, held)].reshape(-1, 4)
+        assert (others == [TRAIN, TRAIN, TRAIN, VAL]).all()
+        assert not np.isin(user[target_events(user, part, VAL)], held).any()
+        asked += user[target_events(user, part, TEST)].tolist()
+
+    assert sorted(asked) == list(range(30))
 
 
 @pytest.mark.parametrize(
     ("test", "val", "time_share", "message"),
     [
-        ("first", "last", 0.1, "split.test must be one of last, time, none, not 'first'"),
+        ("first", "last", 0.1, "split.test must be one of last, time, users, none, not 'first'"),
         ("last", "none", 0.1, "split.val must be one of last, time, not 'none'"),
         ("time", "time", 0.0, "split.time_share must lie between 0 and 0.5, not 0.0"),
         ("time", "time", 0.5, "split.time_share"),
