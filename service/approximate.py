@@ -1,7 +1,8 @@
 """Approximate search: the best of all by their codes, scored exactly from the true table, and of those the K best.
 
-Scores are exact, and so are exclusions: as many more rows are looked at as are masked, and should fewer than K be left,
-that user is answered by a scan of the whole table. How many rows are looked at was measured when the codes were made.
+Scores are exact, and so are exclusions: two more rows are looked at for each that is masked, in all lists where many
+are, and should fewer than K be left, that user is answered by a scan of the whole table. How many rows and lists are
+looked at was measured when the codes were made.
 """
 
 from collections.abc import Sequence
@@ -40,20 +41,21 @@ class Approximate:
 
     def describe(self) -> dict[str, Any]:
         """Return what GET /model says of it."""
-        return {"kind": "approximate", "recall_at_100": self.recall, "depths": self.depths}
+        return {"kind": "approximate", "recall_at_100": self.recall, "depths": self.depths, "lists": self._codes.share}
 
     def score(self, users: Float32, k: int, n_masked: int) -> Shortlist:
         """Return the shortlist of users, float32 [batch, dim]. n_masked: of the user who has most."""
-        depth = self._depth(k, n_masked)
+        depth, is_thorough = self._depth(k, n_masked), k + n_masked > 2 * RECALL_AT
         with np.errstate(all="ignore"):
-            rows = [line[line >= 0] for line in self._codes.nearest(with_ones(users, self._table), depth)]
+            nearest = self._codes.nearest(with_ones(users, self._table), depth, is_thorough=is_thorough)
+            rows = [line[line >= 0] for line in nearest]
             return Shortlist(users, rows, [self._score(line, user) for line, user in zip(rows, users, strict=True)])
 
     def _depth(self, k: int, n_masked: int) -> int:
         """Return how deep to look: the k best of the rest are among the k + n_masked best of all."""
         if k + n_masked <= RECALL_AT:
             return int(np.interp(k + n_masked, FEW_AND_MANY, self.depths))
-        return self.depths[1] * max(RECALL_AT, k) // RECALL_AT + n_masked
+        return self.depths[1] * max(RECALL_AT, k) // RECALL_AT + 2 * n_masked
 
     def best(self, scores: Shortlist, k: int, masked: Masked) -> list[Ranked | None]:
         """Return for each user the k best, without the masked rows; None where a score is not finite."""
