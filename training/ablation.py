@@ -32,7 +32,7 @@ from training.part import Source
 from training.progress import Progress
 from training.ranking import bootstrap_interval, ndcg
 from training.sequences import Events, select_events
-from training.soft_labels import SavedLabels
+from training.soft_labels import SAVED_BYTES, SavedLabels
 from training.teaching import Recipe, Teaching, hard, smooth, teach
 from training.variety import coverage, gini
 
@@ -277,5 +277,6 @@ def _own_rankings(run: Path) -> Iterator[tuple[str, Ranking]]:
 
 def save_logits(source: Source, events: Events, n_items: int, out: Path, progress: Progress) -> Source:
     """Return the source with its logits kept in a file, where that is of bearable size: trials read them many times."""
-    labels = SavedLabels.make(source.labels, events, n_items, out, progress)
-    return source if labels is None else replace(source, labels=labels)
+    if 2 * len(events.item) * n_items > SAVED_BYTES:
+        return source
+    return replace(source, labels=SavedLabels(source.labels, events, n_items, out, progress))

@@ -131,7 +131,7 @@ def plot_differences(rows: Sequence[tuple[str, Mapping[str, float], bool]]) -> s
         )
     axes.set_yticks(range(len(rows)), [title for title, _, _ in reversed(rows)], fontsize=9)
     axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set(xlabel="NDCG@10 beside its base, %; lines: 95 % over users; pale: one seed")
+    axes.set(xlabel="NDCG@10 beside its base, %")
     return _as_address(figure, axes)
 
 

@@ -109,33 +109,33 @@ class MixedLabels:
 
 
 class SavedLabels:
-    """Logits after every training event in a file, half precision: for those who read the same ones many times."""
+    """Logits after every training event in a file, half precision, made when they are first asked for.
 
-    def __init__(self, values: NDArray[np.float16], device: torch.device) -> None:
-        self._values, self._device = values, device
+    For those who read the same ones many times: a mix's take most of a step to compute.
+    """
+
+    def __init__(self, labels: SoftLabels, events: Events, n_items: int, path: Path, progress: Progress) -> None:
+        self._labels, self._shape, self._path, self._progress = labels, (len(events.item), n_items), path, progress
+        self._device = choose_device()
+        self._values: NDArray[np.float16] | None = None
 
     def logits(self, event: Tensor) -> Tensor:
         """As SoftLabels says."""
+        if self._values is None:
+            self._values = self._make()
         return torch.from_numpy(self._values[event.numpy()]).to(self._device, torch.float32)
 
-    @classmethod
-    def make(
-        cls, labels: SoftLabels, events: Events, n_items: int, path: Path, progress: Progress
-    ) -> "SavedLabels | None":
-        """Compute what is not in the file yet; None where it would be above SAVED_BYTES."""
-        if 2 * len(events.item) * n_items > SAVED_BYTES:
-            return None
-        if not path.exists():
-            aside = path.with_name(f".{path.name}.part")
-            shape = (len(events.item), n_items)
-            values = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float16, shape=shape)
-            with progress.bar("logits", len(events.item)) as bar, torch.no_grad(), autocast(choose_device().type):
-                for event in torch.arange(len(events.item)).split(SAVED_AT_ONCE):
-                    values[event.numpy()] = labels.logits(event).float().cpu().numpy()
+    def _make(self) -> NDArray[np.float16]:
+        if not self._path.exists():
+            aside = self._path.with_name(f".{self._path.name}.part")
+            values = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float16, shape=self._shape)
+            with self._progress.bar("logits", len(values)) as bar, torch.no_grad(), autocast(self._device.type):
+                for event in torch.arange(len(values)).split(SAVED_AT_ONCE):
+                    values[event.numpy()] = self._labels.logits(event).float().cpu().numpy()
                     bar.advance(len(event))
             values.flush()
-            aside.rename(path)
-        return cls(np.load(path, mmap_mode="r"), choose_device())
+            aside.rename(self._path)
+        return np.load(self._path, mmap_mode="r")
 
 
 def save_soft_labels(out: Path, teacher: SequenceModel, events: Events, progress: Progress) -> None:

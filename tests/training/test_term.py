@@ -15,7 +15,7 @@ from training.fit import Schedule, fit
 from training.part import Source
 from training.progress import Progress
 from training.sequences import Batch, Events
-from training.soft_labels import load_soft_labels, save_soft_labels
+from training.soft_labels import SavedLabels, load_soft_labels, save_soft_labels
 from training.teaching import Recipe, Teaching, smooth, teach
 from training.term import TERMS, Pupil, check_terms, format_terms, parse_terms
 
@@ -217,3 +217,15 @@ def test_strata_hold_every_item_once(source):
 def test_a_chosen_term_is_written_with_the_settings(finished_run):
     assert 'terms = "kl"' in (finished_run / "config.toml").read_text()
     assert json.loads((finished_run / "metrics.json").read_text())["lineage"]["config"]["distill"]["terms"] == "kl"
+
+
+def test_saved_logits_are_the_teachers_and_are_computed_once(source, tmp_path):
+    events = chain()
+    saved = SavedLabels(source.labels, events, N_ITEMS, tmp_path / "logits.npy", Progress())
+    event = torch.tensor([3, 0, 7])
+    assert not (tmp_path / "logits.npy").exists()
+
+    torch.testing.assert_close(saved.logits(event), source.labels.logits(event).float(), atol=2e-2, rtol=1e-2)
+
+    again = SavedLabels(Constant(), events, N_ITEMS, tmp_path / "logits.npy", Progress())
+    assert torch.equal(again.logits(event), saved.logits(event))
