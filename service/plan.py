@@ -33,13 +33,13 @@ Warn = Callable[[str], None]
 EXACT_BYTES = 32 << 20
 """A float32 table up to here is searched exactly: past it, a pass falls out of the processor's cache."""
 LEAST_RECALL = 0.99
-_MARGIN, _SPARE = 0.001, 0.002
+_MARGIN, _SPARE = 0.003, 0.001
 _N_USERS, _N_HELD_OUT = 2000, 200
 _N_TRAIN = 50_000
 _DEPTHS = (250, 500, 1000, 1500, 2000, 3000, 4000, 5000, 6000, 8000)
 _SHARES = (0.25, 0.375, 0.4375, 0.5, 0.625, 0.75, 1.0)
 _MANY_ITEMS = 200_000
-_FORMAT = 3
+_FORMAT = 4
 _KEPT = 3
 
 
