@@ -13,8 +13,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,9 @@ class Depot:
         """Note what is served now, and remove what is neither it nor the version before."""
         with contextlib.suppress(OSError):  # a full disk keeps nobody from serving
             self._write("live.json", asdict(live))
-            for path in self._dir.iterdir():
-                name = path.name.removesuffix(".json")
-                if is_version(name) and name not in (live.version, live.previous):
-                    self._remove(name)
+            with self._open_lock() as lock:
+                if _try_lock(lock):  # else somebody fetches, perhaps already the next one
+                    self._prune({live.version, live.previous})
 
     def last_live(self) -> Live | None:
         """Return what was served last on this machine, if it is still here and passed its trial."""
@@ -66,6 +65,12 @@ class Depot:
         """Remove a bundle that passed its trial and does not load: the disk has damaged it."""
         with contextlib.suppress(OSError):
             self._remove(version)
+
+    def _prune(self, needed: set[str | None]) -> None:
+        for path in self._dir.iterdir():
+            name = path.name.removesuffix(".json")
+            if is_version(name) and name not in needed:
+                self._remove(name)
 
     async def _bring(self, live: Live) -> Path:
         path = self._dir / live.version
@@ -110,11 +115,16 @@ class Depot:
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:
-        lock = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        with self._open_lock() as lock:
             while not _try_lock(lock):
                 await asyncio.sleep(_LOCK_EVERY_S)
             yield
+
+    @contextmanager
+    def _open_lock(self) -> Iterator[int]:
+        lock = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            yield lock
         finally:
             os.close(lock)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from service.bundle import read_manifest
 from service.depot import Depot
 from service.edition import Edition, Editions
-from service.errors import GoldenError, RefusedError, StartError, StoreError
+from service.errors import RefusedError, StartError, StoreError
 from service.logs import Log
 from service.metrics import Metrics
 from service.release import Live, Releases, Replica
@@ -145,10 +145,12 @@ class Follower:
         with _short_turns():
             try:
                 return self._load(path, live.number)
-            except StartError as exc:
+            except (
+                Exception
+            ) as exc:  # a border: it passed its trial, so this machine is in trouble, and following goes on
                 self._depot.discard(live.version)
-                result = "rejected_canary" if isinstance(exc, GoldenError) else "rejected_schema"
-                raise RefusedError(result, str(exc)) from exc
+                text = str(exc) if isinstance(exc, StartError) else f"loading raised {type(exc).__name__}"
+                raise RefusedError("error", f"version {live.version} passed its trial, and then: {text}") from exc
 
     def _refuse(self, live: Live, exc: RefusedError) -> None:
         """Stay with what is served. An error may pass by itself; everything else is wrong for good."""

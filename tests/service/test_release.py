@@ -373,28 +373,54 @@ def test_old_versions_leave_the_store_but_never_the_live_one_or_the_one_before(
     assert not [key for version in removed for key in service.store().keys(f"retort:release:{version}:*")]
 
 
-def test_live_version_wins_over_the_bundle_at_the_next_start_unless_pinned_and_without_a_store_too(
-    toy_bundle: Path, tmp_path: Path, bundles: list[Path]
-) -> None:
-    own = json.loads((toy_bundle / MANIFEST).read_text())["version"]
-    done = run_command("publish", str(bundles[2]), "--data-dir", str(tmp_path))
+@pytest.fixture(scope="module")
+def followed(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory, bundles: list[Path]) -> tuple[Path, str]:
+    """A data directory whose store has a live version, which a service has served: and which it is."""
+    data_dir = tmp_path_factory.mktemp("followed")
+    done = run_command("publish", str(bundles[2]), "--data-dir", str(data_dir))
     assert done.returncode == 0, done.stderr
-    with Running(toy_bundle, tmp_path) as follower:
-        live = served(follower)
-    with Running(toy_bundle, tmp_path, redis_url=f"unix://{tmp_path}/nobody.sock") as lonely:
-        without_store = served(lonely)
-    with Running(toy_bundle, tmp_path, "--pin", admin_key="admin-key") as pinned:
-        pinned.client.headers.update(ADMIN)
-        kept = served(pinned)
-        newer = upload(pinned, bundles[1])
-        activate(pinned, newer)
-        still = served(pinned)
-        url = f"unix://{pinned.data_dir}/server.sock"
-        followers = with_releases(url, lambda releases: releases.replicas())
+    with Running(toy_bundle, data_dir) as service:
+        live = served(service)
+    return data_dir, live
 
-    assert without_store == live == json.loads((bundles[2] / MANIFEST).read_text())["version"]
-    assert kept == still == own
+
+def test_live_version_wins_over_the_bundle_at_the_next_start_and_without_a_store_too(
+    toy_bundle: Path, bundles: list[Path], followed: tuple[Path, str]
+) -> None:
+    data_dir, live = followed
+    with Running(toy_bundle, data_dir, redis_url=f"unix://{data_dir}/nobody.sock") as service:
+        without_store = served(service)
+
+    assert live == without_store == json.loads((bundles[2] / MANIFEST).read_text())["version"]
+
+
+def test_pinned_service_serves_its_bundle_whatever_is_live(
+    toy_bundle: Path, bundles: list[Path], followed: tuple[Path, str]
+) -> None:
+    data_dir, live = followed
+    with Running(toy_bundle, data_dir, "--pin", admin_key="admin-key") as service:
+        service.client.headers.update(ADMIN)
+        kept = served(service)
+        flipped = activate(service, upload(service, bundles[1]))
+        still = served(service)
+        followers = with_releases(f"unix://{data_dir}/server.sock", lambda releases: releases.replicas())
+        activate(service, live)
+
+    assert kept == still == json.loads((toy_bundle / MANIFEST).read_text())["version"] != flipped["live"]
     assert not followers
+
+
+def test_bundle_damaged_on_disk_after_its_trial_is_fetched_anew(toy_bundle: Path, followed: tuple[Path, str]) -> None:
+    data_dir, live = followed
+    with (data_dir / "releases" / live / ITEMS).open("ab") as file:
+        file.write(b"damage")
+
+    with Running(toy_bundle, data_dir) as service:
+        wait(lambda: served(service) == live)
+        refused = refusals(service)
+
+    assert [line["result"] for line in refused] == ["error"]
+    assert f"{ITEMS}: " in refused[0]["message"]
 
 
 def test_every_worker_follows_and_one_of_them_fetches(toy_bundle: Path, tmp_path: Path, bundles: list[Path]) -> None:
