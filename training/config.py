@@ -91,10 +91,10 @@ class Student(Encoder):
     """The student's size and its training; the student alone is trained the same way without a teacher."""
 
     start: str = "random"  # of the taught student's item table: random | teacher (the transformer's, whitened)
-    dim: int = 192
+    dim: int = 384
     blocks: str = "pool"
     heads: int = 2
-    dropout: float = 0.0
+    dropout: float = 0.05
     alone_dropout: float = 0.2  # of the student without a teacher, which overfits sooner
     learning_rate: float = 3e-3
     batch_positions: int = 1024
@@ -119,7 +119,7 @@ class Distill:
 class Search:
     """What a search of the student tries, and what it may cost; chosen on validation."""
 
-    dims: str = "32,64,128,192"
+    dims: str = "32,64,128,256,384"
     blocks: str = "pool;pool,attention"  # mixers of a candidate, candidates apart by a semicolon
     alphas: str = "0.5,0.9,1.0"
     temperatures: str = "0.5,1.0"
