@@ -37,10 +37,11 @@ lint: $(INSTALLED)  ## ruff
 types: $(INSTALLED)  ## mypy, strict on service
 	$(BIN)/mypy
 
-bench: $(INSTALLED)  ## the service against a FastAPI echo (needs wrk), and one client against a null handler
+bench: $(INSTALLED)  ## the service against a FastAPI echo (needs wrk), large catalogues, one client against a null handler
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/throughput.py --bundle $(OUT)/run/bundle
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/latency.py \
 		--bundle $(OUT)/run/bundle --histories $(OUT)/run/prepared/histories.jsonl.gz
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/catalogue.py --bundle $(OUT)/run/bundle
 
 clean:  ## remove what the demo and the tools left
 	rm -rf .demo .pytest_cache .mypy_cache .ruff_cache build *.egg-info

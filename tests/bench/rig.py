@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -128,7 +128,7 @@ def import_histories(histories: Path, **environment: str) -> None:
 @contextmanager
 def started_app(command: list[str], *, cores: str | None = None) -> Iterator[str]:
     """A program that prints its URL and then serves; yields the URL once it answers."""
-    process = subprocess.Popen([*pinned(cores), *command], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*pinned(cores), *command], stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
@@ -136,8 +136,10 @@ def started_app(command: list[str], *, cores: str | None = None) -> Iterator[str
             time.sleep(0.05)
         yield url
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # workers that outlive their parent
 
 
 def service_environment(settings: Mapping[str, str]) -> dict[str, str]:

@@ -65,6 +65,10 @@ def main() -> None:
         urls = {"echo": stack.enter_context(started_app([sys.executable, "-c", ECHO_APP], cores=SERVER_CORE))}
         for n_items in arguments.items:
             urls[f"{n_items} items"] = start(arguments.bundle, n_items, directory / str(n_items), stack)
+        if arguments.litserve:
+            beside = directory / str(arguments.items[0])
+            command = [str(arguments.litserve), str(Path(__file__).with_name("litserve_bundle.py")), str(beside)]
+            urls["litserve"] = stack.enter_context(started_app(command, cores=SERVER_CORE))
         for url in urls.values():
             ask(url, script, connections=8, seconds=3)  # every user once and more: embeddings are cached
         found: dict[str, dict[int, list[dict[str, float]]]] = {name: {16: [], 1: []} for name in urls}
@@ -72,7 +76,7 @@ def main() -> None:
             for name, url in urls.items():
                 for connections, runs in found[name].items():
                     runs.append(ask(url, script, connections=connections, seconds=arguments.seconds))
-        levels = {name: read_levels(url) for name, url in urls.items() if name != "echo"}
+        levels = {name: read_levels(url) for name, url in urls.items() if name.endswith("items")}
     report({name: {c: median(runs) for c, runs in by.items()} for name, by in found.items()}, levels, arguments)
 
 
@@ -84,6 +88,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4, help="length of each run")
     parser.add_argument("-k", type=int, default=10, help="items asked for (default 10)")
+    parser.add_argument("--litserve", type=Path, help="a Python that has LitServe: its row, of the first catalogue")
     if shutil.which("wrk") is None:
         parser.error("needs wrk on the PATH (Debian: apt-get install wrk)")
     return parser.parse_args()
