@@ -105,8 +105,8 @@ class Profile:
         if isinstance(value, Exception):
             self._store.explain(value)
             return Sight("invalid", mark=mark)
-        if self._read_member(user_id, member) is None:
-            return Sight("invalid", mark=mark)  # another user's: reading it whole checks every member
+        if read_member(user_id, member) is None:
+            return Sight("invalid", mark=mark)  # another user's: reading it whole checks and counts every member
         result, record = unpack_record(value, self._version, mark, self._dim)
         return Sight(result, record, value[:HEAD_BYTES], mark)
 
