@@ -5,9 +5,12 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from training.ablation import ablation_lines
+from training.capacity import capacity_lines
 from training.comparison import compare_runs, comparison_lines
 from training.compression import compression_lines
 from training.config import dump_config, load_config
@@ -29,7 +32,7 @@ from training.run import (
     run_teacher,
 )
 from training.simulate import simulate
-from training.study import run_ablation, run_compression, run_search
+from training.study import run_ablation, run_capacity, run_compression, run_search
 
 EXAMPLES = """examples:
   python -m training simulate --out world                       a small made-up world to try things on
@@ -43,6 +46,24 @@ EXAMPLES = """examples:
 
 A stage whose inputs and settings are unchanged is skipped; one that was interrupted (Ctrl-C) goes on where it was.
 """
+
+STUDIES: dict[str, tuple[Callable[[Run], dict[str, Any]], Callable[[dict[str, Any]], list[str]], str]] = {
+    "ablation": (
+        run_ablation,
+        ablation_lines,
+        "Train a student with every way to transfer, on top of the hard loss and on top of soft labels",
+    ),
+    "capacity": (
+        run_capacity,
+        capacity_lines,
+        "Train students of several widths alone and under each teacher, to see where distillation pays",
+    ),
+    "compression": (
+        run_compression,
+        compression_lines,
+        "Shrink the student in every way; measure each before and after it is taught on, through onnxruntime",
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,8 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_run_options(stage, with_data=False)
         stage.set_defaults(command=_stage(work))
     _add_search(commands)
-    _add_ablation(commands)
-    _add_compression(commands)
+    _add_studies(commands)
     _add_evaluate(commands)
     _add_compare(commands)
     _add_demo(commands)
@@ -119,24 +139,12 @@ def _add_search(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.set_defaults(command=_search)
 
 
-def _add_ablation(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    text = (
-        "Train a student with every way to transfer, on top of the hard loss and on top of soft labels; report.html "
-        "then shows what each adds. Goes on where it was stopped."
-    )
-    parser = commands.add_parser("ablation", help=text, description=text)
-    _add_run_options(parser, with_data=False)
-    parser.set_defaults(command=_ablation)
-
-
-def _add_compression(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    text = (
-        "Shrink the student in every way, measure each before and after it is taught on, through onnxruntime; "
-        "report.html then shows the table. Goes on where it was stopped."
-    )
-    parser = commands.add_parser("compression", help=text, description=text)
-    _add_run_options(parser, with_data=False)
-    parser.set_defaults(command=_compression)
+def _add_studies(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    for name, (study, lines, text) in STUDIES.items():
+        text += "; report.html then shows it. Goes on where it was stopped."
+        parser = commands.add_parser(name, help=text, description=text)
+        _add_run_options(parser, with_data=False)
+        parser.set_defaults(command=partial(_study, study, lines))
 
 
 def _add_budget(parser: argparse.ArgumentParser) -> None:
@@ -149,15 +157,11 @@ def _search(arguments: argparse.Namespace) -> None:
     run_search(_continue_run(arguments))
 
 
-def _ablation(arguments: argparse.Namespace) -> None:
+def _study(
+    study: Callable[[Run], dict[str, Any]], lines: Callable[[dict[str, Any]], list[str]], arguments: argparse.Namespace
+) -> None:
     run = _continue_run(arguments)
-    print("\n".join(ablation_lines(run_ablation(run))))
-    _report_again(run)
-
-
-def _compression(arguments: argparse.Namespace) -> None:
-    run = _continue_run(arguments)
-    print("\n".join(compression_lines(run_compression(run))))
+    print("\n".join(lines(study(run))))
     _report_again(run)
 
 

@@ -15,23 +15,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from time import monotonic
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from training.attempt import Room, attempt
 from training.breakdown import by_popularity
 from training.comparison import pooled_difference
 from training.encoder import SequenceModel, Size
-from training.evaluation import Ranking, ask, judge, judged_part, validation_score
-from training.fit import Loss, Schedule, choose_device, fit
-from training.interactions import TRAIN, Prepared
+from training.evaluation import Ranking, ask, judged_part
+from training.fit import Loss
+from training.interactions import Prepared
 from training.part import Source
 from training.progress import Progress
 from training.ranking import bootstrap_interval, ndcg
-from training.sequences import Events, select_events
+from training.sequences import Events
 from training.soft_labels import SAVED_BYTES, SavedLabels
 from training.teaching import Recipe, Teaching, hard, smooth, teach
 from training.variety import coverage, gini
@@ -96,32 +95,26 @@ class Plan:
 class Bench:
     """What all trials share."""
 
-    out: Path
-    prepared: Prepared
+    room: Room
     source: Source
     size: Size
     hard_dropout: float  # of the students on top of the hard loss
-    schedule: Schedule
     alpha: float
     temperature: float
-    progress: Progress
 
 
 def ablate(bench: Bench, plan: Plan) -> dict[str, Any]:
     """Train what the plan says unless it was, and return and write the table."""
     screened, first = plan.trials(), plan.seeds[0]
     again = len({trial.reference() for trial in screened}) + plan.best + plan.worst
-    bench.progress.note(
+    bench.room.progress.note(
         f"ablation: {len(screened)} students of one seed, then up to {again} of {len(plan.seeds) - 1} more"
     )
-    events = select_events(
-        bench.prepared.user, bench.prepared.item, bench.prepared.part == TRAIN, len(bench.prepared.users)
-    )
-    done = {(trial, first): _run(bench, trial, first, events) for trial in screened}
+    done = {(trial, first): _run(bench, trial, first) for trial in screened}
     for trial in stand_outs({trial: done[trial, first]["validation"] for trial in screened}, plan.best, plan.worst):
-        done |= {(trial, seed): _run(bench, trial, seed, events) for seed in plan.seeds[1:]}
+        done |= {(trial, seed): _run(bench, trial, seed) for seed in plan.seeds[1:]}
     table = tabulate(bench, done)
-    (bench.out / TABLE).write_text(json.dumps(table, indent=1) + "\n")
+    (bench.room.out / TABLE).write_text(json.dumps(table, indent=1) + "\n")
     return table
 
 
@@ -133,43 +126,17 @@ def stand_outs(validation: Mapping[Trial, float], best: int, worst: int) -> list
     return references + list(dict.fromkeys([*order[:best], *order[max(0, len(order) - worst) :]]))
 
 
-def _run(bench: Bench, trial: Trial, seed: int, events: Events) -> dict[str, Any]:
+def _run(bench: Bench, trial: Trial, seed: int) -> dict[str, Any]:
     """Train and judge one student, or read what was measured before."""
-    path = bench.out / f"{trial.name(seed)}.json"
-    if path.exists():
-        return dict(json.loads(path.read_text()))
-    started = monotonic()
-    bench.progress.note(f"trial {path.stem}")
-    torch.manual_seed(seed)
     dropout = bench.hard_dropout if trial.base == ON_HARD else bench.size.dropout
-    size = replace(bench.size, blocks=trial.blocks, dropout=dropout)
-    model = SequenceModel(len(bench.prepared.items), size).to(choose_device())
-    loss, extra = _lesson(bench, trial, model, seed)
-    checkpoint = path.with_suffix(".safetensors")
-    validate = validation_score(bench.prepared)
-    schedule = replace(bench.schedule, seed=seed)
-    curve = fit(
-        model,
-        events,
-        loss=loss,
-        extra=extra,
-        validate=validate,
-        schedule=schedule,
-        checkpoint=checkpoint,
-        progress=bench.progress,
+    return attempt(
+        bench.room,
+        trial.name(seed),
+        size=replace(bench.size, blocks=trial.blocks, dropout=dropout),
+        seed=seed,
+        lesson=lambda model: _lesson(bench, trial, model, seed),
+        about=asdict(trial),
     )
-    judge(bench.prepared, model).save(path.with_suffix(".npz"))
-    report = {
-        **asdict(trial),
-        "seed": seed,
-        "validation": max(row.validation for row in curve),
-        "epochs": len(curve),
-        "seconds": monotonic() - started,
-    }
-    path.write_text(json.dumps(report) + "\n")
-    checkpoint.unlink()
-    bench.progress.note(f"trial {path.stem}: validation NDCG@10 {report['validation']:.4f}, {report['seconds']:.0f} s")
-    return report
 
 
 def _lesson(bench: Bench, trial: Trial, model: SequenceModel, seed: int) -> tuple[Loss, Teaching | None]:
@@ -182,11 +149,11 @@ def _lesson(bench: Bench, trial: Trial, model: SequenceModel, seed: int) -> tupl
 
 def tabulate(bench: Bench, done: Mapping[tuple[Trial, int], Mapping[str, Any]]) -> dict[str, Any]:
     """Return the table of finished trials: one row a trial over its seeds, beside its reference over the same seeds."""
-    measure = _Measure(bench.prepared)
+    measure = _Measure(bench.room.prepared)
     seeds: dict[Trial, list[int]] = {}
     for trial, seed in done:
         seeds.setdefault(trial, []).append(seed)
-    rankings = {key: Ranking.load(bench.out / f"{key[0].name(key[1])}.npz") for key in done}
+    rankings = {key: Ranking.load(bench.room.out / f"{key[0].name(key[1])}.npz") for key in done}
     per_user = {key: ndcg(ranking.ranks, AT) for key, ranking in rankings.items()}
     rows = []
     for trial, own in seeds.items():
@@ -205,10 +172,10 @@ def tabulate(bench: Bench, done: Mapping[tuple[Trial, int], Mapping[str, Any]]) 
         rows.append(row)
     return {
         "rows": rows,
-        "models": {name: measure.row([ranking]) for name, ranking in _own_rankings(bench.out.parent)},
+        "models": {name: measure.row([ranking]) for name, ranking in _own_rankings(bench.room.out.parent)},
         "trials": len(done),
         "minutes": sum(report["seconds"] for report in done.values()) / 60,
-        "positions": bench.schedule.positions,
+        "positions": bench.room.schedule.positions,
     }
 
 

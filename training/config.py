@@ -27,6 +27,7 @@ AT_LEAST_1 = ("dim", "heads", "max_history", "batch_positions", "epochs", "posit
 MIXERS = ("attention", "pool", "gru")
 NUMBERS: dict[str, tuple[type, Callable[[float], bool], str]] = {
     "search.dims": (int, lambda v: 1 <= v <= 4096, "be a list of numbers from 1 to 4096"),
+    "capacity.dims": (int, lambda v: 1 <= v <= 4096, "be a list of numbers from 1 to 4096"),
     "search.alphas": (float, lambda v: 0 <= v <= 1, "lie between 0 and 1"),
     "search.temperatures": (float, lambda v: 0 < v < 1000, "be above 0"),
     "ablation.scales": (float, lambda v: 0 < v < 1000, "be above 0"),
@@ -142,6 +143,14 @@ class Ablation:
 
 
 @dataclass(frozen=True)
+class Capacity:
+    """What a study of the student's width and its teacher tries."""
+
+    dims: str = "32,64,128,256,384"
+    positions: int = 1_000_000  # targets that a trial is trained on
+
+
+@dataclass(frozen=True)
 class Compression:
     """What a study of compression measures and how long each variant is taught on."""
 
@@ -155,7 +164,7 @@ class Compress:
     """How item table and encoder are stored in the bundle."""
 
     items: str = "int8"  # float32 | float16 | int8
-    encoder: str = "float32"  # float32 | int8: its matrices; products stay float32
+    encoder: str = "int8"  # float32 | int8: its matrices; products stay float32
 
 
 @dataclass(frozen=True)
@@ -176,6 +185,7 @@ class Config:
     distill: Distill = field(default_factory=Distill)
     search: Search = field(default_factory=Search)
     ablation: Ablation = field(default_factory=Ablation)
+    capacity: Capacity = field(default_factory=Capacity)
     compression: Compression = field(default_factory=Compression)
     compress: Compress = field(default_factory=Compress)
     baselines: Baselines = field(default_factory=Baselines)
@@ -321,6 +331,7 @@ def _check_ranges(config: Config) -> None:
         "student.alone_dropout": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
         "search.positions": (lambda v: v >= 1, "at least 1"),
         **{f"ablation.{key}": (lambda v: v >= 1, "at least 1") for key in ("positions", "seeds")},
+        "capacity.positions": (lambda v: v >= 1, "at least 1"),
         "compression.positions": (lambda v: v >= 1, "at least 1"),
         "compression.learning_rate": (lambda v: 0 < v < 10, "above 0 and below 10"),
         **{f"ablation.{key}": (lambda v: v >= 0, "at least 0") for key in ("best", "worst")},

@@ -44,10 +44,23 @@ def mix_teachers(out: Path, prepared: Prepared, members: Mapping[str, tuple[Scor
     ranking.save(out / RANKING)
 
 
+def calibrate(prepared: Prepared, scorer: Scorer, max_history: int) -> tuple[float, float]:
+    """Return the factor that makes one teacher's logits honest, and its NDCG@10, both on the mix's validation users."""
+    question = ask(prepared, VAL, limit=USERS)
+    factors, trials = choose_factors(question, {"": _logits(question, scorer, max_history)})
+    return factors[""], trials[0]["ndcg@10"]
+
+
 def load_factors(out: Path) -> dict[str, float]:
     """Return name -> factor of the members that take part."""
     factors: dict[str, float] = json.loads((out / MIX).read_text())["factors"]
     return factors
+
+
+def load_trials(out: Path) -> list[dict[str, float]]:
+    """Return the shares that were tried, each with its validation NDCG@10."""
+    trials: list[dict[str, float]] = json.loads((out / MIX).read_text())["trials"]
+    return trials
 
 
 def choose_factors(

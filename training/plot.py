@@ -135,6 +135,34 @@ def plot_differences(rows: Sequence[tuple[str, Mapping[str, float], bool]]) -> s
     return _as_address(figure, axes)
 
 
+def plot_capacity(table: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """Left: NDCG@10 of students by width, a line a teacher. Right: what each teacher added, with its interval."""
+    figure = Figure(figsize=(1.4 * WIDTH, 3.4), layout="constrained")
+    quality, gain = figure.subplots(1, 2)
+    for place, name in enumerate(["alone", *table["teachers"]]):
+        rows = [row for row in table["rows"] if row["teacher"] == name]
+        dims = [row["dim"] for row in rows]
+        colour = COLOURS["student_alone"] if name == "alone" else COLOURS["student"] if name == "mix" else GREY
+        style = {"color": colour, "marker": MARKERS[place % len(MARKERS)], "label": titles.get(name, name)}
+        quality.plot(dims, [row["ndcg@10"] for row in rows], **style)
+        if name != "alone":
+            found = [row["gain"] for row in rows]
+            value = [100 * one["difference"] for one in found]
+            low = [100 * (one["difference"] - one["low"]) for one in found]
+            high = [100 * (one["high"] - one["difference"]) for one in found]
+            gain.errorbar(dims, value, yerr=[low, high], capsize=2, **style)
+    gain.axhline(0, color=INK, linewidth=0.8)
+    for axes in (quality, gain):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(dims, [str(dim) for dim in dims])
+        axes.set_xlabel("student's width")
+        axes.spines[["top", "right"]].set_visible(False)
+    quality.set(ylabel="NDCG@10", ylim=(0, None))
+    quality.legend(frameon=False, fontsize=9)
+    gain.set_ylabel("NDCG@10 beside the student alone, %")
+    return _as_address(figure, quality)
+
+
 def pareto_front(trials: Sequence[Mapping[str, Any]], cost: str) -> list[Mapping[str, Any]]:
     """Return the trials, cheapest first, that beat every cheaper one."""
     best: list[Mapping[str, Any]] = []

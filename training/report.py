@@ -13,7 +13,7 @@ from training.evaluation import ask, judged_part
 from training.example import Example, draw_examples
 from training.fit import Epoch
 from training.interactions import Prepared
-from training.plot import group_label, plot_bars, plot_curves, plot_differences, plot_front, plot_groups
+from training.plot import group_label, plot_bars, plot_capacity, plot_curves, plot_differences, plot_front, plot_groups
 from training.progress import Progress
 from training.result import collect_metrics, learning_curves, read_table, read_trials, titles_of
 
@@ -24,7 +24,8 @@ TIMES = (
     ("model_ms", "milliseconds to encode one history, score the catalogue and take the best", 1.0),
     ("encode_us", "microseconds to encode one history", 1.0),
 )
-STUDIES = ("ablation", "compression")
+STUDIES = ("ablation", "capacity", "compression")
+TEACHERS = {"alone": "alone", "mix": "taught by the mix"}
 BYTES = ("bytes", "megabytes of encoder and item table", 1e-6)
 
 
@@ -72,6 +73,8 @@ def render(
         examples=examples,
         ablation=studies["ablation"],
         differences=_differences(studies["ablation"]),
+        capacity=studies["capacity"],
+        region=_region(studies["capacity"]),
         compression=studies["compression"],
         row_title=row_title,
         config=json.dumps(metrics["lineage"]["config"], indent=1),
@@ -86,6 +89,16 @@ def _differences(ablation: Mapping[str, Any] | None) -> list[str]:
         rows.sort(key=lambda row: -row["difference"]["difference"])
         pictures.append(plot_differences([(row_title(row), row["difference"], len(row["seeds"]) > 1) for row in rows]))
     return pictures
+
+
+def _region(capacity: Mapping[str, Any] | None) -> str | None:
+    """The picture of where distillation pays."""
+    if capacity is None:
+        return None
+    titles = {
+        name: f"{TEACHERS.get(name, f'taught by {name}')} ({value:.3f})" for name, value in capacity["teachers"].items()
+    }
+    return plot_capacity(capacity, TEACHERS | titles)
 
 
 def _measured_costs(trials: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float]]:

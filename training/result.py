@@ -146,7 +146,7 @@ def read_trials(run: Path) -> list[dict[str, Any]]:
 
 
 def read_table(run: Path, name: str) -> dict[str, Any] | None:
-    """Return the table that a study left, "ablation" or "compression"; None where there was none."""
+    """Return the table that a study left, "ablation" for one; None where there was none."""
     path = run / name / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 

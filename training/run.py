@@ -132,7 +132,7 @@ def run_teacher(run: Run) -> None:
     if "linear" in members:
         run.stage("linear", {}, inputs, lambda out: train_linear(out, prepared, run.progress))
     keys = {name: run.key(PLACES[name]) for name in members}
-    run.stage("mix", {}, keys, lambda out: mix_teachers(out, prepared, _scorers(run), run.progress))
+    run.stage("mix", {}, keys, lambda out: mix_teachers(out, prepared, open_scorers(run), run.progress))
 
 
 def run_distill(run: Run) -> None:
@@ -266,7 +266,7 @@ def run_quality(run: Run) -> dict[str, Any]:
     return summarise_quality(rankings, len(run.prepared().items))
 
 
-def _scorers(run: Run) -> dict[str, tuple[Scorer, int]]:
+def open_scorers(run: Run) -> dict[str, tuple[Scorer, int]]:
     """Open the teachers that the settings name: what scores with each, and the longest history that it reads."""
     members = {name: open_member(run.out, name) for name in parse_names(run.config, "teacher.members")}
     return {name: (member.scorer, member.max_history) for name, member in members.items()}
@@ -331,12 +331,15 @@ def open_recipe(run: Run) -> Recipe:
     return Recipe(terms, settings.alpha, settings.temperature, settings.teacher_temperature)
 
 
-def open_source(run: Run, prepared: Prepared) -> Source:
-    """Open what each teacher of the mix says at the training events, and what else of it can be taught."""
+def open_source(run: Run, prepared: Prepared, factors: Mapping[str, float] | None = None) -> Source:
+    """Open what each teacher of the mix says at the training events, and what else of it can be taught.
+
+    factors: of other teachers than the mix's.
+    """
     labels: list[SoftLabels] = []
     states = model = None
     device = choose_device()
-    for name, factor in load_factors(run.out / "mix").items():
+    for name, factor in (factors or load_factors(run.out / "mix")).items():
         if name in LABELS:
             labels.append(load_soft_labels(run.out / LABELS[name], device, factor))
             if states is None:

@@ -1,22 +1,34 @@
 """The studies of a run directory: what is tried beside the stages to choose or to explain.
 
-    search/  ablation/  compression/
+    search/  ablation/  capacity/  compression/
 
 Each keeps its finished trials, so that it goes on where it was stopped.
 """
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from training.ablation import Bench, Plan, ablate, save_logits
+from training.attempt import Room
+from training.capacity import Teaches, measure_capacity
 from training.checkpoint import load_model
 from training.compression import VARIANTS, compress_all
 from training.compression import Bench as CompressionBench
 from training.config import Compress, Distill, dump_config, parse_candidates, parse_numbers, pupil_of
 from training.distill import STUDENT
 from training.errors import InputError
-from training.mix import load_factors
-from training.run import Run, ensure_soft_labels, open_recipe, open_schedule, open_size, open_source, training_events
+from training.mix import calibrate, load_factors, load_trials
+from training.run import (
+    Run,
+    ensure_soft_labels,
+    open_recipe,
+    open_schedule,
+    open_scorers,
+    open_size,
+    open_source,
+    training_events,
+)
 from training.search import Budget, Candidate, Space, Stored, search
 from training.stage import keep_or_clear, make_key
 from training.term import TERMS, check_terms, missing, parse_terms
@@ -87,24 +99,52 @@ def run_ablation(run: Run) -> dict[str, Any]:
     keep_or_clear(out, make_key("ablation", shared | taught, {"mix": run.key("mix")}))
     run.progress.stage("ablation", "started")
     logits = out / "logits.npy"
+    room = _open_room(run, out, settings.positions)
     table = ablate(
         Bench(
-            out,
-            prepared,
-            save_logits(
-                open_source(run, prepared), training_events(prepared), len(prepared.items), logits, run.progress
-            ),
+            room,
+            save_logits(open_source(run, prepared), room.events, len(prepared.items), logits, run.progress),
             open_size(config, "student"),
             student.alone_dropout,
-            replace(open_schedule(student), positions=settings.positions),
             config.distill.alpha,
             config.distill.temperature,
-            run.progress,
         ),
         plan,
     )
     logits.unlink(missing_ok=True)
     return table
+
+
+def run_capacity(run: Run) -> dict[str, Any]:
+    """Train students of several widths alone and under each teacher, and leave the table of gains; returns it."""
+    prepared, config = run.prepared(), run.config
+    ensure_soft_labels(run, prepared)
+    recipe, settings = open_recipe(run), config.capacity
+    out = run.out / "capacity"
+    shared = {"student": asdict(config.student) | {"dim": 0}, "positions": settings.positions}
+    keep_or_clear(out, make_key("capacity", shared | asdict(recipe), {"mix": run.key("mix")}))
+    run.progress.stage("capacity", "started")
+    teachers = {}
+    members = {name: open_scorers(run)[name] for name in load_factors(run.out / "mix")}
+    for name, (scorer, max_history) in members.items() if len(members) > 1 else ():
+        factor, validation = calibrate(prepared, scorer, max_history)
+        teachers[name] = Teaches(open_source(run, prepared, {name: factor}), validation)
+    best = max(trial["ndcg@10"] for trial in load_trials(run.out / "mix"))
+    return measure_capacity(
+        _open_room(run, out, settings.positions),
+        parse_numbers(config, "capacity.dims"),
+        teachers | {"mix": Teaches(open_source(run, prepared), best)},
+        size=open_size(config, "student"),
+        alone_dropout=config.student.alone_dropout,
+        recipe=recipe,
+    )
+
+
+def _open_room(run: Run, out: Path, positions: int) -> Room:
+    """Return what the students of a study share."""
+    prepared = run.prepared()
+    schedule = replace(open_schedule(run.config.student), positions=positions)
+    return Room(out, prepared, training_events(prepared), schedule, run.progress)
 
 
 def run_compression(run: Run) -> dict[str, Any]:
