@@ -21,7 +21,7 @@ install: $(INSTALLED)  ## make .venv and install everything, pinned by constrain
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded,large,train,text,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded,train,text,test]'
 	@touch $@
 
 demo: $(INSTALLED)  ## simulate, train, distil, export, serve on PORT, print a curl; DATA=file ITEMS=file uses your own

@@ -16,7 +16,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY service/ service/
 COPY training/ training/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/retort/bin/python -m pip install --constraint constraints.txt '.[embedded,large]'
+    /opt/retort/bin/python -m pip install --constraint constraints.txt '.[embedded]'
 
 FROM python:3.11-slim-bookworm
 # A numeric user, so that an orchestrator can see that it is not root; /data is the only place that it writes to.

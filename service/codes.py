@@ -27,15 +27,6 @@ _INDEX, _MAP = "codes.faiss", "user_map.npy"
 Float64 = NDArray[np.float64]
 
 
-def is_installed() -> bool:
-    """Whether faiss is there, and loads."""
-    try:
-        _faiss()
-    except ImportError:
-        return False
-    return True
-
-
 def versions() -> dict[str, str]:
     """Return what codes are only as good as: the library's version."""
     return {"faiss": str(_faiss().__version__)}

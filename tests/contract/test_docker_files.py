@@ -81,7 +81,7 @@ def test_image_installs_only_what_the_constraints_pin(name: str) -> None:
 def test_service_image_asks_for_no_torch_and_no_training_extra() -> None:
     (install,) = [run for run in arguments_of("service", "RUN") if "pip install" in run]
 
-    assert install.endswith("pip install --constraint constraints.txt '.[embedded,large]'")
+    assert install.endswith("pip install --constraint constraints.txt '.[embedded]'")
 
 
 def test_service_image_checks_its_own_liveness_with_the_standard_library() -> None:

@@ -1,7 +1,6 @@
 """The approximate search against the obvious formula: nearly the best, exactly scored, never fewer than asked."""
 
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -189,13 +188,6 @@ def test_small_catalogue_is_searched_exactly(bundle: Bundle, tmp_path: Path) -> 
 
     assert isinstance(found, Exact)
     assert not list(tmp_path.iterdir())
-
-
-def test_missing_library_is_named(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "faiss", None)  # what an import of a missing package finds
-
-    with pytest.raises(StartError, match=r"pip install 'retort\[large\]'"):
-        open_search(bundle, Student(bundle), kind="approximate", directory=tmp_path, warn=refuse_warning)
 
 
 def test_codes_of_another_table_are_refused_by_the_golden_answers(bundle: Bundle, search: Approximate) -> None:
