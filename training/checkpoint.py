@@ -11,7 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.encoder import SequenceModel, Size
+from training.encoder import SequenceModel, Size, settle
+
+ORIGINAL = "items.parametrizations.weight.original"
 
 
 @dataclass
@@ -57,9 +59,9 @@ def load_model(path: Path) -> SequenceModel:
     """Read what save_model wrote, ready to evaluate."""
     weights, about = load_weights(path)
     size = Size(**about["size"] | {"blocks": tuple(about["size"]["blocks"])})
-    model = SequenceModel(len(weights["items.weight"]), size)
+    model = SequenceModel(len(weights[ORIGINAL if size.is_unit else "items.weight"]), size)
     model.load_state_dict(weights)
-    return model.eval()
+    return settle(model).eval()
 
 
 class Stateful(Protocol):

@@ -96,6 +96,7 @@ class Student(Encoder):
     blocks: str = "pool"
     heads: int = 2
     dropout: float = 0.05
+    unit: bool = False  # users and items of length 1, and a learned scale
     alone_dropout: float = 0.2  # of the student without a teacher, which overfits sooner
     learning_rate: float = 3e-3
     batch_positions: int = 1024

@@ -18,12 +18,16 @@ Letters: B batch, T time, D width, H heads, N items.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from training.start import TABLE_STD, Start
+
+UNIT_SCALE = 20.0  # of the logits of unit vectors, before it is learned
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Size:
     heads: int
     dropout: float
     max_history: int
+    is_unit: bool = False  # users and items are unit vectors, and a learned scale makes logits of their cosines
 
 
 class Attention(nn.Module):
@@ -125,6 +130,26 @@ class Block(nn.Module):
         return x + self.dropout(self.down(F.silu(gate) * up))
 
 
+class UnitNorm(nn.Module):
+    """A vector over its length."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., D] -> the same, of length 1."""
+        return F.normalize(x, dim=-1)
+
+
+class UnitRows(nn.Module):
+    """A table whose rows are all of one length, which is learned: the scale of the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(UNIT_SCALE).log())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """weight [N, D] -> [N, D]."""
+        return F.normalize(weight, dim=-1) * self.log_scale.exp()
+
+
 class Encoder(nn.Module):
     """From a history's embeddings to the user's embedding."""
 
@@ -135,7 +160,7 @@ class Encoder(nn.Module):
         self.input_norm = nn.RMSNorm(size.dim, eps=1e-6)
         self.dropout = nn.Dropout(size.dropout)
         self.blocks = nn.ModuleList(Block(mixer, size) for mixer in size.blocks)
-        self.norm = nn.RMSNorm(size.dim, eps=1e-6)
+        self.norm = UnitNorm() if size.is_unit else nn.RMSNorm(size.dim, eps=1e-6)
         if self.positions is not None:
             nn.init.normal_(self.positions.weight, std=0.02)
 
@@ -174,6 +199,8 @@ class SequenceModel(nn.Module):
         self.items = nn.Embedding(n_items, size.dim)
         self.encoder = Encoder(size)
         nn.init.normal_(self.items.weight, std=TABLE_STD)
+        if size.is_unit:
+            parametrize.register_parametrization(self.items, "weight", UnitRows())
 
     @property
     def device(self) -> torch.device:
@@ -202,8 +229,17 @@ def make_model(n_items: int, size: Size, seed: int, start: Start | None = None) 
     torch.manual_seed(seed)
     model = SequenceModel(n_items, size)
     if start is not None:
-        model.items.weight.data.copy_(torch.from_numpy(start.table))
-        model.items.weight.requires_grad_(not start.is_frozen)
+        items: Any = model.items
+        table = items.parametrizations.weight.original if size.is_unit else items.weight
+        table.data.copy_(torch.from_numpy(start.table))
+        table.requires_grad_(not start.is_frozen)
+    return model
+
+
+def settle(model: SequenceModel) -> SequenceModel:
+    """Make the item table plain weights, the constrained ones, in place; return the model."""
+    if parametrize.is_parametrized(model.items, "weight"):
+        parametrize.remove_parametrizations(model.items, "weight")
     return model
 
 

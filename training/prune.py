@@ -7,7 +7,7 @@ unlike one with single weights set to zero. Letters: D width, H heads.
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,12 @@ from training.encoder import Attention, Pool, SequenceModel
 
 @torch.no_grad()
 def narrow(model: SequenceModel, share: float) -> SequenceModel | None:
-    """Keep a share of the channels, those of the largest part in the scores; None for a block that has no such cut."""
-    if any(not isinstance(block.mixer, Attention | Pool) for block in model.encoder.blocks):
+    """Keep a share of the channels, those of the largest part in the scores; None for what has no such cut."""
+    if model.size.is_unit or any(not isinstance(block.mixer, Attention | Pool) for block in model.encoder.blocks):
         return None
-    size = model.size
+    size, norm = model.size, cast(nn.RMSNorm, model.encoder.norm)
     dim = max(size.heads, round(size.dim * share) // size.heads * size.heads)
-    weight = model.items.weight.norm(dim=0) * model.encoder.norm.weight.abs()  # of a channel in user · item
+    weight = model.items.weight.norm(dim=0) * norm.weight.abs()  # of a channel in user · item
     keep = weight.topk(dim).indices.sort().values
     narrower = copy.deepcopy(model)
     narrower.size = replace(size, dim=dim)
@@ -30,7 +30,7 @@ def narrow(model: SequenceModel, share: float) -> SequenceModel | None:
     for table in (narrower.items, encoder.positions):
         if table is not None:
             _cut(table, columns=keep)
-    for norm in (encoder.input_norm, encoder.norm):
+    for norm in (encoder.input_norm, cast(nn.RMSNorm, encoder.norm)):
         _cut_norm(norm, keep)
     for block in encoder.blocks:
         _narrow_block(block, keep)

@@ -357,7 +357,8 @@ def open_size(config: Config, section: str) -> Size:
     """Return the size of teacher or student."""
     settings: Teacher | Student = getattr(config, section)
     blocks = parse_names(config, f"{section}.blocks")
-    return Size(settings.dim, blocks, settings.heads, settings.dropout, settings.max_history)
+    is_unit = isinstance(settings, Student) and settings.unit
+    return Size(settings.dim, blocks, settings.heads, settings.dropout, settings.max_history, is_unit)
 
 
 def open_schedule(settings: Teacher | Student) -> Schedule:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from training.compress import compress_table, table_bytes
-from training.encoder import SequenceModel, Size
+from training.encoder import SequenceModel, Size, settle
 from training.errors import InputError
 from training.evaluation import validation_score
 from training.exported import time_encoder
@@ -175,7 +175,7 @@ def _evaluator(
 
 def measure(model: SequenceModel, stored: Stored, validate: Callable[[SequenceModel], float]) -> dict[str, Any]:
     """Return NDCG@10 with the table stored as items says, bytes, and the times through onnxruntime."""
-    model = model.cpu()
+    model = settle(model.cpu())
     table = compress_table(model.items.weight.detach().numpy(), stored.items)
     if stored.encoder == "int8":
         round_encoder(model.encoder)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from training.encoder import SequenceModel, Size, count_parameters
+from training.checkpoint import load_model, save_model
+from training.encoder import SequenceModel, Size, count_parameters, make_model, settle
 
 
 @pytest.fixture
@@ -64,3 +65,22 @@ def test_parameters_are_the_table_and_the_encoder():
 
     block = 2 * 16 + 16 * 16 * (1 + 2 + 1 + 4 + 2)  # norms; query, key and value, output, gate and up, down
     assert count_parameters(model) == 20 * 16 + 8 * 16 + 2 * 16 + block
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("blocks", [("pool",), ("pool", "attention")])
+def test_unit_vectors_score_a_learned_scale_times_their_cosine(blocks, tmp_path):
+    size = Size(dim=16, blocks=blocks, heads=2, dropout=0.0, max_history=8, is_unit=True)
+    model = make_model(20, size, seed=1).eval()
+    model.items.parametrizations.weight[0].log_scale.fill_(1.5)
+    rows = torch.tensor([[-1, 3, 4], [1, 2, 3]])
+    users = model.users(rows)
+    scores = model.scores(users)
+
+    torch.testing.assert_close(users.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(model.items.weight.norm(dim=1), torch.full((20,), 1.5).exp())
+    save_model(tmp_path / "m.safetensors", model)
+    loaded = load_model(tmp_path / "m.safetensors")
+    torch.testing.assert_close(loaded.scores(loaded.users(rows)), scores)
+    assert set(dict(loaded.items.named_parameters())) == {"weight"}  # plain: what a bundle holds
+    assert settle(loaded) is loaded

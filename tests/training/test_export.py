@@ -143,3 +143,16 @@ def test_a_bundle_with_an_int8_encoder_passes_its_own_check(finished_run, tmp_pa
     assert json.loads((run / "compressed" / "report.json").read_text())["encoder"] == "int8"
     nodes = onnx.load(run / "bundle" / "user_encoder.onnx").graph.node
     assert any(node.op_type == "Cast" and node.input[0].endswith("_int8") for node in nodes)
+
+
+def test_a_student_of_unit_vectors_is_trained_exported_and_served_the_same(finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    settings = ["--out", str(run), "--set", "student.unit=true", "--set", "compress.items=int8"]
+
+    assert main(["distill", *settings]) == 0
+    assert main(["export", *settings]) == 0
+
+    bundle = open_bundle(run / "bundle")
+    lengths = np.linalg.norm(bundle.table.dense(), axis=1)
+    assert np.ptp(lengths) < 0.02 * lengths.mean()
