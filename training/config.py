@@ -82,7 +82,7 @@ class Teacher(Encoder):
     learning_rate: float = 2e-3
     batch_positions: int = 1024  # targets a step
     epochs: int = 40
-    positions: int = 12_000_000  # targets in all, however many epochs that is; bounds the time of large sets
+    positions: int = 9_000_000  # targets in all, however many epochs that is; bounds the time of large sets
     patience: int = 4  # epochs without a better validation NDCG@10 before it stops
     seed: int = 1
 
@@ -101,7 +101,7 @@ class Student(Encoder):
     learning_rate: float = 3e-3
     batch_positions: int = 1024
     epochs: int = 30
-    positions: int = 8_000_000
+    positions: int = 3_000_000
     patience: int = 3
     seed: int = 1
 
