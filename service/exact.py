@@ -4,71 +4,103 @@ What must not be shown is masked before the top-K, so that exclusions never shor
 
 Top-K in two steps, because a partition of 20,000 scores costs four times the matrix product: the items are dealt into
 groups, the K best groups by their maximum hold the K best items, and only those groups' members are looked at.
+
+An int8 table is multiplied as it is, and a few more than K are then scored in float32: only two items whose scores
+differ by some 1e-5 can change places at the end of the list.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from service.bundle import Float32, Int64, ItemTable
-from service.product import Product
+from service.product import IntegerProduct, Product
 from service.search import Masked, Ranked
 
 _GROUP = 32
+_SPARE = 6
+"""Rows beyond K that are scored again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A batch of users, float32 [batch, dim], and the scores of every column, float32 [batch, at least n_items]."""
+
+    users: Float32
+    scores: Float32
 
 
 class Exact:
-    """Scores of a whole catalogue, from a float32 copy of its table."""
+    """Scores of a whole catalogue, from a copy of its table."""
 
     recall = 1.0
 
     def __init__(self, table: ItemTable) -> None:
+        self._table = table
         self._n_items, dim = table.embeddings.shape
-        self._biases = table.biases
         self._n_groups = -(-self._n_items // _GROUP)
         # Item j is column j, and a member of group j % n_groups; columns past the last item are never shown.
-        columns = np.zeros((dim, self._n_groups * _GROUP), dtype=np.float32)
-        columns[:, : self._n_items] = table.dense().T
-        self._product = Product(columns)
+        n_columns = self._n_groups * _GROUP
+        self._product: Product | IntegerProduct
+        if table.scales is None:
+            columns = np.zeros((dim, n_columns), dtype=np.float32)
+            columns[:, : self._n_items] = table.dense().T
+            self._product = Product(columns)
+        else:
+            integers = np.zeros((dim, n_columns), dtype=np.int8)
+            integers[:, : self._n_items] = table.embeddings.T
+            self._product = IntegerProduct(integers, np.resize(table.scales, n_columns))
+        self._spare = 0 if table.scales is None else _SPARE
         self._members = np.arange(_GROUP, dtype=np.int64) * self._n_groups
 
     def describe(self) -> dict[str, Any]:
         """Return what GET /model says of it."""
         return {"kind": "exact", "recall_at_100": self.recall}
 
-    def score(self, users: Float32, k: int, n_masked: int) -> Float32:
-        """Return user · item (+ bias) of every item: float32 [batch, at least n_items]; -inf past the last item.
-
-        users: float32 [batch, dim].
-        """
+    def score(self, users: Float32, k: int, n_masked: int) -> Scored:
+        """Return user · item (+ bias) of every item; -inf past the last item. users: float32 [batch, dim]."""
         scores = self._product(users)
-        if self._biases is not None:
-            scores[:, : self._n_items] += self._biases
+        if self._table.biases is not None:
+            scores[:, : self._n_items] += self._table.biases
         scores[:, self._n_items :] = -np.inf
-        return scores
+        return Scored(users, scores)
 
-    def best(self, scores: Float32, k: int, masked: Masked) -> list[Ranked | None]:
-        """Return for each line of scores its k best, without its masked rows; None where a score is not finite.
+    def best(self, scores: Scored, k: int, masked: Masked) -> list[Ranked | None]:
+        """Return for each user its k best, without its masked rows; None where a score is not finite.
 
-        scores: float32 [batch, columns] of score(); overwritten. masked: one list of rows a line.
+        scores: of score(); overwritten. masked: one list of rows a user.
         """
-        _mask(scores, masked)
-        n_lines = len(scores)
+        of_all = scores.scores
+        _mask(of_all, masked)
+        n_lines = len(of_all)
         with np.errstate(all="ignore"):
-            peaks = scores.reshape(n_lines, _GROUP, self._n_groups).max(axis=1)
-        highest = peaks.max(axis=1).tolist()
-        columns = self._likely(peaks, k)
-        found = scores.ravel()[columns + _line_starts(n_lines, scores.shape[1])]
-        cut = max(0, found.shape[1] - k)
+            peaks = of_all.reshape(n_lines, _GROUP, self._n_groups).max(axis=1)
+        highest = peaks.max(axis=1)
+        columns = self._likely(peaks, k + self._spare)
+        found = of_all.ravel()[columns + _line_starts(n_lines, of_all.shape[1])]
+        cut = max(0, found.shape[1] - k - self._spare)
         flat = found.argpartition(cut, axis=1)[:, cut:] + _line_starts(n_lines, found.shape[1])
         values, rows = found.ravel()[flat], columns.ravel()[flat]
-        order = np.lexsort((rows, -values), axis=1) + _line_starts(n_lines, values.shape[1])
+        if self._spare:
+            values = self._score_again(scores.users, rows, values)
+            highest = np.maximum(highest, values.max(axis=1))
+        order = np.lexsort((rows, -values), axis=1)[:, :k] + _line_starts(n_lines, values.shape[1])
         values, rows = values.ravel()[order], rows.ravel()[order]
         n_left = (values > -np.inf).sum(axis=1).tolist()
         return [
             (line[:n], values[i, :n]) if peak < np.inf else None  # no number is below infinity but a finite one
-            for i, (n, peak, line) in enumerate(zip(n_left, highest, rows.tolist(), strict=True))
+            for i, (n, peak, line) in enumerate(zip(n_left, highest.tolist(), rows.tolist(), strict=True))
         ]
+
+    def _score_again(self, users: Float32, rows: Int64, values: Float32) -> Float32:
+        """Return the float32 scores of rows, both [batch, n]; those of masked ones stay -inf."""
+        few = np.minimum(rows, self._n_items - 1).ravel()
+        with np.errstate(all="ignore"):
+            exact = (self._table.pick(few).reshape(*rows.shape, -1) @ users[:, :, None])[:, :, 0]
+            if self._table.biases is not None:
+                exact += self._table.biases[few].reshape(rows.shape)
+        return np.where(values == -np.inf, values, exact)
 
     def _likely(self, peaks: Float32, k: int) -> Int64:
         """Return for each line the columns of its k best groups."""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from service.approximate import FEW_AND_MANY, RECALL_AT, Approximate
-from service.bundle import Bundle, Float32, Int64
+from service.bundle import Bundle, Float32, Int64, ItemTable
 from service.codes import Coder, Codes, open_codes, versions
 from service.exact import Exact
 from service.sample import sample_users
@@ -29,12 +29,13 @@ from service.student import Student
 
 Kind = Literal["auto", "exact", "approximate"]
 Warn = Callable[[str], None]
-EXACT_BYTES = 12 << 20
-"""A float32 table up to here is searched exactly: past it, a pass falls out of the processor's cache.
+EXACT_BYTES = 8 << 20
+"""A table up to here, as it is multiplied, is searched exactly: past it, a pass falls out of the processor's cache.
 
-Milliseconds a user alone, and in batches of 8; exact against approximate: 5,000 items of 384 dimensions .18 and .10
-against .18 and .17; 10,000 1.14 and .23 against .22 and .23; 20,000 6.3 and .89 against .27 and .79; 20,000 of 128
-dimensions .26 and .14 against .20 and .18; 50,000 6.0 and .91 against .27 and .77 (one core of a shared AMD EPYC).
+Milliseconds a user alone and in batches of 8, int8 exact against approximate: 12,600 items of 384 dimensions .22 and
+.09 against .12 and .09; 20,000 .31 and .15 against .22 and .17 (but of whole answers, p50 of one client 1.02 against
+1.33, rate 2,220 a second against 2,040); 32,000 1.27 and .37 against .27 and .25; 50,000 2.1 and .52 against .24 and
+.18 (one core of a shared AMD EPYC).
 """
 LEAST_RECALL = 0.99
 _MARGIN, _SPARE = 0.003, 0.001
@@ -58,14 +59,18 @@ class _Measured:
 
 def open_search(bundle: Bundle, student: Student, *, kind: Kind, directory: Path, warn: Warn) -> Search[Any]:
     """Return the search for a bundle. directory: where codes are kept."""
-    n_bytes = 4 * bundle.manifest.n_items * bundle.manifest.dim
-    if kind == "exact" or (kind == "auto" and n_bytes <= EXACT_BYTES):
+    if kind == "exact" or (kind == "auto" and _scanned_bytes(bundle.table) <= EXACT_BYTES):
         return Exact(bundle.table)
     found = _find(bundle, student, directory, warn)
     if found.recall < LEAST_RECALL:
         warn(f"codes find only {found.recall:.3f} of the best {RECALL_AT}: searching exactly, which is slow")
         return Exact(bundle.table)
     return Approximate(bundle.table, found.codes, depths=found.depths, recall=found.recall)
+
+
+def _scanned_bytes(table: ItemTable) -> int:
+    """Return how much an exact search reads: int8 as it is, all else as float32."""
+    return int(table.embeddings.size) * (4 if table.scales is None else 1)
 
 
 def _find(bundle: Bundle, student: Student, directory: Path, warn: Warn) -> _Measured:

@@ -1,26 +1,39 @@
-"""The product of a few users and every item: a graph of one MatMul, written out by hand as ONNX's protobuf.
+"""The product of a few users and every item: a graph of one node, written out by hand as ONNX's protobuf.
 
 onnxruntime packs a constant right-hand side once, at load; numpy's BLAS packs it at every call. Per user of a batch of
 8, 20,000 items of 32 dimensions: 13 µs against 21; 100,000 items: 115 against 267 (one core of an AMD EPYC with
-AVX-512). A package that writes ONNX is not among the service's dependencies, and the format's own is 20 lines.
+AVX-512). A package that writes ONNX is not among the service's dependencies, and the format's own is 30 lines.
+
+Where the table is int8, so is the product. A user becomes 14-bit integers, in two halves of 7 bits that are two rows of
+one integer product: with 8, processors without VNNI would saturate. What it loses is some 1e-5 of a score. Milliseconds
+a user alone and in batches of 8, against float32: 20,000 items of 384 dimensions .11 and .11 against 3.9 and .83;
+12,600 .07 and .05 against 1.1 and .25; 20,000 of 128 .05 and .03 against .15 and .08 (a training on the other core).
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from service.bundle import Float32
 from service.session import Session
 
-_FLOAT = 1
+_TYPES = {"float32": 1, "uint8": 2, "int8": 3}
 _IR_VERSION = 8
 _OPSET = 17
+_CONTRIB = "com.microsoft"  # onnxruntime's own operators
 _MAX_BYTES = 1 << 30  # protobuf ends at 2 GiB
+_HALF, _MIDDLE = 7, 64
+_PEAK = (_MIDDLE << _HALF) - _MIDDLE - 1
 
 
 class Product:
     """users @ columns, for columns float32 [dim, n] that never change."""
 
     def __init__(self, columns: Float32) -> None:
-        self._session = Session(_matmul(columns), "product") if columns.nbytes <= _MAX_BYTES else None
+        is_small = columns.nbytes <= _MAX_BYTES
+        self._session = Session(_graph("MatMul", "", "float32", {"columns": columns}), "product") if is_small else None
         self._columns = columns if self._session is None else None  # onnxruntime has its own copy
 
     def __call__(self, users: Float32) -> Float32:
@@ -33,22 +46,59 @@ class Product:
         return scores
 
 
-def _matmul(columns: Float32) -> bytes:
-    """Return the model's bytes, put together in one step: each copy would hold the interpreter for all it takes."""
-    dim, n = columns.shape
-    head = _integer(1, dim) + _integer(1, n) + _integer(2, _FLOAT) + _text(8, "columns") + _opening(9, columns.nbytes)
-    node = _text(1, "users") + _text(1, "columns") + _text(2, "scores") + _text(4, "MatMul")
-    before = _bytes(1, node) + _text(2, "product") + _opening(5, len(head) + columns.nbytes) + head
-    after = _bytes(11, _tensor("users", dim)) + _bytes(12, _tensor("scores", n))
+class IntegerProduct:
+    """users @ (columns * scales), for columns int8 [dim, n] and scales float32 [n] that never change; nearly so."""
+
+    def __init__(self, columns: NDArray[np.int8], scales: Float32) -> None:
+        constants: dict[str, NDArray[Any]] = {
+            "columns": columns,
+            "one": np.ones((), dtype=np.float32),
+            "scales": scales,
+            "middle": np.full((), _MIDDLE, dtype=np.uint8),
+        }
+        self._session = Session(_graph("MatMulIntegerToFloat", _CONTRIB, "uint8", constants), "product")
+
+    def __call__(self, users: Float32) -> Float32:
+        """Return float32 [batch, n] for users float32 [batch, dim]; NaN throughout where a user is not finite.
+
+        Raises ModelError.
+        """
+        with np.errstate(all="ignore"):
+            step = np.maximum(np.abs(users).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / _PEAK
+            whole = np.rint(users / step).astype(np.int16) + ((_MIDDLE << _HALF) + _MIDDLE)
+            halves = np.concatenate([whole >> _HALF, whole & (1 << _HALF) - 1]).astype(np.uint8)
+            scores: Float32 = self._session.run("scores", {"users": halves})
+            high, low = scores[: len(users)], scores[len(users) :]
+            low *= 1 / (1 << _HALF)
+            high += low
+            high *= step * (1 << _HALF)
+        return high
+
+
+def _graph(operator: str, domain: str, input_type: str, constants: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return a model of one node, scores = operator(users, *constants), put together in one step.
+
+    Each copy of the constants, of which the first is [dim, n], would hold the interpreter for all it takes.
+    """
+    dim, n = constants["columns"].shape
+    names = b"".join(_text(1, name) for name in ("users", *constants))
+    node = names + _text(2, "scores") + _text(4, operator) + _text(7, domain)
+    parts: list[Any] = [_bytes(1, node), _text(2, "product")]
+    for name, values in constants.items():
+        head = b"".join(_integer(1, size) for size in values.shape)
+        head += _integer(2, _TYPES[values.dtype.name]) + _text(8, name) + _opening(9, values.nbytes)
+        parts += [_opening(5, len(head) + values.nbytes), head, np.ascontiguousarray(values).data]
+    parts.append(_bytes(11, _tensor("users", input_type, dim)) + _bytes(12, _tensor("scores", "float32", n)))
     versions = _integer(1, _IR_VERSION) + _bytes(8, _text(1, "") + _integer(2, _OPSET))
-    opening = versions + _opening(7, len(before) + columns.nbytes + len(after))
-    return b"".join([opening, before, columns.data, after])
+    versions += _bytes(8, _text(1, _CONTRIB) + _integer(2, 1))
+    n_bytes = sum(memoryview(part).nbytes for part in parts)
+    return b"".join([versions, _opening(7, n_bytes), *parts])
 
 
-def _tensor(name: str, width: int) -> bytes:
-    """A ValueInfoProto: float32 [batch, width]."""
+def _tensor(name: str, kind: str, width: int) -> bytes:
+    """A ValueInfoProto: [batch, width]."""
     shape = _bytes(1, _text(2, "batch")) + _bytes(1, _integer(1, width))
-    return _text(1, name) + _bytes(2, _bytes(1, _integer(1, _FLOAT) + _bytes(2, shape)))
+    return _text(1, name) + _bytes(2, _bytes(1, _integer(1, _TYPES[kind]) + _bytes(2, shape)))
 
 
 def _text(field: int, value: str) -> bytes:

@@ -17,7 +17,7 @@ from service.model import compare_golden
 from service.plan import LEAST_RECALL, open_search
 from service.student import Student
 from tests.service.running import Running
-from tests.service.toy import DIM, write_toy
+from tests.service.toy import DIM, quantised, write_toy
 
 N_ITEMS = 5000
 
@@ -124,11 +124,6 @@ def test_line_that_is_not_finite_spoils_no_other(search: Approximate) -> None:
     assert found[0][0] == alone[0]
     assert found[1] is None
     assert found[2] is not None
-
-
-def quantised(table: ItemTable) -> ItemTable:
-    scales = (np.abs(table.dense()).max(axis=1) / 127).astype(np.float32)
-    return ItemTable(np.round(table.dense() / scales[:, None]).astype(np.int8), scales)
 
 
 def biased(table: ItemTable) -> ItemTable:

@@ -1,5 +1,6 @@
 """The K best of a batch, against sorting every score."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,19 +8,29 @@ import pytest
 
 from service.bundle import Bundle, ItemTable, open_bundle
 from service.index import Index
-from tests.service.toy import DIM, write_toy
+from service.product import IntegerProduct
+from tests.service.toy import DIM, quantised, write_toy
 
 N_ITEMS = 1500
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_toy(tmp_path_factory.mktemp("large") / "bundle", n_items=N_ITEMS)
+@pytest.fixture(scope="module", params=["float32", "int8", "int8 with biases"])
+def bundle(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Bundle:
+    bundle = write_toy(tmp_path_factory.mktemp("large") / "bundle", n_items=N_ITEMS)
+    if request.param == "float32":
+        return bundle
+    biases = np.random.default_rng(3).normal(size=N_ITEMS).astype(np.float32) if "biases" in request.param else None
+    return replace(bundle, table=replace(quantised(bundle.table), biases=biases))
+
+
+def slow_scores(table: ItemTable, users: np.ndarray) -> np.ndarray:
+    scores = users @ table.dense().T
+    return scores if table.biases is None else scores + table.biases
 
 
 def slow_best(table: ItemTable, user: np.ndarray, k: int, masked: list[int]) -> list[int]:
     """The same by the obvious formula."""
-    scores = table.dense() @ user
+    scores = slow_scores(table, user)
     allowed = [row for row in range(len(scores)) if row not in set(masked)]
     return sorted(allowed, key=lambda row: (-scores[row], row))[:k]
 
@@ -36,7 +47,7 @@ def test_best_of_a_batch_is_what_sorting_finds(bundle: Bundle, k: int, n_users: 
 
     for user, hidden, ranked in zip(users, masked, found, strict=True):
         assert ranked is not None
-        scores = bundle.table.dense() @ user
+        scores = slow_scores(bundle.table, user)
         expected = slow_best(bundle.table, user, k, hidden)
         assert len(set(ranked[0]) - set(hidden)) == len(expected)
         np.testing.assert_allclose(scores[ranked[0]], scores[expected], atol=1e-4)
@@ -44,9 +55,10 @@ def test_best_of_a_batch_is_what_sorting_finds(bundle: Bundle, k: int, n_users: 
 
 
 def test_equal_scores_come_in_the_order_of_rows(bundle: Bundle) -> None:
-    index = Index(bundle)
+    table = bundle.table if bundle.table.biases is None else replace(bundle.table, biases=None)
+    index = Index(replace(bundle, table=table))
 
-    (ranked,) = index.best(np.zeros_like(index.score(np.ones((1, DIM), np.float32), 10, 0)), 2000, [[0, 2]])
+    (ranked,) = index.best(index.score(np.zeros((1, DIM), np.float32), 10, 0), 2000, [[0, 2]])
 
     assert ranked is not None
     assert ranked[0][:3] == [1, 3, 4]
@@ -63,6 +75,29 @@ def test_line_that_is_not_finite_spoils_no_other(bundle: Bundle) -> None:
     assert alone is not None
     assert found[1] is None
     assert [ranked[0] for ranked in (found[0], found[2]) if ranked] == [alone[0], alone[0]]
+
+
+def test_integer_product_saturates_nowhere() -> None:
+    """The worst that there is: every product of one sign and full size."""
+    table = ItemTable(np.full((64, 2000), 127, dtype=np.int8), np.ones(64, dtype=np.float32))
+    table.embeddings[1::2] *= -1
+    users = np.full((3, 2000), 2.0, dtype=np.float32)
+    users[1] *= -1
+
+    scores = IntegerProduct(np.ascontiguousarray(table.embeddings.T), table.scales)(users)
+
+    np.testing.assert_allclose(scores, slow_scores(table, users), rtol=2e-4)
+
+
+def test_integer_product_errs_little() -> None:
+    rng = np.random.default_rng(5)
+    table = quantised(ItemTable(rng.normal(size=(1000, 384)).astype(np.float32)))
+    users = rng.normal(size=(40, 384)).astype(np.float32)
+    scores = slow_scores(table, users)
+
+    found = IntegerProduct(np.ascontiguousarray(table.embeddings.T), table.scales)(users)
+
+    assert np.abs(found - scores).max() < 2e-4 * np.abs(scores).max()
 
 
 def test_everything_masked_leaves_nothing(toy_bundle: Path) -> None:

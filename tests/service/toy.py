@@ -41,6 +41,12 @@ def mean_encoder(dim: int = DIM, scale: float = 1.0) -> bytes:
     return model.SerializeToString()
 
 
+def quantised(table: ItemTable) -> ItemTable:
+    """The same table as int8."""
+    scales = (np.abs(table.dense()).max(axis=1) / 127).astype(np.float32)
+    return ItemTable(np.round(table.dense() / scales[:, None]).astype(np.int8), scales)
+
+
 def toy_items(n_items: int = N_ITEMS) -> list[Item]:
     """Items i0, i1, ...; the first is the most popular."""
     return [Item(f"i{row}", float(n_items - row), f"title {row}") for row in range(n_items)]
