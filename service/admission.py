@@ -56,7 +56,9 @@ class Limit:
         if gradient == 1.0 and self._n_most < self._limit / 2:
             return  # not tried, so nothing was learnt about a higher one
         wanted = self._limit * gradient + math.sqrt(self._limit)
-        self._limit = min(float(self._most), max(float(self._least), 0.5 * self._limit + 0.5 * wanted))
+        if wanted > self._limit:
+            wanted = 0.5 * self._limit + 0.5 * wanted
+        self._limit = min(float(self._most), max(float(self._least), wanted))
 
 
 class Rates:

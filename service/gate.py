@@ -90,6 +90,11 @@ class Gate:
         metrics.watch(metrics.in_flight, lambda: self._in_flight)
         metrics.watch(metrics.concurrency_limit, lambda: answers.value)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether some request would be refused."""
+        return self._answers.is_reached or self._others.is_reached
+
     def refuse(self, url: bytes) -> bytes | None:
         """Return the whole reply for a request that is one too many, before anything is done for it; else None."""
         path = url.partition(b"?")[0]
@@ -97,17 +102,22 @@ class Gate:
         if not limit.is_reached or path in _OPEN_PATHS:
             return None
         self._metrics.shed[reason].inc()
-        self._metrics.count_http(route_of(path.decode("ascii", "replace")), "POST", 503, 0.0)
+        self._metrics.count_http(route_of(path.decode("ascii", "replace")), "POST", 503, None)
         return _REFUSAL
+
+    def admit(self, scope: Scope) -> Limit:
+        """Count a request in, before its task runs: others that are read in this turn of the loop must see it."""
+        limit = scope["retort_limit"] = self._answers if scope["path"] == "/recommend" else self._others
+        limit.enter()
+        self._in_flight += 1
+        return limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and count it when it ends."""
         if scope["type"] != "http":
             return
         trace = scope["retort"] = Trace(time.monotonic())
-        limit = self._answers if scope["path"] == "/recommend" else self._others
-        self._in_flight += 1
-        limit.enter()
+        limit = scope.get("retort_limit") or self.admit(scope)
         try:
             await self._serve(scope, receive, send, trace)
         finally:

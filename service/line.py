@@ -15,6 +15,7 @@ import hiredis
 
 MAX_PENDING = 64
 SILENT_S = 1.0
+_ONE_MORE_LOOK_S = 0.001  # 0 would come before the sockets are looked at
 Command = tuple[Any, ...]
 Connect = Callable[[Callable[[], asyncio.Protocol]], Awaitable[Any]]
 
@@ -103,11 +104,15 @@ class _Protocol(asyncio.Protocol):
         call = _Call(len(commands), self._loop.create_future())
         self._pending.append(call)
         self._transport.write(b"".join(map(hiredis.pack_command, commands)))
-        timer = self._loop.call_later(max(0.0, timeout_s), _give_up, call.future)
+        timer = self._loop.call_later(max(0.0, timeout_s), self._look_again, call.future)
         try:
             return await call.future
         finally:
             timer.cancel()
+
+    def _look_again(self, future: "asyncio.Future[list[Any]]") -> None:
+        """Give up after one more look at the socket: where this loop was late, the reply may lie there unread."""
+        self._loop.call_later(_ONE_MORE_LOOK_S, _give_up, future)
 
     def cut(self) -> None:
         if self._transport is not None:

@@ -85,8 +85,11 @@ class Metrics:
         for gauge, read in self._watched:
             gauge.set(read())
 
-    def count_http(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count one finished HTTP request. route: a template of ROUTES; anything else counts as unmatched."""
+    def count_http(self, route: str, method: str, status: int, seconds: float | None) -> None:
+        """Count one finished HTTP request. route: a template of ROUTES; anything else counts as unmatched.
+
+        seconds: None where it was refused at the door, which would only make durations look better.
+        """
         found = self._http_children.get((route, method, status))
         if found is None:
             known_route = route if route in ROUTES else "unmatched"
@@ -98,7 +101,8 @@ class Metrics:
             if (known_route, known_method) == (route, method):
                 self._http_children[route, method, status] = found
         found[0].inc()
-        found[1].observe(seconds)
+        if seconds is not None:
+            found[1].observe(seconds)
 
     def count_answer(self, level: str, reason: str, *, is_within: bool) -> None:
         """Count one answer of /recommend."""

@@ -1,6 +1,7 @@
 """The lean connection, against a real server: replies by place, late ones thrown away, lost connections made anew."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 
@@ -8,6 +9,7 @@ import pytest
 
 from service.embedded import socket_path
 from service.line import Line
+from service.server import loop_factory
 from tests.service.running import Running
 
 
@@ -38,6 +40,28 @@ async def test_late_reply_of_a_call_that_gave_up_reaches_no_other_call(line: Lin
 
     assert gave_up_s < 0.25
     assert answers == [[str(n).encode()] for n in range(20)]
+
+
+def test_reply_that_came_while_the_loop_was_busy_is_not_late(shared_service: Running) -> None:
+    path = str(socket_path(shared_service.data_dir))
+
+    async def ask() -> list[bytes]:
+        loop = asyncio.get_running_loop()
+        line = Line(lambda protocol: loop.create_unix_connection(protocol, path), [], ValueError)
+        await line.ask([("PING",)], 5)
+        ours, theirs = socket.socketpair()
+        loop.add_reader(ours, lambda: (ours.recv(1), time.sleep(0.2)))  # what reading many requests at once does
+        theirs.send(b"x")
+        try:
+            return await line.ask([("BLPOP", "nothing-here", "0.02"), ("ECHO", "x")], 0.05)
+        finally:
+            loop.remove_reader(ours)
+            await line.close()
+            ours.close()
+            theirs.close()
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        assert runner.run(ask())[-1] == b"x"
 
 
 async def test_connection_closed_by_the_server_is_invisible(line: Line) -> None:
