@@ -9,7 +9,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-LEAST = 8
+LEAST = 48
+"""A full batch that runs and half of one that waits: fewer in flight would not be answered sooner, a pause of the
+process (a swap, the machine) would only be answered with refusals."""
 _WINDOW_S = 0.1
 _WINDOW_ANSWERS = 20
 _MAX_CALLERS = 10_000
