@@ -26,7 +26,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; beyond loopback it needs keys")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and logs it")
     redis_url: SecretStr | None = Field(
-        None, description="your own server, redis://, rediss:// or unix://; unset starts the embedded one"
+        None,
+        description="your own server, redis://, rediss://, unix:// or redis+sentinel://host,host/name; "
+        "unset starts the embedded one",
     )
     data_dir: Path = Field(
         Path("~/.local/share/retort"),

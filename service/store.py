@@ -1,29 +1,26 @@
-"""The way to the Redis-protocol server. The only module that names redis.
+"""The way to the Redis-protocol server.
 
 Every call is one pipeline, one round trip, under a time limit of its caller's, behind a cap on calls in flight and the
-breaker. redis-py's own defaults (seconds of timeout, ten retries, RESP3) never reach a request: nothing is retried, and
-a connection whose call was cut off is closed, never used again. A call slower than slow_s counts as failed for the
-breaker even where its caller could wait longer; a caller with less time than slow_s cannot open the breaker for others.
+breaker. Nothing is retried, and a connection whose call was cut off is closed, never used again. A call slower than
+slow_s counts as failed for the breaker even where its caller could wait longer; a caller with less time than slow_s
+cannot open the breaker for others.
 
-Reads and pings go over a Line where the URL is plain (redis:// or unix://), else through redis-py like all the rest.
+Reads and pings go over a Line unless the URL asks for TLS or options of redis-py's own; all the rest through redis-py.
 """
 
 import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import redis.asyncio
 from redis import exceptions
-from redis.asyncio.connection import parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
+from service.address import open_address
 from service.breaker import Breaker
-from service.errors import BreakerOpenError, StartError, StoreError, StoreTimeoutError
-from service.line import Command, Line, LineFullError
+from service.errors import BreakerOpenError, StoreError, StoreTimeoutError
+from service.line import Command, LineFullError
 
 _SLOT_SHARE = 0.25
 _PROBE_EVERY_S = 0.05
@@ -46,20 +43,15 @@ class Store:
         on_call: Callable[[str, float], None] = lambda op, seconds: None,
         on_error: Callable[[str], None] = lambda kind: None,
     ) -> None:
-        """url: redis://, rediss:// or unix://. slow_s: what the default budget leaves for the store."""
-        if not url.startswith(("redis://", "rediss://", "unix://")):
-            raise StartError("RETORT_REDIS_URL: redis://, rediss:// or unix://; Sentinel and Cluster: not built yet")
+        """url: see address. slow_s: what the default budget leaves for the store. Raises StartError."""
         self.breaker = breaker
         self._slow_s = slow_s
         self._slots = asyncio.Semaphore(max_connections)
         self._on_call = on_call
         self._on_error = on_error
         self._is_starting = False
-        try:
-            self._client = _client(url, max_connections)
-            self._line = _line(dict(parse_url(url)))
-        except (ValueError, TypeError):  # the message may quote the URL, password and all
-            raise StartError("RETORT_REDIS_URL: not a valid URL") from None
+        address = open_address(url, max_connections)
+        self._client, self._line, self._close = address.client, address.line, address.close
         self._last_success = 0.0
         self._watch_task: asyncio.Task[None] | None = None
 
@@ -76,7 +68,7 @@ class Store:
             await self._line.close()
         try:
             await self._client.aclose()
-            await self._client.connection_pool.disconnect()  # a pool that was given is not closed with the client
+            await self._close()  # a pool that was given is not closed with the client
         except Exception as exc:  # the border: a failing close hides nothing else
             self._on_error(_kind(exc))
 
@@ -202,43 +194,6 @@ class Store:
                 with contextlib.suppress(StoreError):
                     await self._attempt("ping", [("PING",)], self._slow_s)
             await asyncio.sleep(_PROBE_EVERY_S)
-
-
-def _client(url: str, max_connections: int) -> "redis.asyncio.Redis":
-    pool = redis.asyncio.ConnectionPool.from_url(
-        url,
-        protocol=2,  # redis-py 8.1.0 hands out dead connections under RESP3 (#4252)
-        max_connections=max_connections + 2,
-        socket_connect_timeout=1.0,
-        socket_timeout=5.0,  # never reached: every call has a shorter limit of its own
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-        driver_info=None,
-    )
-    return redis.asyncio.Redis(connection_pool=pool)
-
-
-def _line(parts: dict[str, Any]) -> Line | None:
-    """A lean connection for a URL without TLS or options of redis-py's own, else None."""
-    if not set(parts) <= {"host", "port", "path", "db", "username", "password", "connection_class"}:
-        return None
-    greeting: list[Command] = []
-    if parts.get("password"):
-        greeting.append(("AUTH", *filter(None, [parts.get("username")]), parts["password"]))
-    if parts.get("db"):
-        greeting.append(("SELECT", parts["db"]))
-
-    def connect(protocol: Callable[[], asyncio.Protocol]) -> Awaitable[Any]:
-        loop = asyncio.get_running_loop()
-        if path := parts.get("path"):
-            return loop.create_unix_connection(protocol, path)
-        return loop.create_connection(protocol, parts.get("host", "localhost"), parts.get("port", 6379))
-
-    return Line(connect, greeting, exceptions.ResponseError) if not _is_tls(parts) else None
-
-
-def _is_tls(parts: dict[str, Any]) -> bool:
-    return issubclass(parts.get("connection_class", object), redis.asyncio.SSLConnection)
 
 
 _PREFIXES = {

@@ -13,7 +13,7 @@ MODULES = {
     for path in (ROOT / package).glob("*.py")
 }
 HOMES = {
-    "redis": {"service.store"},
+    "redis": {"service.store", "service.address"},
     "onnxruntime": {"service.session", "training.exported"},
     "faiss": {"service.codes"},
     "fastapi": {"service.api", "service.app"},
