@@ -2,6 +2,7 @@
 
     redis://[[user]:password@]host[:port][/db]      rediss:// the same under TLS      unix://path[?db=n]
     redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/name[/db][?sentinel_password=...]
+    redis+cluster://[[user]:password@]host[:port][,host[:port]...]      rediss+cluster://, rediss+sentinel://: under TLS
 
 With service.store the only module that names redis. Its own defaults (seconds of timeout, ten retries, RESP3) never
 reach a request.
@@ -15,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 import redis.asyncio
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -24,12 +26,11 @@ from redis.exceptions import ResponseError
 from service.errors import StartError
 from service.line import Command, Connect, Line
 
-_SENTINEL = re.compile(
-    r"(?P<scheme>rediss?)\+sentinel://(?:(?P<user>[^:@/?]*):(?P<password>[^@/?]*)@)?(?P<hosts>[^@/?]+)"
-    r"/(?P<name>[^/?]+)(?:/(?P<db>\d+))?/?(?:\?(?P<options>.*))?"
-)
+_HOSTS = r"(?P<scheme>rediss?)\+%s://(?:(?P<user>[^:@/?]*):(?P<password>[^@/?]*)@)?(?P<hosts>[^@/?]+)"
+_SENTINEL = re.compile(_HOSTS % "sentinel" + r"/(?P<name>[^/?]+)(?:/(?P<db>\d+))?/?(?:\?(?P<options>.*))?")
+_CLUSTER = re.compile(_HOSTS % "cluster" + "/?")
 _HOST = re.compile(r"(\[[^\]]+\]|[^:]+)(?::(\d{1,5}))?")
-_SENTINEL_PORT = 26379
+_PORT, _SENTINEL_PORT = 6379, 26379
 _ASKING_S = 0.3  # one sentinel; the next is asked after it
 _LINE_PARTS = frozenset({"host", "port", "path", "db", "username", "password", "connection_class"})
 _OPTIONS = frozenset({"sentinel_password", "sentinel_username"})
@@ -37,11 +38,16 @@ _OPTIONS = frozenset({"sentinel_password", "sentinel_username"})
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A client of the store; a lean connection to it, but under TLS or options of redis-py's own; what closes both."""
+    """A client of the store, and what closes it.
 
-    client: "redis.asyncio.Redis"
+    line: a lean connection, but not to a Cluster, nor under TLS or options of redis-py's own. renew: learn anew which
+    nodes a Cluster has; None where there is none.
+    """
+
+    client: "redis.asyncio.Redis | RedisCluster"
     line: Line | None
     close: Callable[[], Awaitable[None]]
+    renew: Callable[[], Awaitable[None]] | None = None
 
 
 def open_address(url: str, max_connections: int) -> Address:
@@ -51,9 +57,11 @@ def open_address(url: str, max_connections: int) -> Address:
             return _open_single(url, max_connections)
         if url.startswith(("redis+sentinel://", "rediss+sentinel://")):
             return _open_sentinel(url, max_connections)
+        if url.startswith(("redis+cluster://", "rediss+cluster://")):
+            return _open_cluster(url, max_connections)
     except (ValueError, TypeError):
         raise StartError("RETORT_REDIS_URL: not a valid URL") from None
-    raise StartError("RETORT_REDIS_URL: redis://, rediss://, unix:// or redis+sentinel://; Cluster: not built yet")
+    raise StartError("RETORT_REDIS_URL: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
 
 
 def _open_single(url: str, max_connections: int) -> Address:
@@ -72,13 +80,12 @@ def _open_sentinel(url: str, max_connections: int) -> Address:
     if not set(options) <= _OPTIONS:
         raise ValueError(url)
     is_tls = found["scheme"] == "rediss"
-    login = {"username": unquote(found["user"] or "") or None, "password": unquote(found["password"] or "") or None}
     asked = {name.removeprefix("sentinel_"): value for name, value in options.items()}
     limits = _limits() | {"ssl": is_tls}
     quick = {"socket_connect_timeout": _ASKING_S, "socket_timeout": _ASKING_S}
-    hosts = [_host(part) for part in found["hosts"].split(",")]
+    hosts = _hosts(found["hosts"], _SENTINEL_PORT)
     sentinel = Sentinel(hosts, sentinel_kwargs=limits | quick | asked)  # type: ignore[no-untyped-call]
-    parts: dict[str, Any] = login | {"db": int(found["db"] or 0)}
+    parts = _login(found) | {"db": int(found["db"] or 0)}
     name = unquote(found["name"])
     client = sentinel.master_for(name, max_connections=max_connections + 2, **parts, **limits)
 
@@ -93,6 +100,21 @@ def _open_sentinel(url: str, max_connections: int) -> Address:
     return Address(client, None if is_tls else Line(connect, _greeting(parts), ResponseError), close)
 
 
+def _open_cluster(url: str, max_connections: int) -> Address:
+    found = _CLUSTER.fullmatch(url)
+    if found is None:
+        raise ValueError(url)
+    client = RedisCluster(
+        startup_nodes=[ClusterNode(host, port) for host, port in _hosts(found["hosts"], _PORT)],
+        require_full_coverage=False,  # the users of the other nodes are served on
+        max_connections=max_connections + 2,
+        ssl=found["scheme"] == "rediss",
+        **_login(found),
+        **_limits(),
+    )
+    return Address(client, None, client.aclose, client.nodes_manager.initialize)
+
+
 def _limits() -> dict[str, Any]:
     return {
         "protocol": 2,  # redis-py 8.1.0 hands out dead connections under RESP3 (#4252)
@@ -104,11 +126,15 @@ def _limits() -> dict[str, Any]:
     }
 
 
-def _host(text: str) -> tuple[str, int]:
-    found = _HOST.fullmatch(text)
-    if found is None:
+def _login(found: re.Match[str]) -> dict[str, Any]:
+    return {"username": unquote(found["user"] or "") or None, "password": unquote(found["password"] or "") or None}
+
+
+def _hosts(text: str, usual_port: int) -> list[tuple[str, int]]:
+    found = [_HOST.fullmatch(part) for part in text.split(",")]
+    if None in found:
         raise ValueError(text)
-    return found[1].strip("[]"), int(found[2] or _SENTINEL_PORT)
+    return [(each[1].strip("[]"), int(each[2] or usual_port)) for each in found if each]
 
 
 def _greeting(parts: dict[str, Any]) -> list[Command]:

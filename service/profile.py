@@ -6,7 +6,8 @@
     {namespace}:events      stream, field "event": JSON
 
 History and stream are written by one small script per user: an event is in both or in neither, and a repeated one is in
-neither twice. Both keys must therefore live on one node: a Cluster needs another way, and is not supported yet.
+neither twice. In a Cluster they lie on different nodes: new events go to the stream first there, so that what is in the
+history is always in the stream too; in the stream it may stand twice, and export writes it once.
 
 :e saves a request the history: reading it whole, checking every member and looking every item up costs ten times the
 ranking. It is believed only if its mark (count, newest member and score) is that of the history now, and that member
@@ -27,21 +28,24 @@ from service.line import Command
 from service.record import HEAD_BYTES, TOKEN, VERSION_BYTES, Record, Sight, make_mark, pack_record, unpack_record
 from service.store import Store
 
-# KEYS: history, stream, record. ARGV: keep, ttl, stream cap, then score, member, stream entry for each event.
+# KEYS: history, record, stream. ARGV: keep, ttl, stream cap, then score, member, stream entry for each event. Without
+# the stream (in a Cluster) the id of the entry stands where the entry would.
 # Types are checked before any write: a script that fails half-way is not undone. A history key of another type is not
 # ours to keep, and is replaced.
 _APPEND = """
-local kind = redis.call('TYPE', KEYS[2]).ok
+local kind = KEYS[3] and redis.call('TYPE', KEYS[3]).ok or 'none'
 if kind ~= 'none' and kind ~= 'stream' then return redis.error_reply('WRONGTYPE the event stream is a ' .. kind) end
 kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'none' and kind ~= 'zset' then redis.call('DEL', KEYS[1]) end
 local added, token = {}, nil
 for i = 4, #ARGV, 3 do
   local new = redis.call('ZADD', KEYS[1], 'NX', ARGV[i], ARGV[i + 1])
-  if new == 1 then token = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'event', ARGV[i + 2]) end
+  if new == 1 then
+    token = KEYS[3] and redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', 'event', ARGV[i + 2]) or ARGV[i + 2]
+  end
   added[#added + 1] = new
 end
-if token then redis.call('SET', KEYS[3], 'x' .. token, 'EX', 3600) end
+if token then redis.call('SET', KEYS[2], 'x' .. token, 'EX', 3600) end
 redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return added
@@ -144,7 +148,11 @@ class Profile:
         for place, event in enumerate(events):
             by_user.setdefault(event.user_id, []).append(place)
         groups = [[events[place] for place in places] for places in by_user.values()]
-        results = await self._store.call_script("append", _APPEND, map(self._append_arguments, groups), timeout_s)
+        entries = [[event.to_json() for event in group] for group in groups]
+        if self._store.is_cluster:
+            entries = await self._write_stream(groups, entries, timeout_s)
+        arguments = [self._append_arguments(*each) for each in zip(groups, entries, strict=True)]
+        results = await self._store.call_script("append", _APPEND, arguments, timeout_s)
         added = [False] * len(events)
         for places, result in zip(by_user.values(), results, strict=True):
             if kind := self._store.explain(result):
@@ -226,13 +234,43 @@ class Profile:
                 raise StoreError(kind)
         return int(sum(results[::4]))
 
-    def _append_arguments(self, group: Sequence[StoredEvent]) -> Command:
+    async def _write_stream(
+        self, groups: Sequence[Sequence[StoredEvent]], entries: Sequence[Sequence[bytes]], timeout_s: float
+    ) -> list[list[bytes]]:
+        """Write the entries of events that are not in the histories; return the new entries' ids, else b""."""
+        asked = [
+            ("ZMSCORE", self._history_key(group[0].user_id), *[event.member for event in group]) for group in groups
+        ]
+        known = await self._store.call("append", asked, timeout_s)
+        for reply in known:
+            raise_unless_wrongtype(self._store.explain(reply))
+        listed = [
+            [None] * len(group) if isinstance(scores, Exception) else scores
+            for group, scores in zip(groups, known, strict=True)
+        ]
+        head = ("XADD", f"{self._namespace}:events", "MAXLEN", "~", self._keep.stream, "*", "event")
+        new = [
+            (*head, entry)
+            for scores, each in zip(listed, entries, strict=True)
+            for score, entry in zip(scores, each, strict=True)
+            if score is None
+        ]
+        ids = iter(await self._store.call("append", new, timeout_s) if new else [])
+        found = [[b"" if score is not None else next(ids) for score in scores] for scores in listed]
+        for each in found:
+            for entry_id in each:
+                if kind := self._store.explain(entry_id):
+                    raise StoreError(kind)
+        return found
+
+    def _append_arguments(self, group: Sequence[StoredEvent], entries: Sequence[bytes]) -> Command:
         parts: list[bytes | str] = []
-        for event in group:
-            parts += [event.score, event.member, event.to_json()]
-        user_id = group[0].user_id
-        keys = (self._history_key(user_id), f"{self._namespace}:events", self._record_key(user_id))
-        return (3, *keys, self._keep.events, self._keep.history_ttl_s, self._keep.stream, *parts)
+        for event, entry in zip(group, entries, strict=True):
+            parts += [event.score, event.member, entry]
+        keys = [self._history_key(group[0].user_id), self._record_key(group[0].user_id)]
+        if not self._store.is_cluster:
+            keys.append(f"{self._namespace}:events")
+        return (len(keys), *keys, self._keep.events, self._keep.history_ttl_s, self._keep.stream, *parts)
 
     def _item_ids(self, user_id: str, pairs: Sequence[tuple[bytes, Any]]) -> list[str]:
         """The items as training saw them: events of one item and one time count once, whatever their event ids."""

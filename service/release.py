@@ -33,9 +33,9 @@ REPLICA_S = 30.0
 _AT_ONCE = 4
 _QUICK_S = 1.0
 _CHUNK_S = 10.0
-# KEYS: live, the table of the version. ARGV: the live record as it was read, the new one.
+# KEYS: live; the table of the version, but in a Cluster. ARGV: the live record as it was read, the new one.
 _FLIP = """
-if redis.call('EXISTS', KEYS[2]) == 0 then return -1 end
+if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 0 then return -1 end
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
 return 1
@@ -99,8 +99,10 @@ class Releases:
             known = await self._one(("GET", self._prefix + "live")) or b""
             before = _parse_live(known)
             live = _next_live(before, version)
-            arguments = (2, self._prefix + "live", table, known, orjson.dumps(asdict(live)))
-            (result,) = await self._store.call_script("release", _FLIP, [arguments], _QUICK_S)
+            keys = [self._prefix + "live"] if self._store.is_cluster else [self._prefix + "live", table]
+            arguments = (len(keys), *keys, known, orjson.dumps(asdict(live)))
+            is_there = await self._one(("EXISTS", table))
+            (result,) = await self._store.call_script("release", _FLIP, [arguments], _QUICK_S) if is_there else (-1,)
             self._check(result)
             if result == -1:
                 raise RefusedError("error", f"version {version} is not in the store; 'status' lists what is")
@@ -208,7 +210,7 @@ class Releases:
             n_chunks = -(-entry["size"] // table_fields["chunk_bytes"])
             keys = [f"{self._key(version, name)}:{number}" for number in range(n_chunks)]
             for first in range(0, n_chunks, 256):
-                await self._all([("UNLINK", *keys[first : first + 256])])
+                await self._all([("UNLINK", key) for key in keys[first : first + 256]])
 
     def _key(self, version: str, part: str) -> str:
         return f"{self._prefix}{version}:{part}"

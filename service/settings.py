@@ -27,8 +27,8 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and logs it")
     redis_url: SecretStr | None = Field(
         None,
-        description="your own server, redis://, rediss://, unix:// or redis+sentinel://host,host/name; "
-        "unset starts the embedded one",
+        description="your own server, redis://, rediss://, unix://, redis+sentinel://host,host/name or "
+        "redis+cluster://host,host; unset starts the embedded one",
     )
     data_dir: Path = Field(
         Path("~/.local/share/retort"),

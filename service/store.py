@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from redis import exceptions
@@ -26,6 +26,7 @@ _SLOT_SHARE = 0.25
 _PROBE_EVERY_S = 0.05
 _PING_EVERY_S = 1.0
 # Of these the breaker hears; the others concern one key, or writes alone.
+_KEYLESS = frozenset({"PING", "INFO", "TIME"})
 _QUICK_OPS = frozenset({"read", "ping"})  # the others may carry a thousand events
 _DOWN_KINDS = frozenset({"timeout", "connection", "loading", "noauth", "noperm", "other"})
 
@@ -52,8 +53,15 @@ class Store:
         self._is_starting = False
         address = open_address(url, max_connections)
         self._client, self._line, self._close = address.client, address.line, address.close
+        self._renew, self._renewed = address.renew, 0.0
+        self._renewing: asyncio.Task[None] | None = None
         self._last_success = 0.0
         self._watch_task: asyncio.Task[None] | None = None
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether keys without a common hash tag may lie on different nodes."""
+        return self._renew is not None
 
     def open(self) -> None:
         """Begin to watch the server: a ping when nothing else goes by, and the breaker's probes."""
@@ -64,6 +72,8 @@ class Store:
         if self._watch_task is not None:
             self._watch_task.cancel()
             await asyncio.gather(self._watch_task, return_exceptions=True)
+        if self._renewing is not None:
+            await asyncio.gather(self._renewing, return_exceptions=True)
         if self._line is not None:
             await self._line.close()
         try:
@@ -164,9 +174,27 @@ class Store:
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
-            pipeline.execute_command(*command)
-        results: list[Any] = await pipeline.execute(raise_on_error=False)
+            anywhere = {"target_nodes": "random"} if self.is_cluster and command[0] in _KEYLESS else {}
+            pipeline.execute_command(*command, **anywhere)
+        try:
+            results: list[Any] = await pipeline.execute(raise_on_error=False)
+        except exceptions.RedisError:
+            self._renew_later()
+            raise
+        if any(isinstance(result, exceptions.ConnectionError) for result in results):
+            self._renew_later()
         return results
+
+    def _renew_later(self) -> None:
+        """Learn anew which nodes a Cluster has: redis-py does so only where a node answers with MOVED."""
+        if self._renew is None or time.monotonic() - self._renewed < _PING_EVERY_S:
+            return
+        self._renewed = time.monotonic()
+        self._renewing = asyncio.create_task(self._renew_now(self._renew))
+
+    async def _renew_now(self, renew: Callable[[], Awaitable[None]]) -> None:
+        with contextlib.suppress(exceptions.RedisError, OSError):
+            await renew()
 
     def _judge(self, op: str, results: Sequence[Any], seconds: float) -> None:
         kinds = {_kind(result) for result in results if isinstance(result, Exception)}

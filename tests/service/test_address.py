@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry
 
 from service.address import open_address
 from service.embedded import find_server
@@ -30,15 +32,19 @@ def test_plain_urls_have_a_lean_connection(url: str) -> None:
     assert open_address(url, 4).line is not None
 
 
-@pytest.mark.parametrize("url", ["rediss://host", "redis://host?socket_timeout=1", "rediss+sentinel://a/shop"])
-def test_tls_and_options_go_through_redis_py(url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    ["rediss://host", "redis://host?socket_timeout=1", "rediss+sentinel://a/shop", "redis+cluster://u:p@a,b:2"],
+)
+def test_tls_options_and_clusters_go_through_redis_py(url: str) -> None:
     assert open_address(url, 4).line is None
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        "http://host", "redis+cluster://host", "redis://host:port", "redis+sentinel://a", "redis+sentinel:///shop",
+        "http://host", "redis+cluster://a/0", "redis+cluster://a:x", "redis+cluster://",
+        "redis://host:port", "redis+sentinel://a", "redis+sentinel:///shop",
         "redis+sentinel://a:x/shop", "redis+sentinel://a/shop/x", "redis+sentinel://a/shop?socket_timeout=1",
         "redis+sentinel://a,,b/shop", "redis+sentinel://pw@a/shop", "redis+sentinel://a/shop?x",
     ],
@@ -47,6 +53,17 @@ def test_bad_url_is_refused_and_not_quoted(url: str) -> None:
     with pytest.raises(StartError, match="RETORT_REDIS_URL") as caught:
         open_address(url, 4)
     assert url not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["unix:///nowhere", "redis+sentinel://a/shop"])
+def test_client_retries_nothing_speaks_resp2_and_uses_the_asyncio_retry(url: str) -> None:
+    client = open_address(url, 4).client
+    assert isinstance(client, redis.asyncio.Redis)
+    kwargs = client.connection_pool.connection_kwargs
+
+    assert type(kwargs["retry"]) is Retry
+    assert kwargs["retry"].get_retries() == 0
+    assert kwargs["protocol"] == 2
 
 
 class Trio:

@@ -2,10 +2,7 @@
 
 import math
 
-from redis.asyncio.retry import Retry
-
 from service.breaker import FAILURES_TO_OPEN, FIRST_OPEN_S, MAX_OPEN_S, Breaker, State
-from service.store import _client
 
 
 class Clock:
@@ -75,11 +72,3 @@ def test_failures_of_calls_begun_earlier_do_not_prolong_the_open_time() -> None:
         breaker.record_failure()
 
     assert breaker.begin_probe()
-
-
-def test_client_retries_nothing_speaks_resp2_and_uses_the_asyncio_retry() -> None:
-    kwargs = _client("unix:///nowhere", 4).connection_pool.connection_kwargs
-
-    assert type(kwargs["retry"]) is Retry
-    assert kwargs["retry"].get_retries() == 0
-    assert kwargs["protocol"] == 2
