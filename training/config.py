@@ -32,7 +32,11 @@ NUMBERS: dict[str, tuple[type, Callable[[float], bool], str]] = {
     "search.temperatures": (float, lambda v: 0 < v < 1000, "be above 0"),
     "ablation.scales": (float, lambda v: 0 < v < 1000, "be above 0"),
 }
-LISTS = {"teacher.members": ("transformer", "linear", "text"), "teacher.blocks": MIXERS, "student.blocks": MIXERS}
+LISTS = {
+    "teacher.members": ("transformer", "linear", "text", "twin"),
+    "teacher.blocks": MIXERS,
+    "student.blocks": MIXERS,
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class Encoder:
 class Teacher(Encoder):
     """Which models teach, mixed as validation says; and the size and training of the transformers among them."""
 
-    members: str = "transformer,linear"  # any of transformer, linear, text (a transformer over the texts alone)
+    members: str = "transformer,linear,twin"  # any of these and text (a transformer over the texts alone); twin: the
+    # student itself, trained alone before: no mix is then weaker than it
     text: str = ""  # directory of a Hugging Face encoder: its vectors of the items' texts start the transformer's table
     dim: int = 128
     blocks: str = "pool,attention,attention"

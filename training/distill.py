@@ -3,11 +3,13 @@
 They start from the same weights, see the same batches in the same order and may train equally long; only the loss
 differs, and the dropout, for soft labels keep a student from overfitting and hard ones do not. So what separates them
 is the teacher. A third has smoothed labels in the teacher's place (Szegedy et al. 2016): what of the gain any soft
-target would have given.
+target would have given. The one alone may be among the teachers of the other (born-again networks, Furlanello et al.
+2018): no mix is then weaker than it on validation, whatever the data.
 """
 
+import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,14 +50,16 @@ def distill(
     schedule: Schedule,
     start: Start | None,
     recipe: Recipe,
-    alone_dropout: float,
+    alone_size: Size,
+    twin: Sequence[Path] | None,
     smoothing: float,
     progress: Progress,
 ) -> None:
     """Train the students on the training part and write models and learning curves into out.
 
-    start: what the taught one's items start from. alone_dropout: of those without the teacher. smoothing: the smoothed
-    labels' share of all items; 0 leaves them out.
+    start: what the taught one's items start from. alone_size: of those without the teacher. twin: model, curve and
+    ranking of the one alone where it was trained already, as one of the teachers. smoothing: the smoothed labels' share
+    of all items; 0 leaves them out.
     """
 
     def taught(model: SequenceModel) -> tuple[Loss, Teaching | None]:
@@ -64,10 +68,13 @@ def distill(
     def smoothed(model: SequenceModel) -> tuple[Loss, Teaching | None]:
         return smooth(smoothing), None
 
-    untaught = replace(size, dropout=alone_dropout)
-    students = {STUDENT: (taught, size, start), ALONE: (_alone, untaught, None)}
+    students = {STUDENT: (taught, size, start), ALONE: (_alone, alone_size, None)}
+    if twin is not None:
+        del students[ALONE]
+        for path, name in zip(twin, (ALONE, "alone_curve.json", "alone_ranking.npz"), strict=True):
+            shutil.copyfile(path, out / name)
     if smoothing:
-        students[SMOOTHED] = (smoothed, untaught, None)
+        students[SMOOTHED] = (smoothed, alone_size, None)
     for name, (lesson, own_size, own_start) in students.items():
         if not (out / name).exists():
             progress.note(NOTES[name])

@@ -18,8 +18,12 @@ from training.graph import export_encoder
 from training.linear import load_linear
 from training.mix import load_factors
 
-PLACES = {"transformer": "teacher", "linear": "linear", "text": "text_teacher"}  # a member's stage
-LABELS = {"transformer": "soft_labels", "text": "text_labels"}  # where the states of a neural one are
+PLACES = {"transformer": "teacher", "linear": "linear", "text": "text_teacher", "twin": "twin"}  # a member's stage
+LABELS = {
+    "transformer": "soft_labels",
+    "text": "text_labels",
+    "twin": "twin_labels",
+}  # where the states of a neural one are
 REPEATS = 50
 
 

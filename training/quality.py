@@ -26,7 +26,18 @@ COMPARED = (
 OVERLAPPED = (("student", "teacher"), ("student_alone", "teacher"), ("bundle", "teacher"), ("bundle", "student"))
 DIVERSITY_AT = 10
 OWN_MODELS = frozenset(
-    {"teacher", "transformer", "linear", "text", "student", "student_smoothed", "student_alone", "compressed", "bundle"}
+    {
+        "teacher",
+        "transformer",
+        "linear",
+        "text",
+        "twin",
+        "student",
+        "student_smoothed",
+        "student_alone",
+        "compressed",
+        "bundle",
+    }
 )
 LOST = 0.0  # a relative NDCG@10 gain at or below it is a failed run
 

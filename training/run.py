@@ -44,9 +44,9 @@ from training.sequences import Events, select_events
 from training.soft_labels import LinearLabels, MixedLabels, SoftLabels, load_soft_labels, save_soft_labels
 from training.stage import file_fingerprint, make_key, read_key, run_stage
 from training.start import Start, start_table
-from training.teacher import CURVE, MODEL, train_teacher
+from training.teacher import CURVE, MODEL, RANKING, train_teacher
 from training.teaching import Recipe, make_probe
-from training.term import check_terms, parse_terms
+from training.term import NEURAL, check_terms, parse_terms
 from training.text import VECTORS, describe, encode_texts, fingerprint_encoder
 
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
@@ -70,7 +70,7 @@ class Run:
         key = read_key(self.out / name)
         if key is None:
             command = {"prepared": "prepare", "soft_labels": "distill", "student": "distill", "compressed": "compress"}
-            command |= dict.fromkeys(("linear", "mix", "text", "text_teacher"), "teacher")
+            command |= dict.fromkeys(("linear", "mix", "text", "text_teacher", "twin"), "teacher")
             raise InputError(
                 f"{self.out / name}: not there yet; run 'python -m training {command.get(name, name)} --out {self.out}'"
             )
@@ -121,7 +121,7 @@ def run_teacher(run: Run) -> None:
     inputs = {"prepared": run.key("prepared")}
     text = _ensure_text(run)
     size, schedule = open_size(run.config, "teacher"), open_schedule(run.config.teacher)
-    for name in [member for member in members if member in LABELS]:
+    for name in [member for member in members if member in NEURAL]:
         start = _start(run, name)
         run.stage(
             PLACES[name],
@@ -131,6 +131,11 @@ def run_teacher(run: Run) -> None:
         )
     if "linear" in members:
         run.stage("linear", {}, inputs, lambda out: train_linear(out, prepared, run.progress))
+    if "twin" in members:
+        own = asdict(run.config.student)
+        own.pop("start")
+        alone = {"size": open_alone_size(run.config), "schedule": open_schedule(run.config.student), "start": None}
+        run.stage("twin", own, inputs, partial(train_teacher, prepared=prepared, progress=run.progress, **alone))
     keys = {name: run.key(PLACES[name]) for name in members}
     run.stage("mix", {}, keys, lambda out: mix_teachers(out, prepared, open_scorers(run), run.progress))
 
@@ -138,6 +143,9 @@ def run_teacher(run: Run) -> None:
 def run_distill(run: Run) -> None:
     """Save the soft labels once, train the student with them, and the same student without."""
     prepared = run.prepared()
+    is_twin = "twin" in parse_names(run.config, "teacher.members")
+    if is_twin:
+        run_teacher(run)  # the twin is the student's, whose settings may be new
     settings = run.config.student
     mix = run.key("mix")
     inputs = {"prepared": run.key("prepared"), "mix": mix}
@@ -155,7 +163,8 @@ def run_distill(run: Run) -> None:
             schedule=open_schedule(settings),
             start=_student_start(run),
             recipe=recipe,
-            alone_dropout=settings.alone_dropout,
+            alone_size=open_alone_size(run.config),
+            twin=[run.out / "twin" / name for name in (MODEL, CURVE, RANKING)] if is_twin else None,
             smoothing=run.config.distill.smoothing,
             progress=run.progress,
         ),
@@ -174,8 +183,11 @@ def run_refit(run: Run) -> None:
     neural = {
         name: (size, schedule, _best_epochs(run.out / PLACES[name] / CURVE), _start(run, name))
         for name in factors
-        if name in LABELS
+        if name in NEURAL
     }
+    if "twin" in factors:
+        epochs = _best_epochs(run.out / "twin" / CURVE)
+        neural["twin"] = (open_alone_size(config), open_schedule(config.student), epochs, None)
     linear = load_linear(run.out / "linear").setting if "linear" in factors else None
     epochs = _best_epochs(run.out / "student" / "student_curve.json")
     run.stage(
@@ -301,7 +313,7 @@ def _student_start(run: Run) -> Start | None:
     """What the taught student's item table starts from."""
     if run.config.student.start == "random":
         return None
-    names = [name for name in load_factors(run.out / "mix") if name in LABELS]
+    names = [name for name in load_factors(run.out / "mix") if name in NEURAL]
     if not names:
         raise InputError("student.start=teacher: no transformer takes part in the mix, and a linear model has no table")
     items = load_model(run.out / PLACES[names[0]] / MODEL).items.weight.detach().numpy()
@@ -342,7 +354,7 @@ def open_source(run: Run, prepared: Prepared, factors: Mapping[str, float] | Non
     for name, factor in (factors or load_factors(run.out / "mix")).items():
         if name in LABELS:
             labels.append(load_soft_labels(run.out / LABELS[name], device, factor))
-            if states is None:
+            if states is None and name in NEURAL:
                 states = load_soft_labels(run.out / LABELS[name], device)
                 model = load_model(run.out / PLACES[name] / MODEL).to(device)
         else:
@@ -359,6 +371,11 @@ def open_size(config: Config, section: str) -> Size:
     blocks = parse_names(config, f"{section}.blocks")
     is_unit = isinstance(settings, Student) and settings.unit
     return Size(settings.dim, blocks, settings.heads, settings.dropout, settings.max_history, is_unit)
+
+
+def open_alone_size(config: Config) -> Size:
+    """Return the size of the student without a teacher, which needs more dropout."""
+    return replace(open_size(config, "student"), dropout=config.student.alone_dropout)
 
 
 def open_schedule(settings: Teacher | Student) -> Schedule:
