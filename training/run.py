@@ -144,8 +144,9 @@ def run_distill(run: Run) -> None:
     """Save the soft labels once, train the student with them, and the same student without."""
     prepared = run.prepared()
     is_twin = "twin" in parse_names(run.config, "teacher.members")
+    run.key("mix")
     if is_twin:
-        run_teacher(run)  # the twin is the student's, whose settings may be new
+        run_teacher(run)  # the twin has the student's settings, which may be new
     settings = run.config.student
     mix = run.key("mix")
     inputs = {"prepared": run.key("prepared"), "mix": mix}
