@@ -134,8 +134,13 @@ def run_teacher(run: Run) -> None:
     if "twin" in members:
         own = asdict(run.config.student)
         own.pop("start")
-        alone = {"size": open_alone_size(run.config), "schedule": open_schedule(run.config.student), "start": None}
-        run.stage("twin", own, inputs, partial(train_teacher, prepared=prepared, progress=run.progress, **alone))
+        size, schedule = open_alone_size(run.config), open_schedule(run.config.student)
+        run.stage(
+            "twin",
+            own,
+            inputs,
+            partial(train_teacher, prepared=prepared, size=size, schedule=schedule, start=None, progress=run.progress),
+        )
     keys = {name: run.key(PLACES[name]) for name in members}
     run.stage("mix", {}, keys, lambda out: mix_teachers(out, prepared, open_scorers(run), run.progress))
 
