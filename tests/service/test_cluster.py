@@ -15,6 +15,7 @@ from tests.service.test_address import free_port
 from tests.service.toy import write_toy
 
 N_SLOTS = 16384
+BUDGET_MS = "1000"  # the node that a slot moved to is asked after the one where it was
 USERS = [f"user-{n}" for n in range(60)]
 
 
@@ -101,13 +102,13 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 
 def test_users_are_spread_and_served_and_slots_may_move(nodes: Nodes, toy_bundle: Path, tmp_path: Path) -> None:
     events = [{"user_id": user, "item_id": f"i{n % 9}", "timestamp": n + 1} for n, user in enumerate(USERS)]
-    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url) as service:
+    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url, budget_ms=BUDGET_MS) as service:
         first, again = service.send(*events), service.send(*events)
         answers = {user: service.recommend(user_id=user) for user in USERS}
         inline = {event["user_id"]: service.recommend(history=[event["item_id"]]) for event in events}
         for user in USERS[:5]:
             nodes.move(f"retort:{{{user}}}:h")
-        moved = {user: service.recommend(user_id=user) for user in USERS}
+        wait_for(lambda: all(service.recommend(user_id=user)["quality"]["level"] == "full" for user in USERS), 10)
         service.send({"user_id": USERS[0], "item_id": "i8", "timestamp": 100})
         history = service.client.get(f"/users/{USERS[0]}").json()["history"]
         erased = service.client.delete(f"/users/{USERS[1]}")
@@ -119,7 +120,6 @@ def test_users_are_spread_and_served_and_slots_may_move(nodes: Nodes, toy_bundle
     assert {user: answer["items"] for user, answer in answers.items()} == {
         user: answer["items"] for user, answer in inline.items()
     }
-    assert {answer["quality"]["level"] for answer in moved.values()} == {"full"}
     assert [event["item_id"] for event in history] == ["i0", "i8"]
     assert erased.status_code == 200
     assert gone["quality"]["reasons"] == ["cold_user"]
@@ -131,7 +131,7 @@ def test_commands_reach_every_node(nodes: Nodes, toy_bundle: Path, tmp_path: Pat
     other = write_toy(tmp_path / "other", n_items=40)
 
     imported = run_command("import", str(histories), redis_url=nodes.url)
-    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url) as service:
+    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url, budget_ms=BUDGET_MS) as service:
         service.send(*[{"user_id": user, "item_id": "i2", "timestamp": 2} for user in USERS])
         before = service.recommend(user_id=USERS[0])["model_version"]
         published = run_command("publish", str(other.path), "--wait", "30", redis_url=nodes.url)
@@ -152,7 +152,7 @@ def test_commands_reach_every_node(nodes: Nodes, toy_bundle: Path, tmp_path: Pat
 
 
 def test_dead_node_costs_no_answer_and_is_found_again(nodes: Nodes, toy_bundle: Path, tmp_path: Path) -> None:
-    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url) as service:
+    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url, budget_ms=BUDGET_MS) as service:
         service.send(*[{"user_id": user, "item_id": "i1", "timestamp": 1} for user in USERS])
         nodes.kill(1)
         statuses = {service.client.post("/recommend", json={"user_id": user}).status_code for user in USERS * 3}
