@@ -37,5 +37,9 @@ def test_a_file_in_place_of_the_directory_is_refused(tmp_path):
         TensorBoardLog(tmp_path / "file")
 
 
-def test_without_a_log_nothing_is_kept():
+def test_without_a_log_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
     NoLog().write("loss", 1, 2.0)
+
+    assert list(tmp_path.iterdir()) == []
