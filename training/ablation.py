@@ -1,8 +1,9 @@
 """The ablation: what each way to transfer adds to the hard loss, and to soft labels, on one data set.
 
 Every term is screened with one seed on top of the hard loss alone and on top of the recipe's soft labels. Those that
-stand out on validation, the best and the worst, and what all are compared with are trained with more seeds. A finished
-trial is kept. Validation chooses; the judged part is ranked once a trial is over and only read for the table.
+stand out on validation, the best and the worst on each base, and what all are compared with are trained with more
+seeds. A finished trial is kept. Validation chooses; the judged part is ranked once a trial is over and only read for
+the table.
 
 The hard loss needs dropout where soft labels do not: each base has the dropout of the run's own student of its kind,
 with and without a term. Smoothed labels are one more row, for what of a gain any soft target would have given.
@@ -27,11 +28,11 @@ from training.encoder import SequenceModel, Size
 from training.evaluation import Ranking, ask, judged_part
 from training.fit import Loss
 from training.interactions import Prepared
-from training.part import Source
 from training.progress import Progress
 from training.ranking import bootstrap_interval, ndcg
 from training.sequences import Events
 from training.soft_labels import SAVED_BYTES, SavedLabels
+from training.source import Source
 from training.teaching import Recipe, Teaching, hard, smooth, teach
 from training.variety import coverage, gini
 
@@ -74,7 +75,7 @@ class Plan:
     terms: Mapping[str, tuple[float, tuple[str, ...]]]
     scales: Sequence[float]
     seeds: Sequence[int]  # the first screens
-    best: int  # how many are trained with all seeds, from above
+    best: int  # how many on each base are trained with all seeds, from above
     worst: int  # and from below
     smoothing: float = 0.0  # of the labels of a student without a teacher; 0: none
 
@@ -106,7 +107,7 @@ class Bench:
 def ablate(bench: Bench, plan: Plan) -> dict[str, Any]:
     """Train what the plan says unless it was, and return and write the table."""
     screened, first = plan.trials(), plan.seeds[0]
-    again = len({trial.reference() for trial in screened}) + plan.best + plan.worst
+    again = len({trial.reference() for trial in screened}) + 2 * (plan.best + plan.worst)
     bench.room.progress.note(
         f"ablation: {len(screened)} students of one seed, then up to {again} of {len(plan.seeds) - 1} more"
     )
@@ -119,11 +120,13 @@ def ablate(bench: Bench, plan: Plan) -> dict[str, Any]:
 
 
 def stand_outs(validation: Mapping[Trial, float], best: int, worst: int) -> list[Trial]:
-    """Return the trials that gain most and least on what they are compared with, and all those references."""
+    """Return all references, and of each base the trials that gain most and least on theirs."""
     gains = {trial: value / validation[trial.reference()] - 1 for trial, value in validation.items() if trial.term}
-    order = sorted(gains, key=lambda trial: -gains[trial])
-    references = list(dict.fromkeys(trial.reference() for trial in order))
-    return references + list(dict.fromkeys([*order[:best], *order[max(0, len(order) - worst) :]]))
+    chosen = list(dict.fromkeys(trial.reference() for trial in gains))
+    for base in (ON_HARD, ON_KL):
+        order = sorted((trial for trial in gains if trial.base == base), key=lambda trial: -gains[trial])
+        chosen += dict.fromkeys([*order[:best], *order[max(0, len(order) - worst) :]])
+    return chosen
 
 
 def _run(bench: Bench, trial: Trial, seed: int) -> dict[str, Any]:

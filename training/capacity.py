@@ -14,8 +14,8 @@ from typing import Any
 from training.attempt import Room, attempt
 from training.encoder import Size
 from training.evaluation import Ranking
-from training.part import Source
 from training.ranking import ndcg, relative_difference
+from training.source import Source
 from training.teaching import Recipe, hard, teach
 
 TABLE = "capacity.json"

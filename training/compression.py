@@ -24,12 +24,12 @@ from training.exported import time_encoder, time_scoring
 from training.fit import Schedule, choose_device, fit
 from training.graph import export_encoder, scoring_graph
 from training.interactions import Prepared
-from training.part import Source
 from training.progress import Progress
 from training.prune import SHAPES
 from training.ranking import bootstrap_interval, ndcg, relative_difference
 from training.rounding import round_encoder
 from training.sequences import Events
+from training.source import Source
 from training.storage import Rounded, Zeros, as_stored, store_table, stored_bytes
 from training.teaching import Recipe, teach
 

@@ -144,8 +144,8 @@ class Ablation:
     scales: str = "1.0"  # each term's weight is tried times each of these
     positions: int = 2_000_000  # targets that a trial is trained on
     seeds: int = 3  # of those that stand out; student.seed is the first
-    best: int = 5  # so many stand out above
-    worst: int = 2  # and below
+    best: int = 3  # so many stand out above, on each base
+    worst: int = 1  # and below
 
 
 @dataclass(frozen=True)

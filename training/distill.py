@@ -22,10 +22,10 @@ from training.evaluation import judge, validation_score
 from training.fit import Loss, Schedule, choose_device, fit, save_curve
 from training.interactions import TRAIN, Prepared
 from training.linear import Setting, covered_rows, fit_linear
-from training.part import Source
 from training.progress import Progress
 from training.sequences import Events, select_events
 from training.soft_labels import LinearLabels, MixedLabels, SoftLabels, load_soft_labels, save_soft_labels
+from training.source import Source
 from training.start import Start, start_table
 from training.teaching import Recipe, Teaching, hard, smooth, teach
 

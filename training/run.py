@@ -36,17 +36,17 @@ from training.linear import load_linear, train_linear
 from training.member import LABELS, PLACES, member_rankings, open_member
 from training.mix import RANKING as MIX_RANKING
 from training.mix import load_factors, mix_teachers
-from training.part import Source
 from training.progress import Progress
 from training.quality import summarise_quality
 from training.report import write_report
 from training.sequences import Events, select_events
 from training.soft_labels import LinearLabels, MixedLabels, SoftLabels, load_soft_labels, save_soft_labels
+from training.source import Source
 from training.stage import file_fingerprint, make_key, read_key, run_stage
 from training.start import Start, start_table
 from training.teacher import CURVE, MODEL, RANKING, train_teacher
 from training.teaching import Recipe, make_probe
-from training.term import NEURAL, check_terms, parse_terms
+from training.term import NEURAL, TERMS, check_terms, parse_terms
 from training.text import VECTORS, describe, encode_texts, fingerprint_encoder
 
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
@@ -183,8 +183,9 @@ def run_refit(run: Run) -> None:
     config = run.config
     factors = load_factors(run.out / "mix")
     recipe = open_recipe(run)
-    if "meta" in recipe.terms:
-        raise InputError("distill.terms: meta learns its share on validation, and --refit holds none out: leave it out")
+    for name in recipe.terms:
+        if TERMS[name].asks_validation:
+            raise InputError(f"distill.terms: {name} learns from validation, and --refit holds none out: leave it out")
     size, schedule = open_size(config, "teacher"), open_schedule(config.teacher)
     neural = {
         name: (size, schedule, _best_epochs(run.out / PLACES[name] / CURVE), _start(run, name))

@@ -25,10 +25,10 @@ from training.exported import time_encoder
 from training.fit import Schedule, choose_device, fit
 from training.graph import export_encoder
 from training.interactions import TRAIN, Prepared
-from training.part import Source
 from training.progress import Progress
 from training.rounding import round_encoder
 from training.sequences import select_events
+from training.source import Source
 from training.teaching import Recipe, teach
 
 TRIALS = "trials.json"

@@ -25,10 +25,13 @@ from training.losses import (
     hard_loss,
     listwise_loss,
     ranking_loss,
+    soft_label_loss,
     stratified_loss,
 )
-from training.part import PARTS, Meta, Mutual, Probe, Seen, Source
+from training.meta import Feedback, Meta
+from training.part import PARTS, Mutual
 from training.sequences import Batch, history_batches
+from training.source import Probe, Seen, Source
 from training.watch import Watched, watch
 
 TOP, PLACE_DECAY = 20, 10.0  # of the teacher's list in ranking and listwise
@@ -70,7 +73,7 @@ OF_LOGITS: dict[str, Callable[[Piece], Tensor]] = {
     "stratified": lambda seen: stratified_loss(seen.student, seen.teacher, seen.strata, temperature=seen.temperature),
     "confidence": lambda seen: confident_loss(seen.student, seen.teacher, seen.target, temperature=seen.temperature),
 }
-NEED_LOGITS = frozenset({"kl", "meta", *OF_LOGITS})
+NEED_LOGITS = frozenset({"kl", "meta", "feedback", *OF_LOGITS})
 
 
 def make_probe(prepared: Prepared, max_history: int) -> Probe:
@@ -150,6 +153,9 @@ class Teaching(nn.Module):
                 loss = loss + recipe.alpha * weight * OF_LOGITS[name](seen)
             elif isinstance(part, Meta):
                 loss = loss + recipe.alpha * weight * _soft_and_hard(seen, part.share())
+            elif isinstance(part, Feedback):
+                soft = soft_label_loss(logits, part.corrected(teacher), temperature=recipe.temperature)
+                loss = loss + recipe.alpha * weight * soft
             elif isinstance(part, Mutual):
                 loss = loss + part.piece(logits, batch, piece, alpha=recipe.alpha, weight=weight)
         return loss

@@ -21,6 +21,7 @@ class Term:
     needs_transformer: bool = False  # among the teachers: a linear one has no states, layers or item vectors
     needs_attention: bool = False  # in teacher and student
     runs_teacher: bool = False  # on the student's batches: the teacher must read as long a history
+    asks_validation: bool = False  # learns from its users, beside early stopping
 
 
 TERMS = {
@@ -35,7 +36,8 @@ TERMS = {
     "attention": Term("attention maps (TinyBERT, Jiao 2020)", 1.0, True, needs_attention=True, runs_teacher=True),
     "relations": Term("distances among items and users (RKD, Park 2019)", 10.0, True),
     "adversarial": Term("soft labels at the worst nearby state (He 2018, Miyato 2018)"),
-    "meta": Term("soft and hard loss, their share learned against validation (Ren 2018)"),
+    "meta": Term("soft and hard loss, their share learned against validation (Ren 2018)", asks_validation=True),
+    "feedback": Term("soft labels of a teacher corrected by the student's feedback (Pham 2021)", asks_validation=True),
     "mutual": Term("a second student of the same size, each the other's teacher (Zhang 2018)"),
 }
 

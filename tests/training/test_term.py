@@ -1,6 +1,7 @@
 """The terms of distillation by name: what is refused, what each needs, and each one trained on a chain world."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from training.breakdown import popularity_quintile
 from training.encoder import SequenceModel, Size
 from training.errors import InputError
 from training.fit import Schedule, fit
-from training.part import Source
+from training.meta import feedback_gradient
 from training.progress import Progress
 from training.sequences import Batch, Events
 from training.soft_labels import SavedLabels, load_soft_labels, save_soft_labels
+from training.source import Source
 from training.teaching import Recipe, Teaching, smooth, teach
 from training.term import TERMS, Pupil, check_terms, format_terms, parse_terms
 
@@ -58,6 +60,16 @@ def source(tmp_path_factory):
     labels = load_soft_labels(out, torch.device("cpu"))
     popularity = np.bincount(events.item, minlength=N_ITEMS).astype(np.float64)
     return Source(labels, popularity, labels, teacher, probe)
+
+
+class Biased:
+    """Soft labels with something added for each item."""
+
+    def __init__(self, labels, bias):
+        self.labels, self.bias = labels, bias
+
+    def logits(self, event):
+        return self.labels.logits(event) + self.bias
 
 
 class Constant:
@@ -104,7 +116,7 @@ def test_each_term_teaches_the_chain(name, source, tmp_path):
     assert ranks.float().mean() < N_ITEMS / 4
 
 
-@pytest.mark.parametrize("name", ["hint", "mutual", "meta", "layers"])
+@pytest.mark.parametrize("name", ["hint", "mutual", "meta", "feedback", "layers"])
 def test_a_term_that_learns_resumes_to_the_same_weights(name, source, tmp_path):
     recipe = Recipe({"kl": 1.0, name: 1.0}, 0.5, 1.0)
 
@@ -126,6 +138,48 @@ def test_soft_labels_among_other_terms_weigh_what_they_weigh_alone(source, tmp_p
     train(beside, loss, extra, tmp_path / "beside", epochs=1)
 
     torch.testing.assert_close(alone.items.weight, beside.items.weight, atol=2e-2, rtol=0)
+
+
+def test_feedback_moves_a_teacher_from_what_validation_wants_lower():
+    """Against differences of the slow formula, and frozen numbers."""
+    generator = torch.Generator().manual_seed(0)
+    teacher, change = torch.randn(4, 6, generator=generator), torch.randn(4, 6, generator=generator)
+    log_scale, offset = torch.tensor(0.3), torch.linspace(-1, 1, 6)
+
+    def slow(log_scale, offset):
+        corrected = teacher.double() * log_scale.double().exp() + offset.double()
+        return float((torch.softmax(corrected / 2, -1) * change).sum(-1).mean())
+
+    scale, items = feedback_gradient(teacher, change, log_scale, offset, 2.0)
+
+    assert float(scale) == pytest.approx(-0.0897136, abs=1e-6)
+    assert items.tolist() == pytest.approx([-0.0170, 0.0411, -0.0371, 0.0400, -0.0197, -0.0073], abs=1e-4)
+
+    step = 1e-4
+    moved = (slow(log_scale + step, offset) - slow(log_scale - step, offset)) / (2 * step)
+    assert float(scale) == pytest.approx(moved, rel=1e-2)
+    for item in range(6):
+        shift = step * torch.eye(6, dtype=torch.float64)[item]
+        found = (slow(log_scale, offset + shift) - slow(log_scale, offset - shift)) / (2 * step)
+        assert float(items[item]) == pytest.approx(found, abs=1e-5)
+
+
+def test_feedback_corrects_a_teacher_that_favours_the_wrong_item(source, tmp_path):
+    bias = torch.zeros(N_ITEMS)
+    bias[7], asked = 5.0, [7]  # never wanted by the probe, whose next items are 5 to 12 without it
+    first = torch.tensor([row for row in range(8) if row + 5 not in asked])
+    biased = Source(
+        Biased(source.labels, bias),
+        source.popularity,
+        probe=lambda: ((first[:, None] + torch.arange(5)) % N_ITEMS, first + 5),
+    )
+
+    model, loss, extra = student(Recipe({"feedback": 1.0}, 0.9, 1.0), biased)
+    train(model, loss, extra, tmp_path / "checkpoint", epochs=16)
+
+    assert isinstance(extra, Teaching)
+    offset = extra.parts["feedback"].offset
+    assert int(offset.argmin()) == 7
 
 
 def test_meta_follows_the_loss_that_validation_agrees_with(source, tmp_path):
@@ -229,3 +283,13 @@ def test_saved_logits_are_the_teachers_and_are_computed_once(source, tmp_path):
 
     again = SavedLabels(Constant(), events, N_ITEMS, tmp_path / "logits.npy", Progress())
     assert torch.equal(again.logits(event), saved.logits(event))
+
+
+@pytest.mark.parametrize("name", ["meta", "feedback"])
+def test_what_learns_from_validation_is_refused_where_none_is_held_out(name, finished_run, tmp_path, capsys):
+    shutil.copytree(finished_run, tmp_path / "run")
+    command = ["export", "--out", str(tmp_path / "run"), "--refit", "--set", f"distill.terms=kl,{name}"]
+
+    assert main(command) == 2
+
+    assert f"distill.terms: {name} learns from validation, and --refit holds none out" in capsys.readouterr().err
