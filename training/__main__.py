@@ -15,6 +15,7 @@ from training.comparison import compare_runs, comparison_lines
 from training.compression import compression_lines
 from training.config import dump_config, load_config
 from training.demo import SMALL, check_port, serve_demo
+from training.directory import Run
 from training.errors import InputError, StageError, TrainingError
 from training.evaluate import evaluate_bundle
 from training.interactions import parse_columns
@@ -22,7 +23,6 @@ from training.log import TensorBoardLog
 from training.progress import Progress
 from training.report import summary_lines, write_comparison
 from training.run import (
-    Run,
     run_baselines,
     run_compress,
     run_distill,

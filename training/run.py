@@ -3,13 +3,12 @@
     prepared/  [text/]  teacher/  [text_teacher/]  linear/  mix/  soft_labels/  student/  [refit/]  compressed/  bundle/
     metrics.json  report.html
 
-This module and study.py alone see the config; they hand each stage its values and the directories it works on.
+The settings are opened by directory.py.
 """
 
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -24,63 +23,36 @@ from training.baseline import parse_models, rank_baselines
 from training.checkpoint import load_model
 from training.compress import RANKING as COMPRESSED_RANKING
 from training.compress import compress, load_table
-from training.config import Config, Student, Teacher, parse_names, pupil_of
+from training.config import parse_names
+from training.directory import (
+    Run,
+    ensure_soft_labels,
+    open_alone_size,
+    open_recipe,
+    open_schedule,
+    open_scorers,
+    open_size,
+    open_source,
+)
 from training.distill import STUDENT, distill, refit_student
-from training.encoder import Size
 from training.errors import InputError
-from training.evaluation import Ranking, Scorer
+from training.evaluation import Ranking
 from training.export import export
-from training.fit import Schedule, choose_device, load_curve
-from training.interactions import ITEMS, TRAIN, Prepared, load_prepared, parse_columns, prepare
+from training.fit import load_curve
+from training.interactions import ITEMS, Prepared, parse_columns, prepare
 from training.linear import load_linear, train_linear
-from training.member import LABELS, PLACES, member_rankings, open_member
+from training.member import PLACES, member_rankings
 from training.mix import RANKING as MIX_RANKING
 from training.mix import load_factors, mix_teachers
-from training.progress import Progress
 from training.quality import summarise_quality
 from training.report import write_report
-from training.sequences import Events, select_events
-from training.soft_labels import LinearLabels, MixedLabels, SoftLabels, load_soft_labels, save_soft_labels
-from training.source import Source
-from training.stage import file_fingerprint, make_key, read_key, run_stage
+from training.stage import file_fingerprint, make_key
 from training.start import Start, start_table
 from training.teacher import CURVE, MODEL, RANKING, train_teacher
-from training.teaching import Recipe, make_probe
-from training.term import NEURAL, TERMS, check_terms, parse_terms
+from training.term import NEURAL, TERMS
 from training.text import VECTORS, describe, encode_texts, fingerprint_encoder
 
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run directory with its resolved settings."""
-
-    out: Path
-    config: Config
-    progress: Progress
-    refit: bool = False
-
-    def prepared(self) -> Prepared:
-        """Load what prepare wrote. Raises InputError where it was not run."""
-        return load_prepared(self.out / "prepared")
-
-    def key(self, name: str) -> str:
-        """The key of a finished stage. Raises InputError that names the command to run first."""
-        key = read_key(self.out / name)
-        if key is None:
-            command = {"prepared": "prepare", "soft_labels": "distill", "student": "distill", "compressed": "compress"}
-            command |= dict.fromkeys(("linear", "mix", "text", "text_teacher", "twin"), "teacher")
-            raise InputError(
-                f"{self.out / name}: not there yet; run 'python -m training {command.get(name, name)} --out {self.out}'"
-            )
-        return key
-
-    def stage(
-        self, name: str, settings: Mapping[str, Any], inputs: Mapping[str, str], work: Callable[[Path], None]
-    ) -> None:
-        """Run a stage unless it is there already, made from the same."""
-        run_stage(self.out / name, make_key(name, settings, inputs), work, self.progress)
 
 
 def run_prepare(run: Run, interactions: Path, items: Path | None) -> None:
@@ -285,17 +257,6 @@ def run_quality(run: Run) -> dict[str, Any]:
     return summarise_quality(rankings, len(run.prepared().items))
 
 
-def open_scorers(run: Run) -> dict[str, tuple[Scorer, int]]:
-    """Open the teachers that the settings name: what scores with each, and the longest history that it reads."""
-    members = {name: open_member(run.out, name) for name in parse_names(run.config, "teacher.members")}
-    return {name: (member.scorer, member.max_history) for name, member in members.items()}
-
-
-def training_events(prepared: Prepared) -> Events:
-    """Return what is trained on."""
-    return select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users))
-
-
 def _ensure_text(run: Run) -> dict[str, str]:
     """Encode the items' texts unless that is done or not asked for; returns the stage as an input of others."""
     encoder = Path(run.config.teacher.text)
@@ -325,76 +286,6 @@ def _student_start(run: Run) -> Start | None:
         raise InputError("student.start=teacher: no transformer takes part in the mix, and a linear model has no table")
     items = load_model(run.out / PLACES[names[0]] / MODEL).items.weight.detach().numpy()
     return Start(start_table(items, run.config.student.dim, is_frozen=False))
-
-
-def ensure_soft_labels(run: Run, prepared: Prepared) -> None:
-    """Save the states of the neural teachers that take part, unless they are there."""
-    run.key("mix")
-    events = training_events(prepared)
-
-    def save(out: Path, name: str) -> None:
-        teacher = load_model(run.out / PLACES[name] / MODEL).to(choose_device())
-        save_soft_labels(out, teacher, events, run.progress)
-
-    for name in load_factors(run.out / "mix"):
-        if name in LABELS:
-            teacher = {"teacher": run.key(PLACES[name])}
-            run.stage(LABELS[name], {}, teacher, partial(save, name=name))
-
-
-def open_recipe(run: Run) -> Recipe:
-    """Return how the student is taught. Raises InputError for a term that the mixed teachers cannot teach."""
-    settings = run.config.distill
-    terms = parse_terms(settings.terms)
-    check_terms(terms, replace(pupil_of(run.config), members=list(load_factors(run.out / "mix"))))
-    return Recipe(terms, settings.alpha, settings.temperature, settings.teacher_temperature)
-
-
-def open_source(run: Run, prepared: Prepared, factors: Mapping[str, float] | None = None) -> Source:
-    """Open what each teacher of the mix says at the training events, and what else of it can be taught.
-
-    factors: of other teachers than the mix's.
-    """
-    labels: list[SoftLabels] = []
-    states = model = None
-    device = choose_device()
-    for name, factor in (factors or load_factors(run.out / "mix")).items():
-        if name in LABELS:
-            labels.append(load_soft_labels(run.out / LABELS[name], device, factor))
-            if states is None and name in NEURAL:
-                states = load_soft_labels(run.out / LABELS[name], device)
-                model = load_model(run.out / PLACES[name] / MODEL).to(device)
-        else:
-            linear = load_linear(run.out / "linear")
-            labels.append(LinearLabels(linear, training_events(prepared), factor, device))
-    popularity = np.array([item.popularity for item in prepared.items], dtype=np.float64)
-    probe = make_probe(prepared, run.config.student.max_history)
-    return Source(MixedLabels(labels), popularity, states, model, probe)
-
-
-def open_size(config: Config, section: str) -> Size:
-    """Return the size of teacher or student."""
-    settings: Teacher | Student = getattr(config, section)
-    blocks = parse_names(config, f"{section}.blocks")
-    is_unit = isinstance(settings, Student) and settings.unit
-    return Size(settings.dim, blocks, settings.heads, settings.dropout, settings.max_history, is_unit)
-
-
-def open_alone_size(config: Config) -> Size:
-    """Return the size of the student without a teacher, which needs more dropout."""
-    return replace(open_size(config, "student"), dropout=config.student.alone_dropout)
-
-
-def open_schedule(settings: Teacher | Student) -> Schedule:
-    """Return how long and how fast it is trained."""
-    return Schedule(
-        settings.learning_rate,
-        settings.batch_positions,
-        settings.epochs,
-        settings.positions,
-        settings.patience,
-        settings.seed,
-    )
 
 
 def _best_epochs(curve: Path) -> int:

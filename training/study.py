@@ -16,10 +16,7 @@ from training.checkpoint import load_model
 from training.compression import VARIANTS, compress_all
 from training.compression import Bench as CompressionBench
 from training.config import Compress, Distill, dump_config, parse_candidates, parse_numbers, pupil_of
-from training.distill import STUDENT
-from training.errors import InputError
-from training.mix import calibrate, load_factors, load_trials
-from training.run import (
+from training.directory import (
     Run,
     ensure_soft_labels,
     open_recipe,
@@ -29,6 +26,9 @@ from training.run import (
     open_source,
     training_events,
 )
+from training.distill import STUDENT
+from training.errors import InputError
+from training.mix import calibrate, load_factors, load_trials
 from training.search import Budget, Candidate, Space, Stored, search
 from training.stage import keep_or_clear, make_key
 from training.term import TERMS, check_terms, missing, parse_terms

@@ -27,7 +27,7 @@ HOMES = {
 }
 STAGES = {f"training.{name}" for name in ("teacher", "distill", "compress", "export", "report")}
 SEES_SETTINGS = {"service.__main__", "service.app", "service.settings"}
-SEES_CONFIG = {"training.__main__", "training.config", "training.run", "training.study"}
+SEES_CONFIG = {"training.__main__", "training.config", "training.directory", "training.run", "training.study"}
 
 
 def imported(tree):
