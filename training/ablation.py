@@ -39,6 +39,7 @@ from training.variety import coverage, gini
 TABLE = "ablation.json"
 ON_HARD, ON_KL, SMOOTHING = "hard", "kl", "smoothing"
 SHARE_ON_HARD = 0.5  # alpha of a term on top of the hard loss
+VERDICTS = ("helps", "perhaps helps", "no difference", "perhaps hurts", "hurts")
 AT = 10
 
 
@@ -194,7 +195,20 @@ def ablation_lines(table: Mapping[str, Any]) -> list[str]:
             f"{row_title(row):32}{len(row['seeds']):>6}{row['validation']:>12.4f}{row[f'ndcg@{AT}']:>9.4f}{beside:>30}"
             f"  {row[f'coverage@{AT}']:>8.3f}{row[f'gini@{AT}']:>7.3f}  {row.get('verdict', '')}"
         )
-    return [*lines, f"{table['trials']} students, {table['minutes']:.1f} minutes"]
+    return [*lines, *findings(table), f"{table['trials']} students, {table['minutes']:.1f} minutes"]
+
+
+def findings(table: Mapping[str, Any]) -> list[str]:
+    """Return for each base a line that says which terms help, which do nothing and which hurt."""
+    lines = []
+    for base, title in ((ON_HARD, "hard loss"), (ON_KL, "soft labels")):
+        by_verdict: dict[str, list[str]] = {}
+        for row in table["rows"]:
+            if row["base"] == base and row["term"]:
+                by_verdict.setdefault(row["verdict"], []).append(row["term"])
+        said = [f"{word}: {', '.join(dict.fromkeys(by_verdict[word]))}" for word in VERDICTS if word in by_verdict]
+        lines.append(f"on the {title}: {'; '.join(said) or 'nothing was tried'}")
+    return lines
 
 
 def row_title(row: Mapping[str, Any]) -> str:

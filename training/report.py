@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from training.ablation import row_title
+from training.ablation import findings, row_title
 from training.errors import InputError
 from training.evaluation import ask, judged_part
 from training.example import Example, draw_examples
@@ -73,6 +73,7 @@ def render(
         examples=examples,
         ablation=studies["ablation"],
         differences=_differences(studies["ablation"]),
+        findings=findings(studies["ablation"]) if studies["ablation"] else [],
         capacity=studies["capacity"],
         region=_region(studies["capacity"]),
         compression=studies["compression"],

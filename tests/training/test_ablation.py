@@ -7,7 +7,7 @@ import pytest
 
 from tests.training.world import tiny_settings
 from training.__main__ import main
-from training.ablation import ON_HARD, ON_KL, Plan, Trial, stand_outs, verdict
+from training.ablation import ON_HARD, ON_KL, Plan, Trial, findings, stand_outs, verdict
 
 FEW = (
     "ablation.terms=hint,attention",
@@ -59,6 +59,16 @@ def test_the_best_and_the_worst_on_each_base_and_their_references_get_more_seeds
     ]
 
 
+def test_findings_name_what_helps_and_what_hurts():
+    row = {"base": ON_KL, "term": "hint", "verdict": "hurts"}
+    rows = [{"base": ON_KL, "term": None}, row, row | {"term": "closure", "verdict": "helps"}]
+
+    on_hard, on_soft = findings({"rows": rows})
+
+    assert on_hard == "on the hard loss: nothing was tried"
+    assert on_soft == "on the soft labels: helps: closure; hurts: hint"
+
+
 @pytest.mark.parametrize(
     ("low", "high", "per_seed", "says"),
     [
@@ -92,6 +102,7 @@ def test_an_ablation_leaves_its_table_its_section_and_goes_on_from_its_trials(fi
     assert not (run / "ablation" / "logits.npy").exists()
     page = (run / "report.html").read_text()
     assert "Which way to transfer is worth using" in page and "soft labels + hint x 1" in page
+    assert "On the soft labels: " in page
     assert f"{table['trials']} students" in capfd.readouterr().out
 
     (run / "bundle").rename(tmp_path / "bundle")  # no report this time
