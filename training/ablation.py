@@ -1,7 +1,7 @@
 """The ablation: what each way to transfer adds to the hard loss, and to soft labels, on one data set.
 
 Every term is screened with one seed on top of the hard loss alone and on top of the recipe's soft labels. Those that
-stand out on validation, the best and the worst on each base, and what all are compared with are trained with more
+stand out on validation, the best and the worst on each base, and what they are compared with are trained with more
 seeds. A finished trial is kept. Validation chooses; the judged part is ranked once a trial is over and only read for
 the table.
 
@@ -108,7 +108,7 @@ class Bench:
 def ablate(bench: Bench, plan: Plan) -> dict[str, Any]:
     """Train what the plan says unless it was, and return and write the table."""
     screened, first = plan.trials(), plan.seeds[0]
-    again = len({trial.reference() for trial in screened}) + 2 * (plan.best + plan.worst)
+    again = 2 * (plan.best + plan.worst + 2)
     bench.room.progress.note(
         f"ablation: {len(screened)} students of one seed, then up to {again} of {len(plan.seeds) - 1} more"
     )
@@ -121,13 +121,13 @@ def ablate(bench: Bench, plan: Plan) -> dict[str, Any]:
 
 
 def stand_outs(validation: Mapping[Trial, float], best: int, worst: int) -> list[Trial]:
-    """Return all references, and of each base the trials that gain most and least on theirs."""
+    """Return of each base the trials that gain most and least on what they are compared with, and that, first."""
     gains = {trial: value / validation[trial.reference()] - 1 for trial, value in validation.items() if trial.term}
-    chosen = list(dict.fromkeys(trial.reference() for trial in gains))
+    chosen: list[Trial] = []
     for base in (ON_HARD, ON_KL):
         order = sorted((trial for trial in gains if trial.base == base), key=lambda trial: -gains[trial])
         chosen += dict.fromkeys([*order[:best], *order[max(0, len(order) - worst) :]])
-    return chosen
+    return [*dict.fromkeys(trial.reference() for trial in chosen), *chosen]
 
 
 def _run(bench: Bench, trial: Trial, seed: int) -> dict[str, Any]:
