@@ -54,8 +54,7 @@ class Lookup:
             if isinstance(exc, _NoTimeError):
                 self._metrics.deadline_exceeded["store"].inc(len(jobs))
             for job in jobs:
-                if not job.future.done() and job.taste is None:
-                    self._recall(job, exc)
+                self._recall(job, exc)
             return []
         finally:
             if timer is not None:
@@ -100,12 +99,17 @@ class Lookup:
     async def _find_tastes(self, jobs: list[Job], until: float) -> Unseen:
         erasures = self._erasures
         sights = await self._profile.look(_users(jobs), until - time.monotonic())
-        unseen = [(job, sight) for job, sight in zip(jobs, sights, strict=True) if not self._take(job, sight)]
+        unseen: Unseen = []
+        for job, sight in zip(jobs, sights, strict=True):
+            if isinstance(sight, StoreError):
+                self._recall(job, sight)
+            elif not self._take(job, sight):
+                unseen.append((job, sight))
         if unseen:
             await self._read_histories([job for job, _ in unseen], until)
         if erasures == self._erasures:
             for job in jobs:
-                if job.taste is not None and len(job.taste.seen):
+                if job.answer.level == "full" and job.taste is not None and len(job.taste.seen):
                     self._memory.note(str(job.query.user_id), job.taste)
         return unseen
 
@@ -124,10 +128,16 @@ class Lookup:
     async def _read_histories(self, jobs: list[Job], until: float) -> None:
         histories = await self._profile.read(_users(jobs), max(0.0, until - time.monotonic()))
         for job, item_ids in zip(jobs, histories, strict=True):
+            if isinstance(item_ids, StoreError):
+                self._recall(job, item_ids)
+                continue
             rows, _ = self._index.find_rows(item_ids)
             job.taste = Taste(np.array(rows, dtype=np.int32))
 
     def _recall(self, job: Job, exc: StoreError) -> None:
+        """Give a job that has no taste yet what is remembered of its user."""
+        if job.future.done() or job.taste is not None:
+            return
         job.answer.reasons.append(exc.reason)
         taste = self._memory.recall(str(job.query.user_id))
         if taste is None:

@@ -86,8 +86,11 @@ class Profile:
         self._dim, self._version = dim, version.encode()
         self._record_bytes = HEAD_BYTES + 2 + 4 * retention.events + 4 * dim + 4
 
-    async def look(self, user_ids: Sequence[str], timeout_s: float) -> list[Sight]:
-        """Look at users' records and at the state of their histories, in one round trip. Raises StoreError."""
+    async def look(self, user_ids: Sequence[str], timeout_s: float) -> list[Sight | StoreError]:
+        """Look at users' records and at the state of their histories, in one round trip. Raises StoreError.
+
+        A user whose node of a Cluster did not answer has an error of its own.
+        """
         commands: list[Command] = []
         for user_id in user_ids:
             key = f"{self._namespace}:{{{encode_user(user_id)}}}:"
@@ -98,10 +101,9 @@ class Profile:
         replies = await self._store.call("read", commands, timeout_s)
         return [self._see(user_id, *replies[3 * i : 3 * i + 3]) for i, user_id in enumerate(user_ids)]
 
-    def _see(self, user_id: str, value: Any, count: Any, newest: Any) -> Sight:
+    def _see(self, user_id: str, value: Any, count: Any, newest: Any) -> Sight | StoreError:
         if isinstance(count, Exception):
-            raise_unless_wrongtype(self._store.explain(count))
-            return Sight("none")
+            return self._error_of(count) or Sight("none")
         if isinstance(newest, Exception) or not newest:
             return Sight("none")
         (member, score), *_ = _pairs(newest)
@@ -114,8 +116,8 @@ class Profile:
         result, record = unpack_record(value, self._version, mark, self._dim)
         return Sight(result, record, value[:HEAD_BYTES], mark)
 
-    async def read(self, user_ids: Sequence[str], timeout_s: float) -> list[list[str]]:
-        """Read users' histories whole, in one round trip: item ids, oldest first. Raises StoreError."""
+    async def read(self, user_ids: Sequence[str], timeout_s: float) -> list[list[str] | StoreError]:
+        """Read users' histories whole, in one round trip: item ids, oldest first. Raises StoreError; see look."""
         replies = await self._store.call(
             "read",
             [("ZRANGE", self._history_key(user_id), -self._keep.events, -1, "WITHSCORES") for user_id in user_ids],
@@ -123,11 +125,15 @@ class Profile:
         )
         return [self._read_history(user_id, reply) for user_id, reply in zip(user_ids, replies, strict=True)]
 
-    def _read_history(self, user_id: str, reply: Any) -> list[str]:
+    def _read_history(self, user_id: str, reply: Any) -> list[str] | StoreError:
         if isinstance(reply, Exception):
-            raise_unless_wrongtype(self._store.explain(reply))
-            return []
+            return self._error_of(reply) or []
         return self._item_ids(user_id, _pairs(reply))
+
+    def _error_of(self, result: Exception) -> StoreError | None:
+        """Count an error; a key of the wrong type is a missing record."""
+        kind = self._store.explain(result)
+        return None if kind is None or kind == "wrongtype" else StoreError(kind)
 
     async def keep(self, records: Sequence[tuple[str, Sight, Record]], timeout_s: float) -> None:
         """Cache records made from what was seen, unless something changed since. Raises StoreError."""

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from redis import exceptions
+from redis.asyncio.cluster import RedisCluster
 
 from service.address import open_address
 from service.breaker import Breaker
@@ -27,6 +28,7 @@ _PROBE_EVERY_S = 0.05
 _PING_EVERY_S = 1.0
 # Of these the breaker hears; the others concern one key, or writes alone.
 _KEYLESS = frozenset({"PING", "INFO", "TIME"})
+_SCRIPTS = frozenset({"EVAL", "EVALSHA"})
 _QUICK_OPS = frozenset({"read", "ping"})  # the others may carry a thousand events
 _DOWN_KINDS = frozenset({"timeout", "connection", "loading", "noauth", "noperm", "other"})
 
@@ -172,17 +174,30 @@ class Store:
             raise StoreError("pool_exhausted") from None
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        if not isinstance(self._client, RedisCluster):
+            return await self._send_together(commands)
+        groups = list(_by_node(self._client, commands))
+        replies = await asyncio.gather(
+            *(self._send_together([commands[place] for place in group]) for group in groups), return_exceptions=True
+        )
+        results: list[Any] = [None] * len(commands)
+        for group, reply in zip(groups, replies, strict=True):
+            own = [reply] * len(group) if isinstance(reply, BaseException) else reply
+            for place, result in zip(group, own, strict=True):
+                results[place] = result
+        errors = [reply for reply in replies if isinstance(reply, BaseException)]
+        if errors or any(isinstance(result, exceptions.ConnectionError) for result in results):
+            self._renew_later()
+        if errors and len(errors) == len(replies):
+            raise errors[0]
+        return results
+
+    async def _send_together(self, commands: Sequence[Command]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             anywhere = {"target_nodes": "random"} if self.is_cluster and command[0] in _KEYLESS else {}
             pipeline.execute_command(*command, **anywhere)
-        try:
-            results: list[Any] = await pipeline.execute(raise_on_error=False)
-        except exceptions.RedisError:
-            self._renew_later()
-            raise
-        if any(isinstance(result, exceptions.ConnectionError) for result in results):
-            self._renew_later()
+        results: list[Any] = await pipeline.execute(raise_on_error=False)
         return results
 
     def _renew_later(self) -> None:
@@ -197,8 +212,9 @@ class Store:
             await renew()
 
     def _judge(self, op: str, results: Sequence[Any], seconds: float) -> None:
-        kinds = {_kind(result) for result in results if isinstance(result, Exception)}
-        if (op in _QUICK_OPS and seconds > self._slow_s) or kinds & _DOWN_KINDS:
+        kinds = {_kind(result) if isinstance(result, Exception) else None for result in results}
+        is_down = bool(kinds & _DOWN_KINDS) and None not in kinds  # else some nodes of a Cluster answered
+        if (op in _QUICK_OPS and seconds > self._slow_s) or is_down:
             self.breaker.record_failure()
         else:
             self._last_success = time.monotonic()
@@ -222,6 +238,20 @@ class Store:
                 with contextlib.suppress(StoreError):
                     await self._attempt("ping", [("PING",)], self._slow_s)
             await asyncio.sleep(_PROBE_EVERY_S)
+
+
+def _by_node(client: RedisCluster, commands: Sequence[Command]) -> Iterable[list[int]]:
+    """Return the places of the commands for each node: one that is gone takes nothing from the others."""
+    groups: dict[str, list[int]] = {}
+    for place, command in enumerate(commands):
+        name = ""
+        if command[0] not in _KEYLESS:
+            key = command[3 if command[0] in _SCRIPTS else 1]
+            with contextlib.suppress(exceptions.SlotNotCoveredError):
+                node = client.get_node_from_key(key)
+                name = node.name if node else name
+        groups.setdefault(name, []).append(place)
+    return groups.values()
 
 
 _PREFIXES = {

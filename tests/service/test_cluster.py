@@ -3,6 +3,7 @@
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -154,9 +155,18 @@ def test_commands_reach_every_node(nodes: Nodes, toy_bundle: Path, tmp_path: Pat
 def test_dead_node_costs_no_answer_and_is_found_again(nodes: Nodes, toy_bundle: Path, tmp_path: Path) -> None:
     with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url, budget_ms=BUDGET_MS) as service:
         service.send(*[{"user_id": user, "item_id": "i1", "timestamp": 1} for user in USERS])
+        slots = {user: nodes.client(0).execute_command("CLUSTER KEYSLOT", f"retort:{{{user}}}:h") for user in USERS}
         nodes.kill(1)
-        statuses = {service.client.post("/recommend", json={"user_id": user}).status_code for user in USERS * 3}
+        with ThreadPoolExecutor(16) as pool:  # so that users of several nodes are in one batch
+            asked = USERS * 8
+            answers = list(pool.map(lambda user: service.client.post("/recommend", json={"user_id": user}), asked))
+        levels: dict[bool, list[str]] = {True: [], False: []}
+        for user, answer in zip(asked, answers, strict=True):
+            lives = not N_SLOTS // 3 <= slots[user] < 2 * N_SLOTS // 3
+            levels[lives].append(answer.json()["quality"]["level"])
         nodes.restart(1)
         wait_for(lambda: all(service.recommend(user_id=user)["quality"]["level"] == "full" for user in USERS), 10)
 
-    assert statuses == {200}
+    assert {answer.status_code for answer in answers} == {200}
+    assert levels[True].count("full") > 0.8 * len(levels[True]), "users of the nodes that live are served as before"
+    assert "full" not in levels[False][-5:]
