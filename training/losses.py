@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LEAST_MASS = 1e-30  # of a stratum: where float32 has less, nothing is taught in it
+
 
 def hard_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Softmax cross-entropy over the whole catalogue.
@@ -93,8 +95,7 @@ def stratified_loss(student: Tensor, teacher: Tensor, strata: Sequence[Tensor], 
     strata: int64 rows of items of like popularity. How popular and rare items compare is not taught, so the teacher's
     popularity bias is not either (UnKD, Chen et al. 2023, §3.2). Returns the mean over P, in nats.
     """
-    losses = [soft_label_loss(student[:, rows], teacher[:, rows], temperature=temperature) for rows in strata]
-    return torch.stack(losses).mean()
+    return _Stratified.apply(student, teacher, strata, temperature)
 
 
 def confident_loss(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float) -> Tensor:
@@ -157,3 +158,28 @@ class _Distillation(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
         (grad,) = ctx.saved_tensors
         return grad * upstream, None, None, None, None
+
+
+class _Stratified(torch.autograd.Function):
+    """The gradient is T · (q_T - p_T) over P and strata, each distribution over its mass in the stratum."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, strata: Sequence[Tensor], temperature: float) -> Tensor:
+        member = torch.zeros(student.shape[1], len(strata), device=student.device)
+        for number, rows in enumerate(strata):
+            member[rows, number] = 1
+        count = len(student) * len(strata)
+        log_p, log_q = _log_softmax(teacher, temperature), _log_softmax(student, temperature)
+        p, q = log_p.exp(), log_q.exp()
+        with torch.autocast(student.device.type, enabled=False):
+            mass_p, mass_q = (p @ member).clamp_min_(LEAST_MASS), (q @ member).clamp_min_(LEAST_MASS)
+            p *= (1 / mass_p) @ member.T
+            q *= (1 / mass_q) @ member.T
+        kl = (p * log_p.sub_(log_q)).sum() - (mass_p / mass_q).log_().sum()
+        ctx.save_for_backward(q.sub_(p).mul_(temperature / count).to(student.dtype))
+        return temperature**2 * kl / count
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * upstream, None, None, None
