@@ -115,7 +115,7 @@ class Student(Encoder):
 class Distill:
     """The loss, at every position: alpha · Σ weight · term + (1 - alpha) · cross-entropy."""
 
-    terms: str = "kl"  # any of those in term.py, each with its weight: "kl:1,hint:0.1"
+    terms: str = "kl,stratified"  # any of those in term.py, each with its weight: "kl:1,hint:0.1"
     alpha: float = 0.9
     temperature: float = 0.5
     teacher_temperature: float = 0.0  # the teacher's own, where it is to be another than the student's; 0: the same

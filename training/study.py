@@ -15,7 +15,7 @@ from training.capacity import Teaches, measure_capacity
 from training.checkpoint import load_model
 from training.compression import VARIANTS, compress_all
 from training.compression import Bench as CompressionBench
-from training.config import Compress, Distill, dump_config, parse_candidates, parse_numbers, pupil_of
+from training.config import Compress, dump_config, parse_candidates, parse_numbers, pupil_of
 from training.directory import (
     Run,
     ensure_soft_labels,
@@ -43,10 +43,9 @@ def run_search(run: Run) -> Run:
     ensure_soft_labels(run, prepared)
     settings, student = config.search, config.student
     shared: dict[str, Any] = {"student": asdict(student) | {"dim": 0, "blocks": ""}, "items": config.compress.items}
+    shared["terms"] = config.distill.terms
     if config.compress.encoder != Compress.encoder:
         shared["encoder"] = config.compress.encoder
-    if config.distill.terms != Distill.terms:
-        shared["terms"] = config.distill.terms
     if config.distill.teacher_temperature:
         shared["teacher_temperature"] = config.distill.teacher_temperature
     key = make_key("search", shared | {"positions": settings.positions}, {"mix": run.key("mix")})

@@ -1,7 +1,7 @@
 """How a student is taught: the terms of a recipe as the loss that fit takes, against what a teacher offers.
 
-Terms of logits see a piece of the batch's logits beside the teacher's; those of part.py see the whole batch. The plain
-recipe, soft labels and hard loss, stays the one fused pass.
+Terms of logits see a piece of the batch's logits beside the teacher's; those of part.py see the whole batch. Soft
+labels, over all items and within strata, and the hard loss are one pass.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ from training.losses import (
     listwise_loss,
     ranking_loss,
     soft_label_loss,
-    stratified_loss,
+    weighed_loss,
 )
 from training.meta import Feedback, Meta
 from training.part import PARTS, Mutual
@@ -57,7 +57,6 @@ class Piece:
     teacher: Tensor
     target: Tensor
     temperature: float
-    strata: list[Tensor]  # rows of items of like popularity
 
 
 OF_LOGITS: dict[str, Callable[[Piece], Tensor]] = {
@@ -70,10 +69,9 @@ OF_LOGITS: dict[str, Callable[[Piece], Tensor]] = {
         top=CLOSURE_TOP,
         temperature=seen.temperature,
     ),
-    "stratified": lambda seen: stratified_loss(seen.student, seen.teacher, seen.strata, temperature=seen.temperature),
     "confidence": lambda seen: confident_loss(seen.student, seen.teacher, seen.target, temperature=seen.temperature),
 }
-NEED_LOGITS = frozenset({"kl", "meta", "feedback", *OF_LOGITS})
+NEED_LOGITS = frozenset({"kl", "stratified", "meta", "feedback", *OF_LOGITS})
 
 
 def make_probe(prepared: Prepared, max_history: int) -> Probe:
@@ -105,25 +103,14 @@ def smooth(share: float) -> Loss:
     return loss
 
 
-def teach(recipe: Recipe, source: Source, model: SequenceModel, seed: int) -> "tuple[Loss, Teaching | None]":
+def teach(recipe: Recipe, source: Source, model: SequenceModel, seed: int) -> "tuple[Loss, Teaching]":
     """Return loss and extra for fit. What the source lacks must have been refused before: see term.check_terms."""
     if recipe.teacher_temperature:
         source = replace(source, factor=recipe.temperature / recipe.teacher_temperature)
-    if dict(recipe.terms) == {"kl": 1.0}:
-        return _plain(recipe, source), None
     with torch.random.fork_rng():  # the student's own randomness stays as it is without the term
         torch.manual_seed(seed + 1)
         teaching = Teaching(recipe, source, model).to(model.device)
     return teaching.piece, teaching
-
-
-def _plain(recipe: Recipe, source: Source) -> Loss:
-    def loss(logits: Tensor, batch: Batch, piece: slice) -> Tensor:
-        teacher = source.logits(batch.event[piece], logits)
-        target = batch.target[piece].to(logits.device)
-        return distillation_loss(logits, teacher, target, alpha=recipe.alpha, temperature=recipe.temperature)
-
-    return loss
 
 
 class Teaching(nn.Module):
@@ -144,7 +131,7 @@ class Teaching(nn.Module):
         recipe = self.recipe
         teacher = self.source.logits(batch.event[piece], logits) if NEED_LOGITS & set(recipe.terms) else logits
         target = batch.target[piece].to(logits.device)
-        seen = Piece(logits, teacher, target, recipe.temperature, self._strata)
+        seen = Piece(logits, teacher, target, recipe.temperature)
         loss = self._base(seen)
         parts = dict(self.parts.items())
         for name, weight in recipe.terms.items():
@@ -182,13 +169,20 @@ class Teaching(nn.Module):
         return torch.stack(losses).sum() if losses else None
 
     def _base(self, seen: Piece) -> Tensor:
-        """The soft and the hard loss in one pass: their weights are first brought to a sum of one."""
-        alpha = self.recipe.alpha
-        soft = alpha * self.recipe.terms.get("kl", 0.0)
-        if not soft:
+        """The soft losses and the hard one in one pass."""
+        alpha, terms = self.recipe.alpha, self.recipe.terms
+        if not {"kl", "stratified"} & set(terms):
             return (1 - alpha) * hard_loss(seen.student, seen.target)
-        whole = soft + 1 - alpha
-        return whole * _soft_and_hard(seen, soft / whole)
+        return weighed_loss(
+            seen.student,
+            seen.teacher,
+            seen.target,
+            soft=alpha * terms.get("kl", 0.0),
+            hard=1 - alpha,
+            temperature=seen.temperature,
+            stratified=alpha * terms.get("stratified", 0.0),
+            strata=self._strata if "stratified" in terms else (),
+        )
 
 
 def _soft_and_hard(seen: Piece, alpha: float) -> Tensor:

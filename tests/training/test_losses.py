@@ -14,6 +14,7 @@ from training.losses import (
     ranking_loss,
     soft_label_loss,
     stratified_loss,
+    weighed_loss,
 )
 
 STUDENT = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]])
@@ -136,6 +137,22 @@ def test_closure_loss_over_everything_is_the_soft_label_loss():
     loss = closure_loss(WIDE, WISE, torch.tensor([0, 0, 1]), top=9, temperature=1.5)
 
     torch.testing.assert_close(loss, soft_label_loss(WIDE, WISE, temperature=1.5))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_weighed_loss_is_the_sum_in_value_and_gradient(temperature):
+    ours, theirs = WIDE.clone().requires_grad_(), WIDE.clone().requires_grad_()
+    target, strata = torch.tensor([3, 0]), [torch.tensor([0, 3]), torch.tensor([1, 2])]  # the last item is of none
+
+    fused = weighed_loss(ours, WISE, target, soft=0.5, hard=0.3, temperature=temperature, stratified=0.7, strata=strata)
+    apart = [soft_label_loss(theirs[:, rows], WISE[:, rows], temperature=temperature) for rows in strata]
+    plain = 0.5 * soft_label_loss(theirs, WISE, temperature=temperature) + 0.3 * hard_loss(theirs, target)
+    plain = plain + 0.7 * sum(apart) / 2
+    (2 * fused).backward()
+    (2 * plain).backward()
+
+    torch.testing.assert_close(fused, plain)
+    torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_stratified_loss_teaches_each_stratum_and_nothing_between_them():

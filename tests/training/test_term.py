@@ -269,8 +269,9 @@ def test_strata_hold_every_item_once(source):
 
 
 def test_a_chosen_term_is_written_with_the_settings(finished_run):
-    assert 'terms = "kl"' in (finished_run / "config.toml").read_text()
-    assert json.loads((finished_run / "metrics.json").read_text())["lineage"]["config"]["distill"]["terms"] == "kl"
+    assert 'terms = "kl,stratified"' in (finished_run / "config.toml").read_text()
+    lineage = json.loads((finished_run / "metrics.json").read_text())["lineage"]
+    assert lineage["config"]["distill"]["terms"] == "kl,stratified"
 
 
 def test_saved_logits_are_the_teachers_and_are_computed_once(source, tmp_path):
