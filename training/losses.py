@@ -4,7 +4,7 @@ Those of states, layers and maps are in representation.py.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,22 +37,25 @@ def distillation_loss(student: Tensor, teacher: Tensor, target: Tensor, *, alpha
 
     As the two functions above, value and gradient with respect to student, in half their passes over [P, N].
     """
-    return weighed_loss(student, teacher, target, soft=alpha, hard=1 - alpha, temperature=temperature)
+    return weighed_loss((student, teacher, target), Weights(alpha, 1 - alpha), temperature=temperature)
+
+
+class Weights(NamedTuple):
+    """What soft_label_loss, hard_loss and stratified_loss weigh in their sum."""
+
+    soft: float
+    hard: float
+    stratified: float = 0.0
 
 
 def weighed_loss(
-    student: Tensor,
-    teacher: Tensor,
-    target: Tensor,
-    *,
-    soft: float,
-    hard: float,
-    temperature: float,
-    stratified: float = 0.0,
-    strata: Sequence[Tensor] = (),
+    seen: tuple[Tensor, Tensor, Tensor], weights: Weights, *, temperature: float, strata: Sequence[Tensor] = ()
 ) -> Tensor:
-    """soft · soft_label_loss + hard · hard_loss + stratified · stratified_loss, in one pass."""
-    return _Weighed.apply(student, teacher, target, soft, hard, temperature, stratified, strata)
+    """Return the weighed sum of the three losses in one pass. seen: student, teacher and target, as theirs.
+
+    strata: those of stratified_loss; without any it is left out, whatever its weight.
+    """
+    return _Weighed.apply(*seen, weights, temperature, strata)
 
 
 def ranking_loss(student: Tensor, teacher: Tensor, *, top: int, decay: float) -> Tensor:
@@ -111,8 +114,7 @@ def stratified_loss(student: Tensor, teacher: Tensor, strata: Sequence[Tensor], 
     popularity bias is not either (UnKD, Chen et al. 2023, §3.2). Returns the mean over P, in nats.
     """
     target = torch.zeros(len(student), dtype=torch.int64, device=student.device)  # weighs nothing
-    weights = {"soft": 0.0, "hard": 0.0, "stratified": 1.0}
-    return weighed_loss(student, teacher, target, **weights, temperature=temperature, strata=strata)
+    return weighed_loss((student, teacher, target), Weights(0.0, 0.0, 1.0), temperature=temperature, strata=strata)
 
 
 def confident_loss(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float) -> Tensor:
@@ -162,12 +164,11 @@ class _Weighed(torch.autograd.Function):
         student: Tensor,
         teacher: Tensor,
         target: Tensor,
-        soft: float,
-        hard: float,
+        weights: Weights,
         temperature: float,
-        stratified: float,
         strata: Sequence[Tensor],
     ) -> Tensor:
+        soft, hard, stratified = weights
         places = torch.arange(len(target), device=target.device)
         log_p, log_q = _log_softmax(teacher, temperature), _log_softmax(student, temperature)
         log_q1 = log_q if temperature == 1 else _log_softmax(student)
@@ -192,7 +193,7 @@ class _Weighed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
-        return grad * upstream, *[None] * 7
+        return grad * upstream, *[None] * 5
 
 
 def _within(

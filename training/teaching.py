@@ -19,6 +19,7 @@ from training.evaluation import ask
 from training.fit import Loss
 from training.interactions import VAL, Prepared
 from training.losses import (
+    Weights,
     closure_loss,
     confident_loss,
     distillation_loss,
@@ -173,15 +174,12 @@ class Teaching(nn.Module):
         alpha, terms = self.recipe.alpha, self.recipe.terms
         if not {"kl", "stratified"} & set(terms):
             return (1 - alpha) * hard_loss(seen.student, seen.target)
+        weights = Weights(alpha * terms.get("kl", 0.0), 1 - alpha, alpha * terms.get("stratified", 0.0))
         return weighed_loss(
-            seen.student,
-            seen.teacher,
-            seen.target,
-            soft=alpha * terms.get("kl", 0.0),
-            hard=1 - alpha,
+            (seen.student, seen.teacher, seen.target),
+            weights,
             temperature=seen.temperature,
-            stratified=alpha * terms.get("stratified", 0.0),
-            strata=self._strata if "stratified" in terms else (),
+            strata=self._strata if weights.stratified else (),
         )
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from training.losses import (
+    Weights,
     closure_loss,
     confident_loss,
     distillation_loss,
@@ -144,7 +145,7 @@ def test_the_weighed_loss_is_the_sum_in_value_and_gradient(temperature):
     ours, theirs = WIDE.clone().requires_grad_(), WIDE.clone().requires_grad_()
     target, strata = torch.tensor([3, 0]), [torch.tensor([0, 3]), torch.tensor([1, 2])]  # the last item is of none
 
-    fused = weighed_loss(ours, WISE, target, soft=0.5, hard=0.3, temperature=temperature, stratified=0.7, strata=strata)
+    fused = weighed_loss((ours, WISE, target), Weights(0.5, 0.3, 0.7), temperature=temperature, strata=strata)
     apart = [soft_label_loss(theirs[:, rows], WISE[:, rows], temperature=temperature) for rows in strata]
     plain = 0.5 * soft_label_loss(theirs, WISE, temperature=temperature) + 0.3 * hard_loss(theirs, target)
     plain = plain + 0.7 * sum(apart) / 2
