@@ -83,7 +83,7 @@ class Depot:
             await self._fetch(live.version, path)
             await self._try(path)
         except RefusedError as exc:
-            self._remove(live.version)
+            await asyncio.to_thread(self._remove, live.version)
             self._write(f"{live.version}.json", {"result": exc.result, "message": str(exc), "number": live.number})
             raise
         self._write(f"{live.version}.json", {"result": "ok", "message": "", "number": live.number})
@@ -91,7 +91,7 @@ class Depot:
 
     async def _fetch(self, version: str, path: Path) -> None:
         """Write a version's files aside, each against its sum, and rename."""
-        shutil.rmtree(path, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=self._dir))
         try:
             text, chunk_bytes = await self._releases.manifest(version)
@@ -101,7 +101,7 @@ class Depot:
                 await self._fetch_file(aside / name, version, entry, chunk_bytes)
             aside.rename(path)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
 
     async def _fetch_file(self, path: Path, version: str, entry: Any, chunk_bytes: int) -> None:
         total = hashlib.sha256()

@@ -97,7 +97,7 @@ class Follower:
             self._settle(live)
             editions.live.number = live.number
             self._show(editions.live)
-            self._depot.remember(live)
+            await asyncio.to_thread(self._depot.remember, live)
             return
         previous = editions.previous
         edition: Edition | None
@@ -116,7 +116,7 @@ class Follower:
         self._settle(live)
         self._metrics.model_swaps["ok"].inc()
         await old.recommender.rest()
-        self._depot.remember(live)
+        await asyncio.to_thread(self._depot.remember, live)
         self._log.write(
             "info", "model_swapped", model_version=edition.version, number=live.number, before=old.version,
             drained_s=round(time.monotonic() - started, 3),
@@ -194,9 +194,11 @@ def show_edition(metrics: Metrics, edition: Edition) -> None:
 
 
 async def _retire(edition: Edition | None) -> None:
-    """End an edition that is no longer kept: its last requests first."""
+    """End an edition that is no longer kept: its last requests first. It was not the live one any more."""
     if edition is not None:
         await edition.recommender.close()
+        for _ in edition.index.dissolve():
+            await asyncio.sleep(0)
 
 
 def _step_back() -> None:

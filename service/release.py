@@ -8,7 +8,8 @@
     {namespace}:release:replicas                hash: a process -> JSON {version, number, result, message, at}
 
 Chunks are small, so that a store that answers requests too is never busy with one for long. Everything of a version is
-written before it is listed, and it is listed before it can be live: a publish cut short changes nothing.
+written before it is listed, and it is listed before it can be live: a publish cut short changes nothing, and what it
+left expires. The version before the live one is the last that was served: a way back to what was refused is none.
 """
 
 import hashlib
@@ -31,8 +32,10 @@ OWN_NUMBER = 1  # of what is served without a flip: --bundle
 KEPT_VERSIONS = 3
 REPLICA_S = 30.0
 _AT_ONCE = 4
+_KEYS_AT_ONCE = 256
 _QUICK_S = 1.0
 _CHUNK_S = 10.0
+_UPLOAD_S = 86_400  # that chunks live which belong to no listed version
 # KEYS: live; the table of the version, but in a Cluster. ARGV: the live record as it was read, the new one.
 _FLIP = """
 if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 0 then return -1 end
@@ -98,7 +101,7 @@ class Releases:
         while True:
             known = await self._one(("GET", self._prefix + "live")) or b""
             before = _parse_live(known)
-            live = _next_live(before, version)
+            live = _next_live(before, version, is_served=before is not None and await self._is_served(before.version))
             keys = [self._prefix + "live"] if self._store.is_cluster else [self._prefix + "live", table]
             arguments = (len(keys), *keys, known, orjson.dumps(asdict(live)))
             is_there = await self._one(("EXISTS", table))
@@ -125,14 +128,21 @@ class Releases:
     async def upload(self, path: Path) -> Published:
         """Write a verified bundle into the store, and list it; it is not live yet."""
         manifest = read_manifest(path)
+        is_listed = await self._one(("HEXISTS", self._prefix + "versions", manifest.version))
+        until = () if is_listed else ("EX", _UPLOAD_S)
+        keys: list[str] = []
         commands: list[Command] = []
         for name in sorted(manifest.files):
             for key, value in _read_chunks(path / name, self._key(manifest.version, name)):
-                commands.append(("SET", key, value))
+                keys.append(key)
+                commands.append(("SET", key, value, *until))
                 if len(commands) == _AT_ONCE:
                     await self._all(commands)
                     commands = []
-        await self._all([*commands, ("SET", self._key(manifest.version, "table"), _table(path / MANIFEST))])
+        await self._all(commands)
+        for first in range(0, len(keys), _KEYS_AT_ONCE):
+            await self._all([("PERSIST", key) for key in keys[first : first + _KEYS_AT_ONCE]])
+        await self._all([("SET", self._key(manifest.version, "table"), _table(path / MANIFEST))])
         published = _describe(manifest)
         fields = orjson.dumps({name: value for name, value in asdict(published).items() if name != "version"})
         await self._all([("HSET", self._prefix + "versions", published.version, fields)])
@@ -197,6 +207,11 @@ class Releases:
         """Take a process that ends off the list."""
         await self._all([("HDEL", self._prefix + "replicas", name)])
 
+    async def _is_served(self, version: str) -> bool:
+        """Whether a process serves a version, as far as processes are heard of."""
+        replicas = await self.replicas()
+        return not replicas or any(replica.version == version for replica in replicas)
+
     async def _delete(self, version: str) -> None:
         """Delete a version: off the list first, so that it cannot become live any more."""
         table = self._key(version, "table")
@@ -209,8 +224,8 @@ class Releases:
         for name, entry in files.items():
             n_chunks = -(-entry["size"] // table_fields["chunk_bytes"])
             keys = [f"{self._key(version, name)}:{number}" for number in range(n_chunks)]
-            for first in range(0, n_chunks, 256):
-                await self._all([("UNLINK", key) for key in keys[first : first + 256]])
+            for first in range(0, n_chunks, _KEYS_AT_ONCE):
+                await self._all([("UNLINK", key) for key in keys[first : first + _KEYS_AT_ONCE]])
 
     def _key(self, version: str, part: str) -> str:
         return f"{self._prefix}{version}:{part}"
@@ -230,12 +245,13 @@ class Releases:
         return reply
 
 
-def _next_live(before: Live | None, version: str) -> Live:
+def _next_live(before: Live | None, version: str, *, is_served: bool) -> Live:
+    """is_served: whether before was more than a wish."""
     now = time.time()
     if before is None:
         return Live(version, OWN_NUMBER + 1, None, now)
-    previous = before.previous if before.version == version else before.version
-    return Live(version, before.number + 1, previous, now)
+    previous = before.version if is_served and before.version != version else before.previous
+    return Live(version, before.number + 1, None if previous == version else previous, now)
 
 
 def _parse_live(value: bytes | None) -> Live | None:

@@ -445,3 +445,41 @@ def test_store_that_holds_no_release_raises_nothing(service: Running) -> None:
     assert with_releases(url, read) is None
     with pytest.raises(StoreError):
         with_releases(url, lambda releases: Releases(releases._store, "other").live())
+
+
+def test_way_back_leads_past_a_version_that_nobody_could_serve(
+    service: Running, bundles: list[Path], tmp_path: Path
+) -> None:
+    good = make_live(service, bundles[0])
+    bad = write_toy(tmp_path / "bad", seed=11).path
+    bad = rewrite(bad, EMBEDDINGS, save(bad, np.full_like(array(bad), np.nan)))
+    activate(service, upload(service, bad))
+    wait(lambda: [line["result"] for line in status_of(service)["replicas"]] != ["ok"])
+    make_live(service, bundles[1])
+
+    answer = service.client.post("/model/rollback").json()
+
+    assert answer["live"] == good
+    wait(lambda: served(service) == good)
+
+
+def test_upload_cut_short_leaves_nothing_that_stays(service: Running, tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "cut", n_items=20_000, seed=12).path  # of more chunks than are sent at once
+    version = json.loads((path / MANIFEST).read_text())["version"]
+    (path / ITEMS).unlink()  # the last file in the order of names
+
+    with pytest.raises(FileNotFoundError):
+        upload(service, path)
+    store = service.store()
+    left = {key: store.ttl(key) for key in store.keys(f"retort:release:{version}:*")}
+    whole = upload(service, write_toy(tmp_path / "whole", n_items=20_000, seed=12).path)
+    kept = {key: store.ttl(key) for key in store.keys(f"retort:release:{whole}:*")}
+    store.close()
+
+    assert left and min(left.values()) > 0
+    assert set(kept.values()) == {-1}
+
+
+def status_of(service: Running) -> dict[str, Any]:
+    done = run_command("status", "--data-dir", str(service.data_dir))
+    return json.loads(done.stdout.splitlines()[-1])
