@@ -68,7 +68,7 @@ def _open_single(url: str, max_connections: int) -> Address:
     pool = redis.asyncio.ConnectionPool.from_url(url, max_connections=max_connections + 2, **_limits())
     parts = dict(parse_url(url))
     is_plain = not url.startswith("rediss") and set(parts) <= _LINE_PARTS
-    line = Line(_connect_to(parts), _greeting(parts), ResponseError) if is_plain else None
+    line = Line(_connect_to(parts), _greeting(parts), ResponseError, max_pending=max_connections) if is_plain else None
     return Address(redis.asyncio.Redis(connection_pool=pool), line, pool.disconnect)
 
 
@@ -97,7 +97,8 @@ def _open_sentinel(url: str, max_connections: int) -> Address:
         await client.connection_pool.disconnect()
         await sentinel.aclose()
 
-    return Address(client, None if is_tls else Line(connect, _greeting(parts), ResponseError), close)
+    line = None if is_tls else Line(connect, _greeting(parts), ResponseError, max_pending=max_connections)
+    return Address(client, line, close)
 
 
 def _open_cluster(url: str, max_connections: int) -> Address:

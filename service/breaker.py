@@ -1,5 +1,7 @@
 """The circuit breaker in front of the store: after a run of failures the store is not asked at all.
 
+A success makes up for a part of a failure: a store that fails every second call opens it too, one in a hundred never.
+
 Callers never pay for finding out that the store is back: while it is open a background task sends the one probe (see
 profile). Open times double up to MAX_OPEN_S, short enough that full answers are back well within five seconds.
 """
@@ -9,6 +11,7 @@ from collections.abc import Callable
 from enum import IntEnum
 
 FAILURES_TO_OPEN = 5
+SUCCESS = 0.5  # of a failure
 FIRST_OPEN_S = 0.1
 MAX_OPEN_S = 1.0
 STEADY_S = 10.0
@@ -23,7 +26,7 @@ class State(IntEnum):
 
 
 class Breaker:
-    """Counts failures in a row. Not thread-safe: it lives on the event loop."""
+    """Counts failures against successes. Not thread-safe: it lives on the event loop."""
 
     def __init__(
         self,
@@ -32,7 +35,7 @@ class Breaker:
     ) -> None:
         self._on_change = on_change
         self._clock = clock
-        self._failures = 0
+        self._failures = 0.0
         self._open_s = FIRST_OPEN_S
         self._since = clock()
         self.state = State.CLOSED
@@ -44,7 +47,7 @@ class Breaker:
 
     def record_success(self) -> None:
         """A call came back in time; after a probe this closes the breaker."""
-        self._failures = 0
+        self._failures = max(0.0, self._failures - SUCCESS)
         if self.state is State.PROBING:
             self._move(State.CLOSED)
         elif self.is_closed and self._clock() - self._since > STEADY_S:
@@ -76,5 +79,5 @@ class Breaker:
     def _move(self, state: State) -> None:
         self.state = state
         self._since = self._clock()
-        self._failures = 0
+        self._failures = 0.0
         self._on_change(state)

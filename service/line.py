@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import hiredis
 
-MAX_PENDING = 64
 SILENT_S = 1.0
 _ONE_MORE_LOOK_S = 0.001  # 0 would come before the sockets are looked at
 Command = tuple[Any, ...]
@@ -36,9 +35,20 @@ class _Call:
 class Line:
     """Connects at the first call, and again at the next call after a loss."""
 
-    def __init__(self, connect: Connect, greeting: Sequence[Command], reply_error: Callable[[str], Exception]) -> None:
-        """connect: opens the socket with a protocol factory. greeting: sent first, each must succeed."""
+    def __init__(
+        self,
+        connect: Connect,
+        greeting: Sequence[Command],
+        reply_error: Callable[[str], Exception],
+        *,
+        max_pending: int = 32,
+    ) -> None:
+        """connect: opens the socket with a protocol factory. greeting: sent first, each must succeed.
+
+        max_pending: calls that may wait for their replies.
+        """
         self._connect, self._greeting, self._reply_error = connect, greeting, reply_error
+        self._max_pending = max_pending
         self._open: _Protocol | None = None
         self._opening: asyncio.Task[_Protocol] | None = None
 
@@ -68,25 +78,30 @@ class Line:
     async def _ask_anew(self, commands: Sequence[Command], until: float) -> list[Any]:
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._establish())
+            self._opening.add_done_callback(_take_note)
         async with asyncio.timeout(until - time.monotonic()):
             protocol = await asyncio.shield(self._opening)
         return await protocol.ask(commands, until - time.monotonic())
 
     async def _establish(self) -> "_Protocol":
-        protocol = _Protocol(self._reply_error)
-        async with asyncio.timeout(SILENT_S):
-            await self._connect(lambda: protocol)
-            if self._greeting:
-                for reply in await protocol.ask(self._greeting, SILENT_S):
-                    if isinstance(reply, Exception):
-                        await protocol.close()
-                        raise reply
+        protocol = _Protocol(self._reply_error, self._max_pending)
+        try:
+            async with asyncio.timeout(SILENT_S):
+                await self._connect(lambda: protocol)
+                if self._greeting:
+                    for reply in await protocol.ask(self._greeting, SILENT_S):
+                        if isinstance(reply, Exception):
+                            raise reply
+        except BaseException:
+            protocol.cut()  # a server that accepts and never answers must not collect sockets
+            raise
         self._open = protocol
         return protocol
 
 
 class _Protocol(asyncio.Protocol):
-    def __init__(self, reply_error: Callable[[str], Exception]) -> None:
+    def __init__(self, reply_error: Callable[[str], Exception], max_pending: int) -> None:
+        self._max_pending = max_pending
         self._reader = hiredis.Reader(replyError=reply_error)
         self._pending: deque[_Call] = deque()
         self._transport: asyncio.Transport | None = None
@@ -99,7 +114,7 @@ class _Protocol(asyncio.Protocol):
         if self._pending and time.monotonic() - self._pending[0].sent > SILENT_S:
             self.cut()
             raise TimeoutError
-        if len(self._pending) >= MAX_PENDING:
+        if len(self._pending) >= self._max_pending:
             raise LineFullError
         call = _Call(len(commands), self._loop.create_future())
         self._pending.append(call)
@@ -151,6 +166,12 @@ class _Protocol(asyncio.Protocol):
             if not call.future.done():
                 call.future.set_exception(ConnectionResetError("the connection was lost"))
         self._pending.clear()
+
+
+def _take_note(opening: "asyncio.Task[_Protocol]") -> None:
+    """Look at what came of it: those who waited may all have gone."""
+    if not opening.cancelled():
+        opening.exception()
 
 
 def _give_up(future: "asyncio.Future[list[Any]]") -> None:

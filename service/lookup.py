@@ -1,7 +1,7 @@
 """What is known of the users of a batch: from the store inside its share of the budget, else from memory.
 
-One round trip for all, and a second for those whose record is not fresh. A job whose time for the store is over is
-answered with what is remembered while the others go on waiting.
+One round trip for all, and a second for those whose record is not fresh; where two would not fit, histories are read in
+the first. A job whose time for the store is over is answered with what is remembered while the others go on waiting.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from service.record import Record, Sight
 
 _MAX_WRITES = 4
 _WRITE_TIMEOUT_S = 0.25
+_NEWEST = 0.2  # share of the last round trip where it was shorter than those before; a longer one counts at once
 Unseen = list[tuple[Job, Sight]]
 """Jobs whose history was read whole, so that a record of them is worth keeping."""
 
@@ -36,6 +37,7 @@ class Lookup:
         self._rank = rank
         self._writes: set[asyncio.Task[None]] = set()
         self._erasures = 0
+        self._trip_s = 0.0
 
     async def find(self, jobs: list[Job]) -> Unseen:
         """Give every job its taste, or the reason why not."""
@@ -98,32 +100,43 @@ class Lookup:
 
     async def _find_tastes(self, jobs: list[Job], until: float) -> Unseen:
         erasures = self._erasures
-        sights = await self._profile.look(_users(jobs), until - time.monotonic())
         unseen: Unseen = []
-        for job, sight in zip(jobs, sights, strict=True):
+        for job, sight in zip(jobs, await self._look(jobs, until), strict=True):
             if isinstance(sight, StoreError):
                 self._recall(job, sight)
             elif not self._take(job, sight):
                 unseen.append((job, sight))
-        if unseen:
-            await self._read_histories([job for job, _ in unseen], until)
+        if unread := [job for job, sight in unseen if sight.item_ids is None]:
+            await self._read_histories(unread, until)
         if erasures == self._erasures:
             for job in jobs:
                 if job.answer.level == "full" and job.taste is not None and len(job.taste.seen):
                     self._memory.note(str(job.query.user_id), job.taste)
         return unseen
 
+    async def _look(self, jobs: list[Job], until: float) -> list[Sight | StoreError]:
+        """Look at the users' records; where there is no time for a second round trip, at their histories too."""
+        start = time.monotonic()
+        try:
+            return await self._profile.look(
+                _users(jobs), until - start, is_whole=start + 2 * self._trip_s + RESERVE_S > until
+            )
+        finally:
+            took_s = time.monotonic() - start
+            self._trip_s = max(took_s, self._trip_s + _NEWEST * (took_s - self._trip_s))
+
     def _take(self, job: Job, sight: Sight) -> bool:
-        """Take what a first look shows; False where the history must be read."""
+        """Take what a first look shows; False where there is no fresh record."""
         if sight.result == "none":
             self._memory.forget(str(job.query.user_id))  # erased, perhaps, by way of another worker
             job.taste = Taste(NO_ROWS)
             return True
         self._metrics.embedding_cache[sight.result].inc()
-        if sight.record is None:
-            return False
-        job.taste = Taste(sight.record.rows, sight.record.user)
-        return True
+        if sight.record is not None:
+            job.taste = Taste(sight.record.rows, sight.record.user)
+        elif sight.item_ids is not None:
+            job.taste = self._taste_of(sight.item_ids)
+        return sight.record is not None
 
     async def _read_histories(self, jobs: list[Job], until: float) -> None:
         histories = await self._profile.read(_users(jobs), max(0.0, until - time.monotonic()))
@@ -131,8 +144,11 @@ class Lookup:
             if isinstance(item_ids, StoreError):
                 self._recall(job, item_ids)
                 continue
-            rows, _ = self._index.find_rows(item_ids)
-            job.taste = Taste(np.array(rows, dtype=np.int32))
+            job.taste = self._taste_of(item_ids)
+
+    def _taste_of(self, item_ids: Sequence[str]) -> Taste:
+        rows, _ = self._index.find_rows(item_ids)
+        return Taste(np.array(rows, dtype=np.int32))
 
     def _recall(self, job: Job, exc: StoreError) -> None:
         """Give a job that has no taste yet what is remembered of its user."""

@@ -18,7 +18,7 @@ had read before the history.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -86,10 +86,13 @@ class Profile:
         self._dim, self._version = dim, version.encode()
         self._record_bytes = HEAD_BYTES + 2 + 4 * retention.events + 4 * dim + 4
 
-    async def look(self, user_ids: Sequence[str], timeout_s: float) -> list[Sight | StoreError]:
+    async def look(
+        self, user_ids: Sequence[str], timeout_s: float, *, is_whole: bool = False
+    ) -> list[Sight | StoreError]:
         """Look at users' records and at the state of their histories, in one round trip. Raises StoreError.
 
-        A user whose node of a Cluster did not answer has an error of its own.
+        A user whose node of a Cluster did not answer has an error of its own. is_whole: read the histories in the same
+        round trip, in case there is no fresh record.
         """
         commands: list[Command] = []
         for user_id in user_ids:
@@ -98,8 +101,19 @@ class Profile:
             commands.append(("GETRANGE", key + "e", 0, self._record_bytes))
             commands.append(("ZCARD", key + "h"))
             commands.append(("ZRANGE", key + "h", -1, -1, "WITHSCORES"))
+            if is_whole:  # after the mark: an event in between makes a record of both stale, not wrong
+                commands.append(("ZRANGE", key + "h", -self._keep.events, -1, "WITHSCORES"))
         replies = await self._store.call("read", commands, timeout_s)
-        return [self._see(user_id, *replies[3 * i : 3 * i + 3]) for i, user_id in enumerate(user_ids)]
+        if not is_whole:
+            return [self._see(user_id, *replies[3 * i : 3 * i + 3]) for i, user_id in enumerate(user_ids)]
+        return [self._see_whole(user_id, *replies[4 * i : 4 * i + 4]) for i, user_id in enumerate(user_ids)]
+
+    def _see_whole(self, user_id: str, value: Any, count: Any, newest: Any, whole: Any) -> Sight | StoreError:
+        sight = self._see(user_id, value, count, newest)
+        if isinstance(sight, StoreError) or sight.result in ("none", "hit"):
+            return sight
+        history = self._read_history(user_id, whole)
+        return history if isinstance(history, StoreError) else replace(sight, item_ids=history)
 
     def _see(self, user_id: str, value: Any, count: Any, newest: Any) -> Sight | StoreError:
         if isinstance(count, Exception):

@@ -6,6 +6,7 @@ uint32, all little-endian; or "x" and a token, which the history's writer puts i
 
 import hashlib
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +33,15 @@ class Record:
 class Sight:
     """A first look at a user. result: hit | miss | stale | invalid, or none where there is no history.
 
-    head: what a new record may replace. mark: that of the history now.
+    head: what a new record may replace. mark: that of the history now. item_ids: the history, where it was asked for
+    too and there is no fresh record.
     """
 
     result: str
     record: Record | None = None
     head: bytes = b""
     mark: bytes = b""
+    item_ids: Sequence[str] | None = None
 
 
 def make_mark(count: int, newest: bytes, score: bytes) -> bytes:

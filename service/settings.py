@@ -42,7 +42,9 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(False, description="1: listen beyond loopback without keys")
     budget_ms: int = Field(50, ge=1, le=1000, description="budget of a request that names none, from its arrival")
     store_share: float = Field(0.4, gt=0, lt=1, description="share of the budget that the store may use")
-    store_connections: int = Field(32, ge=1, le=1024, description="store connections and calls in flight, at most")
+    store_connections: int = Field(
+        32, ge=1, le=1024, description="store connections, reads and other calls in flight, each at most"
+    )
     max_in_flight: int = Field(
         256,
         ge=1,

@@ -2,8 +2,8 @@
 
 Every call is one pipeline, one round trip, under a time limit of its caller's, behind a cap on calls in flight and the
 breaker. Nothing is retried, and a connection whose call was cut off is closed, never used again. A call slower than
-slow_s counts as failed for the breaker even where its caller could wait longer; a caller with less time than slow_s
-cannot open the breaker for others.
+slow_s counts as failed for the breaker even where its caller could wait longer; a caller with much less time than
+slow_s cannot open the breaker for others.
 
 Reads and pings go over a Line unless the URL asks for TLS or options of redis-py's own; all the rest through redis-py.
 """
@@ -24,6 +24,7 @@ from service.errors import BreakerOpenError, StoreError, StoreTimeoutError
 from service.line import Command, LineFullError
 
 _SLOT_SHARE = 0.25
+_PATIENT_SHARE = 0.75  # of slow_s: a default request has waited for its batch before it asks
 _PROBE_EVERY_S = 0.05
 _PING_EVERY_S = 1.0
 # Of these the breaker hears; the others concern one key, or writes alone.
@@ -227,7 +228,7 @@ class Store:
         if kind != "timeout":
             self.breaker.record_failure()
             return StoreError(kind)
-        if timeout_s >= self._slow_s:
+        if timeout_s >= _PATIENT_SHARE * self._slow_s:
             self.breaker.record_failure()
         return StoreTimeoutError()
 

@@ -92,3 +92,14 @@ async def test_next_batch_waits_for_the_one_that_runs_unless_that_is_slow() -> N
     await turn()
 
     assert recorder.batches == [[1]]
+
+
+async def test_job_does_not_wait_for_the_end_of_a_slow_batch() -> None:
+    recorder = Recorder(max_running=2, patience_s=0.01)
+    recorder.batcher.submit(1)
+    await turn()
+
+    recorder.batcher.submit(2)
+    await asyncio.sleep(0.1)
+
+    assert recorder.batches == [[1], [2]]

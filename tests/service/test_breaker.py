@@ -2,6 +2,8 @@
 
 import math
 
+import pytest
+
 from service.breaker import FAILURES_TO_OPEN, FIRST_OPEN_S, MAX_OPEN_S, Breaker, State
 
 
@@ -26,14 +28,22 @@ def test_breaker_opens_after_a_run_of_failures_and_not_before() -> None:
     breaker = Breaker(clock=Clock())
     for _ in range(FAILURES_TO_OPEN - 1):
         breaker.record_failure()
-    breaker.record_success()
-    for _ in range(FAILURES_TO_OPEN - 1):
-        breaker.record_failure()
     assert breaker.is_closed
 
     breaker.record_failure()
 
     assert breaker.state is State.OPEN
+
+
+@pytest.mark.parametrize(("successes", "is_open"), [(1, True), (3, False), (99, False)])
+def test_breaker_opens_where_every_second_call_fails_and_not_where_few_do(successes: int, is_open: bool) -> None:
+    breaker = Breaker(clock=Clock())
+    for _ in range(100):
+        breaker.record_failure()
+        for _ in range(successes):
+            breaker.record_success()
+
+    assert breaker.is_closed is not is_open
 
 
 def test_breaker_lets_one_probe_through_and_closes_on_its_success() -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from service.embedded import socket_path
-from service.line import Line
+from service.line import Line, LineFullError
 from service.server import loop_factory
 from tests.service.running import Running
 
@@ -16,7 +16,12 @@ from tests.service.running import Running
 @pytest.fixture
 async def line(shared_service: Running) -> AsyncIterator[Line]:
     path = str(socket_path(shared_service.data_dir))
-    opened = Line(lambda protocol: asyncio.get_running_loop().create_unix_connection(protocol, path), [], ValueError)
+    opened = Line(
+        lambda protocol: asyncio.get_running_loop().create_unix_connection(protocol, path),
+        [],
+        ValueError,
+        max_pending=50,
+    )
     yield opened
     await opened.close()
 
@@ -97,3 +102,46 @@ async def test_nobody_listening_is_an_error_at_once(tmp_path) -> None:
 
     with pytest.raises(OSError, match=r"No such file|none\.sock"):
         await line.ask([("PING",)], 5)
+
+
+async def test_server_that_accepts_and_never_answers_collects_no_connections(tmp_path) -> None:
+    path, ended = str(tmp_path / "mute.sock"), asyncio.Event()
+
+    async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(100):
+            pass
+        ended.set()
+        writer.close()
+
+    server = await asyncio.start_unix_server(stay_silent, path)
+    line = Line(
+        lambda protocol: asyncio.get_running_loop().create_unix_connection(protocol, path),
+        [("AUTH", "default", "word")],
+        ValueError,
+    )
+
+    with pytest.raises(TimeoutError):
+        await line.ask([("PING",)], 0.05)
+
+    async with asyncio.timeout(10):
+        await ended.wait()
+    server.close()
+
+
+async def test_calls_beyond_the_cap_fail_at_once_and_the_others_go_on(shared_service: Running) -> None:
+    path = str(socket_path(shared_service.data_dir))
+    line = Line(
+        lambda protocol: asyncio.get_running_loop().create_unix_connection(protocol, path),
+        [],
+        ValueError,
+        max_pending=2,
+    )
+    await line.ask([("PING",)], 5)
+
+    answers = await asyncio.gather(
+        *[line.ask([("BLPOP", "nothing-here", "0.1"), ("ECHO", str(n))], 5) for n in range(5)], return_exceptions=True
+    )
+
+    assert [answer[-1] for answer in answers[:2]] == [b"0", b"1"]
+    assert [type(answer) for answer in answers[2:]] == [LineFullError] * 3
+    await line.close()
