@@ -7,7 +7,8 @@ them.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -22,7 +23,7 @@ from service.edition import Editions
 from service.endpoint import RecommendEndpoint
 from service.errors import RefusedError, RequestError, StoreError
 from service.event import StoredEvent
-from service.gate import STATUS, error_body
+from service.gate import STATUS, Trace, error_body
 from service.metrics import CONTENT_TYPE, Metrics
 from service.profile import Profile
 from service.release import Live, Releases
@@ -49,6 +50,7 @@ _STORE_S = 1.0
 _ERASE_SCAN_S = 5.0
 _SCAN_COUNT = 1000
 _SLICE_EVENTS = 50
+_TURN_S = 5.0  # that events wait for those before them
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -101,8 +103,11 @@ def _recommend_routes(parts: Parts) -> APIRouter:
         listed = parse_event_list(await read_json(request.scope, request.receive, EVENTS_BODY_BYTES))
         added: list[bool] = []
         rejected: list[Rejected] = []
-        async with turn:
+        trace: Trace = request.scope["retort"]
+        async with _my_turn(turn):
             for first in range(0, len(listed), _SLICE_EVENTS):
+                if trace.is_gone:
+                    raise RequestError("caller_gone", "the caller hung up")
                 good, invalid = check_events(listed[first : first + _SLICE_EVENTS], first)
                 stored, late = _stamp(good, time.time())
                 parts.metrics.events["invalid"].inc(len(invalid))
@@ -141,6 +146,7 @@ def _user_routes(parts: Parts) -> APIRouter:
         try:
             await parts.editions.forget(user_id)
             n_keys = await parts.profile.erase(user_id, _STORE_S)
+            await parts.editions.forget(user_id)  # what an answer read before, and remembered while, it was erased
             n_events, is_complete = await _erase_events(user_id, parts.profile)
         except StoreError as exc:
             raise _unavailable() from exc
@@ -215,6 +221,20 @@ async def _flip(parts: Parts, flip: Awaitable[Live]) -> Response:
     parts.on_flip()
     serving = parts.editions.live.version
     return _json({"live": live.version, "previous": live.previous, "number": live.number, "serving": serving})
+
+
+@asynccontextmanager
+async def _my_turn(turn: asyncio.Lock) -> AsyncIterator[None]:
+    """Wait for a turn, but not for ever. Raises RequestError."""
+    try:
+        async with asyncio.timeout(_TURN_S):
+            await turn.acquire()
+    except TimeoutError:
+        raise _unavailable() from None
+    try:
+        yield
+    finally:
+        turn.release()
 
 
 def _stamp(good: list[tuple[int, Event]], now: float) -> tuple[list[StoredEvent], list[Rejected]]:

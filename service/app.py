@@ -266,6 +266,7 @@ def _wrap(settings: Settings, log: Log, metrics: Metrics, parts: Parts) -> ASGIA
         metrics=metrics,
         log=log,
         answers=Limit(target_s=settings.budget_ms / 4000, most=settings.max_in_flight),
+        events=Limit(target_s=math.inf, most=max(1, settings.max_in_flight // 8)),
         others=Limit(target_s=math.inf, most=max(1, settings.max_in_flight // 8)),
         rates=Rates(settings.rate_per_s),
         log_requests=settings.log_requests,

@@ -28,7 +28,7 @@ class Connection(HttpToolsProtocol):
         gate: Any = self.app
         if gate.is_full and self._is_between and self._is_free():
             url = whole_post(data)
-            refusal = None if url is None else gate.refuse(url)
+            refusal = None if url is None else gate.refuse(url, "POST")
             if refusal is not None:
                 self.transport.write(refusal)
                 self._is_used = True
@@ -62,7 +62,8 @@ class Connection(HttpToolsProtocol):
         """Begin a request, unless it is refused and nothing is in progress on this connection."""
         gate: Any = self.app
         is_free = self._is_free()
-        self._refusal = gate.refuse(self.url) if is_free and not self.expect_100_continue else None
+        is_to_ask = is_free and not self.expect_100_continue
+        self._refusal = gate.refuse(self.url, self.parser.get_method().decode("ascii")) if is_to_ask else None
         if self._refusal is None:
             super().on_headers_complete()
             if is_free:  # its task is made; that of another waits for the answer before it, or is never made

@@ -46,11 +46,16 @@ class Keys:
         self._keys = [key.encode() for key in keys]
         self._admin = admin_key.encode()
 
+    @property
+    def is_on(self) -> bool:
+        """Whether a key is needed, so that the one given is a known one."""
+        return bool(self._keys or self._admin)
+
     def check(self, path: str, scope: Scope) -> None:
         """Raises RequestError unless the headers open the path. Compares every key, in constant time."""
         if path in ADMIN_PATHS and not self._admin:
             raise RequestError("admin_key_needed", "this path needs the admin key, and RETORT_ADMIN_KEY is not set")
-        if path in OPEN_PATHS or not (self._keys or self._admin):
+        if path in OPEN_PATHS or not self.is_on:
             return
         given = _given_key(Headers(scope=scope))
         if given is None:
@@ -77,15 +82,22 @@ class Gate:
         recommend: ASGIApp,
         keys: Keys,
         answers: Limit,
+        events: Limit,
         others: Limit,
         rates: Rates,
         metrics: Metrics,
         log: Log,
         log_requests: bool,
     ) -> None:
-        """recommend: answers POST /recommend, within the limit answers; app: everything else, within others."""
+        """recommend: answers POST /recommend, within the limit answers.
+
+        app: everything else: /events within events, so that a flood of them keeps nobody else out, the rest within
+        others.
+        """
         self._app, self._recommend, self._keys, self._metrics, self._log = app, recommend, keys, metrics, log
-        self._answers, self._others, self._rates, self._log_requests = answers, others, rates, log_requests
+        self._limits = {"/recommend": (answers, "concurrency"), "/events": (events, "events")}
+        self._others, self._rates, self._log_requests = (others, "other_routes"), rates, log_requests
+        self._every_limit = (answers, events, others)
         self._in_flight = 0
         metrics.watch(metrics.in_flight, lambda: self._in_flight)
         metrics.watch(metrics.concurrency_limit, lambda: answers.value)
@@ -93,21 +105,25 @@ class Gate:
     @property
     def is_full(self) -> bool:
         """Whether some request would be refused."""
-        return self._answers.is_reached or self._others.is_reached
+        return any(limit.is_reached for limit in self._every_limit)
 
-    def refuse(self, url: bytes) -> bytes | None:
+    def refuse(self, url: bytes, method: str) -> bytes | None:
         """Return the whole reply for a request that is one too many, before anything is done for it; else None."""
-        path = url.partition(b"?")[0]
-        limit, reason = (self._answers, "concurrency") if path == _RECOMMEND else (self._others, "other_routes")
-        if not limit.is_reached or path in _OPEN_PATHS:
+        path = url.partition(b"?")[0].decode("ascii", "replace")
+        limit, reason = self._limits.get(path, self._others)
+        if not limit.is_reached or path in OPEN_PATHS:
             return None
         self._metrics.shed[reason].inc()
-        self._metrics.count_http(route_of(path.decode("ascii", "replace")), "POST", 503, None)
+        self._metrics.count_http(route_of(path), method, 503, None)
         return _REFUSAL
 
     def admit(self, scope: Scope) -> Limit:
-        """Count a request in, before its task runs: others that are read in this turn of the loop must see it."""
-        limit = scope["retort_limit"] = self._answers if scope["path"] == "/recommend" else self._others
+        """Count a request in, before its task runs: others that are read in this turn of the loop must see it.
+
+        It has arrived now: what its task has to wait for is part of its budget.
+        """
+        scope["retort"] = Trace(time.monotonic())
+        limit = scope["retort_limit"] = self._limits.get(scope["path"], self._others)[0]
         limit.enter()
         self._in_flight += 1
         return limit
@@ -116,8 +132,8 @@ class Gate:
         """Serve one request and count it when it ends."""
         if scope["type"] != "http":
             return
-        trace = scope["retort"] = Trace(time.monotonic())
         limit = scope.get("retort_limit") or self.admit(scope)
+        trace: Trace = scope["retort"]
         try:
             await self._serve(scope, receive, send, trace)
         finally:
@@ -143,7 +159,8 @@ class Gate:
         if not self._rates.is_on or path in OPEN_PATHS:
             return
         client = scope.get("client") or ("-",)
-        if self._rates.is_over(_given_key(Headers(scope=scope)) or client[0].encode()):
+        key = _given_key(Headers(scope=scope)) if self._keys.is_on else None  # else anything could be made up
+        if self._rates.is_over(key or client[0].encode()):
             self._metrics.shed["rate"].inc()
             raise RequestError("rate_limited", "too many requests a second", headers={"Retry-After": "1"})
 
@@ -221,6 +238,4 @@ def _whole_reply(exc: RequestError) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-_RECOMMEND = b"/recommend"
-_OPEN_PATHS = frozenset(path.encode() for path in OPEN_PATHS)
 _REFUSAL = _whole_reply(RequestError("overloaded", "too many requests in flight", headers={"Retry-After": "1"}))

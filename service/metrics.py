@@ -47,7 +47,7 @@ STORE_KINDS = (
     "noperm", "other",
 )  # fmt: skip
 _Sum = Literal["livesum", "livemin", "livemax"]
-SHED_REASONS = ("concurrency", "other_routes", "rate", "gone")
+SHED_REASONS = ("concurrency", "events", "other_routes", "rate", "gone")
 EVENT_RESULTS = ("accepted", "duplicate", "invalid", "future", "unavailable")
 CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
 SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "error")

@@ -34,7 +34,10 @@ class Ranker:
         self._score_s = {bucket: Estimate() for bucket in BUCKETS}
 
     def warm(self) -> dict[int, float]:
-        """Run every bucket; return what a batch of each size costs, in seconds: the least of a few runs."""
+        """Run every bucket; return what a batch of each size costs, in seconds of this thread: the least of a few runs.
+
+        Not seconds of the clock: a swap warms beside traffic, and must not end with smaller batches for it.
+        """
         self._student.warm()
         return {bucket: min(self._try_batch(bucket) for _ in range(_WARM_RUNS)) for bucket in BUCKETS}
 
@@ -73,11 +76,11 @@ class Ranker:
         return seconds
 
     def _try_batch(self, bucket: int) -> float:
-        start = time.monotonic()
+        start = time.thread_time()
         users = self._student.encode([[0]] * bucket)
-        middle = time.monotonic()
+        middle = time.thread_time()
         self._index.best(self._index.score(users, 10, 1), 10, [[0]] * bucket)
-        end = time.monotonic()
+        end = time.thread_time()
         self._encode_s[bucket].note(middle - start)
         self._score_s[bucket].note(end - middle)
         return end - start
@@ -100,7 +103,7 @@ class Ranker:
         self._encode_s[bucket].note(self.note_stage("encode", start, jobs))
         for job, user, is_finite in zip(jobs, users, _finite_lines(users), strict=True):
             if is_finite and job.taste is not None:
-                job.taste.user = user
+                job.taste.user = user.copy()  # remembered, it would keep the whole batch
             else:
                 self._fall_back(job, NonFiniteError("the encoder returned NaN or infinity"))
 

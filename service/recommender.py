@@ -93,8 +93,9 @@ class Recommender:
     def warm(self) -> None:
         """Run every batch size, and bound batches by what they were seen to cost."""
         for bucket, cost_s in self._ranker.warm().items():
-            if bucket == 1 or cost_s <= _MAX_BATCH_S:
-                self._batcher.max_batch = bucket
+            if bucket > 1 and cost_s > _MAX_BATCH_S:
+                break
+            self._batcher.max_batch = bucket
 
     def _find(self, item_ids: Sequence[str], answer: Answer) -> list[int]:
         if not item_ids:

@@ -143,6 +143,10 @@ def _parent(path: Path) -> int:
         return -1
 
 
+def _ms(value: float | None) -> str:
+    return f"{'failed' if value is None else format(value, '.2f'):>8}"
+
+
 def report(found: dict[int, dict], arguments: argparse.Namespace) -> int:
     """Print the table, and JSON on the last line; return the exit code."""
     print(f"{'':>10}{'':>13}{'1 client':^16}{f'{arguments.rate:.0f}/s':^16}{'recall':>8}{'PSS MB':>8}  load s")
@@ -151,8 +155,8 @@ def report(found: dict[int, dict], arguments: argparse.Namespace) -> int:
     for n_items, row in found.items():
         one, busy = row["one"], row["open"]
         print(
-            f"{n_items:>10}{row['index']['kind']:>13}{one['p50']:>8.2f}{one['p99']:>8.2f}{busy['p50']:>8.2f}"
-            f"{busy['p99']:>8.2f}{row['recall']:>8.4f}{row['pss_mb'][1]:>8}  {row['load_s']}, PSS {row['pss_mb']}"
+            f"{n_items:>10}{row['index']['kind']:>13}{one['p50']:>8.2f}{one['p99']:>8.2f}{_ms(busy['p50'])}"
+            f"{_ms(busy['p99'])}{row['recall']:>8.4f}{row['pss_mb'][1]:>8}  {row['load_s']}, PSS {row['pss_mb']}"
         )
         if busy["p99"] is None or busy["p99"] > BAR_MS:
             missed.append(f"{n_items} p99")

@@ -3,7 +3,7 @@
 import pytest
 
 from service.admission import LEAST, Limit, Rates
-from service.estimate import HALF_LIFE_S, Estimate
+from service.estimate import USUAL_HALF_LIFE_S, Estimate
 
 
 class Clock:
@@ -107,8 +107,29 @@ def test_estimate_has_about_one_in_a_hundred_above_it() -> None:
 def test_estimate_forgets_a_pause_of_the_machine() -> None:
     clock = Clock()
     estimate = Estimate(clock)
+    for _ in range(3):
+        estimate.note(0.001)
     estimate.note(1.0)
 
-    clock.now = 10 * HALF_LIFE_S
+    assert estimate.p99() < 0.002
+
+
+def test_estimate_forgets_a_pause_that_it_began_with() -> None:
+    clock = Clock()
+    estimate = Estimate(clock)
+    estimate.note(1.0)
+
+    clock.now = 10 * USUAL_HALF_LIFE_S
 
     assert estimate.p99() == pytest.approx(1 / 1024)
+
+
+def test_estimate_takes_what_is_always_slow_for_slow_after_an_idle_second_too() -> None:
+    clock = Clock()
+    estimate = Estimate(clock)
+    for _ in range(20):
+        clock.now += 1
+        estimate.note(0.1)
+    clock.now += 1
+
+    assert estimate.p99() > 0.05

@@ -402,3 +402,51 @@ def test_flood_of_events_does_not_starve_answers(service: Running) -> None:
     levels = [answer["quality"]["level"] for answer in answers]
     assert taken[int(len(taken) * 0.9)] < 1000 * BUDGET_S
     assert levels.count("full") >= 0.9 * len(levels)
+
+
+def test_events_that_wait_for_the_store_keep_nobody_else_out(service: Running) -> None:
+    pid = service.store_pid()
+    body = {"events": [{"user_id": "w", "item_id": "i1", "timestamp": 1}]}
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(40) as pool:
+            posts = [pool.submit(httpx.post, f"{service.url}/events", json=body, timeout=30) for _ in range(40)]
+            codes = [service.client.get("/model").status_code for _ in range(20)]
+            answers = [post.result().status_code for post in posts]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    assert codes == [200] * 20
+    assert set(answers) == {503}
+
+
+def test_store_slower_than_its_share_opens_the_breaker(toy_bundle: Path, tmp_path: Path) -> None:
+    with Running(toy_bundle, tmp_path / "data"):
+        path = tmp_path / "p.sock"
+        with (
+            Proxy(path, socket_path(tmp_path / "data")) as proxy,
+            Running(toy_bundle, tmp_path / "x", redis_url=f"unix://{path}") as service,
+        ):
+            proxy.delay_s = 0.03
+            reasons = [service.recommend(user_id="u")["quality"]["reasons"] for _ in range(20)]
+
+            assert ["breaker_open"] in reasons
+            assert reasons.count(["store_timeout"]) <= 10
+
+
+def test_store_too_far_for_two_round_trips_is_asked_for_all_in_one(toy_bundle: Path, tmp_path: Path) -> None:
+    with Running(toy_bundle, tmp_path / "data") as owner:
+        path = tmp_path / "p.sock"
+        owner.send(*[{"user_id": f"far{n}", "item_id": "i3", "timestamp": 1} for n in range(5)])
+        expected = owner.recommend(history=["i3"])["items"]
+        with (
+            Proxy(path, socket_path(tmp_path / "data")) as proxy,
+            Running(
+                toy_bundle, tmp_path / "x", redis_url=f"unix://{path}", memory_users="0", budget_ms="1000"
+            ) as service,
+        ):
+            proxy.delay_s = 0.25  # of the 400 ms that the store has
+            answers = [service.recommend(user_id=f"far{n}") for n in range(5)]
+
+    assert [answer["quality"]["level"] for answer in answers[2:]] == ["full"] * 3
+    assert named(answers[-1]["items"]) == named(expected)

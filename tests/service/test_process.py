@@ -396,3 +396,13 @@ def test_caller_over_its_rate_gets_429_and_others_do_not(toy_bundle: Path, tmp_p
     assert asked[2].json()["error"]["code"] == "rate_limited"
     assert asked[2].headers["retry-after"] == "1"
     assert probes == [200] * 5
+
+
+def test_invented_keys_do_not_lift_the_rate_where_no_key_is_set(toy_bundle: Path, tmp_path: Path) -> None:
+    with Running(toy_bundle, tmp_path, rate_per_s="2") as service:
+        codes = [
+            service.client.post("/recommend", json={"history": ["i1"]}, headers={"X-API-Key": f"k{n}"}).status_code
+            for n in range(8)
+        ]
+
+    assert 429 in codes

@@ -11,7 +11,7 @@ import pytest
 
 from service.bundle import open_bundle
 from tests.service.running import Running
-from tests.service.toy import exact_scores
+from tests.service.toy import exact_scores, mean_encoder, write_toy
 
 RECOMMEND = "/recommend"
 BAD_BODIES = {
@@ -235,6 +235,19 @@ def test_budget_of_a_millisecond_is_answered_with_what_there_is(shared_service: 
     assert all(answer["quality"]["reasons"] in ([], ["deadline"]) for answer in answers)
 
 
+def test_stage_that_would_not_fit_into_the_budget_is_not_begun(tmp_path) -> None:
+    bundle = write_toy(tmp_path / "slow", encoder=mean_encoder(wasted=1500)).path
+    with Running(bundle, tmp_path / "data") as service:
+        body = {"history": ["i1"], "debug": True}
+        patient = service.recommend(**body, budget_ms=1000)
+        hurried = service.recommend(**body, budget_ms=10)
+
+        assert patient["debug"]["stages_ms"]["encode"] > 15
+        assert hurried["quality"] == {"level": "fallback", "reasons": ["deadline"]}
+        assert "encode" not in hurried["debug"]["stages_ms"]
+        assert service.metric("retort_deadline_exceeded_total", stage="encode") == 1
+
+
 def test_answers_keep_to_the_openapi_document(shared_service: Running) -> None:
     document = shared_service.client.get("/openapi.json").json()
     answers = {
@@ -303,3 +316,37 @@ def test_every_request_schema_is_bounded(shared_service: Running) -> None:
 
 def test_docs_page_is_there(shared_service: Running) -> None:
     assert shared_service.client.get("/docs").status_code == 200
+
+
+def test_recommend_takes_the_largest_good_body(shared_service: Running) -> None:
+    ids = [f'"{n}"'.ljust(128, '"') for n in range(1000)]
+
+    answer = shared_service.recommend(user_id="u", history=ids[:200], exclude=ids, candidates=ids)
+
+    assert len(answer["ignored_ids"]) == 1000
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (json.dumps({"user_id": "u"} | {f"f{n}": 1 for n in range(60_000)}), "more fields and ids than"),
+        ('{"user_id": "u",' + '"\\\\": 1,' * 90_000 + '"k": 1}', "more fields and ids than"),
+        (json.dumps({"user_id": "u"} | {f"f{n}": 1 for n in range(500)}), "500 fields are unknown or wrong"),
+        (json.dumps({"user_id": "u", "exclude": [1] * 1000}), "exclude.0: Input should be a valid string"),
+    ],
+)
+def test_body_with_a_flood_of_mistakes_is_refused_in_one_line(shared_service: Running, body: str, message: str) -> None:
+    response = shared_service.client.post(RECOMMEND, content=body, headers={"Content-Type": "application/json"})
+
+    assert response.status_code == 422
+    assert message in response.json()["error"]["message"]
+    assert len(response.content) < 1000
+
+
+def test_event_of_a_thousand_fields_is_refused_alone(shared_service: Running) -> None:
+    good = {"user_id": "many", "item_id": "i1"}
+
+    answer = shared_service.send(good, good | {f"f{n}": 1 for n in range(100_000)})
+
+    assert answer["accepted"] == 1
+    assert [(each["index"], each["message"]) for each in answer["rejected"]] == [(1, "an event of 100002 fields")]

@@ -12,20 +12,33 @@ MAX_HISTORY = 6
 N_ITEMS = 60
 
 
-def mean_encoder(dim: int = DIM, scale: float = 1.0) -> bytes:
-    """An ONNX graph: sum over time, divided by max(length, 1), times scale (scale NaN makes a broken model)."""
+def mean_encoder(dim: int = DIM, scale: float = 1.0, wasted: int = 0) -> bytes:
+    """An ONNX graph: sum over time, divided by max(length, 1), times scale (scale NaN makes a broken model).
+
+    wasted: it also multiplies two square matrices of so many channels, for nothing: a slow model.
+    """
     nodes = [
         helper.make_node("ReduceSum", ["history", "time_axis"], ["total"], keepdims=0),
         helper.make_node("Cast", ["length"], ["length_float"], to=TensorProto.FLOAT),
         helper.make_node("Max", ["length_float", "one"], ["divisor"]),
         helper.make_node("Unsqueeze", ["divisor", "time_axis"], ["divisor_column"]),
         helper.make_node("Div", ["total", "divisor_column"], ["mean"]),
-        helper.make_node("Mul", ["mean", "scale"], ["user"]),
+        helper.make_node("Mul", ["mean", "scale"], ["scaled"]),
+        helper.make_node("ReduceMax", ["history"], ["any"], keepdims=0),  # so that nothing is computed beforehand
+        helper.make_node("Expand", ["any", "square"], ["matrix"]),
+        helper.make_node("MatMul", ["matrix", "matrix"], ["product"]),
+        helper.make_node("ReduceSum", ["product"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+        helper.make_node("Add", ["scaled", "nothing"], ["user"]),
     ]
+    if not wasted:
+        nodes = [*nodes[:5], helper.make_node("Mul", ["mean", "scale"], ["user"])]
     constants = [
         helper.make_tensor("time_axis", TensorProto.INT64, [1], [1]),
         helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
         helper.make_tensor("scale", TensorProto.FLOAT, [], [scale]),
+        helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+        helper.make_tensor("square", TensorProto.INT64, [2], [wasted, wasted]),
     ]
     graph = helper.make_graph(
         nodes,
