@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from training.ablation import ablation_lines
 from training.capacity import capacity_lines
 from training.comparison import compare_runs, comparison_lines
 from training.compression import compression_lines
-from training.config import dump_config, load_config
+from training.config import Config, check_refit, differing_settings, dump_config, load_config
 from training.demo import SMALL, check_port, serve_demo
-from training.directory import Run
+from training.directory import Run, check_prepared
 from training.errors import InputError, StageError, TrainingError
 from training.evaluate import evaluate_bundle
 from training.interactions import parse_columns
@@ -66,6 +67,19 @@ STUDIES: dict[str, tuple[Callable[[Run], dict[str, Any]], Callable[[dict[str, An
 }
 
 
+MAKERS = {"prepare": "prepare", "split": "prepare", "teacher": "teacher", "student": "distill", "distill": "distill"}
+MAKERS |= {"compress": "compress"}
+_DATA = frozenset({"prepare", "split"})
+_STUDENT = _DATA | {"teacher", "student", "distill"}
+MADE_BEFORE = {
+    "teacher": _DATA, "distill": _DATA, "baselines": _DATA, "compress": _STUDENT, "export": _STUDENT,
+    "report": _STUDENT | {"compress"}, "search": _DATA | {"teacher"}, "ablation": _DATA | {"teacher"},
+    "capacity": _DATA | {"teacher"}, "compression": _STUDENT,
+}  # fmt: skip
+"""The sections of settings that each command finds made: a new value would only be written down, and believed."""
+STUDIED = frozenset({"search", *STUDIES})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code: 0 done, 1 a failed stage, 2 something to correct, 130 interrupted."""
     arguments = build_parser().parse_args(argv)
@@ -98,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, (text, work) in STAGES.items():
         stage = commands.add_parser(name, help=text, description=text)
         _add_run_options(stage, with_data=False)
-        stage.set_defaults(command=_stage(work))
+        stage.set_defaults(command=_stage(name, work))
     _add_search(commands)
     _add_studies(commands)
     _add_evaluate(commands)
@@ -144,7 +158,7 @@ def _add_studies(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         text += "; report.html then shows it. Goes on where it was stopped."
         parser = commands.add_parser(name, help=text, description=text)
         _add_run_options(parser, with_data=False)
-        parser.set_defaults(command=partial(_study, study, lines))
+        parser.set_defaults(command=partial(_study, name, study, lines))
 
 
 def _add_budget(parser: argparse.ArgumentParser) -> None:
@@ -154,13 +168,16 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> None:
-    run_search(_continue_run(arguments))
+    run_search(_continue_run(arguments, "search"))
 
 
 def _study(
-    study: Callable[[Run], dict[str, Any]], lines: Callable[[dict[str, Any]], list[str]], arguments: argparse.Namespace
+    name: str,
+    study: Callable[[Run], dict[str, Any]],
+    lines: Callable[[dict[str, Any]], list[str]],
+    arguments: argparse.Namespace,
 ) -> None:
-    run = _continue_run(arguments)
+    run = _continue_run(arguments, name)
     print("\n".join(lines(study(run))))
     _report_again(run)
 
@@ -270,8 +287,9 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> Run:
-    """Run the stage that reads files, leaving no new directory behind when they are refused."""
-    existed = arguments.out.exists()
+    """Run the stage that reads files, leaving a directory as it was, and no new one, when they are refused."""
+    existed, resolved = arguments.out.exists(), arguments.out / "config.toml"
+    known = resolved.read_bytes() if resolved.exists() else None
     columns = [f"prepare.columns={arguments.columns}"] if arguments.columns else []
     run = _open_run(arguments, arguments.config, [*arguments.set, *columns])
     try:
@@ -279,31 +297,51 @@ def _prepare(arguments: argparse.Namespace) -> Run:
     except InputError:
         if not existed:
             shutil.rmtree(arguments.out)
+        elif known is not None:
+            resolved.write_bytes(known)
         raise
     return run
 
 
-def _stage(work: Callable[[Run], None]) -> Callable[[argparse.Namespace], None]:
+def _stage(name: str, work: Callable[[Run], None]) -> Callable[[argparse.Namespace], None]:
     """A stage alone goes on with the run's own settings; a whole run, or prepare, resolves them anew."""
 
-    return lambda arguments: work(_continue_run(arguments))
+    return lambda arguments: work(_continue_run(arguments, name))
 
 
-def _continue_run(arguments: argparse.Namespace) -> Run:
+def _continue_run(arguments: argparse.Namespace, command: str) -> Run:
+    """Open a directory that was prepared. Raises InputError for a new value of what an earlier stage was made with."""
     resolved = arguments.out / "config.toml"
-    config = arguments.config or (resolved if resolved.exists() else None)
     budget = _budget(arguments) if "budget_ms" in arguments else []
-    return _open_run(arguments, config, [*arguments.set, *budget])
+    settings = load_config(arguments.config or (resolved if resolved.exists() else None), [*arguments.set, *budget])
+    if arguments.refit:
+        check_refit(settings)
+    check_prepared(arguments.out)
+    known = load_config(resolved) if resolved.exists() else Config()
+    for name in differing_settings(known, settings):
+        section = name.partition(".")[0]
+        if section in MADE_BEFORE[command]:
+            maker = MAKERS[section]
+            raise InputError(f"{name}: {command} takes it as {maker} made it; run 'python -m training {maker}' with it")
+    # a study may try other settings than the run's own, which stay
+    saved = replace(known, **{command: getattr(settings, command)}) if command in STUDIED else settings
+    return _start_run(arguments, settings, saved)
 
 
 def _open_run(arguments: argparse.Namespace, config: Path | None, overrides: Sequence[str]) -> Run:
     """Resolve the settings (defaults, then config, then overrides) and write them into the run directory."""
     settings = load_config(config, overrides)
+    if arguments.refit:
+        check_refit(settings)
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise InputError(f"{arguments.out}: {exc.strerror}; --out takes a directory") from exc
-    (arguments.out / "config.toml").write_text(dump_config(settings), encoding="utf-8")
+    return _start_run(arguments, settings, settings)
+
+
+def _start_run(arguments: argparse.Namespace, settings: Config, saved: Config) -> Run:
+    (arguments.out / "config.toml").write_text(dump_config(saved), encoding="utf-8")
     log = TensorBoardLog(arguments.tensorboard) if arguments.tensorboard else None
     return Run(arguments.out, settings, Progress(log), arguments.refit)
 

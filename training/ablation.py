@@ -61,12 +61,12 @@ class Trial:
         """Return what it is compared with."""
         return Trial(self.base, None, 0.0, self.blocks)
 
-    def recipe(self, alpha: float, temperature: float) -> Recipe:
+    def recipe(self, alpha: float, temperature: float, teacher_temperature: float = 0.0) -> Recipe:
         """Return how its student is taught; alpha is that of the soft labels."""
         added = {self.term: self.weight} if self.term else {}
         if self.base == ON_KL:
-            return Recipe({"kl": 1.0} | added, alpha, temperature)
-        return Recipe(added, 1.0 if self.term == "meta" else SHARE_ON_HARD, temperature)
+            return Recipe({"kl": 1.0} | added, alpha, temperature, teacher_temperature)
+        return Recipe(added, 1.0 if self.term == "meta" else SHARE_ON_HARD, temperature, teacher_temperature)
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ class Bench:
     hard_dropout: float  # of the students on top of the hard loss
     alpha: float
     temperature: float
+    teacher_temperature: float = 0.0  # 0: the student's own
 
 
 def ablate(bench: Bench, plan: Plan) -> dict[str, Any]:
@@ -148,7 +149,8 @@ def _lesson(bench: Bench, trial: Trial, model: SequenceModel, seed: int) -> tupl
         return hard, None
     if trial.term == SMOOTHING:
         return smooth(trial.weight), None
-    return teach(trial.recipe(bench.alpha, bench.temperature), bench.source, model, seed)
+    recipe = trial.recipe(bench.alpha, bench.temperature, bench.teacher_temperature)
+    return teach(recipe, bench.source, model, seed)
 
 
 def tabulate(bench: Bench, done: Mapping[tuple[Trial, int], Mapping[str, Any]]) -> dict[str, Any]:
@@ -203,9 +205,12 @@ def findings(table: Mapping[str, Any]) -> list[str]:
     lines = []
     for base, title in ((ON_HARD, "hard loss"), (ON_KL, "soft labels")):
         by_verdict: dict[str, list[str]] = {}
+        plain = [row[f"ndcg@{AT}"] for row in table["rows"] if row["base"] == base and not row["term"]]
         for row in table["rows"]:
             if row["base"] == base and row["term"]:
-                by_verdict.setdefault(row["verdict"], []).append(row["term"])
+                is_in_vain = row["extra_block"] and row[f"ndcg@{AT}"] < max(plain)
+                note = " (of a student with another block, which stays below the one without)" if is_in_vain else ""
+                by_verdict.setdefault(row["verdict"], []).append(row["term"] + note)
         said = [f"{word}: {', '.join(dict.fromkeys(by_verdict[word]))}" for word in VERDICTS if word in by_verdict]
         lines.append(f"on the {title}: {'; '.join(said) or 'nothing was tried'}")
     return lines

@@ -4,7 +4,8 @@ Runs of different folds of the users (split.test=users) are pooled: every user i
 them, and the spread is over the folds.
 
 Two kinds of luck are kept apart. Which users were asked: the interval, a paired bootstrap over users of each user's
-mean over the seeds. How training went: the spread, the standard deviation over the seeds of the mean over users.
+mean over the seeds. How training went: the spread, the standard deviation over the seeds of the mean over users; none
+for a model that is the same in all of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -55,8 +56,7 @@ def compare_runs(paths: Sequence[Path], progress: Progress) -> dict[str, Any]:
         name: {metric: [of(run.rankings[name].ranks, 10) for run in runs] for metric, of in METRICS.items()}
         for name in names
     }
-    others = [name for name in names if name not in {name for pair in PAIRS for name in pair}]
-    pairs = [*PAIRS, *(("student", name) for name in others)]
+    pairs = [*PAIRS, *(("student", name) for name in names if name != "student" and ("student", name) not in PAIRS)]
     data = runs[0].prepared.report
     return {
         "runs": [str(run.path) for run in runs],
@@ -141,7 +141,7 @@ def changed_settings(ours: Mapping[str, Mapping[str, Any]], theirs: Mapping[str,
     """Return the settings that differ, seeds, the choice of baselines and the studies aside."""
     return sorted(
         f"{section}.{key}"
-        for section in {*ours, *theirs} - {"baselines", "ablation", "compression"}
+        for section in {*ours, *theirs} - {"baselines", "search", "ablation", "capacity", "compression"}
         for key in {*ours.get(section, {}), *theirs.get(section, {})} - {"seed"}
         if ours.get(section, {}).get(key) != theirs.get(section, {}).get(key)
     )
@@ -169,10 +169,15 @@ def _summarise(values: Mapping[str, PerRun], pool: Pool) -> dict[str, Any]:
         summary |= {
             metric: float(per_user.mean()),
             f"{metric}_interval": list(bootstrap_interval(per_user)),
-            f"{metric}_spread": float(per_seed.std(ddof=1)),
+            f"{metric}_spread": None if _is_one_model(per_run) else float(per_seed.std(ddof=1)),
             f"{metric}_per_seed": per_seed.tolist(),
         }
     return summary
+
+
+def _is_one_model(per_run: PerRun) -> bool:
+    """Whether all runs hold the same model: its seed was not changed, or it has none."""
+    return all(np.array_equal(per_run[0], other) for other in per_run[1:])
 
 
 def comparison_lines(table: Mapping[str, Any]) -> list[str]:
@@ -180,9 +185,10 @@ def comparison_lines(table: Mapping[str, Any]) -> list[str]:
     lines = [f"{'':40}{'NDCG@10':>9}{'95 %':>18}{'spread':>9}{'HR@10':>8}"]
     for name, row in table["models"].items():
         low, high = row["ndcg@10_interval"]
+        spread = "same" if row["ndcg@10_spread"] is None else f"{row['ndcg@10_spread']:.4f}"
         lines.append(
             f"{table['titles'][name]:40}{row['ndcg@10']:9.4f}{f'{low:.4f} to {high:.4f}':>18}"
-            f"{row['ndcg@10_spread']:9.4f}{row['hr@10']:8.4f}"
+            f"{spread:>9}{row['hr@10']:8.4f}"
         )
     lines.append("")
     for pair, row in table["ndcg@10_differences"].items():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from training.errors import InputError
-from training.term import Pupil, check_terms, parse_terms
+from training.term import TERMS, Pupil, check_terms, parse_terms
 
 CHOICES = {
     "prepare.repeats": ("auto", "yes", "no"),
@@ -263,12 +263,26 @@ def build_config(values: dict[str, Any]) -> Config:
     for name in NUMBERS:
         parse_numbers(config, name)
     parse_candidates(config)
+    _check_widths(config)
     check_terms(parse_terms(config.distill.terms), pupil_of(config))
     if "text" in parse_names(config, "teacher.members") and not config.teacher.text:
         raise InputError("teacher.members has text: set teacher.text to the directory of a Hugging Face encoder")
     if config.ablation.terms:
         parse_terms(config.ablation.terms, "ablation.terms")
     return config
+
+
+def check_refit(config: Config) -> None:
+    """Raise InputError where training on everything is to use what learns from held-out users."""
+    for name in parse_terms(config.distill.terms):
+        if TERMS[name].asks_validation:
+            raise InputError(f"distill.terms: {name} learns from validation, and --refit holds none out: leave it out")
+
+
+def differing_settings(ours: Config, theirs: Config) -> list[str]:
+    """Return the names of the settings in which two configs differ."""
+    first, second = dataclasses.asdict(ours), dataclasses.asdict(theirs)
+    return [f"{name}.{key}" for name, own in first.items() for key in own if own[key] != second[name][key]]
 
 
 def dump_config(config: Config) -> str:
@@ -347,6 +361,7 @@ def _check_ranges(config: Config) -> None:
         claims |= {f"{section}.{key}": (lambda v: v >= 1, "at least 1") for key in AT_LEAST_1}
         claims[f"{section}.dropout"] = (lambda v: 0 <= v < 1, "at least 0 and below 1")
         claims[f"{section}.learning_rate"] = (lambda v: 0 < v < 10, "above 0 and below 10")
+        claims[f"{section}.seed"] = (lambda v: 0 <= v < 1 << 32, "at least 0")
     for name, (holds, claim) in claims.items():
         if not holds(_value(config, name)):
             raise InputError(f"{name} must be {claim}, not {_value(config, name)!r}")
@@ -354,6 +369,15 @@ def _check_ranges(config: Config) -> None:
         dim, heads = _value(config, f"{section}.dim"), _value(config, f"{section}.heads")
         if dim % heads:
             raise InputError(f"{section}.dim {dim} must be a multiple of {section}.heads {heads}")
+
+
+def _check_widths(config: Config) -> None:
+    """Raise InputError where a width of a study cannot be shared among the heads."""
+    tried = {"search": [*parse_candidates(config)], "capacity": [parse_names(config, "student.blocks")]}
+    for section, candidates in tried.items():
+        for dim in parse_numbers(config, f"{section}.dims"):
+            if dim % config.student.heads and any("attention" in blocks for blocks in candidates):
+                raise InputError(f"{section}.dims: {dim} is no multiple of student.heads {config.student.heads}")
 
 
 def _value(config: Config, name: str) -> Any:

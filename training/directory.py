@@ -5,7 +5,7 @@ stage its values and the directories it works on.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,14 @@ class Run:
         run_stage(self.out / name, make_key(name, settings, inputs), work, self.progress)
 
 
+def check_prepared(out: Path) -> None:
+    """Raises InputError unless a directory is that of a run whose data were prepared."""
+    if read_key(out / "prepared") is None:
+        raise InputError(
+            f"{out}: no data there; run prepare first: python -m training prepare --interactions FILE --out {out}"
+        )
+
+
 def open_scorers(run: Run) -> dict[str, tuple[Scorer, int]]:
     """Open the teachers that the settings name: what scores with each, and the longest history that it reads."""
     members = {name: open_member(run.out, name) for name in parse_names(run.config, "teacher.members")}
@@ -87,6 +95,21 @@ def ensure_soft_labels(run: Run, prepared: Prepared) -> None:
         if name in LABELS:
             teacher = {"teacher": run.key(PLACES[name])}
             run.stage(LABELS[name], {}, teacher, partial(save, name=name))
+
+
+def student_origin(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the settings and the inputs that the student is made from."""
+    settings = {"student": asdict(run.config.student), "distill": asdict(run.config.distill)}
+    return settings, {"prepared": run.key("prepared"), "mix": run.key("mix")}
+
+
+def check_student(run: Run) -> None:
+    """Raises InputError unless the student is there, and made as the settings say from the teachers that are there."""
+    if run.key("student") != make_key("student", *student_origin(run)):
+        raise InputError(
+            f"{run.out / 'student'}: made with other settings or teachers than are there now; "
+            f"run 'python -m training distill --out {run.out}' first"
+        )
 
 
 def open_recipe(run: Run) -> Recipe:

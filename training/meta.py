@@ -7,6 +7,7 @@ student flatters it, so compare it on the test split. Letters: P positions, N it
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from training.encoder import SequenceModel
 from training.losses import hard_loss, soft_label_loss
@@ -87,7 +88,8 @@ class Feedback(nn.Module):
         self.steps += 1
         if int(self.steps) % EVERY:
             return
-        (wanted,) = torch.autograd.grad(_validation_loss(seen), [seen.model.items.weight])
+        with parametrize.cached():  # rows of length 1 are made anew at each look, and would not be in the graph
+            (wanted,) = torch.autograd.grad(_validation_loss(seen), [seen.model.items.weight])
         positions = seen.sample_logits(POSITIONS)
         states = seen.states[positions].detach().float()
         teacher = seen.source.logits(seen.batch.event[positions], states).float()

@@ -10,12 +10,14 @@ import json
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from training.errors import InputError
 from training.evaluation import Question, Ranking, Scorer, ask, judged_part, rank
 from training.interactions import VAL, Prepared
 from training.progress import Progress
@@ -53,14 +55,31 @@ def calibrate(prepared: Prepared, scorer: Scorer, max_history: int) -> tuple[flo
 
 def load_factors(out: Path) -> dict[str, float]:
     """Return name -> factor of the members that take part."""
-    factors: dict[str, float] = json.loads((out / MIX).read_text())["factors"]
+    factors: dict[str, float] = _load(out)["factors"]
     return factors
+
+
+def load_shares(out: Path) -> dict[str, float]:
+    """Return name -> share of the members that take part, which sum to 1."""
+    names = set(load_factors(out))
+    tried = [
+        trial for trial in load_trials(out) if {name for name in trial if name != "ndcg@10" and trial[name]} == names
+    ]
+    chosen = max(tried, key=lambda trial: trial["ndcg@10"])
+    return {name: chosen[name] for name in chosen if name in names}
 
 
 def load_trials(out: Path) -> list[dict[str, float]]:
     """Return the shares that were tried, each with its validation NDCG@10."""
-    trials: list[dict[str, float]] = json.loads((out / MIX).read_text())["trials"]
+    trials: list[dict[str, float]] = _load(out)["trials"]
     return trials
+
+
+def _load(out: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((out / MIX).read_text()))
+    except ValueError as exc:
+        raise InputError(f"{out / MIX}: damaged ({exc}); remove {out} and run 'python -m training teacher'") from exc
 
 
 def choose_factors(

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from service.bundle import Bundle, BundleError, open_bundle, read_manifest
 from training.checkpoint import load_model
 from training.encoder import count_parameters
@@ -20,6 +18,7 @@ from training.exported import ExportedStudent, time_encoder
 from training.fit import Epoch, load_curve
 from training.interactions import TEST, Prepared
 from training.member import PLACES, mixed_members, open_member
+from training.mix import load_shares
 from training.progress import Progress
 from training.quality import (
     MEANING,
@@ -30,6 +29,7 @@ from training.quality import (
     summarise_quality,
     verdict,
 )
+from training.ranking import ndcg
 
 OWN = {  # a model's ranking; the first place that is there. Where teachers are mixed, the mix is the teacher
     "teacher": ("mix/ranking.npz", "teacher/ranking.npz"),
@@ -76,6 +76,7 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
         "models": {
             name: quality[name] | details[name] | sizes.get(name, {}) | about.get(name, {}) for name in rankings
         },
+        "mix": load_shares(run / "mix") if (run / "mix").exists() else {},
         "ndcg@10_differences": quality["ndcg@10_differences"],
         "beside_baselines": beside_baselines(rankings),
         "overlap": overlaps(rankings),
@@ -119,7 +120,7 @@ def other_rankings(
             continue
         rankings[path.stem] = ranking
         about[path.stem] = {key: says[key] for key in ("title", "seconds", "parameters", "setting") if key in says}
-    order = sorted(rankings, key=lambda name: -float(np.mean(1 / np.log2(1 + rankings[name].ranks))))
+    order = sorted(rankings, key=lambda name: -float(ndcg(rankings[name].ranks, 10).mean()))
     return {name: rankings[name] for name in order}, about
 
 
@@ -212,7 +213,8 @@ TITLES = {
     "linear": "Linear model in the teacher",
     "text": "Transformer over texts in the teacher",
     "compressed": "Student, compressed",
-    "bundle": "Bundle, through onnxruntime",
+    "twin": "Student alone in the teacher",
+    "bundle": "Bundle, as it is served",
     "popularity": "Popularity",
     "recent_popularity": "Recent popularity (knows the day)",
     "item_knn": "Item-kNN",

@@ -26,6 +26,7 @@ from training.compress import compress, load_table
 from training.config import parse_names
 from training.directory import (
     Run,
+    check_student,
     ensure_soft_labels,
     open_alone_size,
     open_recipe,
@@ -33,6 +34,7 @@ from training.directory import (
     open_scorers,
     open_size,
     open_source,
+    student_origin,
 )
 from training.distill import STUDENT, distill, refit_student
 from training.errors import InputError
@@ -49,7 +51,7 @@ from training.report import write_report
 from training.stage import file_fingerprint, make_key
 from training.start import Start, start_table
 from training.teacher import CURVE, MODEL, RANKING, train_teacher
-from training.term import NEURAL, TERMS
+from training.term import NEURAL
 from training.text import VECTORS, describe, encode_texts, fingerprint_encoder
 
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
@@ -122,17 +124,13 @@ def run_distill(run: Run) -> None:
     prepared = run.prepared()
     is_twin = "twin" in parse_names(run.config, "teacher.members")
     run.key("mix")
-    if is_twin:
-        run_teacher(run)  # the twin has the student's settings, which may be new
+    run_teacher(run)  # its settings may be new, and a twin has the student's
     settings = run.config.student
-    mix = run.key("mix")
-    inputs = {"prepared": run.key("prepared"), "mix": mix}
     recipe = open_recipe(run)
     ensure_soft_labels(run, prepared)
     run.stage(
         "student",
-        {"student": asdict(settings), "distill": asdict(run.config.distill)},
-        inputs,
+        *student_origin(run),
         lambda out: distill(
             out,
             prepared,
@@ -155,9 +153,6 @@ def run_refit(run: Run) -> None:
     config = run.config
     factors = load_factors(run.out / "mix")
     recipe = open_recipe(run)
-    for name in recipe.terms:
-        if TERMS[name].asks_validation:
-            raise InputError(f"distill.terms: {name} learns from validation, and --refit holds none out: leave it out")
     size, schedule = open_size(config, "teacher"), open_schedule(config.teacher)
     neural = {
         name: (size, schedule, _best_epochs(run.out / PLACES[name] / CURVE), _start(run, name))
@@ -189,6 +184,7 @@ def run_refit(run: Run) -> None:
 
 def run_compress(run: Run) -> None:
     """Store the item table of the student that will be exported; with --refit, train that one first."""
+    check_student(run)
     if run.refit:
         run_refit(run)
     prepared = run.prepared()

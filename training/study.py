@@ -18,6 +18,7 @@ from training.compression import Bench as CompressionBench
 from training.config import Compress, dump_config, parse_candidates, parse_numbers, pupil_of
 from training.directory import (
     Run,
+    check_student,
     ensure_soft_labels,
     open_recipe,
     open_schedule,
@@ -37,13 +38,14 @@ from training.term import TERMS, check_terms, missing, parse_terms
 def run_search(run: Run) -> Run:
     """Choose the student on validation under the budget; returns the run so set, and writes config.toml."""
     prepared, config = run.prepared(), run.config
+    run.key("mix")
     recipe = open_recipe(run)
     for blocks in parse_candidates(config):
         check_terms(recipe.terms, replace(pupil_of(config), student_blocks=blocks))
     ensure_soft_labels(run, prepared)
     settings, student = config.search, config.student
     shared: dict[str, Any] = {"student": asdict(student) | {"dim": 0, "blocks": ""}, "items": config.compress.items}
-    shared["terms"] = config.distill.terms
+    shared |= {"terms": config.distill.terms, "scored": "as served"}
     if config.compress.encoder != Compress.encoder:
         shared["encoder"] = config.compress.encoder
     if config.distill.teacher_temperature:
@@ -95,6 +97,8 @@ def run_ablation(run: Run) -> dict[str, Any]:
     out = run.out / "ablation"
     shared = {"student": asdict(student) | {"blocks": "", "seed": 0}, "positions": settings.positions}
     taught = {"alpha": config.distill.alpha, "temperature": config.distill.temperature}
+    if config.distill.teacher_temperature:
+        taught["teacher_temperature"] = config.distill.teacher_temperature
     keep_or_clear(out, make_key("ablation", shared | taught, {"mix": run.key("mix")}))
     run.progress.stage("ablation", "started")
     logits = out / "logits.npy"
@@ -107,6 +111,7 @@ def run_ablation(run: Run) -> dict[str, Any]:
             student.alone_dropout,
             config.distill.alpha,
             config.distill.temperature,
+            config.distill.teacher_temperature,
         ),
         plan,
     )
@@ -124,8 +129,9 @@ def run_capacity(run: Run) -> dict[str, Any]:
     keep_or_clear(out, make_key("capacity", shared | asdict(recipe), {"mix": run.key("mix")}))
     run.progress.stage("capacity", "started")
     teachers = {}
-    members = {name: open_scorers(run)[name] for name in load_factors(run.out / "mix")}
-    for name, (scorer, max_history) in members.items() if len(members) > 1 else ():
+    scorers, members = open_scorers(run), [*load_factors(run.out / "mix")]
+    for name in members if len(members) > 1 else ():
+        scorer, max_history = scorers[name]
         factor, validation = calibrate(prepared, scorer, max_history)
         teachers[name] = Teaches(open_source(run, prepared, {name: factor}), validation)
     best = max(trial["ndcg@10"] for trial in load_trials(run.out / "mix"))
@@ -148,6 +154,7 @@ def _open_room(run: Run, out: Path, positions: int) -> Room:
 
 def run_compression(run: Run) -> dict[str, Any]:
     """Shrink the run's student in every way, measure each, and leave the table; returns it."""
+    check_student(run)
     prepared, config = run.prepared(), run.config
     settings = config.compression
     names = [name.strip() for name in settings.variants.split(";") if name.strip()] or list(VARIANTS)

@@ -60,13 +60,21 @@ def test_the_best_and_the_worst_on_each_base_and_their_references_get_more_seeds
 
 
 def test_findings_name_what_helps_and_what_hurts():
-    row = {"base": ON_KL, "term": "hint", "verdict": "hurts"}
-    rows = [{"base": ON_KL, "term": None}, row, row | {"term": "closure", "verdict": "helps"}]
+    row = {"base": ON_KL, "term": "hint", "verdict": "hurts", "ndcg@10": 0.1, "extra_block": False}
+    rows = [
+        row | {"term": None},
+        row,
+        row | {"term": "closure", "verdict": "helps"},
+        row | {"term": "attention", "verdict": "helps", "ndcg@10": 0.09, "extra_block": True},
+    ]
 
     on_hard, on_soft = findings({"rows": rows})
 
     assert on_hard == "on the hard loss: nothing was tried"
-    assert on_soft == "on the soft labels: helps: closure; hurts: hint"
+    assert on_soft == (
+        "on the soft labels: helps: closure, attention (of a student with another block, which stays below the one "
+        "without); hurts: hint"
+    )
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,10 @@ def test_a_time_split_is_trained_and_judged(tmp_path):
             "unknown 'slim'; known: popularity",
         ),
         (["run", "--interactions", "{world}", "--config", "none.toml"], "none.toml: no such file"),
+        (["run", "--interactions", "{world}", "--set", "student.seed=-1"], "student.seed must be at least 0"),
+        (["search", "--set", "search.dims=16,9"], "search.dims: 9 is no multiple of student.heads 2"),
+        (["report"], "run prepare first"),
+        (["ablation"], "run prepare first"),
         (["teacher"], "run prepare first"),
         (["distill"], "run prepare first"),
         (["export"], "run prepare first"),
@@ -224,7 +228,7 @@ def test_a_mistake_is_one_clear_line_exit_code_2_and_no_output(command, message,
     assert code == 2
     assert message in error
     assert "Traceback" not in error
-    assert not out.exists() or command[0] != "run"
+    assert not out.exists()
 
 
 def test_a_stage_names_the_one_that_must_come_first(chain_world, tmp_path, capsys):
@@ -258,3 +262,65 @@ def test_a_fold_is_judged_on_users_that_no_model_trained_on(chain_world, tmp_pat
     assert len(question.users) == 40 and not trained & set(question.users.tolist())
     assert len(Ranking.load(out / "teacher" / "ranking.npz").ranks) == 40
     assert set(ask(prepared, VAL).users.tolist()) <= trained
+
+
+def _copied(finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    return run
+
+
+def test_a_run_whose_file_is_missing_leaves_the_settings_of_the_directory(finished_run, tmp_path):
+    run = _copied(finished_run, tmp_path)
+    known = (run / "config.toml").read_text()
+
+    assert main(["run", "--interactions", str(tmp_path / "none.csv"), "--out", str(run)]) == 2
+
+    assert (run / "config.toml").read_text() == known
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["export", "--set", "student.dim=64"], "student.dim: export takes it as distill made it"),
+        (["ablation", "--set", "teacher.dim=64"], "teacher.dim: ablation takes it as teacher made it"),
+        (["report", "--set", "compress.items=int8"], "compress.items: report takes it as compress made it"),
+        (["distill", "--set", "split.test=time"], "split.test: distill takes it as prepare made it"),
+    ],
+)
+def test_what_an_earlier_stage_was_made_with_is_not_believed_anew(command, message, finished_run, tmp_path, capsys):
+    run = _copied(finished_run, tmp_path)
+    known = (run / "config.toml").read_text()
+
+    assert main([*command, "--out", str(run)]) == 2
+
+    assert message in capsys.readouterr().err
+    assert (run / "config.toml").read_text() == known
+
+
+def test_a_student_of_other_teachers_is_not_exported(finished_run, tmp_path, capsys):
+    run = _copied(finished_run, tmp_path)
+    assert main(["teacher", "--out", str(run), "--set", "teacher.epochs=1"]) == 0
+
+    assert main(["export", "--out", str(run)]) == 2
+
+    assert "made with other settings or teachers" in capsys.readouterr().err
+
+
+def test_distill_trains_the_teacher_whose_settings_are_new(finished_run, tmp_path):
+    run = _copied(finished_run, tmp_path)
+    before = read_key(run / "teacher"), read_key(run / "student")
+
+    assert main(["distill", "--out", str(run), "--set", "teacher.epochs=1", "--set", "student.epochs=1"]) == 0
+
+    assert read_key(run / "teacher") != before[0]
+    assert read_key(run / "student") != before[1]
+
+
+def test_a_damaged_mix_is_named(finished_run, tmp_path, capsys):
+    run = _copied(finished_run, tmp_path)
+    (run / "mix" / "mix.json").write_text("{")
+
+    assert main(["distill", "--out", str(run), "--set", "student.epochs=1"]) == 2
+
+    assert "mix.json: damaged" in capsys.readouterr().err
