@@ -10,7 +10,7 @@ import os
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,9 +55,17 @@ class Load:
     """Some requests to one target, over as many connections as are needed, at most n_connections."""
 
     def __init__(
-        self, target: Target, requests: Sequence[bytes], *, n_connections: int, timeout_s: float, seed: int = 0
+        self,
+        target: Target,
+        requests: Sequence[bytes],
+        *,
+        n_connections: int,
+        timeout_s: float,
+        seed: int = 0,
+        on_answer: Callable[[bytes, int, bytes], None] = lambda request, status, body: None,
     ) -> None:
-        """requests: whole ones, drawn at random."""
+        """requests: whole ones, drawn at random. on_answer: is shown each answer: request, status, body."""
+        self._on_answer = on_answer
         self._target, self._requests = target, requests
         self._n_connections, self._timeout_s = n_connections, timeout_s
         self._random = random.Random(seed)  # noqa: S311  # arrivals, not secrets
@@ -106,6 +114,8 @@ class Load:
         except OSError:
             status, body = 0, b"connection"
         step.latencies_s.append(time.monotonic() - due if status == 200 else float("inf"))
+        if status:
+            self._on_answer(request, status, body)
         if status == 200:
             step.levels[_level(body)] += 1
         else:
@@ -119,6 +129,8 @@ class Load:
         caller = None
         self._n_busy += 1
         try:
+            while self._idle and not self._idle[-1].is_open:
+                self._idle.pop()  # closed by the server, which does so with idle ones
             caller = self._idle.pop() if self._idle else await self._target.connect()
             return await caller.ask(request, self._timeout_s)
         finally:

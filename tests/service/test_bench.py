@@ -75,6 +75,24 @@ async def test_arrivals_do_not_wait_for_answers() -> None:
     assert sum(latency > 0.1 for latency in step.latencies_s) == len(step.latencies_s)
 
 
+async def test_connection_that_the_server_closed_while_it_was_idle_is_not_used_again() -> None:
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
+    async with server:
+        target = Target(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with Load(target, [target.post("/x", b"{}")], n_connections=1, timeout_s=5) as load:
+            first = await load.ask_in_turn(1)
+            await asyncio.sleep(0.2)
+            second = await load.ask_in_turn(1)
+
+    assert not first.errors + second.errors
+
+
 async def test_refusals_are_errors_and_miss_the_budget() -> None:
     async with answering(status=503) as target:
         step = await offer(target, rate=100, seconds=0.2)
