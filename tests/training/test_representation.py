@@ -39,6 +39,7 @@ def test_attention_loss_is_kl_between_mean_heads_at_real_places():
     loss = attention_loss(ours, theirs, torch.tensor([[False, True]]))
 
     assert loss.item() == pytest.approx(0.9 * math.log(0.9 / 0.4) + 0.1 * math.log(0.1 / 0.6), rel=1e-5)
+    assert loss.item() == pytest.approx(0.5506612, abs=1e-6)
     assert attention_loss(theirs, theirs, torch.tensor([[True, True]])).item() == pytest.approx(0.0, abs=1e-6)
 
 
@@ -63,6 +64,17 @@ def test_the_worst_perturbation_is_the_gradient_of_the_soft_label_loss():
     shift = worst_perturbation(STUDENT @ items.T, teacher, items, share=0.1)
 
     torch.testing.assert_close(shift, 0.1 * F.normalize(states.grad, dim=1))
+
+
+def test_the_worst_perturbation_equals_its_frozen_numbers():
+    items = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+    teacher = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]])
+
+    shift = worst_perturbation(STUDENT @ items.T, teacher, items, share=0.1)
+
+    assert shift.flatten().tolist() == pytest.approx(
+        [-0.0500521, 0.0865725, -0.0317552, -0.0948241, 0.0904604, 0.0426252], abs=1e-6
+    )
 
 
 def test_a_map_is_what_the_attention_weighs_with():

@@ -14,6 +14,7 @@ from training.encoder import SequenceModel, Size
 from training.errors import InputError
 from training.fit import Schedule, fit
 from training.meta import feedback_gradient
+from training.part import PARTS
 from training.progress import Progress
 from training.sequences import Batch, Events
 from training.soft_labels import SavedLabels, load_soft_labels, save_soft_labels
@@ -191,6 +192,28 @@ def test_a_term_teaches_a_student_of_rows_of_length_1(name, source, tmp_path):
     curve = train(model, loss, extra, tmp_path / "checkpoint")
 
     assert curve[-1].loss < 0.9 * curve[0].loss
+
+
+def test_mutual_is_both_students_losses_by_the_slow_formula(source):
+    """The student's KL from the peer, and the peer's hard loss and KL from the student, neither moving the other."""
+    torch.manual_seed(1)
+    model = SequenceModel(N_ITEMS, SIZE)
+    mutual = PARTS["mutual"](source, model)
+    rows = torch.tensor([[1, 2, 3]])
+    batch = Batch(rows, torch.tensor([2, 3, 4]), torch.arange(3), torch.ones(1, 3, dtype=torch.bool))
+    logits = torch.randn(3, N_ITEMS, generator=torch.Generator().manual_seed(0))
+
+    loss = mutual.piece(logits, batch, slice(0, 3), alpha=0.6, weight=2.0).detach()
+
+    mine = logits.double().log_softmax(-1)
+    peers = mutual.peer.scores(mutual.peer.states(rows)[0]).detach().double().log_softmax(-1)
+
+    def kl(teacher, student):
+        return float((teacher.exp() * (teacher - student)).sum(-1).mean())
+
+    hard = -float(peers[torch.arange(3), batch.target].mean())
+    assert float(loss) == pytest.approx(1.2 * kl(peers, mine) + 1.2 * kl(mine, peers) + 0.4 * hard, rel=1e-4)
+    assert float(loss) == pytest.approx(2.8381536, rel=1e-4)
 
 
 def test_meta_follows_the_loss_that_validation_agrees_with(source, tmp_path):
