@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -191,6 +192,34 @@ def test_sigterm_says_not_ready_serves_on_and_exits_with_0(toy_bundle: Path, tmp
         assert exit_code == 0
         assert not is_alive(store_pid)
         assert not socket_path(tmp_path).exists()
+
+
+def is_refused(host: str, port: int) -> bool:
+    """Whether nobody listens any more."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return True
+    return False
+
+
+def test_request_in_progress_at_sigterm_is_answered(toy_bundle: Path, tmp_path: Path) -> None:
+    body = b'{"history": ["i1"], "k": 3}'
+    head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    with Running(toy_bundle, tmp_path, drain_s="0") as service:
+        host, port = service.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as caller:
+            caller.sendall(head % len(body) + body[:5])
+            wait_for(lambda: service.metric("retort_http_requests_in_flight") == 2)
+            service.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: is_refused(host, int(port)))
+            caller.sendall(body[5:])
+            answer = b"".join(iter(lambda: caller.recv(4096), b""))
+        exit_code = service.process.wait(10)
+
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert answer.count(b'"item_id"') == 3
+    assert exit_code == 0
 
 
 def test_restart_keeps_histories(toy_bundle: Path, tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 import asyncio
 import hashlib
 import json
+import os
+import signal
 import threading
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -213,6 +216,9 @@ DAMAGED_BUNDLES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "encoder that is no graph": (lambda path: rewrite(path, ENCODER, b"no graph"), "rejected_schema", "onnxruntime"),
     "encoder that gives NaN": (
         lambda path: rewrite(path, ENCODER, mean_encoder(scale=float("nan"))), "rejected_canary", "golden answer",
+    ),
+    "encoder that asks for 14 GB": (
+        lambda path: rewrite(path, ENCODER, mean_encoder(wasted=60_000)), "rejected_canary", "golden answer",
     ),
     "answers differ from golden": (
         lambda path: rewrite(path, ENCODER, mean_encoder(scale=1.01)), "rejected_canary", "golden answer",
@@ -478,6 +484,32 @@ def test_upload_cut_short_leaves_nothing_that_stays(service: Running, tmp_path: 
 
     assert left and min(left.values()) > 0
     assert set(kept.values()) == {-1}
+
+
+def test_trial_that_is_killed_is_begun_again(service: Running, bundles: list[Path], tmp_path: Path) -> None:
+    good = make_live(service, bundles[0])
+    n_before = len(refusals(service))
+    version = upload(service, write_toy(tmp_path / "slow", seed=13, encoder=mean_encoder(wasted=2000)).path)
+
+    activate(service, version)
+    os.kill(wait_for(lambda: trial_of(service), 30, 0.001), signal.SIGKILL)
+
+    refused = wait(lambda: refusals(service)[n_before:])[0]
+    assert (refused["result"], refused["model_version"]) == ("error", version)
+    assert "ended with code" in refused["message"]
+    assert service.client.get("/readyz").json()["model_version"] in (good, version)
+    wait(lambda: served(service) == version)
+
+
+def trial_of(service: Running) -> int | None:
+    """The process that tries a bundle for a service, once it runs it."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if b"service.trial" in (path / "cmdline").read_bytes() and os.getsid(int(path.name)) == os.getsid(
+                service.process.pid
+            ):
+                return int(path.name)
+    return None
 
 
 def status_of(service: Running) -> dict[str, Any]:
