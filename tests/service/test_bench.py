@@ -76,10 +76,14 @@ async def test_arrivals_do_not_wait_for_answers() -> None:
 
 
 async def test_connection_that_the_server_closed_while_it_was_idle_is_not_used_again() -> None:
+    is_closed = asyncio.Event()
+
     async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"{}")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-        await writer.drain()
+        writer.write_eof()
+        await reader.read()  # until the caller has closed its side too
+        is_closed.set()
         writer.close()
 
     server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
@@ -87,7 +91,8 @@ async def test_connection_that_the_server_closed_while_it_was_idle_is_not_used_a
         target = Target(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         async with Load(target, [target.post("/x", b"{}")], n_connections=1, timeout_s=5) as load:
             first = await load.ask_in_turn(1)
-            await asyncio.sleep(0.2)
+            async with asyncio.timeout(10):
+                await is_closed.wait()
             second = await load.ask_in_turn(1)
 
     assert not first.errors + second.errors

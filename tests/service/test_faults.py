@@ -193,45 +193,53 @@ def named(items: list[dict[str, object]]) -> list[object]:
     return [item["item_id"] for item in items]
 
 
+@contextmanager
+def far_store(bundle: Path, tmp_path: Path, **environment: str) -> Iterator[tuple[Running, Proxy, Running]]:
+    """The owner of a store, what delays its replies, and a service that reaches it that way alone."""
+    path = tmp_path / "p.sock"
+    with (
+        Running(bundle, tmp_path / "data") as owner,
+        Proxy(path, socket_path(tmp_path / "data")) as proxy,
+        Running(bundle, tmp_path / "x", redis_url=f"unix://{path}", **environment) as service,
+    ):
+        yield owner, proxy, service
+
+
 def test_slow_store_is_cut_off_and_mixes_no_users(toy_bundle: Path, tmp_path: Path) -> None:
-    with Running(toy_bundle, tmp_path / "data") as owner:
+    with (
+        far_store(toy_bundle, tmp_path, memory_users="0") as (owner, proxy, service),
+        ThreadPoolExecutor(8) as pool,
+    ):
         users = {f"s{n}": f"i{n}" for n in range(60)}
         owner.send(*[{"user_id": user, "item_id": item, "timestamp": 1} for user, item in users.items()])
         expected = {user: owner.recommend(history=[item], k=3)["items"] for user, item in users.items()}
         popular = owner.recommend(history=[], k=3)["items"]
-        path = tmp_path / "p.sock"
-        with (
-            Proxy(path, socket_path(tmp_path / "data")) as proxy,
-            Running(toy_bundle, tmp_path / "x", redis_url=f"unix://{path}", memory_users="0") as service,
-            ThreadPoolExecutor(8) as pool,
-        ):
-            levels = set()
-            for delay_s in (0.0, 0.015, 0.03, 0.018, 0.0):
-                proxy.delay_s = delay_s
-                answers = pool.map(lambda user: (user, service.recommend(user_id=user, k=3)), [*users, *users])
-                for user, answer in answers:
-                    levels.add(answer["quality"]["level"])
-                    right = expected[user] if answer["quality"]["level"] == "full" else popular
-                    assert named(answer["items"]) == named(right)  # a batch-mate may move a score's last bit
-            wait_for(lambda: service.recommend(user_id="s1")["quality"]["level"] == "full", 5)
+        unseen = {user: owner.recommend(history=[], exclude=[item], k=3)["items"] for user, item in users.items()}
+        levels = set()
+        for delay_s in (0.0, 0.015, 0.03, 0.018, 0.0):
+            proxy.delay_s = delay_s
+            answers = pool.map(lambda user: (user, service.recommend(user_id=user, k=3)), [*users, *users])
+            for user, answer in answers:
+                levels.add(answer["quality"]["level"])
+                right = expected[user] if answer["quality"]["level"] == "full" else popular
+                allowed = [named(right)]  # a batch-mate may move a score's last bit
+                if answer["quality"]["reasons"] == ["deadline"]:
+                    allowed.append(named(unseen[user]))  # the history was read, then there was no time for the model
+                assert named(answer["items"]) in allowed
+        wait_for(lambda: service.recommend(user_id="s1")["quality"]["level"] == "full", 5)
 
-            assert levels == {"full", "fallback"}
-            assert service.metric("retort_store_errors_total", kind="timeout") > 0
+        assert levels == {"full", "fallback"}
+        assert service.metric("retort_store_errors_total", kind="timeout") > 0
 
 
 def test_a_caller_with_little_time_does_not_open_the_breaker_for_others(toy_bundle: Path, tmp_path: Path) -> None:
-    with Running(toy_bundle, tmp_path / "data"):
-        path = tmp_path / "p.sock"
-        with (
-            Proxy(path, socket_path(tmp_path / "data")) as proxy,
-            Running(toy_bundle, tmp_path / "x", redis_url=f"unix://{path}") as service,
-        ):
-            proxy.delay_s = 0.01
-            hurried = [service.recommend(user_id="u", budget_ms=8)["quality"]["reasons"] for _ in range(20)]
+    with far_store(toy_bundle, tmp_path) as (_, proxy, service):
+        proxy.delay_s = 0.01
+        hurried = [service.recommend(user_id="u", budget_ms=8)["quality"]["reasons"] for _ in range(20)]
 
-            assert hurried.count(["store_timeout"]) >= 15  # a busy machine may wake us after the reply
-            assert service.metric("retort_store_breaker_state") == 0
-            assert service.recommend(user_id="u")["quality"]["reasons"] == ["cold_user"]
+        assert hurried.count(["store_timeout"]) >= 15  # a busy machine may wake us after the reply
+        assert service.metric("retort_store_breaker_state") == 0
+        assert service.recommend(user_id="u")["quality"]["reasons"] == ["cold_user"]
 
 
 def test_connections_closed_by_the_server_are_invisible(service: Running) -> None:
@@ -421,32 +429,20 @@ def test_events_that_wait_for_the_store_keep_nobody_else_out(service: Running) -
 
 
 def test_store_slower_than_its_share_opens_the_breaker(toy_bundle: Path, tmp_path: Path) -> None:
-    with Running(toy_bundle, tmp_path / "data"):
-        path = tmp_path / "p.sock"
-        with (
-            Proxy(path, socket_path(tmp_path / "data")) as proxy,
-            Running(toy_bundle, tmp_path / "x", redis_url=f"unix://{path}") as service,
-        ):
-            proxy.delay_s = 0.03
-            reasons = [service.recommend(user_id="u")["quality"]["reasons"] for _ in range(20)]
+    with far_store(toy_bundle, tmp_path) as (_, proxy, service):
+        proxy.delay_s = 0.03
+        reasons = [service.recommend(user_id="u")["quality"]["reasons"] for _ in range(20)]
 
-            assert ["breaker_open"] in reasons
-            assert reasons.count(["store_timeout"]) <= 10
+        assert ["breaker_open"] in reasons
+        assert reasons.count(["store_timeout"]) <= 10
 
 
 def test_store_too_far_for_two_round_trips_is_asked_for_all_in_one(toy_bundle: Path, tmp_path: Path) -> None:
-    with Running(toy_bundle, tmp_path / "data") as owner:
-        path = tmp_path / "p.sock"
+    with far_store(toy_bundle, tmp_path, memory_users="0", budget_ms="1000") as (owner, proxy, service):
         owner.send(*[{"user_id": f"far{n}", "item_id": "i3", "timestamp": 1} for n in range(5)])
         expected = owner.recommend(history=["i3"])["items"]
-        with (
-            Proxy(path, socket_path(tmp_path / "data")) as proxy,
-            Running(
-                toy_bundle, tmp_path / "x", redis_url=f"unix://{path}", memory_users="0", budget_ms="1000"
-            ) as service,
-        ):
-            proxy.delay_s = 0.25  # of the 400 ms that the store has
-            answers = [service.recommend(user_id=f"far{n}") for n in range(5)]
+        proxy.delay_s = 0.25  # of the 400 ms that the store has
+        answers = [service.recommend(user_id=f"far{n}") for n in range(5)]
 
     assert [answer["quality"]["level"] for answer in answers[2:]] == ["full"] * 3
     assert named(answers[-1]["items"]) == named(expected)
