@@ -5,7 +5,7 @@ import json
 import math
 import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from service.load import Load, Step
 from tests.service.running import Running, run_command, wait_for
 
 QUESTION = Question(budget_ms=20, seconds=1, max_rate=100_000, n_connections=1000, k=10, plot=None, pause_s=0)
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 FULL = b'{"quality":{"level":"full","reasons":[]}}'
 
 
@@ -30,6 +31,17 @@ class Capacity:
     async def run(self, rate: float, seconds: float) -> Step:
         latency = 0.001 if rate <= self._per_s else math.inf
         return Step(rate, seconds, [latency] * 100, [self._lag_s] * 100)
+
+
+@asynccontextmanager
+async def serving(serve: Serve) -> AsyncIterator[Target]:
+    """A server whose every connection has ended when this does: one still open would be the next test's warning."""
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield Target(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with asyncio.timeout(30):
+        while connections := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(connections)
 
 
 @asynccontextmanager
@@ -49,9 +61,8 @@ async def answering(status: int = 200, stall_s: float = 0.0) -> AsyncIterator[Ta
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield Target(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with serving(serve) as target:
+        yield target
 
 
 async def offer(target: Target, rate: float, seconds: float, n_connections: int = 100) -> Step:
@@ -86,14 +97,14 @@ async def test_connection_that_the_server_closed_while_it_was_idle_is_not_used_a
         is_closed.set()
         writer.close()
 
-    server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
-    async with server:
-        target = Target(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        async with Load(target, [target.post("/x", b"{}")], n_connections=1, timeout_s=5) as load:
-            first = await load.ask_in_turn(1)
-            async with asyncio.timeout(10):
-                await is_closed.wait()
-            second = await load.ask_in_turn(1)
+    async with (
+        serving(answer_once) as target,
+        Load(target, [target.post("/x", b"{}")], n_connections=1, timeout_s=5) as load,
+    ):
+        first = await load.ask_in_turn(1)
+        async with asyncio.timeout(10):
+            await is_closed.wait()
+        second = await load.ask_in_turn(1)
 
     assert not first.errors + second.errors
 
