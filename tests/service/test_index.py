@@ -64,6 +64,36 @@ def test_equal_scores_come_in_the_order_of_rows(bundle: Bundle) -> None:
     assert ranked[0][:3] == [1, 3, 4]
 
 
+def test_many_equal_scores_still_fill_the_answer(bundle: Bundle) -> None:
+    table = replace(bundle.table, biases=None)
+    index = Index(replace(bundle, table=table))
+    users = np.stack([np.zeros(DIM, np.float32), np.ones(DIM, np.float32)])
+
+    equal, other = index.best(index.score(users, 10, 1), 10, [list(range(700)), []])
+
+    assert equal is not None
+    assert other is not None
+    assert len(set(equal[0]) - set(range(700))) == 10
+    assert other[0] == slow_best(table, users[1], 10, [])
+
+
+@pytest.mark.parametrize("k", [1, 10, 100])
+def test_items_that_hardly_differ_are_told_apart(bundle: Bundle, k: int) -> None:
+    """Rounding a user to 7 bits hides what distinguishes them."""
+    rng = np.random.default_rng(k)
+    twins = np.repeat(rng.normal(size=(1, DIM)), N_ITEMS, axis=0) + 0.01 * rng.normal(size=(N_ITEMS, DIM))
+    table = quantised(ItemTable(twins.astype(np.float32)))
+    index = Index(replace(bundle, table=table))
+    users = rng.normal(size=(5, DIM)).astype(np.float32)
+
+    found = index.best(index.score(users, k, 0), k, [[]] * 5)
+
+    for user, ranked in zip(users, found, strict=True):
+        assert ranked is not None
+        scores = slow_scores(table, user)
+        np.testing.assert_allclose(np.sort(scores)[::-1][:k], scores[ranked[0]], rtol=2e-4, atol=1e-6)
+
+
 def test_line_that_is_not_finite_spoils_no_other(bundle: Bundle) -> None:
     index = Index(bundle)
     users = np.ones((3, DIM), dtype=np.float32)
@@ -98,6 +128,19 @@ def test_integer_product_errs_little() -> None:
     found = IntegerProduct(np.ascontiguousarray(table.embeddings.T), table.scales)(users)
 
     assert np.abs(found - scores).max() < 2e-4 * np.abs(scores).max()
+
+
+def test_rough_product_errs_no_more_than_it_says() -> None:
+    rng = np.random.default_rng(6)
+    table = quantised(ItemTable(rng.normal(size=(1000, 384)).astype(np.float32)))
+    users = rng.normal(size=(40, 384)).astype(np.float32)
+
+    found, units, lost = IntegerProduct(np.ascontiguousarray(table.embeddings.T), table.scales).rough(users)
+
+    errors = np.abs(found * units[:, None] - slow_scores(table, users))
+    typical = lost[:, None] * np.linalg.norm(table.dense(), axis=1) / 384**0.5
+    assert 0.9 < np.sqrt(np.mean((errors / typical) ** 2)) < 1.1
+    assert (errors / typical).max() < 6
 
 
 def test_everything_masked_leaves_nothing(toy_bundle: Path) -> None:
