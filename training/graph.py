@@ -149,7 +149,8 @@ def scoring_graph(stored: Mapping[str, NDArray[Any]], dim: int, k: int) -> bytes
     """Return a graph from one user [1, D] to the k best of a stored table: scores and rows.
 
     stored: items [N, D] of any kind (int8 with scales [N]); left [N, R] and right [R, D]; or codes [N, M] into
-    codebooks [M, 256, D / M]. Codes are looked up, int8 is multiplied as the service does it, float16 becomes float32.
+    codebooks [M, 256, D / M]. Codes are looked up, int8 is multiplied as integers, with users of 14 bits (the service
+    looks with 7 and scores what it finds again, which costs as much for one user), float16 becomes float32.
     """
     if "codes" in stored:
         books, rows = stored["codebooks"], stored["codes"]

@@ -15,6 +15,8 @@ import litserve
 import numpy as np
 import onnxruntime
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 from service.bundle import open_bundle, pad_histories
 
 

@@ -180,11 +180,13 @@ class Watch(Callback):
         self._started = monotonic()
 
     def load(self) -> bool:
-        """Read what an earlier call left, if it was of the same setting; returns whether there was any."""
+        """Read what an earlier call left; returns whether there was any. Exits where it was of another setting."""
         path = self.work / "state.json"
-        state = json.loads(path.read_text()) if path.exists() else None
-        if state is None or state["setting"] != asdict(self.setting):
+        if not path.exists():
             return False
+        state = json.loads(path.read_text())
+        if state["setting"] != asdict(self.setting):
+            sys.exit(f"{self.work} holds a training with {state['setting']}: give the same options, or delete it")
         self.curve, self.peak_mb = state["curve"], state["peak_mb"]
         return True
 
