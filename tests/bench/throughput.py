@@ -73,17 +73,18 @@ def main() -> int:
         urls = {"echo": stack.enter_context(started_app([sys.executable, "-c", ECHO_APP], cores=SERVER_CORE))}
         for n_items in arguments.items:
             urls[f"{n_items} items"] = start(arguments.bundle, n_items, directory / str(n_items), stack)
-        if arguments.litserve:
-            beside = directory / str(arguments.items[0])
-            command = [str(arguments.litserve), str(Path(__file__).with_name("litserve_bundle.py")), str(beside)]
-            urls["litserve"] = stack.enter_context(started_app(command, cores=SERVER_CORE))
         for url in urls.values():
             ask(url, script, connections=8, seconds=3)  # every user once and more: embeddings are cached
-        found: dict[str, dict[int, list[dict[str, float]]]] = {name: {16: [], 1: []} for name in urls}
+        found: dict[str, dict[int, list[dict[str, float]]]] = {}
         for _ in range(arguments.runs):
             for name, url in urls.items():
-                for connections, runs in found[name].items():
-                    runs.append(ask(url, script, connections=connections, seconds=arguments.seconds))
+                measure(url, script, found.setdefault(name, {16: [], 1: []}), arguments.seconds)
+            if arguments.litserve:  # for its turn alone: idle, it takes half of the core from the others
+                beside = directory / str(arguments.items[0])
+                command = [str(arguments.litserve), str(Path(__file__).with_name("litserve_bundle.py")), str(beside)]
+                with started_app(command, cores=SERVER_CORE) as url:
+                    ask(url, script, connections=8, seconds=2)
+                    measure(url, script, found.setdefault("litserve", {16: [], 1: []}), arguments.seconds)
         middle = {name: {c: median(runs) for c, runs in by.items()} for name, by in found.items()}
         first = f"{arguments.items[0]} items"
         half = asyncio.run(offer(urls[first], middle[first][16]["per_s"] / 2, arguments.open_seconds))
@@ -104,6 +105,12 @@ def parse_arguments() -> argparse.Namespace:
     if shutil.which("wrk") is None:
         parser.error("needs wrk on the PATH (Debian: apt-get install wrk)")
     return parser.parse_args()
+
+
+def measure(url: str, script: Path, found: dict[int, list[dict[str, float]]], seconds: int) -> None:
+    """Add one run at each number of connections."""
+    for connections, runs in found.items():
+        runs.append(ask(url, script, connections=connections, seconds=seconds))
 
 
 def start(bundle: Path, n_items: int, directory: Path, stack: ExitStack, **environment: str) -> str:
