@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.bundle import Float32, Int64, ItemTable
 from service.product import IntegerProduct, Product
-from service.scan import read_blocks
 from service.search import Masked, Ranked
 
 _GROUP = 32
@@ -54,6 +54,7 @@ class Exact:
         self._n_groups = -(-self._n_items // _GROUP)
         # Item j is column j, and a member of group j % n_groups; columns past the last item are never shown.
         n_columns = self._n_groups * _GROUP
+        self._embeddings = np.asarray(table.embeddings)
         self._product: Product | IntegerProduct
         if table.scales is None:
             columns = np.zeros((dim, n_columns), dtype=np.float32)
@@ -63,9 +64,7 @@ class Exact:
             integers = np.zeros((dim, n_columns), dtype=np.int8)
             integers[:, : self._n_items] = table.embeddings.T
             self._product = IntegerProduct(integers, np.resize(table.scales, n_columns))
-            longest = max(float(np.linalg.norm(block, axis=1).max()) for _, block in read_blocks(table))
-            self._blur = _SIGMAS * longest / dim**0.5
-        self._embeddings = np.asarray(table.embeddings)
+            self._blur = _SIGMAS * _longest(self._embeddings, table.scales) / dim**0.5
 
     def describe(self) -> dict[str, Any]:
         """Return what GET /model says of it."""
@@ -137,6 +136,12 @@ class Exact:
         if self._table.biases is not None:
             values += self._table.biases[rows]
         return values
+
+
+def _longest(integers: NDArray[Any], scales: Float32) -> float:
+    """Return the greatest length of an item, without a float32 copy of the table: a swap's peak would keep it."""
+    squares = np.einsum("ij,ij->i", integers, integers, dtype=np.float32)
+    return float((np.sqrt(squares) * scales).max())
 
 
 def _cuts(scores: Float32, peaks: Float32, n_wanted: int) -> Float32:
