@@ -120,6 +120,14 @@ def _baskets(prepared: Prepared, part: int, users: Int64, first: Int64) -> Baske
     return Baskets(pairs[1].astype(np.int32), pairs[0])
 
 
+def score_all(question: Question, scorer: Scorer, max_history: int) -> NDArray[np.float32]:
+    """Score the whole catalogue for every user: [U, N], in the order of question.users."""
+    scores = np.empty((len(question.users), question.n_items), dtype=np.float32)
+    for places, rows in history_batches(question.known, question.users, max_history=max_history, size=AT_ONCE):
+        scores[places] = scorer(rows)
+    return scores
+
+
 def rank(
     question: Question, scorer: Scorer, max_history: int, *, with_top: bool = True, both_rules: bool = False
 ) -> Ranking:

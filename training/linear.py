@@ -1,10 +1,11 @@
 """The linear sequence model: the next item as a linear function of the decayed history, in closed form.
 
-    x_t = Σ_d decay^d · onehot(item_{t-d}), over the newest items        score = x_t · W / popularity^discount
+    x_t = Σ_d decay^d · onehot(item_{t-d}), over the newest items        p = x_t · W / popularity^discount
     W = argmin ‖X W - Y‖² + penalty · ‖W‖²                               (ridge; SLIT of Choi et al. 2021, WWW)
 
 Y is the next item, or the next few with a decay of their own, which helps where a basket's order means nothing. A
-full-rank item-to-item matrix knows what a narrow dot product cannot hold, and takes seconds. Catalogues above MAX_ITEMS
+full-rank item-to-item matrix knows what a narrow dot product cannot hold, and takes seconds. p is near a probability,
+so what it scores, and teaches, is its logarithm (see calibration). Catalogues above MAX_ITEMS
 are modelled for their most popular items; the others score 0. Decay, penalty, discount and Y are chosen on validation,
 on the TUNED most popular items, where a solution takes a second.
 """
@@ -21,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from training.evaluation import Question, Ranking, Scorer, ask, judged_part, rank
+from training.calibration import best_floor, log_scores
+from training.evaluation import Question, Ranking, Scorer, ask, judged_part, rank, score_all
 from training.interactions import TRAIN, VAL, Prepared
 from training.progress import Progress
 from training.ranking import ndcg
@@ -29,7 +31,7 @@ from training.sequences import Events, select_events
 
 MAX_ITEMS = 20_000
 TUNED = 4_000
-USERS = 3_000  # of the validation, drawn with a fixed seed
+USERS, FLOOR_USERS = 3_000, 1_000  # of the validation, drawn with a fixed seed
 MAX_HISTORY = 50
 LEAST_DECAY = 0.01  # an item that counts for less is left out
 BLOCK = 2048  # columns of a product at once
@@ -52,6 +54,7 @@ class Setting:
     future_decay: float
     penalty: float
     discount: float
+    floor: float = 1.0  # of log_scores
 
     @property
     def max_history(self) -> int:
@@ -76,16 +79,21 @@ class LinearModel:
     seconds: float = 0.0  # that choosing and solving took
 
     def scorer(self) -> Scorer:
-        """Score histories: rows int64 [B, T], -1 padding the left -> [B, N]."""
+        """Score histories: rows int64 [B, T], -1 padding the left -> logits [B, N]."""
+        predict, floor = self.predictor(), self.setting.floor
+        return lambda rows: log_scores(torch.from_numpy(predict(rows)), floor).numpy()
+
+    def predictor(self) -> Scorer:
+        """As scorer, before the logarithm."""
         weights = self.weights.astype(np.float32)
 
-        def score(rows: torch.Tensor) -> Float32:
+        def predict(rows: torch.Tensor) -> Float32:
             features = _features(rows.numpy(), self.setting, self.n_items)
             scores = np.zeros((len(rows), self.n_items), dtype=np.float32)
             scores[:, self.rows] = features[:, self.rows] @ weights
             return scores
 
-        return score
+        return predict
 
 
 def train_linear(out: Path, prepared: Prepared, progress: Progress) -> None:
@@ -94,11 +102,18 @@ def train_linear(out: Path, prepared: Prepared, progress: Progress) -> None:
     events = select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users))
     tuned = covered_rows(events, n_items, TUNED)
     setting, trials = choose_setting(events, ask(prepared, VAL, limit=USERS), tuned, progress)
-    progress.note(f"linear model: {setting}, over {min(n_items, MAX_ITEMS):,} items")
     model = fit_linear(events, n_items, covered_rows(events, n_items), setting)
+    model = with_best_floor(model, ask(prepared, VAL, limit=FLOOR_USERS))
+    progress.note(f"linear model: {model.setting}, over {min(n_items, MAX_ITEMS):,} items")
     model = replace(model, seconds=monotonic() - started)
     save_linear(out, model, trials)
     judge_linear(prepared, model).save(out / RANKING)
+
+
+def with_best_floor(model: LinearModel, question: Question) -> LinearModel:
+    """Return the model with the floor that makes its logits most honest."""
+    scores = score_all(question, model.predictor(), model.setting.max_history)
+    return replace(model, setting=replace(model.setting, floor=best_floor(scores, question.target)))
 
 
 def covered_rows(events: Events, n_items: int, count: int = MAX_ITEMS) -> NDArray[np.int64]:

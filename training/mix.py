@@ -14,20 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from training.calibration import best_sharpness
 from training.errors import InputError
-from training.evaluation import Question, Ranking, Scorer, ask, judged_part, rank
+from training.evaluation import Question, Ranking, Scorer, ask, judged_part, rank, score_all
 from training.interactions import VAL, Prepared
 from training.progress import Progress
 from training.ranking import ndcg, rank_targets
-from training.sequences import history_batches
 
 MIX, RANKING = "mix.json", "ranking.npz"
 USERS = 3000  # of the validation, drawn with a fixed seed
 TENTHS = 10
-STEPS = 40  # bisections of the log temperature
 Float32 = NDArray[np.float32]
 
 
@@ -37,7 +35,7 @@ def mix_teachers(out: Path, prepared: Prepared, members: Mapping[str, tuple[Scor
     members: name -> (scorer, the longest history that it reads).
     """
     question = ask(prepared, VAL, limit=USERS)
-    logits = {name: _logits(question, *member) for name, member in members.items()}
+    logits = {name: score_all(question, *member) for name, member in members.items()}
     factors, trials = choose_factors(question, logits)
     about = {"factors": factors, "trials": trials}
     (out / MIX).write_text(json.dumps(about, indent=1) + "\n")
@@ -49,7 +47,7 @@ def mix_teachers(out: Path, prepared: Prepared, members: Mapping[str, tuple[Scor
 def calibrate(prepared: Prepared, scorer: Scorer, max_history: int) -> tuple[float, float]:
     """Return the factor that makes one teacher's logits honest, and its NDCG@10, both on the mix's validation users."""
     question = ask(prepared, VAL, limit=USERS)
-    factors, trials = choose_factors(question, {"": _logits(question, scorer, max_history)})
+    factors, trials = choose_factors(question, {"": score_all(question, scorer, max_history)})
     return factors[""], trials[0]["ndcg@10"]
 
 
@@ -111,23 +109,6 @@ def share_grid(count: int) -> Iterator[tuple[float, ...]]:
             yield tuple(part / TENTHS for part in parts)
 
 
-def best_sharpness(logits: Float32, target: NDArray[np.int64]) -> float:
-    """Return the factor (1 / temperature) of logits [U, N] that makes the targets [U] most likely.
-
-    The likelihood is concave in the factor, so its slope is bisected, on a logarithmic scale.
-    """
-    known = target >= 0
-    values, wanted = torch.from_numpy(logits[known]), torch.from_numpy(target[known])
-    low, high = np.log(1e-3), np.log(1e4)
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        factor = torch.tensor(float(np.exp(middle)))
-        chosen = values[torch.arange(len(wanted)), wanted]
-        slope = (chosen - (F.softmax(values * factor, dim=-1) * values).sum(dim=-1)).mean()
-        low, high = (middle, high) if slope > 0 else (low, middle)
-    return float(np.exp((low + high) / 2))
-
-
 def judge_mix(prepared: Prepared, members: Mapping[str, tuple[Scorer, int]], factors: Mapping[str, float]) -> Ranking:
     """Rank the judged part with the mix."""
     longest = max(max_history for _, max_history in members.values())
@@ -140,14 +121,6 @@ def judge_mix(prepared: Prepared, members: Mapping[str, tuple[Scorer, int]], fac
         return np.sum(scores, axis=0, dtype=np.float32)
 
     return rank(ask(prepared, judged_part(prepared)), score, longest, both_rules=True)
-
-
-def _logits(question: Question, scorer: Scorer, max_history: int) -> Float32:
-    """Score every user: [U, N] in the order of question.users."""
-    logits = np.empty((len(question.users), question.n_items), dtype=np.float32)
-    for places, rows in history_batches(question.known, question.users, max_history=max_history, size=256):
-        logits[places] = scorer(rows)
-    return logits
 
 
 def _sum(logits: Mapping[str, Float32], factors: Mapping[str, float]) -> Float32:

@@ -104,7 +104,7 @@ def run_teacher(run: Run) -> None:
             partial(train_teacher, prepared=prepared, size=size, schedule=schedule, start=start, progress=run.progress),
         )
     if "linear" in members:
-        run.stage("linear", {}, inputs, lambda out: train_linear(out, prepared, run.progress))
+        run.stage("linear", {"scores": "log"}, inputs, lambda out: train_linear(out, prepared, run.progress))
     if "twin" in members:
         own = asdict(run.config.student)
         own.pop("start")

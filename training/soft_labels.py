@@ -2,9 +2,9 @@
 
 A neural teacher is its final state per position, saved once in half precision, and its item table: logits over the
 whole catalogue at any temperature follow from the two in chunks. A million positions of width 128 are 256 MB; the top
-100 ids and logits of each would be 600 MB and lose the tail. A linear teacher is its matrix: a chunk's logits are one
-product of the chunk's decayed histories with the rows of the items in them. A mix is the sum of both, each times its
-factor.
+100 ids and logits of each would be 600 MB and lose the tail. A linear teacher is its matrix: a chunk's logits are the
+logarithm of one product of the chunk's decayed histories with the rows of the items in them. A mix is the sum of both,
+each times its factor.
 
 A position's state comes from the window in which it has the most context: windows overlap by half, so that beyond a
 user's first events every state has seen at least half of max_history.
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.calibration import log_scores
 from training.encoder import SequenceModel
 from training.fit import autocast, choose_device, has_bfloat16
 from training.linear import LinearModel
@@ -60,17 +61,18 @@ class LinearLabels:
     """The logits of a linear model over the histories that end with training events."""
 
     def __init__(self, model: LinearModel, events: Events, factor: float, device: torch.device) -> None:
-        self._item, self._setting = events.item, model.setting
+        self._item, self._setting, self._factor = events.item, model.setting, factor
         self._first = np.repeat(events.offset[:-1], events.lengths())  # of the same user [n_events]
         dtype = torch.bfloat16 if has_bfloat16(device.type) else torch.float32
-        self._weights = (torch.from_numpy(model.weights).float() * factor).to(device, dtype)  # [M, M]
+        self._weights = torch.from_numpy(model.weights).to(device, dtype)  # [M, M]
         self._rows = torch.from_numpy(model.rows).to(device)
         self._place = np.full(model.n_items, -1, dtype=np.int64)
         self._place[model.rows] = np.arange(len(model.rows))
 
     def logits(self, event: Tensor) -> Tensor:
         """As SoftLabels says."""
-        logits = torch.cat([self._product(piece.numpy()) for piece in event.split(NEIGHBOURS)])
+        scores = torch.cat([self._product(piece.numpy()) for piece in event.split(NEIGHBOURS)])
+        logits = log_scores(scores, self._setting.floor).mul_(self._factor)
         if len(self._rows) == len(self._place):
             return logits
         return logits.new_zeros(len(event), len(self._place)).index_copy_(1, self._rows, logits)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from training.calibration import best_floor, best_sharpness, log_scores
 from training.evaluation import Question
 from training.linear import (
     LinearModel,
@@ -15,11 +16,11 @@ from training.linear import (
     load_linear,
     save_linear,
 )
-from training.mix import best_sharpness, choose_factors, share_grid
+from training.mix import choose_factors, share_grid
 from training.sequences import Events
 from training.soft_labels import LinearLabels, MixedLabels, StateLabels
 
-SETTING = Setting(decay=0.5, future=1, future_decay=1.0, penalty=2.0, discount=0.5)
+SETTING = Setting(decay=0.5, future=1, future_decay=1.0, penalty=2.0, discount=0.5, floor=0.1)
 EVENTS = Events(np.array([0, 1, 2, 3, 1, 0, 2], dtype=np.int32), np.array([0, 4, 4, 7]))
 
 
@@ -93,7 +94,7 @@ def test_linear_labels_are_the_scorer_at_every_event(rows):
     logits = labels.logits(torch.tensor([2, 5, 3, 4])).float().numpy()
 
     histories = torch.tensor([[-1, 0, 1, 2], [-1, -1, 1, 0], [0, 1, 2, 3], [-1, -1, -1, 1]])
-    np.testing.assert_allclose(logits, 3 * model.scorer()(histories), atol=0.1)
+    np.testing.assert_allclose(logits, 3 * model.scorer()(histories), rtol=0.01, atol=0.1)
 
 
 def test_mixed_labels_are_the_sum():
@@ -129,6 +130,42 @@ def test_sharpness_is_the_one_of_highest_likelihood():
 
     assert abs(found - 2.5) < 0.5
     assert likelihood(found) >= max(likelihood(found * 1.05), likelihood(found / 1.05))
+
+
+def test_log_scores_rise_smoothly_through_zero():
+    scores = np.linspace(-3, 9, 1201, dtype=np.float32)
+
+    logits = log_scores(torch.from_numpy(scores), 2.0).numpy()
+
+    np.testing.assert_allclose(logits[scores > 0], np.log1p(scores[scores > 0] / 2.0), atol=1e-5)
+    np.testing.assert_allclose(logits[scores <= 0], scores[scores <= 0] / 2.0, atol=1e-5)
+    slopes = np.diff(logits) / np.diff(scores)
+    assert (slopes > 0).all() and (np.abs(np.diff(slopes)) < 0.01).all()
+
+
+def test_the_best_floor_makes_probabilities_honest_that_a_softmax_of_them_cannot():
+    rng = np.random.default_rng(0)
+    chances = rng.dirichlet(np.full(50, 0.1), size=2000).astype(np.float32)
+    target = np.array([rng.choice(50, p=row / row.sum()) for row in chances.astype(np.float64)])
+    noisy = chances + rng.normal(size=chances.shape).astype(np.float32) * 0.003
+
+    def surprise(logits):
+        sharp = torch.from_numpy(logits * np.float32(best_sharpness(logits, target)))
+        return float(torch.nn.functional.cross_entropy(sharp, torch.from_numpy(target)))
+
+    floor = best_floor(noisy, target)
+
+    logits = log_scores(torch.from_numpy(noisy), floor).numpy()
+    truth = float(-np.log(chances[np.arange(2000), target]).mean())
+    assert surprise(logits) < truth + 0.1 < surprise(noisy) - 0.4
+    assert (logits.argsort() == noisy.argsort()).all()
+
+
+def test_a_floor_without_targets_or_scores_is_one():
+    scores = np.ones((3, 4), dtype=np.float32)
+
+    assert best_floor(scores, np.full(3, -1)) == 1.0
+    assert best_floor(0 * scores, np.arange(3)) == 1.0
 
 
 def test_a_member_that_only_harms_is_left_out():
