@@ -1,8 +1,8 @@
 """Approximate search: the best of all by their codes, scored exactly from the true table, and of those the K best.
 
-Scores are exact, and so are exclusions: two more rows are looked at for each that is masked, in all lists where many
-are, and should fewer than K be left, that user is answered by a scan of the whole table. How many rows and lists are
-looked at was measured when the codes were made.
+Scores are exact, and so are exclusions: the search looks as deep as if every masked row were among the best, in all
+lists where many are, only as much as those found call for is scored, and should fewer than K be left, that user is
+answered by a scan of the whole table. How many rows and lists are looked at was measured when the codes were made.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,16 @@ from service.search import Masked, Ranked, rank
 
 FEW_AND_MANY = (10, 100)
 RECALL_AT = FEW_AND_MANY[1]
+_AT_ONCE = 256
+"""Rows scored at once: what they are turned into stays in the cache. 1,500 of 384 dimensions: .66 ms, at once .81."""
 
 
 @dataclass(slots=True)
 class Shortlist:
-    """For each user of a batch: rows int64 [depth] and their exact scores float32 [depth]."""
+    """A batch of users, float32 [batch, dim], and their rows best by code, best first: int64 [batch, depth], or -1."""
 
     users: Float32
-    rows: list[Int64]
-    scores: list[Float32]
+    rows: Int64
 
 
 class Approximate:
@@ -47,9 +48,8 @@ class Approximate:
         """Return the shortlist of users, float32 [batch, dim]. n_masked: of the user who has most."""
         depth, is_thorough = self._depth(k, n_masked), k + n_masked > 2 * RECALL_AT
         with np.errstate(all="ignore"):
-            nearest = self._codes.nearest(with_ones(users, self._table), depth, is_thorough=is_thorough)
-            rows = [line[line >= 0] for line in nearest]
-            return Shortlist(users, rows, [self._score(line, user) for line, user in zip(rows, users, strict=True)])
+            queries = with_ones(users, self._table)
+            return Shortlist(users, self._codes.nearest(queries, depth, is_thorough=is_thorough))
 
     def _depth(self, k: int, n_masked: int) -> int:
         """Return how deep to look: the k best of the rest are among the k + n_masked best of all."""
@@ -59,25 +59,17 @@ class Approximate:
 
     def best(self, scores: Shortlist, k: int, masked: Masked) -> list[Ranked | None]:
         """Return for each user the k best, without the masked rows; None where a score is not finite."""
-        lines = zip(scores.users, scores.rows, scores.scores, masked, strict=True)
-        return [self._choose(user, rows, line, k, hidden) for user, rows, line, hidden in lines]
+        with np.errstate(all="ignore"):
+            return [self._choose(*line, k) for line in zip(scores.users, scores.rows, masked, strict=True)]
 
-    def _choose(
-        self, user: Float32, rows: Int64, scores: Float32, k: int, hidden: "Sequence[int] | NDArray[Any]"
-    ) -> Ranked | None:
-        if not np.isfinite(scores).all():
-            return None
-        if len(hidden):
-            self._is_masked[hidden] = True
-            left = ~self._is_masked[rows]
-            rows, scores = rows[left], scores[left]
-        if len(rows) < k:
-            rows, scores = self._scan(user)
-        if len(hidden):
-            self._is_masked[hidden] = False
-        if not np.isfinite(scores).all():
-            return None
-        return rank(rows, scores, k)
+    def _choose(self, user: Float32, rows: Int64, masked: "Sequence[int] | NDArray[Any]", k: int) -> Ranked | None:
+        rows, hidden = rows[rows >= 0], np.asarray(masked, dtype=np.int64)
+        self._is_masked[hidden] = True
+        left = rows[~self._is_masked[rows]]
+        left = left[: self._depth(k, len(rows) - len(left))]
+        rows, scores = (left, self._score(left, user)) if len(left) >= k else self._scan(user)
+        self._is_masked[hidden] = False
+        return rank(rows, scores, k) if np.isfinite(scores).all() else None
 
     def _scan(self, user: Float32) -> tuple[Int64, Float32]:
         """Return every row that is not masked, and its score."""
@@ -85,7 +77,10 @@ class Approximate:
         return rows, scan_scores(self._table, user[None])[0][rows]
 
     def _score(self, rows: Int64, user: Float32) -> Float32:
-        scores: Float32 = self._embeddings.take(rows, axis=0).astype(np.float32, copy=False) @ user
+        parts = [rows[first : first + _AT_ONCE] for first in range(0, len(rows), _AT_ONCE)]
+        scores: Float32 = np.concatenate(
+            [self._embeddings.take(p, axis=0).astype(np.float32, copy=False) @ user for p in parts]
+        )
         if self._table.scales is not None:
             scores *= self._table.scales[rows]
         if self._table.biases is not None:

@@ -10,6 +10,7 @@ import pytest
 
 from service.approximate import Approximate
 from service.bundle import Bundle, ItemTable, open_bundle
+from service.codes import Coder, Codes
 from service.errors import StartError
 from service.exact import Exact
 from service.index import Index
@@ -101,6 +102,27 @@ def test_everything_left_is_shown_when_nearly_all_is_masked(bundle: Bundle, sear
 
     assert ranked is not None
     assert sorted(ranked[0]) == list(range(n_left))
+
+
+def test_directions_in_which_items_hardly_differ_are_not_coded(tmp_path: Path) -> None:
+    items, users = draw_users(N_ITEMS, seed=4), draw_users(50)
+    items[:, DIM // 2 :] *= 0.01
+
+    codes = make_codes(items, users, tmp_path / "narrow")
+    make_codes(draw_users(N_ITEMS), users, tmp_path / "wide")
+
+    assert (tmp_path / "narrow" / "codes.faiss").stat().st_size < (tmp_path / "wide" / "codes.faiss").stat().st_size
+    for scores, nearest in zip(users @ items.T, codes.nearest(users, 500, is_thorough=True), strict=True):
+        assert len(set(np.argsort(-scores)[:100]) & set(nearest)) >= 99
+
+
+def make_codes(items: np.ndarray, users: np.ndarray, directory: Path) -> Codes:
+    coder = Coder(users, items, 2, 16)
+    coder.add(items)
+    codes = coder.finish()
+    directory.mkdir()
+    codes.save(directory)
+    return codes
 
 
 def test_masks_are_of_one_user_only(search: Approximate) -> None:
