@@ -49,6 +49,11 @@ class Codes:
         return int(self._index.ntotal)
 
     @property
+    def n_bytes(self) -> int:
+        """The size of all codes."""
+        return int(self._index.code_size) * len(self)
+
+    @property
     def share(self) -> float:
         """The share of all lists that is looked at."""
         return float(self._index.nprobe / self._index.nlist)

@@ -16,7 +16,7 @@ _N_LIKED = 100
 
 
 def sample_users(bundle: Bundle, student: Student, n_users: int) -> Float32:
-    """Return user vectors, float32 [n_users, dim], the same ones for the same bundle."""
+    """Return user vectors, float32 [n_users, dim], the same ones for the same bundle: both halves take turns."""
     rng = np.random.default_rng(0)
     popularity = np.sqrt(np.maximum(0.0, bundle.items.popularity)) + 1e-9
     n_items = len(popularity)
