@@ -5,9 +5,9 @@ Codes and lists are made in the metric of the users: items are stretched along t
 sees it. Without it an inner product over many even dimensions has no neighbourhoods: of 1 M items of 128 dimensions,
 drawn from a fit to a trained table, a quarter of all lists held .77 of the true best 100, and .97 with it.
 
-An item is coded as its difference from the middle of its list (32 bytes an item of 128 dimensions). Half of 256 lists
-and the best 2,000 by code hold .9945 of the best 100, in 2.0 ms; all codes without lists need the best 5,000 for .9924,
-in 2.4 ms (one core of a busy AMD EPYC with AVX-512, faiss 1.15).
+An item is coded as its difference from the middle of its list. Half of 256 lists and the best 2,000 by code held .9945
+of the best 100, in 2.0 ms; all codes without lists needed the best 5,000 for .9924, in 2.4 ms (one core of a busy AMD
+EPYC with AVX-512, faiss 1.15; 32 bytes an item, before what users do not see was left out).
 """
 
 import importlib
@@ -24,8 +24,8 @@ _FLOOR = 0.1
 _SEEN = 0.99
 """The share of the items' spread, as users see it, that is coded.
 
-196 to 258 of 384 dimensions hold it (1 M items drawn from a fit to each of three trained tables): codes are a third to
-a half smaller, and a search takes 7, 25 and 30 % less time at the same recall.
+194 to 258 of 384 dimensions hold it (1 M items drawn from a fit to each of three trained tables), so that codes are a
+third to a half smaller; the depths that are needed stay as they were.
 """
 _BITS = 4
 _ROUNDS = 8
