@@ -1,6 +1,6 @@
 """The routes. Bodies are read with a cap, checked straight from bytes, answered by orjson; errors by one table (gate).
 
-POST /recommend is endpoint's, which the gate asks without passing here; it is listed here for the OpenAPI document.
+POST /recommend is endpoint's, which the gate asks without passing here; it is listed for the OpenAPI document alone.
 The handlers take the raw request, so the OpenAPI document gets its request bodies here, from the same models that check
 them.
 """
@@ -20,13 +20,13 @@ from starlette.exceptions import HTTPException
 from service import __version__
 from service.body import read_json
 from service.edition import Editions
-from service.endpoint import RecommendEndpoint
 from service.errors import RefusedError, RequestError, StoreError
 from service.event import StoredEvent
-from service.gate import STATUS, Trace, error_body
+from service.gate import Trace
 from service.metrics import CONTENT_TYPE, Metrics
 from service.profile import Profile
 from service.release import Live, Releases
+from service.reply import BUG, STATUS, error_body
 from service.schema import (
     ActivateRequest,
     ErrorResponse,
@@ -58,7 +58,6 @@ _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 class Parts:
     """What the routes need, built in app."""
 
-    endpoint: RecommendEndpoint
     editions: Editions
     profile: Profile
     releases: Releases
@@ -93,9 +92,9 @@ def _recommend_routes(parts: Parts) -> APIRouter:
     turn = asyncio.Lock()  # one slice of one body at a time: a flood of events delays events, not answers
 
     @router.post("/recommend", **_documented(RecommendRequest, RecommendResponse, 413, 415, 422, 503))
-    async def recommend(request: Request) -> Response:
+    async def recommend() -> None:
         """The k best items for a user or a history, inside the budget."""
-        return Response(await parts.endpoint.respond(request.scope, request.receive), media_type="application/json")
+        raise RequestError("internal", "the gate answers this path")
 
     @router.post("/events", **_documented(EventsRequest, EventsResponse, 413, 415, 422, 503))
     async def events(request: Request) -> Response:
@@ -308,7 +307,7 @@ async def _on_http_error(request: Request, exc: Exception) -> Response:
 
 
 async def _on_bug(request: Request, exc: Exception) -> Response:
-    return Response(error_body(RequestError("internal", "a bug: see the log")), 500, media_type="application/json")
+    return Response(error_body(BUG), 500, media_type="application/json")
 
 
 def _documented(body: type[Any] | None, answer: type[Any] | None, *statuses: int) -> dict[str, Any]:

@@ -94,8 +94,8 @@ async def open_service(
         endpoint = RecommendEndpoint(editions, metrics, budget_ms=settings.budget_ms)
         kind = store_kind or ("external" if settings.redis_url else "embedded")
         service = Service(_refuse, store, kind, editions)
-        service.app = _wrap(settings, log, metrics, Parts(
-            endpoint, editions, press.profile(), releases, metrics, service.readiness, follower.look_soon
+        service.app = _wrap(settings, log, metrics, endpoint, Parts(
+            editions, press.profile(), releases, metrics, service.readiness, follower.look_soon
         ))  # fmt: skip
         show_edition(metrics, editions.live)
         metrics.model_swaps["ok"].inc()
@@ -258,10 +258,10 @@ def retention_of(settings: Settings) -> Retention:
     )
 
 
-def _wrap(settings: Settings, log: Log, metrics: Metrics, parts: Parts) -> ASGIApp:
+def _wrap(settings: Settings, log: Log, metrics: Metrics, endpoint: RecommendEndpoint, parts: Parts) -> ASGIApp:
     return Gate(
         create_api(parts),
-        recommend=parts.endpoint,
+        recommend=endpoint,
         keys=Keys(settings.keys, settings.admin_key.get_secret_value()),
         metrics=metrics,
         log=log,

@@ -1,39 +1,93 @@
-"""uvicorn's connection with two things added: it tells a request when its caller is gone, and refuses cheaply.
+"""uvicorn's connection with three things added: it answers the usual request at once, tells a request when its caller
+is gone, and refuses cheaply.
 
-A refusal is written before a task or a request object exists, and, for the usual request that comes in one piece,
-before it is parsed: at a rate far above what can be answered, that is the difference between answering some and none.
+The usual request for recommendations comes in one piece, and nothing in it needs a parser of all of HTTP. It is
+answered without one, and without ASGI's task, scope, receive and send, which together take as long as a search. What is
+unusual in any way is left to uvicorn.
+
+A refusal is written before a task or a request object exists, and, for a request in one piece, before it is parsed: at
+a rate far above what can be answered, that is the difference between answering some and none.
 """
 
+import asyncio
 import re
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-_LINE = re.compile(rb"POST (/[^ \r\n]*) HTTP/1\.1\r\n")
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,9})\r\n", re.IGNORECASE)
-_UNUSUAL = re.compile(
-    rb"\r\n(?:connection[ \t]*:(?! *keep-alive\r\n)|(?:expect|transfer-encoding|upgrade)[ \t]*:)", re.IGNORECASE
-)
+from service.reply import RawHeaders, write_reply
+
+_HEAD = re.compile(rb"POST (/[!-~]*) HTTP/1\.1\r\n((?:[\w-]+: ?[!-~][ -~]*\r\n)+)\r\n")
+_FIELD = re.compile(rb"([^:]+): ?([^\r]+)\r\n")
+_UNUSUAL = {b"transfer-encoding", b"upgrade", b"expect"}
+_MAX_DIGITS = 9
+
+
+@dataclass(slots=True)
+class Post:
+    """A POST request that came in one piece. headers: by their names in lower case."""
+
+    url: bytes
+    headers: Mapping[bytes, bytes]
+    body: bytes
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """A request that is answered without ASGI, with all that uvicorn asks of the one in progress."""
+
+    message_event: ClassVar = asyncio.Event()  # nobody waits for it
+    scope: dict[str, Any] = field(default_factory=dict)
+    keep_alive: bool = True
+    disconnected: bool = False
+    response_complete: bool = False
 
 
 class Connection(HttpToolsProtocol):
     """One connection of a caller. The application it is configured with must be a Gate."""
 
+    cycle: Any
     _refusal: bytes | None = None
     _is_between = True  # nothing of a request has come that is not whole
     _is_used = False  # something was refused since the timer of an idle connection began
 
     def data_received(self, data: bytes) -> None:
-        """Refuse what is one request too many, or let it be parsed."""
+        """Answer or refuse one whole request, or let what came be parsed."""
+        post = read_post(data) if self._is_between and self._is_free() and not self.flow.write_paused else None
+        if post is None:
+            super().data_received(data)
+            return
         gate: Any = self.app
-        if gate.is_full and self._is_between and self._is_free():
-            url = whole_post(data)
-            refusal = None if url is None else gate.refuse(url, "POST")
-            if refusal is not None:
-                self.transport.write(refusal)
-                self._is_used = True
-                return
-        super().data_received(data)
+        refusal = gate.refuse(post.url, "POST") if gate.is_full else None
+        if refusal is not None:
+            self.transport.write(refusal)
+            self._is_used = True
+        elif post.url == b"/recommend" and post.headers.get(b"content-type") == b"application/json":
+            self._answer(post)
+        else:
+            super().data_received(data)
+
+    def _answer(self, post: Post) -> None:
+        self._unset_keepalive_if_required()
+        self.cycle = exchange = _Exchange()
+        reply = partial(self._reply, exchange)
+        gate: Any = self.app
+        exchange.scope["retort"] = gate.answer(list(post.headers.items()), self.client, post.body, reply)
+
+    def _reply(self, exchange: _Exchange, status: int, body: bytes, headers: RawHeaders) -> None:
+        if exchange.disconnected:
+            return
+        headers = [*self.server_state.default_headers, *headers]
+        if not exchange.keep_alive:
+            headers.append((b"connection", b"close"))
+        self.transport.write(write_reply(STATUS_LINE[status], body, headers))
+        exchange.response_complete = True
+        if not exchange.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection; one that was only refused since then is not idle."""
@@ -91,13 +145,16 @@ class Connection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
 
-def whole_post(data: bytes) -> bytes | None:
-    """Return the URL where data are one whole POST request and nothing more; None where that is not sure."""
-    line = _LINE.match(data)
-    end = data.find(b"\r\n\r\n") + 4
-    if line is None or end < 4:
+def read_post(data: bytes) -> Post | None:
+    """Return the request where data are one whole POST request and nothing more; None where that is not sure."""
+    head = _HEAD.match(data)
+    if head is None:
         return None
-    length = _LENGTH.search(data, line.end() - 2, end - 2)
-    if length is None or len(data) != end + int(length[1]) or _UNUSUAL.search(data, line.end() - 2, end - 2):
+    fields = _FIELD.findall(head[2])
+    headers = {name.lower(): value for name, value in fields}
+    length = headers.get(b"content-length", b"")
+    if len(headers) < len(fields) or not _UNUSUAL.isdisjoint(headers) or len(length) > _MAX_DIGITS:
         return None
-    return line[1]
+    if headers.get(b"connection", b"keep-alive") != b"keep-alive" or not length.isdigit():
+        return None
+    return Post(head[1], headers, data[head.end() :]) if int(length) == len(data) - head.end() else None

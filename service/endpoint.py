@@ -4,8 +4,11 @@ An ASGI application of its own, because FastAPI's routing, dependency and respon
 The gate calls it straight; api lists the same object as a route, so that the OpenAPI document stays whole.
 """
 
+import asyncio
+import logging
 import random
 import time
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,12 +17,14 @@ from starlette.types import Receive, Scope, Send
 from service.body import read_json
 from service.edition import Edition, Editions
 from service.errors import RequestError
-from service.gate import STATUS, Trace, send_error, send_json
+from service.gate import Trace
 from service.metrics import Metrics
 from service.query import Answer, Query
+from service.reply import BUG, RawHeaders, Reply, error_reply, send_reply
 from service.schema import RecommendRequest, parse_recommend
 
 BODY_BYTES = 1 << 20
+_LOGGER = logging.getLogger(__name__)
 
 
 class RecommendEndpoint:
@@ -31,30 +36,43 @@ class RecommendEndpoint:
         self._qualities: dict[tuple[str, ...], bytes] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        trace: Trace = scope["retort"]
+        """Answer one request whose body is still to come."""
+        done: asyncio.Future[tuple[int, bytes, RawHeaders]] = asyncio.get_running_loop().create_future()
         try:
-            body = await self.respond(scope, receive)
+            body = await read_json(scope, receive, BODY_BYTES)
         except RequestError as exc:
-            trace.status = STATUS[exc.code]
-            await send_error(send, exc)
+            await send_reply(send, *error_reply(exc))
             return
-        except Exception:  # a border: a bug must still be answered, and is then logged
-            await send_error(send, RequestError("internal", "a bug: see the log"))
-            raise
-        trace.status = 200
-        await send_json(send, body)
 
-    async def respond(self, scope: Scope, receive: Receive) -> bytes:
-        """Return the JSON of the answer. Raises RequestError."""
-        trace: Trace = scope["retort"]
-        body = await read_json(scope, receive, BODY_BYTES)
+        def finish(*reply: Any) -> None:
+            if not done.done():
+                done.set_result(reply)
+
+        self.begin(body, scope["retort"], finish)
+        await send_reply(send, *await done)
+
+    def begin(self, body: bytes, trace: Trace, reply: Reply) -> None:
+        """Begin to answer; reply is called once, now or later."""
         trace.began = start = time.monotonic()
-        asked = parse_recommend(body)
-        self._metrics.stage["parse"].observe(time.monotonic() - start)
-        edition = self._editions.live  # to the end, whatever is swapped meanwhile
-        answer = await edition.recommender.recommend(self._query(asked, edition, trace))
-        return self._render(asked, answer, edition, trace)
+        try:
+            asked = parse_recommend(body)
+            self._metrics.stage["parse"].observe(time.monotonic() - start)
+            edition = self._editions.live  # to the end, whatever is swapped meanwhile
+            future = edition.recommender.recommend(self._query(asked, edition, trace))
+        except Exception as exc:  # a border: a bug must still be answered
+            reply(*_reply_to(exc))
+            return
+        future.add_done_callback(partial(self._end, asked, edition, trace, reply))
+
+    def _end(
+        self, asked: RecommendRequest, edition: Edition, trace: Trace, reply: Reply, future: "asyncio.Future[Answer]"
+    ) -> None:
+        try:
+            body = self._render(asked, future.result(), edition, trace)
+        except Exception as exc:  # a border: a bug must still be answered
+            reply(*_reply_to(exc))
+            return
+        reply(200, body, ())
 
     def _query(self, asked: RecommendRequest, edition: Edition, trace: Trace) -> Query:
         budget_s = (asked.budget_ms or self._budget_ms) / 1000
@@ -107,3 +125,10 @@ class RecommendEndpoint:
             quality: dict[str, Any] = {"level": answer.level, "reasons": answer.reasons}
             found = self._qualities[key] = orjson.dumps(quality)
         return found
+
+
+def _reply_to(exc: Exception) -> tuple[int, bytes, RawHeaders]:
+    if isinstance(exc, RequestError):
+        return error_reply(exc)
+    _LOGGER.error("a bug in /recommend", exc_info=exc)
+    return error_reply(BUG)

@@ -7,25 +7,19 @@ import hmac
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-import orjson
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admission import Limit, Rates
 from service.errors import RequestError
 from service.logs import Log
 from service.metrics import ROUTES, Metrics
+from service.reply import RawHeaders, Reply, error_reply, send_reply, write_reply
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 ADMIN_PATHS = frozenset({"/model/activate", "/model/rollback"})
-STATUS = {
-    "malformed": 422, "unsupported_media_type": 415, "too_large": 413, "body_timeout": 408, "no_key": 401,
-    "wrong_key": 403, "admin_key_needed": 403, "not_found": 404, "method_not_allowed": 405, "not_built": 501,
-    "overloaded": 503, "rate_limited": 429, "caller_gone": 499, "store_unavailable": 503, "not_ready": 503,
-    "internal": 500,
-}  # fmt: skip
+Client = tuple[str, int] | None
 
 
 @dataclass(slots=True)
@@ -37,6 +31,16 @@ class Trace:
     status: int = 500
     is_gone: bool = False
     fields: dict[str, Any] = field(default_factory=dict)
+
+
+class Recommend(Protocol):
+    """Answers POST /recommend, over ASGI or where the body is already here."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request whose body is still to come."""
+
+    def begin(self, body: bytes, trace: Trace, reply: Reply) -> None:
+        """Begin to answer; reply is called once, now or later."""
 
 
 class Keys:
@@ -51,13 +55,13 @@ class Keys:
         """Whether a key is needed, so that the one given is a known one."""
         return bool(self._keys or self._admin)
 
-    def check(self, path: str, scope: Scope) -> None:
+    def check(self, path: str, headers: RawHeaders) -> None:
         """Raises RequestError unless the headers open the path. Compares every key, in constant time."""
         if path in ADMIN_PATHS and not self._admin:
             raise RequestError("admin_key_needed", "this path needs the admin key, and RETORT_ADMIN_KEY is not set")
         if path in OPEN_PATHS or not self.is_on:
             return
-        given = _given_key(Headers(scope=scope))
+        given = _given_key(headers)
         if given is None:
             raise RequestError(
                 "no_key",
@@ -79,7 +83,7 @@ class Gate:
         self,
         app: ASGIApp,
         *,
-        recommend: ASGIApp,
+        recommend: Recommend,
         keys: Keys,
         answers: Limit,
         events: Limit,
@@ -124,9 +128,35 @@ class Gate:
         """
         scope["retort"] = Trace(time.monotonic())
         limit = scope["retort_limit"] = self._limits.get(scope["path"], self._others)[0]
+        self._enter(limit)
+        return limit
+
+    def answer(self, headers: RawHeaders, client: Client, body: bytes, reply: Reply) -> Trace:
+        """Answer POST /recommend with a JSON body that is already here, without the ASGI around it.
+
+        reply: called once, now or later, with what is to be sent.
+        """
+        trace, limit = Trace(time.monotonic()), self._limits["/recommend"][0]
+        self._enter(limit)
+
+        def finish(status: int, body: bytes, more: RawHeaders) -> None:
+            trace.status = status
+            try:
+                reply(status, body, more)
+            finally:
+                self._leave(limit, "/recommend", "POST", trace)
+
+        try:
+            self._check("/recommend", headers, client)
+        except RequestError as exc:
+            finish(*error_reply(exc))
+        else:
+            self._recommend.begin(body, trace, finish)
+        return trace
+
+    def _enter(self, limit: Limit) -> None:
         limit.enter()
         self._in_flight += 1
-        return limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and count it when it ends."""
@@ -137,44 +167,41 @@ class Gate:
         try:
             await self._serve(scope, receive, send, trace)
         finally:
-            self._in_flight -= 1
-            limit.leave(0.0 if trace.began is None else time.monotonic() - trace.began)
-            self._finish(scope, trace)
+            self._leave(limit, scope["path"], scope["method"], trace)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, trace: Trace) -> None:
         path = scope["path"]
-        if path == "/recommend" and scope["method"] == "POST":
-            app, noted = self._recommend, send  # it notes its status by itself
-        else:
-            app, noted = self._app, _noting(send, trace)
+        is_recommend = path == "/recommend" and scope["method"] == "POST"
         try:
-            self._keys.check(path, scope)
-            self._check_rate(path, scope)
+            self._check(path, scope["headers"], scope.get("client"))
         except RequestError as exc:
-            await send_error(_noting(send, trace), exc)
+            await send_reply(_noting(send, trace), *error_reply(exc))
             return
-        await app(scope, receive, noted)
+        await (self._recommend if is_recommend else self._app)(scope, receive, _noting(send, trace))
 
-    def _check_rate(self, path: str, scope: Scope) -> None:
+    def _check(self, path: str, headers: RawHeaders, client: Client) -> None:
+        """Raises RequestError unless the key opens the path and the caller's rate is not passed."""
+        self._keys.check(path, headers)
         if not self._rates.is_on or path in OPEN_PATHS:
             return
-        client = scope.get("client") or ("-",)
-        key = _given_key(Headers(scope=scope)) if self._keys.is_on else None  # else anything could be made up
-        if self._rates.is_over(key or client[0].encode()):
+        key = _given_key(headers) if self._keys.is_on else None  # else anything could be made up
+        if self._rates.is_over(key or (client or ("-",))[0].encode()):
             self._metrics.shed["rate"].inc()
             raise RequestError("rate_limited", "too many requests a second", headers={"Retry-After": "1"})
 
-    def _finish(self, scope: Scope, trace: Trace) -> None:
-        seconds = time.monotonic() - trace.arrived
-        route = route_of(scope["path"])
-        self._metrics.count_http(route, scope["method"], trace.status, seconds)
+    def _leave(self, limit: Limit, path: str, method: str, trace: Trace) -> None:
+        self._in_flight -= 1
+        now = time.monotonic()
+        limit.leave(0.0 if trace.began is None else now - trace.began)
+        seconds, route = now - trace.arrived, route_of(path)
+        self._metrics.count_http(route, method, trace.status, seconds)
         if self._log_requests and route not in OPEN_PATHS:
             took_ms = round(seconds * 1000, 3)
             self._log.write(
                 "info",
                 "request",
                 route=route,
-                method=scope["method"],
+                method=method,
                 status=trace.status,
                 took_ms=took_ms,
                 **trace.fields,
@@ -199,43 +226,15 @@ def route_of(path: str) -> str:
     return path if path in ROUTES else "unmatched"
 
 
-def error_body(exc: RequestError) -> bytes:
-    """Return the envelope of an error."""
-    error: dict[str, Any] = {"code": exc.code, "message": exc.message}
-    if exc.details is not None:
-        error["details"] = exc.details
-    return orjson.dumps({"error": error})
+def _given_key(headers: RawHeaders) -> bytes | None:
+    given = dict(reversed(headers))  # of two alike the first counts
+    scheme, _, token = given.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer" and token.strip():
+        return token.strip()
+    return given.get(b"x-api-key") or None
 
 
-async def send_error(send: Send, exc: RequestError) -> None:
-    """Send an error where there is no route yet."""
-    body = error_body(exc)
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **exc.headers}
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": STATUS[exc.code], "headers": raw})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def send_json(send: Send, body: bytes) -> None:
-    """Send 200 with a JSON body."""
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _given_key(headers: Headers) -> bytes | None:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
-        return token.strip().encode()
-    key = headers.get("x-api-key")
-    return key.encode() if key else None
-
-
-def _whole_reply(exc: RequestError) -> bytes:
-    body = error_body(exc)
-    lines = ["HTTP/1.1 503 Service Unavailable", "content-type: application/json", f"content-length: {len(body)}"]
-    lines += [f"{name.lower()}: {value}" for name, value in exc.headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-_REFUSAL = _whole_reply(RequestError("overloaded", "too many requests in flight", headers={"Retry-After": "1"}))
+_REFUSAL = write_reply(
+    b"HTTP/1.1 503 Service Unavailable\r\n",
+    *error_reply(RequestError("overloaded", "too many requests in flight", headers={"Retry-After": "1"}))[1:],
+)

@@ -55,7 +55,7 @@ class Recommender:
         """How many queries wait for a batch."""
         return self._batcher.depth
 
-    async def recommend(self, query: Query) -> Answer:
+    def recommend(self, query: Query) -> "asyncio.Future[Answer]":
         """Answer inside the budget, whatever fails."""
         answer = Answer()
         job = Job(
@@ -69,7 +69,7 @@ class Recommender:
         if query.history is not None:
             job.taste = Taste(np.array(self._find(query.history, answer), dtype=np.int32))
         self._batcher.submit(job)
-        return await job.future
+        return job.future
 
     async def forget(self, user_id: str) -> None:
         """Drop what this worker remembers of a user, and let no write that began before bring it back."""

@@ -1,4 +1,4 @@
-"""Refusals at the door, over raw sockets: who is one too many, whatever pieces a request comes in."""
+"""Requests over raw sockets: answered and refused alike, whatever pieces they come in."""
 
 import os
 import signal
@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httptools
+import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from service.connection import whole_post
-from tests.service.running import Running, wait_for
+from service.connection import read_post
+from service.embedded import socket_path
+from tests.service.running import Proxy, Running, wait_for
 
 BODY = b'{"history": ["i1"]}'
 LIMIT = 4
@@ -21,9 +26,16 @@ def post(path: str = "/recommend", *headers: str, body: bytes = BODY) -> bytes:
     return "\r\n".join([*lines, *headers, "", ""]).encode() + body
 
 
-@pytest.mark.parametrize("request_", [post(), post("/recommend?x=1"), post("/events", "Connection: keep-alive")])
-def test_one_whole_post_is_known_as_such(request_: bytes) -> None:
-    assert whole_post(request_) == request_.split(b" ")[1]
+@pytest.mark.parametrize("path", ["/recommend", "/recommend?x=1", "/events"])
+def test_one_whole_post_is_known_as_such(path: str) -> None:
+    found = read_post(post(path, "Connection: keep-alive", "X-API-Key: a b"))
+
+    assert found is not None
+    assert (found.url, found.body) == (path.encode(), BODY)
+    assert found.headers == {
+        b"host": b"x", b"content-type": b"application/json", b"content-length": b"19",
+        b"connection": b"keep-alive", b"x-api-key": b"a b",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -33,11 +45,62 @@ def test_one_whole_post_is_known_as_such(request_: bytes) -> None:
         post().replace(b"POST", b"GET"), post().replace(b"1.1", b"1.0"), post(" /recommend"),
         post("/recommend", "Connection: close"), post("/recommend", "Transfer-Encoding: chunked"),
         post("/recommend", "expect: 100-continue"), post().replace(b"Content-Length", b"X-Length"),
-        post().replace(b"Content-Length: ", b"Content-Length: -"), post("/recommend", "Upgrade : h2c"),
+        post().replace(b"Content-Length: ", b"Content-Length: -"), post("/recommend", "Upgrade: h2c"),
+        post("/recommend", "Upgrade : h2c"), post("/recommend", "content-length: 19"), post("/recommend", " folded: 1"),
+        post("/recommend", "X:"), post("/recommend", "X: \x00"), post("/recommend", "X: ü"),
+        post().replace(b"\r\n", b"\n"), post().replace(b": 19", b": " + b"9" * 5000), post("/\xff"),
     ],
 )  # fmt: skip
 def test_anything_else_is_left_to_the_parser(request_: bytes) -> None:
-    assert whole_post(request_) is None
+    assert read_post(request_) is None
+
+
+class Parsed:
+    """What httptools makes of the same bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.url, self.body, self.n_complete = b"", b"", 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(data)
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.n_complete += 1
+
+
+ODD = st.sampled_from(list(' \t\r\n:;,/?%#\x00\x7fAa0_-ü"()'))
+LINES = st.one_of(
+    st.sampled_from(
+        ["Connection: keep-alive", "connection:close", "X-A:1", "x_b:  2 ", "X-C: 3 ", "Content-Length: 19", "C:\t3"]
+    ),
+    st.builds("{}: {}".format, st.text(ODD, max_size=4), st.text(ODD, max_size=6)),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(lines=st.lists(LINES, max_size=4), path=st.text(ODD, max_size=4), at=st.integers(0, 400), odd=ODD)
+def test_what_is_taken_for_a_whole_post_is_one_to_the_parser(lines: list[str], path: str, at: int, odd: str) -> None:
+    whole = post("/" + path, *lines)
+    for data in (whole, whole[:at] + odd.encode() + whole[at:]):
+        found = read_post(data)
+        if found is None:
+            continue
+
+        parsed = Parsed(data)
+
+        assert (parsed.n_complete, parsed.parser.get_method(), parsed.parser.get_http_version()) == (1, b"POST", "1.1")
+        assert (parsed.url, parsed.body, parsed.headers) == (found.url, found.body, list(found.headers.items()))
+        assert parsed.parser.should_keep_alive()
+        assert not parsed.parser.should_upgrade()
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +214,134 @@ def read_pipelined(connection: socket.socket) -> list[int]:
     while reply.count(b'"took_ms"') < 3:
         reply += connection.recv(65536)
     return [int(part[:3]) for part in reply.split(b"HTTP/1.1 ")[1:]]
+
+
+def read_answer(connection: socket.socket) -> tuple[bytes, set[bytes], dict[str, object]]:
+    """Read one reply to its end: its status line, the names of its headers, its JSON."""
+    reply = b""
+    while b"\r\n\r\n" not in reply:
+        reply += connection.recv(65536)
+    head, _, body = reply.partition(b"\r\n\r\n")
+    status, *lines = head.split(b"\r\n")
+    headers = dict(line.lower().split(b": ", 1) for line in lines)
+    while len(body) < int(headers[b"content-length"]):
+        body += connection.recv(65536)
+    assert headers[b"content-type"] == b"application/json"
+    return status, set(headers), orjson.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (BODY, ["X-API-Key: one"]), (BODY, ["Authorization: Bearer one"]), (BODY, []), (BODY, ["X-API-Key: no"]),
+        (b"{", ["X-API-Key: one"]), (b'{"history": ["i1"], "k": 0}', ["X-API-Key: one"]), (b"", ["X-API-Key: one"]),
+        (b'{"user_id": "u", "filter": {}}', ["X-API-Key: one"]), (BODY, ["X-API-Key: two"]),
+    ],
+)  # fmt: skip
+def test_request_in_one_piece_is_answered_as_one_in_two(guarded: Running, body: bytes, headers: list[str]) -> None:
+    before = guarded.metric("retort_http_requests_total", route="/recommend")
+    answers = []
+    for size in (4096, 120):
+        with connect(guarded) as connection:
+            request = post("/recommend", *headers, body=body)
+            for start in range(0, len(request), size):
+                connection.sendall(request[start : start + size])
+                guarded.client.get("/livez")
+            answers.append(read_answer(connection))
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert read_status(connection) == 200
+    (status, names, whole), (other_status, other_names, pieces) = answers
+
+    assert (status, names) == (other_status, other_names)
+    assert without_chance(whole) == without_chance(pieces)
+    assert guarded.metric("retort_http_requests_total", route="/recommend") == before + 2
+    assert wait_for(lambda: guarded.metric("retort_http_requests_in_flight") == 1)
+
+
+def without_chance(answer: dict[str, object]) -> dict[str, object]:
+    """An answer without what is another for each request."""
+    return {name: value for name, value in answer.items() if name not in ("recommendation_id", "took_ms")}
+
+
+@pytest.fixture(scope="module")
+def guarded(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with Running(toy_bundle, tmp_path_factory.mktemp("guarded"), api_keys="one,two") as running:
+        running.client.headers["X-API-Key"] = "one"
+        yield running
+
+
+def test_rate_is_counted_alike(toy_bundle: Path, tmp_path: Path) -> None:
+    with Running(toy_bundle, tmp_path, rate_per_s="2") as service, connect(service) as connection:
+        statuses = []
+        for _ in range(6):
+            connection.sendall(post())
+            statuses.append(read_status(connection))
+
+    assert statuses[:2] == [200, 200]
+    assert 429 in statuses
+
+
+@pytest.fixture
+def slow(toy_bundle: Path, tmp_path: Path) -> Iterator[Running]:
+    """A service whose store answers after a quarter of a second."""
+    path = tmp_path / "p.sock"
+    with (
+        Running(toy_bundle, tmp_path / "data"),
+        Proxy(path, socket_path(tmp_path / "data")) as proxy,
+        Running(toy_bundle, tmp_path / "x", redis_url=f"unix://{path}", budget_ms="1000") as running,
+    ):
+        proxy.delay_s = 0.25
+        yield running
+
+
+ASKS_STORE = b'{"user_id": "slow", "k": 3}'
+
+
+def test_next_request_waits_for_the_answer_before_it(slow: Running) -> None:
+    with connect(slow) as connection:
+        connection.sendall(post(body=ASKS_STORE))
+        wait_for(lambda: slow.metric("retort_http_requests_in_flight") == 2)
+        connection.sendall(post() * 2)
+
+        answers = [read_one(connection) for _ in range(3)]
+
+        connection.sendall(post())
+        assert read_status(connection) == 200
+    assert [answer["user_id"] for answer in answers] == ["slow", None, None]
+    assert wait_for(lambda: slow.metric("retort_http_requests_in_flight") == 1)
+
+
+def read_one(connection: socket.socket) -> dict[str, object]:
+    """Read one reply, and nothing of the next."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += connection.recv(1)
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    body = b""
+    while len(body) < length:
+        body += connection.recv(length - len(body))
+    return orjson.loads(body)
+
+
+def test_whole_request_in_progress_at_sigterm_is_answered(slow: Running) -> None:
+    with connect(slow) as connection:
+        connection.sendall(post(body=ASKS_STORE))
+        wait_for(lambda: slow.metric("retort_http_requests_in_flight") == 2)
+        slow.process.send_signal(signal.SIGTERM)
+
+        status, headers, answer = read_answer(connection)
+
+        assert connection.recv(1) == b""
+    assert (status, answer["user_id"]) == (b"HTTP/1.1 200 OK", "slow")
+    assert b"connection" in headers
+    assert slow.process.wait(10) == 0
+
+
+def test_answer_for_nobody_is_counted_out(slow: Running) -> None:
+    with connect(slow) as connection:
+        connection.sendall(post(body=ASKS_STORE))
+        wait_for(lambda: slow.metric("retort_http_requests_in_flight") == 2)
+
+    assert wait_for(lambda: slow.metric("retort_http_requests_in_flight") == 1)
+    assert slow.recommend(history=["i1"])["quality"]["level"] == "full"
+    assert slow.log_lines()[-1]["severity"] == "info"
