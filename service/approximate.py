@@ -38,6 +38,7 @@ class Approximate:
         self.depths, self.recall = depths, recall
         self._table, self._codes = table, codes
         self._embeddings = np.asarray(table.embeddings)
+        self._scales = None if table.scales is None else np.asarray(table.scales)  # of a memory map each [] is slow
         self._is_masked = np.zeros(len(codes), dtype=np.bool_)
 
     def describe(self) -> dict[str, Any]:
@@ -53,9 +54,10 @@ class Approximate:
 
     def _depth(self, k: int, n_masked: int) -> int:
         """Return how deep to look: the k best of the rest are among the k + n_masked best of all."""
+        few, many = self.depths
         if k + n_masked <= RECALL_AT:
-            return int(np.interp(k + n_masked, FEW_AND_MANY, self.depths))
-        return self.depths[1] * max(RECALL_AT, k) // RECALL_AT + 2 * n_masked
+            return few + (many - few) * max(0, k + n_masked - FEW_AND_MANY[0]) // (RECALL_AT - FEW_AND_MANY[0])
+        return many * max(RECALL_AT, k) // RECALL_AT + 2 * n_masked
 
     def best(self, scores: Shortlist, k: int, masked: Masked) -> list[Ranked | None]:
         """Return for each user the k best, without the masked rows; None where a score is not finite."""
@@ -63,7 +65,8 @@ class Approximate:
             return [self._choose(*line, k) for line in zip(scores.users, scores.rows, masked, strict=True)]
 
     def _choose(self, user: Float32, rows: Int64, masked: "Sequence[int] | NDArray[Any]", k: int) -> Ranked | None:
-        rows, hidden = rows[rows >= 0], np.asarray(masked, dtype=np.int64)
+        hidden = np.asarray(masked, dtype=np.int64)
+        rows = rows if rows[-1] >= 0 else rows[rows >= 0]
         self._is_masked[hidden] = True
         left = rows[~self._is_masked[rows]]
         left = left[: self._depth(k, len(rows) - len(left))]
@@ -81,8 +84,8 @@ class Approximate:
         scores: Float32 = np.concatenate(
             [self._embeddings.take(p, axis=0).astype(np.float32, copy=False) @ user for p in parts]
         )
-        if self._table.scales is not None:
-            scores *= self._table.scales[rows]
+        if self._scales is not None:
+            scores *= self._scales[rows]
         if self._table.biases is not None:
             scores += self._table.biases[rows]
         return scores

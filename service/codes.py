@@ -68,10 +68,16 @@ class Codes:
 
         users: float32 [batch, dim]. is_thorough: look at all lists.
         """
-        usual, queries = self._index.nprobe, users @ self._user_map
-        self._index.nprobe = self._index.nlist if is_thorough else usual
-        rows: Int64 = self._index.search(queries, min(depth, len(self)))[1]
+        queries, depth = users @ self._user_map, min(depth, len(self))
+        if not is_thorough:
+            return self._search(queries, depth)
+        usual, self._index.nprobe = self._index.nprobe, self._index.nlist
+        rows = self._search(queries, depth)
         self._index.nprobe = usual
+        return rows
+
+    def _search(self, queries: Float32, depth: int) -> Int64:
+        rows: Int64 = self._index.search(queries, depth)[1]
         return rows
 
     def save(self, directory: Path) -> None:
