@@ -29,13 +29,13 @@ from service.student import Student
 
 Kind = Literal["auto", "exact", "approximate"]
 Warn = Callable[[str], None]
-EXACT_BYTES = 8 << 20
+EXACT_BYTES = 5 << 20
 """A table up to here, as it is multiplied, is searched exactly: past it, a pass falls out of the processor's cache.
 
-Milliseconds a user alone and in batches of 8, int8 exact against approximate: 12,600 items of 384 dimensions .22 and
-.09 against .12 and .09; 20,000 .31 and .15 against .22 and .17 (but of whole answers, p50 of one client 1.02 against
-1.33, rate 2,220 a second against 2,040); 32,000 1.27 and .37 against .27 and .25; 50,000 2.1 and .52 against .24 and
-.18 (one core of a shared AMD EPYC).
+Of whole answers, approximate against exact, interleaved, fits to MovieTweetings and Online Retail, int8, 384 wide (one
+core of a shared AMD EPYC): 12,600 items p50 of one client .71 and .78 ms against .99 and 1.03, requests a second at 16
+connections 3,643 and 2,685 against 3,308 and 3,053; 20,000 items .87 and .91 ms against 1.15 and 1.35, 2,853 and 2,534
+against 2,979 and 2,542; 6,000 items .81 against .90 ms, but 2,330 against 3,560 a second.
 """
 LEAST_RECALL = 0.99
 _MARGIN, _SPARE = 0.002, 0.001

@@ -21,7 +21,7 @@ class Settings(BaseSettings):
 
     bundle: Path | None = Field(None, description="the bundle directory to serve")
     index: Literal["auto", "exact", "approximate"] = Field(
-        "auto", description="exact up to a table of 8 MiB, else approximate, of measured recall"
+        "auto", description="exact up to a table of 5 MiB, else approximate, of measured recall"
     )
     host: str = Field("127.0.0.1", description="address to listen on; beyond loopback it needs keys")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and logs it")
