@@ -1,5 +1,4 @@
-"""uvicorn's connection with three things added: it answers the usual request at once, tells a request when its caller
-is gone, and refuses cheaply.
+"""uvicorn's connection, which also answers the usual request at once, knows callers that are gone, and refuses cheaply.
 
 The usual request for recommendations comes in one piece, and nothing in it needs a parser of all of HTTP. It is
 answered without one, and without ASGI's task, scope, receive and send, which together take as long as a search. What is
@@ -78,7 +77,7 @@ class Connection(HttpToolsProtocol):
         exchange.scope["retort"] = gate.answer(list(post.headers.items()), self.client, post.body, reply)
 
     def _reply(self, exchange: _Exchange, status: int, body: bytes, headers: RawHeaders) -> None:
-        if exchange.disconnected:
+        if exchange.disconnected or self.transport.is_closing():
             return
         headers = [*self.server_state.default_headers, *headers]
         if not exchange.keep_alive:

@@ -1,7 +1,8 @@
 """POST /recommend, from bytes to bytes: the body is validated once, the answer is put together once.
 
-An ASGI application of its own, because FastAPI's routing, dependency and response layers cost as much as the answer.
-The gate calls it straight; api lists the same object as a route, so that the OpenAPI document stays whole.
+An ASGI application of its own, because FastAPI's routing, dependency and response layers cost as much as the answer;
+and where the whole request is here already, not even that. The gate calls it straight; api lists its path, so that the
+OpenAPI document stays whole.
 """
 
 import asyncio

@@ -135,6 +135,21 @@ def test_masks_are_of_one_user_only(search: Approximate) -> None:
     assert [ranked[0] for ranked in found if ranked][1] == alone[0]
 
 
+def test_many_users_are_answered_alike_whichever_way_lists_are_gone_through(
+    search: Approximate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = draw_users(8)
+    alone = [search.best(search.score(user[None], 10, 0), 10, [()])[0] for user in users]
+
+    monkeypatch.setattr("service.codes._CACHED_BYTES", 0)
+    together = search.best(search.score(users, 10, 0), 10, [()] * 8)
+
+    for one, other in zip(alone, together, strict=True):
+        assert one is not None and other is not None
+        assert one[0] == other[0]
+        np.testing.assert_allclose(one[1], other[1], rtol=1e-6)
+
+
 def test_line_that_is_not_finite_spoils_no_other(search: Approximate) -> None:
     users = draw_users(3)
     (alone,) = search.best(search.score(users[:1], 10, 0), 10, [()])
