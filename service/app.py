@@ -89,7 +89,7 @@ async def open_service(
         follower = Follower(releases, depot, press.load, metrics, log)
         first = None if is_pinned else await follower.find_first(settings.bundle)
         editions = Editions(first or _load_own(settings, press))
-        stack.push_async_callback(editions.flush)
+        stack.push_async_callback(editions.rest)
         metrics.watch(metrics.queue_depth, lambda: editions.live.recommender.depth)
         endpoint = RecommendEndpoint(editions, metrics, budget_ms=settings.budget_ms)
         kind = store_kind or ("external" if settings.redis_url else "embedded")

@@ -21,7 +21,7 @@ from service.reply import RawHeaders, write_reply
 
 _HEAD = re.compile(rb"POST (/[!-~]*) HTTP/1\.1\r\n((?:[\w-]+: ?[!-~][ -~]*\r\n)+)\r\n")
 _FIELD = re.compile(rb"([^:]+): ?([^\r]+)\r\n")
-_UNUSUAL = {b"transfer-encoding", b"upgrade", b"expect"}
+_UNUSUAL = {b"transfer-encoding", b"upgrade", b"expect", b"proxy-connection"}
 _MAX_DIGITS = 9
 
 

@@ -49,8 +49,8 @@ class Editions:
             if edition is not None:
                 await edition.recommender.forget(user_id)
 
-    async def flush(self) -> None:
-        """Wait for the records being written."""
+    async def rest(self) -> None:
+        """Finish what was begun, also for callers who are gone."""
         for edition in (self.live, self.previous):
             if edition is not None:
-                await edition.recommender.flush()
+                await edition.recommender.rest()

@@ -70,7 +70,7 @@ class RecommendEndpoint:
     ) -> None:
         try:
             body = self._render(asked, future.result(), edition, trace)
-        except Exception as exc:  # a border: a bug must still be answered
+        except (Exception, asyncio.CancelledError) as exc:  # a border: a bug must still be answered
             reply(*_reply_to(exc))
             return
         reply(200, body, ())
@@ -128,7 +128,7 @@ class RecommendEndpoint:
         return found
 
 
-def _reply_to(exc: Exception) -> tuple[int, bytes, RawHeaders]:
+def _reply_to(exc: BaseException) -> tuple[int, bytes, RawHeaders]:
     if isinstance(exc, RequestError):
         return error_reply(exc)
     _LOGGER.error("a bug in /recommend", exc_info=exc)

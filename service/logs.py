@@ -94,7 +94,12 @@ class LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; tracebacks as one field."""
         level = "error" if record.levelno >= 40 else "warning" if record.levelno >= 30 else "info"
-        fields: dict[str, Any] = {"logger": record.name, "message": record.getMessage()}
+        fields: dict[str, Any] = {"logger": record.name, "message": _printable(record.getMessage())}
         if record.exc_info:
-            fields["traceback"] = logging.Formatter().formatException(record.exc_info)
+            fields["traceback"] = _printable(logging.Formatter().formatException(record.exc_info))
         self._log.write(level if record.levelno > 20 else "debug", "message", **fields)
+
+
+def _printable(text: str) -> str:
+    """Return text that can be written as UTF-8: an error may quote anything, and must not fail again here."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -75,6 +75,14 @@ class Settings(BaseSettings):
     def _expand_home(cls, path: Path | None) -> Path | None:
         return path.expanduser() if path is not None else None
 
+    @field_validator("api_keys", "admin_key")
+    @classmethod
+    def _fit_a_header(cls, keys: SecretStr) -> SecretStr:
+        text = keys.get_secret_value()
+        if not (text.isascii() and text.isprintable()):
+            raise ValueError("keys travel in a header: use ASCII letters, digits and signs")
+        return keys
+
     @property
     def keys(self) -> tuple[str, ...]:
         """The API keys, without the admin key."""

@@ -122,6 +122,16 @@ def test_a_bad_setting_is_named_without_its_value(toy_bundle: Path) -> None:
     assert "no-port-at-all" not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["api_keys", "admin_key"])
+@pytest.mark.parametrize("key", ["cl\u00e9", "two\nlines"])
+def test_a_key_that_no_header_carries_is_refused(toy_bundle: Path, name: str, key: str) -> None:
+    done = run_command("--bundle", str(toy_bundle), **{name: key})
+
+    assert done.returncode == 2
+    assert f"RETORT_{name.upper()}: Value error, keys travel in a header" in done.stderr
+    assert key not in done.stderr
+
+
 def test_every_log_line_is_json_and_carries_the_recommendation_id(toy_bundle: Path, tmp_path: Path) -> None:
     user = 'a"b\u202e{}\\'
     with Running(toy_bundle, tmp_path) as service:
