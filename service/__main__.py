@@ -1,6 +1,6 @@
 """The commands: python -m service [serve] --bundle DIR; publish DIR; ... Exit codes: 0, 1 no, 2 asked wrongly."""
 
-from service import early  # noqa: F401, I001  # before numpy and prometheus_client
+from service import environment  # noqa: F401, I001  # before numpy and prometheus_client
 
 import argparse
 import asyncio
@@ -15,18 +15,19 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from service import __version__, doctor, rollout
+from service import __version__
+from service.command import doctor, rollout
 from service.app import open_profile, open_service, reach_store, start_embedded, trial_of
-from service.bench import Question, run_bench
-from service.caller import Target
-from service.crew import Crew
+from service.bench.peak import Question, run_bench
+from service.bench.client import Target
+from service.command.worker import Crew
 from service.errors import RetortError, StartError
 from service.logs import Log, LogHandler
-from service.profile import Profile
-from service.release import Releases
-from service.server import BACKLOG, Server, address_of, bind, loop_factory
+from service.user.history import Profile
+from service.release.published import Releases
+from service.http.server import BACKLOG, Server, address_of, bind, loop_factory
 from service.settings import Settings, read_settings
-from service.transfer import export_events, import_histories
+from service.command.transfer import export_events, import_histories
 
 MAX_WORKERS = 64
 

@@ -18,26 +18,26 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from service import __version__
-from service.admission import Limit, Rates
-from service.api import Parts, create_api
-from service.breaker import Breaker
 from service.bundle import BundleError, read_manifest
-from service.depot import Depot
-from service.edition import Edition, Editions
-from service.embedded import Embedded
-from service.endpoint import RecommendEndpoint
 from service.errors import StartError
-from service.follower import Follower, show_edition
-from service.gate import Gate, Keys
+from service.http.admission import Limit, Rates
+from service.http.api import Parts, create_api
+from service.http.gate import Gate, Keys
+from service.http.recommend import RecommendEndpoint
 from service.logs import Log
 from service.metrics import Metrics
-from service.model import load_model
-from service.profile import Profile, Retention
-from service.recommender import Recommender
-from service.release import OWN_NUMBER, Releases
+from service.model.model import load_model
+from service.recommendation.recommender import Recommender
+from service.release.fetched import Depot
+from service.release.follower import Follower, show_edition
+from service.release.generation import Edition, Editions
+from service.release.published import OWN_NUMBER, Releases
+from service.release.trial import try_bundle
 from service.settings import Settings
-from service.store import Store
-from service.trial import try_bundle
+from service.store.breaker import Breaker
+from service.store.client import Store
+from service.store.embedded import Embedded
+from service.user.history import Profile, Retention
 
 _STORE_START_S = 10.0
 _COMMAND_TIMEOUT_S = 30.0

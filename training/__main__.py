@@ -10,20 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training.ablation import ablation_lines
-from training.capacity import capacity_lines
-from training.comparison import compare_runs, comparison_lines
-from training.compression import compression_lines
-from training.config import Config, check_refit, differing_settings, dump_config, load_config
-from training.demo import SMALL, check_port, serve_demo
-from training.directory import Run, check_prepared
+from training.data.prepare import parse_columns
+from training.data.simulate import simulate
 from training.errors import InputError, StageError, TrainingError
-from training.evaluate import evaluate_bundle
-from training.interactions import parse_columns
+from training.export.evaluate_bundle import evaluate_bundle
 from training.log import TensorBoardLog
 from training.progress import Progress
-from training.report import summary_lines, write_comparison
-from training.run import (
+from training.report.comparison import compare_runs, comparison_lines
+from training.report.page import summary_lines, write_comparison
+from training.run.config import Config, check_refit, differing_settings, dump_config, load_config
+from training.run.demo import SMALL, check_port, serve_demo
+from training.run.directory import Run, check_prepared
+from training.run.pipeline import (
     run_baselines,
     run_compress,
     run_distill,
@@ -32,8 +30,10 @@ from training.run import (
     run_report,
     run_teacher,
 )
-from training.simulate import simulate
-from training.study import run_ablation, run_capacity, run_compression, run_search
+from training.run.study import run_ablation, run_capacity, run_compression, run_search
+from training.study.ablation import ablation_lines
+from training.study.capacity import capacity_lines
+from training.study.compression import compression_lines
 
 EXAMPLES = """examples:
   python -m training simulate --out world                       a small made-up world to try things on

@@ -28,10 +28,10 @@ import orjson
 from rig import StoreProcess, ask, connect, import_histories, machine, started_process
 from throughput import LOAD_CORE, N_EVENTS, N_USERS, SERVER_CORE, draw_bundle, write_histories
 
+from service.bench.client import Target
+from service.bench.load import Load
 from service.bundle import Bundle, open_bundle, pad_histories
-from service.caller import Target
-from service.load import Load
-from service.scan import scan_best
+from service.search.scan import scan_best
 
 BUDGET_S = 0.05
 BAR_MS, BAR_RECALL = 10.0, 0.99

@@ -33,8 +33,8 @@ import throughput
 from redis import RedisError
 from rig import NULL_APP, StoreProcess, ask, connect, machine, percentiles, read_histories, started_app, started_service
 
-from service.caller import Target
-from service.load import Load
+from service.bench.client import Target
+from service.bench.load import Load
 
 BUDGET_MS = 50
 SLACK_MS = 50

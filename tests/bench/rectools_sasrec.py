@@ -37,10 +37,10 @@ from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 
-from training.evaluation import ask, judged_part, rank
-from training.interactions import TRAIN, VAL, load_prepared
-from training.ranking import ndcg
-from training.sequences import Events, select_events
+from training.data.prepare import TRAIN, VAL, load_prepared
+from training.evaluation.judge import ask, judged_part, rank
+from training.evaluation.metric import ndcg
+from training.model.batch import Events, select_events
 
 NAME = "rectools_sasrec"
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from service.embedded import find_server
+from service.store.embedded import find_server
 
 NULL_SOURCE = """
 import socket, uvicorn

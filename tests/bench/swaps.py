@@ -28,9 +28,9 @@ import throughput
 from overload import BUDGET_MS, Probe, probe
 from rig import NULL_APP, machine, percentiles, started_app
 
-from service.breaker import Breaker
-from service.release import Releases
-from service.store import Store
+from service.release.published import Releases
+from service.store.breaker import Breaker
+from service.store.client import Store
 
 OWN = ("va", "vb", "vc")
 CONNECTIONS = 32

@@ -30,11 +30,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 import torch
 
-from training.encoder import SequenceModel, Size
-from training.fit import WEIGHT_DECAY, train_step
-from training.interactions import TRAIN, load_prepared
-from training.losses import hard_loss
-from training.sequences import Events, select_events, training_batches
+from training.data.prepare import TRAIN, load_prepared
+from training.loss.logits import hard_loss
+from training.model.batch import Events, select_events, training_batches
+from training.model.encoder import SequenceModel, Size
+from training.model.fit import WEIGHT_DECAY, train_step
 
 SIDES = ("ours", "rectools", "rectools bf16")
 

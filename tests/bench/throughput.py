@@ -30,9 +30,9 @@ import numpy as np
 import onnxruntime
 from rig import StoreProcess, import_histories, machine, started_app, started_service
 
+from service.bench.client import Target
+from service.bench.load import Load
 from service.bundle import Golden, Item, ItemTable, open_bundle, pad_histories, write_bundle
-from service.caller import Target
-from service.load import Load
 
 ECHO_APP = """
 import socket, uvicorn

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import bundle as contract
 from service.bundle import (
     Bundle,
     BundleCorruptError,
@@ -24,6 +23,7 @@ from service.bundle import (
     popularity_order,
     write_bundle,
 )
+from service.bundle import directory as contract
 from tests.service.toy import DIM, golden_of, mean_encoder, toy_items, write_toy
 
 FILES = ["user_encoder.onnx", "item_embeddings.npy", "items.jsonl", "golden.jsonl", "manifest.json"]

@@ -11,8 +11,8 @@ import pytest
 import redis
 import yaml
 
-from service.embedded import find_server
 from service.settings import Settings
+from service.store.embedded import find_server
 from tests.service.running import wait_for
 
 ROOT = Path(__file__).parents[2]

@@ -9,10 +9,10 @@ import pytest
 
 from service.bundle import open_bundle
 from tests.service.running import Running, run_command
-from training.checkpoint import load_model
-from training.evaluation import ask, best_rows, judged_part, rank
-from training.export import torch_scores
-from training.interactions import load_prepared
+from training.data.prepare import load_prepared
+from training.evaluation.judge import ask, best_rows, judged_part, rank
+from training.export.export import torch_scores
+from training.model.checkpoint import load_model
 
 K = 20
 

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import redis
 
-from service.embedded import socket_path
+from service.store.embedded import socket_path
 
 DEADLINE_S = 20.0
 

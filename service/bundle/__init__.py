@@ -1,0 +1,40 @@
+"""The bundle: the contract between training and serving. Import from here; the files below are its own."""
+
+from service.bundle.directory import (
+    Bundle,
+    Float32,
+    Golden,
+    Int64,
+    ItemTable,
+    open_bundle,
+    pad_histories,
+    tie_hash,
+    write_bundle,
+)
+from service.bundle.item import MAX_ID_LENGTH, Item, Items, check_item_id, popularity_order
+from service.bundle.manifest import (
+    EMBEDDINGS,
+    ENCODER,
+    FORMAT,
+    GOLDEN,
+    ITEMS,
+    MANIFEST,
+    REQUIRED,
+    SCALES,
+    TIE_RULE,
+    BundleCorruptError,
+    BundleError,
+    BundleFormatError,
+    BundleMissingError,
+    Manifest,
+    bundle_version,
+    fingerprint,
+    read_manifest,
+)
+
+__all__ = [
+    "EMBEDDINGS", "ENCODER", "FORMAT", "GOLDEN", "ITEMS", "MANIFEST", "MAX_ID_LENGTH", "REQUIRED", "SCALES", "TIE_RULE",
+    "Bundle", "BundleCorruptError", "BundleError", "BundleFormatError", "BundleMissingError", "Float32", "Golden",
+    "Int64", "Item", "ItemTable", "Items", "Manifest", "bundle_version", "check_item_id", "fingerprint", "open_bundle",
+    "pad_histories", "popularity_order", "read_manifest", "tie_hash", "write_bundle",
+]  # fmt: skip

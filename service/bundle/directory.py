@@ -1,0 +1,270 @@
+"""The bundle, format 1: the contract between training and serving, as a directory.
+
+    manifest.json           what the model is, and sha256 and size of every other file
+    user_encoder.onnx       history float32 [batch, time <= max_history, dim], newest last, zeros padding the left;
+                            length int64 [batch]; out: user float32 [batch, dim]
+    item_embeddings.npy     float32 | float16 | int8 [n_items, dim]; int8 with item_scales.npy float32 [n_items]
+    input_embeddings.npy    only where the model is untied: float32 [n_items, dim], gathered for histories instead
+    item_biases.npy         optional float32 [n_items]
+    items.jsonl             row i: {"item_id", "title"?, "attributes": {name: [values]}, "popularity"}
+    golden.jsonl            {"history": [item_id], "k", "items": [[item_id, score]]}
+
+score(user, item) = user · item (+ bias); the answer is the K highest. Nothing else is needed to reproduce the model.
+
+Both packages import this module, so it needs the standard library and numpy, and nothing of either package. A bundle
+is verified before any of it is parsed: names, file kinds, sizes, sums (service.manifest, its lower half), then shapes
+and values. It does not run the encoder.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.item import (
+    Item,
+    Items,
+    finite,
+    read_items,
+    read_lines,
+)
+from service.bundle.manifest import (
+    BIASES,
+    EMBEDDINGS,
+    ENCODER,
+    GOLDEN,
+    INPUT_EMBEDDINGS,
+    ITEMS,
+    MANIFEST,
+    SCALES,
+    BundleCorruptError,
+    Manifest,
+    bundle_version,
+    check_files,
+    fingerprint,
+    read_manifest,
+)
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """A request and its exact answer: the k best (item_id, score) for a history, nothing excluded."""
+
+    history: Sequence[str]
+    k: int
+    items: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTable:
+    """The item matrix as stored. Rows come out as float32 whatever the stored type is.
+
+    embeddings: [n_items, dim]; scales: [n_items] for int8; biases: [n_items]; inputs: [n_items, dim] where untied.
+    """
+
+    embeddings: NDArray[Any]
+    scales: Float32 | None = None
+    biases: Float32 | None = None
+    inputs: Float32 | None = None
+
+    def dense(self) -> Float32:
+        """Return the whole output table, float32 [n_items, dim]."""
+        return _to_float32(self.embeddings, self.scales)
+
+    def pick(self, rows: Sequence[int] | Int64) -> Float32:
+        """Return the output embeddings of rows, float32 [len(rows), dim]."""
+        index = np.asarray(rows, dtype=np.int64)
+        return _to_float32(self.embeddings[index], None if self.scales is None else self.scales[index])
+
+    def gather(self, rows: Sequence[int] | Int64) -> Float32:
+        """Return the input embeddings of rows, float32 [len(rows), dim]."""
+        if self.inputs is None:
+            return self.pick(rows)
+        return np.ascontiguousarray(self.inputs[np.asarray(rows, dtype=np.int64)], dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle, open for reading."""
+
+    path: Path
+    manifest: Manifest
+    table: ItemTable
+    items: Items
+    golden: Sequence[Golden]
+
+    @property
+    def encoder(self) -> bytes:
+        """The ONNX graph, as bytes: loaded so, it cannot reach for data outside the bundle."""
+        return (self.path / ENCODER).read_bytes()
+
+
+def tie_hash(user_id: str, item_id: str) -> bytes:
+    """Return the 4 bytes that order events of one user and one time.
+
+    In file order a tie would leak the future. So would a hash of the item alone: the last of every basket is then an
+    item of high hash, which a model learns (of online_retail's test items 86 % were in the top fifth of all hashes).
+    """
+    return hashlib.blake2b(f"{user_id}\0{item_id}".encode(), digest_size=4).digest()
+
+
+def pad_histories(table: ItemTable, histories: Sequence[Sequence[int]], max_history: int) -> tuple[Float32, Int64]:
+    """Gather the encoder's two inputs from row histories (oldest first).
+
+    Returns history float32 [batch, time, dim], zeros padding the left, and length int64 [batch]; time is the longest
+    history cut to its newest max_history rows, and at least 1.
+    """
+    recent = [list(rows[-max_history:]) for rows in histories]
+    length = np.array([len(rows) for rows in recent], dtype=np.int64)
+    time = max(1, int(length.max(initial=0)))
+    history = np.zeros((len(recent), time, table.embeddings.shape[1]), dtype=np.float32)
+    for i, rows in enumerate(recent):
+        if rows:
+            history[i, time - len(rows) :] = table.gather(rows)
+    return history, length
+
+
+def write_bundle(
+    out: Path,
+    *,
+    encoder: bytes,
+    table: ItemTable,
+    items: Sequence[Item],
+    golden: Sequence[Golden],
+    manifest: Mapping[str, Any],
+) -> Bundle:
+    """Write a bundle aside, rename it to out, and return it reopened.
+
+    manifest: the fields of Manifest that are not computed here (created_at, max_history, repeat_consumption, ...).
+    An existing bundle at out is replaced; a crash leaves the old one or the new one, never a mix.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        _write_files(aside, encoder, table, items, golden)
+        files = {path.name: fingerprint(path) for path in sorted(aside.iterdir())}
+        n_items, dim = table.embeddings.shape
+        computed = {"version": bundle_version(files), "dim": int(dim), "n_items": int(n_items), "files": files}
+        whole = asdict(Manifest(**{**manifest, **computed}))
+        _write_synced(aside / MANIFEST, json.dumps(whole, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+        aside.chmod(0o755)
+        open_bundle(aside)
+        _replace_directory(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return open_bundle(out)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Verify the bundle at path, whole, and open it. Raises BundleError naming the file that is wrong."""
+    path = Path(path)
+    manifest = read_manifest(path)
+    check_files(path, manifest)
+    table = _open_table(path, manifest)
+    items = read_items(path / ITEMS, manifest.n_items)
+    golden = _read_golden(path / GOLDEN, set(items.ids))
+    return Bundle(path, manifest, table, items, golden)
+
+
+def _to_float32(embeddings: NDArray[Any], scales: Float32 | None) -> Float32:
+    dense = np.ascontiguousarray(embeddings, dtype=np.float32)
+    return dense if scales is None else dense * scales[:, None]
+
+
+def _write_files(path: Path, encoder: bytes, table: ItemTable, items: Sequence[Item], golden: Sequence[Golden]) -> None:
+    arrays = {EMBEDDINGS: table.embeddings, SCALES: table.scales, BIASES: table.biases, INPUT_EMBEDDINGS: table.inputs}
+    (path / ENCODER).write_bytes(encoder)
+    for name, array in arrays.items():
+        if array is not None:
+            np.save(path / name, np.ascontiguousarray(array), allow_pickle=False)
+    _write_synced(path / ITEMS, "".join(_dump_line(_item_fields(item)) for item in items))
+    _write_synced(path / GOLDEN, "".join(_dump_line(asdict(answer)) for answer in golden))
+
+
+def _item_fields(item: Item) -> dict[str, Any]:
+    fields: dict[str, Any] = {"item_id": item.item_id}
+    if item.title is not None:
+        fields["title"] = item.title
+    attributes = {name: list(values) for name, values in item.attributes.items()}
+    return fields | {"attributes": attributes, "popularity": float(item.popularity)}
+
+
+def _dump_line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace_directory(aside: Path, out: Path) -> None:
+    if not out.exists():
+        aside.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+    out.rename(old / out.name)
+    aside.rename(out)
+    shutil.rmtree(old)
+
+
+def _open_table(path: Path, manifest: Manifest) -> ItemTable:
+    shape = (manifest.n_items, manifest.dim)
+    embeddings = _open_array(path / EMBEDDINGS, shape, ("float32", "float16", "int8"))
+    vectors = {
+        name: _open_array(path / name, shape[:1], ("float32",)) for name in (SCALES, BIASES) if name in manifest.files
+    }
+    if (embeddings.dtype == np.int8) != (SCALES in vectors):
+        raise BundleCorruptError(f"{path / SCALES}: belongs to an int8 table, and only to one")
+    inputs = None
+    if INPUT_EMBEDDINGS in manifest.files:
+        inputs = _open_array(path / INPUT_EMBEDDINGS, shape, ("float32",))
+    return ItemTable(embeddings, vectors.get(SCALES), vectors.get(BIASES), inputs)
+
+
+def _open_array(path: Path, shape: tuple[int, ...], dtypes: Sequence[str]) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as exc:
+        raise BundleCorruptError(f"{path}: not a .npy array") from exc
+    if array.shape != shape or array.dtype.name not in dtypes:
+        raise BundleCorruptError(
+            f"{path}: {array.dtype.name} {list(array.shape)}, expected {' or '.join(dtypes)} {list(shape)}"
+        )
+    if array.dtype.kind == "f" and not _all_finite(array):
+        raise BundleCorruptError(f"{path}: contains NaN or infinity")
+    return array
+
+
+def _all_finite(array: NDArray[Any], rows_at_once: int = 65536) -> bool:
+    return all(
+        bool(np.isfinite(array[start : start + rows_at_once]).all()) for start in range(0, len(array), rows_at_once)
+    )
+
+
+def _read_golden(path: Path, known: set[str]) -> list[Golden]:
+    answers: list[Golden] = []
+    for number, fields in read_lines(path):
+        try:
+            best = [(str(item_id), finite(score)) for item_id, score in fields["items"]]
+            answers.append(Golden([str(item_id) for item_id in fields["history"]], int(fields["k"]), best))
+        except (KeyError, TypeError, ValueError, OverflowError) as exc:
+            raise BundleCorruptError(f"{path}:{number}: not a golden answer: {exc}") from exc
+        if not known.issuperset(item_id for item_id, _ in answers[-1].items):
+            raise BundleCorruptError(f"{path}:{number}: names an item that is not in {ITEMS}")
+    if not answers:
+        raise BundleCorruptError(f"{path}: no golden answers")
+    return answers

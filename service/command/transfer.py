@@ -1,0 +1,187 @@
+"""Many users' histories into the store (import), and the accepted events out of it (export).
+
+Import is idempotent and leaves the event stream alone: what training already has is not exported to it again. Export
+writes each event once, aside, and renames.
+"""
+
+import csv
+import gzip
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from service.bundle import check_item_id
+from service.errors import StartError, StoreError
+from service.user.event import StoredEvent
+from service.user.history import Profile
+
+COLUMNS = ("user_id", "item_id", "timestamp", "event", "weight", "recommendation_id", "event_id")
+MAX_BAD_SHARE = 0.01
+_BATCH_EVENTS = 2000
+_SHOWN_BAD = 20
+_JUDGE_AFTER = 1000
+_READ_COUNT = 1000
+_TIMEOUT_S = 30.0
+
+
+async def import_histories(path: Path, profile: Profile) -> int:
+    """Load a file of events into the histories. Returns the exit code: 2 if more than 1 % of the lines are bad."""
+    count = _Count()
+    start = last = time.monotonic()
+    for batch in _batches(path, count):
+        try:
+            count.new += await profile.load(batch, _TIMEOUT_S)
+        except StoreError as exc:
+            raise StartError(f"import stopped at line {count.lines}: the store: {exc.kind}; run it again") from exc
+        if time.monotonic() - last > 1:
+            last = time.monotonic()
+            _say(f"{count.lines} lines, {count.lines / (last - start):.0f} a second")
+    known = count.lines - count.bad - count.new
+    _say(f"imported {count.new} events; {known} were already there; {count.bad} of {count.lines} lines are bad")
+    if count.is_too_bad:
+        _say(f"more than {MAX_BAD_SHARE:.0%} of the lines are bad: correct the file and run it again")
+        return 2
+    return 0
+
+
+async def export_events(path: Path, profile: Profile) -> int:
+    """Write the stream of accepted events to a file: CSV or JSON lines by its name, also .gz. Returns the exit code."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seen: set[tuple[str, bytes]] = set()
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
+        part = Path(aside) / path.name
+        with _open_text(part, "wt") as file:
+            write = _writer(path, file)
+            async for fields in _read_stream(profile):
+                key = (fields["user_id"], _as_event(fields).member)
+                if key not in seen:  # one older than everything kept can be accepted twice
+                    seen.add(key)
+                    write({"weight": 1, **fields})  # no value said: it happened once
+        part.replace(path)
+    _say(f"exported {len(seen)} events to {path}")
+    return 0
+
+
+class _Count:
+    """The lines of a file, read, bad and new."""
+
+    def __init__(self) -> None:
+        self.lines = self.bad = self.new = 0
+
+    @property
+    def is_too_bad(self) -> bool:
+        return self.bad > MAX_BAD_SHARE * self.lines
+
+    def refuse(self, path: Path, number: int, text: str) -> None:
+        self.bad += 1
+        if self.bad <= _SHOWN_BAD:
+            _say(f"{path}:{number}: {text}")
+
+
+def _batches(path: Path, count: _Count) -> Iterator[list[list[StoredEvent]]]:
+    """Yield groups of events, each group of one user, a few thousand events at a time."""
+    groups: dict[str, list[StoredEvent]] = {}
+    n_events = 0
+    for event in _read_events(path, count):
+        groups.setdefault(event.user_id, []).append(event)
+        n_events += 1
+        if n_events >= _BATCH_EVENTS:
+            yield list(groups.values())
+            groups, n_events = {}, 0
+    if groups:
+        yield list(groups.values())
+
+
+def _read_events(path: Path, count: _Count) -> Iterator[StoredEvent]:
+    for number, fields in _read_rows(path):
+        count.lines += 1
+        try:
+            yield _as_event(fields if isinstance(fields, dict) else _raise(fields))
+        except (KeyError, TypeError, ValueError) as exc:
+            missing = f"no {exc.args[0]}" if isinstance(exc, KeyError) else str(exc)
+            count.refuse(path, number, missing)
+        if count.lines >= _JUDGE_AFTER and count.is_too_bad:
+            raise StartError(f"{path}: more than {MAX_BAD_SHARE:.0%} of the first {count.lines} lines are bad")
+
+
+def _raise(exc: Exception) -> dict[str, Any]:
+    raise exc
+
+
+def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
+    try:
+        with _open_text(path, "rt") as file:
+            if _is_csv(path):
+                reader = csv.DictReader(file)
+                yield from ((reader.line_num, row) for row in reader)
+            else:
+                yield from ((number, _loads(line)) for number, line in enumerate(file, start=1) if line.strip())
+    except (OSError, UnicodeDecodeError, EOFError) as exc:
+        raise StartError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+def _loads(line: str) -> dict[str, Any] | Exception:
+    try:
+        fields = orjson.loads(line)
+    except orjson.JSONDecodeError as exc:
+        return ValueError(f"not JSON: {exc.msg}")
+    return fields if isinstance(fields, dict) else ValueError("not a JSON object")
+
+
+def _as_event(fields: dict[str, Any]) -> StoredEvent:
+    """Check one row. Raises KeyError, TypeError, ValueError."""
+    user_id, item_id, event_id = fields["user_id"], fields["item_id"], fields.get("event_id") or None
+    if not all(isinstance(value, str) for value in (user_id, item_id, event_id or "")):
+        raise TypeError("ids must be text")
+    seconds = float(fields["timestamp"])
+    if not 0 <= seconds < 1e11:
+        raise ValueError(f"timestamp {seconds:.0f}: Unix seconds; are these milliseconds?")
+    for value in (user_id, item_id, event_id or "-"):
+        check_item_id(value)
+    return StoredEvent(user_id, item_id, round(seconds * 1000), event_id)
+
+
+async def _read_stream(profile: Profile) -> AsyncIterator[dict[str, Any]]:
+    last = b"-"
+    while True:
+        try:
+            entries = await profile.read_stream(last, _READ_COUNT, _TIMEOUT_S)
+        except StoreError as exc:
+            raise StartError(f"export stopped: the store: {exc.kind}") from exc
+        for entry_id, event in entries:
+            last = entry_id
+            fields = _loads(event.decode(errors="replace"))
+            if isinstance(fields, dict):
+                yield fields
+        if len(entries) < _READ_COUNT:
+            return
+
+
+def _writer(path: Path, file: IO[str]) -> Callable[[dict[str, Any]], Any]:
+    if not _is_csv(path):
+        return lambda fields: file.write(orjson.dumps(fields).decode() + "\n")
+    table = csv.DictWriter(file, COLUMNS, restval="")
+    table.writeheader()
+    return table.writerow
+
+
+def _is_csv(path: Path) -> bool:
+    suffix = [part for part in path.suffixes if part != ".gz"][-1:]
+    if suffix not in ([".csv"], [".jsonl"], [".ndjson"], [".json"]):
+        raise StartError(f"{path}: the name must end in .jsonl or .csv, also with .gz")
+    return suffix == [".csv"]
+
+
+def _open_text(path: Path, mode: str) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, mode, encoding="utf-8", newline="")  # type: ignore[return-value]
+    return path.open(mode, encoding="utf-8", newline="")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

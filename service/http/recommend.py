@@ -1,0 +1,135 @@
+"""POST /recommend, from bytes to bytes: the body is validated once, the answer is put together once.
+
+An ASGI application of its own, because FastAPI's routing, dependency and response layers cost as much as the answer;
+and where the whole request is here already, not even that. The gate calls it straight; api lists its path, so that the
+OpenAPI document stays whole.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from functools import partial
+from typing import Any
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from service.errors import RequestError
+from service.http.body import read_json
+from service.http.gate import Trace
+from service.http.message import BUG, RawHeaders, Reply, error_reply, send_reply
+from service.http.schema import RecommendRequest, parse_recommend
+from service.metrics import Metrics
+from service.recommendation.job import Answer, Query
+from service.release.generation import Edition, Editions
+
+BODY_BYTES = 1 << 20
+_LOGGER = logging.getLogger(__name__)
+
+
+class RecommendEndpoint:
+    """Answers POST /recommend."""
+
+    def __init__(self, editions: Editions, metrics: Metrics, *, budget_ms: int) -> None:
+        """budget_ms: of a request that names none."""
+        self._editions, self._metrics, self._budget_ms = editions, metrics, budget_ms
+        self._qualities: dict[tuple[str, ...], bytes] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request whose body is still to come."""
+        done: asyncio.Future[tuple[int, bytes, RawHeaders]] = asyncio.get_running_loop().create_future()
+        try:
+            body = await read_json(scope, receive, BODY_BYTES)
+        except RequestError as exc:
+            await send_reply(send, *error_reply(exc))
+            return
+
+        def finish(*reply: Any) -> None:
+            if not done.done():
+                done.set_result(reply)
+
+        self.begin(body, scope["retort"], finish)
+        await send_reply(send, *await done)
+
+    def begin(self, body: bytes, trace: Trace, reply: Reply) -> None:
+        """Begin to answer; reply is called once, now or later."""
+        trace.began = start = time.monotonic()
+        try:
+            asked = parse_recommend(body)
+            self._metrics.stage["parse"].observe(time.monotonic() - start)
+            edition = self._editions.live  # to the end, whatever is swapped meanwhile
+            future = edition.recommender.recommend(self._query(asked, edition, trace))
+        except Exception as exc:  # a border: a bug must still be answered
+            reply(*_reply_to(exc))
+            return
+        future.add_done_callback(partial(self._end, asked, edition, trace, reply))
+
+    def _end(
+        self, asked: RecommendRequest, edition: Edition, trace: Trace, reply: Reply, future: "asyncio.Future[Answer]"
+    ) -> None:
+        try:
+            body = self._render(asked, future.result(), edition, trace)
+        except (Exception, asyncio.CancelledError) as exc:  # a border: a bug must still be answered
+            reply(*_reply_to(exc))
+            return
+        reply(200, body, ())
+
+    def _query(self, asked: RecommendRequest, edition: Edition, trace: Trace) -> Query:
+        budget_s = (asked.budget_ms or self._budget_ms) / 1000
+        return Query(
+            user_id=asked.user_id,
+            k=asked.k,
+            history=asked.history,
+            exclude=asked.exclude,
+            exclude_seen=edition.exclude_seen if asked.exclude_seen is None else asked.exclude_seen,
+            candidates=asked.candidates,
+            caller=trace,
+            arrived=trace.arrived,
+            deadline=trace.arrived + budget_s,
+            budget_s=budget_s,
+            is_debug=asked.debug,
+        )
+
+    def _render(self, asked: RecommendRequest, answer: Answer, edition: Edition, trace: Trace) -> bytes:
+        start = time.monotonic()
+        took_s = start - trace.arrived
+        recommendation_id = f"{random.getrandbits(128):032x}"  # a name, not a secret
+        extra = orjson.dumps({"stages_ms": answer.stages_ms, "funnel": answer.funnel}) if asked.debug else None
+        parts = [
+            b'{"recommendation_id":"', recommendation_id.encode(),
+            b'","user_id":', orjson.dumps(asked.user_id),
+            b',"model_version":', edition.version_json,
+            b',"items":[', edition.index.render(answer.ranked),
+            b'],"quality":', self._quality(answer),
+            b',"ignored_ids":', orjson.dumps(answer.ignored_ids) if answer.ignored_ids else b"[]",
+            b',"took_ms":', b"%.3f" % (took_s * 1000),
+        ]  # fmt: skip
+        parts += [b',"debug":', extra, b"}"] if extra else [b"}"]
+        reason = answer.reasons[0] if answer.reasons else "none"
+        self._metrics.count_answer(
+            answer.level, reason, is_within=took_s <= (asked.budget_ms or self._budget_ms) / 1000
+        )
+        trace.fields = {
+            "recommendation_id": recommendation_id, "user_id": asked.user_id, "level": answer.level,
+            "reason": reason, "k": asked.k,
+        }  # fmt: skip
+        body = b"".join(parts)
+        self._metrics.stage["serialize"].observe(time.monotonic() - start)
+        return body
+
+    def _quality(self, answer: Answer) -> bytes:
+        """The JSON of the answer's quality; there are few different ones."""
+        key = (answer.level, *answer.reasons)
+        found = self._qualities.get(key)
+        if found is None:
+            quality: dict[str, Any] = {"level": answer.level, "reasons": answer.reasons}
+            found = self._qualities[key] = orjson.dumps(quality)
+        return found
+
+
+def _reply_to(exc: BaseException) -> tuple[int, bytes, RawHeaders]:
+    if isinstance(exc, RequestError):
+        return error_reply(exc)
+    _LOGGER.error("a bug in /recommend", exc_info=exc)
+    return error_reply(BUG)

@@ -1,0 +1,75 @@
+"""uvicorn's server with a gentle end, and the socket that it listens on."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from service.errors import StartError
+from service.http.connection import Connection
+
+BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which on SIGTERM first says that it is not ready, serves on for a moment, and exits with 0."""
+
+    def __init__(self, app: Any, on_drain: Callable[[], None], *, drain_s: float, shutdown_s: int) -> None:
+        """on_drain: called at the first signal. drain_s, shutdown_s: see the settings."""
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Connection,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                ws="none",
+                timeout_graceful_shutdown=shutdown_s,
+                timeout_keep_alive=75,
+            )
+        )
+        self._on_drain, self._drain_s = on_drain, drain_s
+        self._stop_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """Begin to drain; a second signal ends the draining, a third the waiting."""
+        self._on_drain()
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + self._drain_s
+        elif not self.should_exit:
+            self.should_exit = True
+        else:
+            self.force_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop now."""
+        is_over = self._stop_at is not None and time.monotonic() >= self._stop_at
+        return await super().on_tick(counter) or is_over
+
+
+def address_of(listener: socket.socket) -> dict[str, str | int]:
+    """Return url, host and port of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return {"url": f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", "host": host, "port": port}
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a bound socket. Raises StartError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as exc:
+        raise StartError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
+    return listener
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes an event loop: uvloop's where it is installed."""
+    return uvicorn.Config(bind, loop="auto", log_config=None).get_loop_factory()

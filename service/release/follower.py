@@ -1,0 +1,220 @@
+"""Follows the live version of the store: fetch, try, load, compare, warm, swap, drain, while the old one serves on.
+
+It asks for one small key every POLL_S, never in a request's path. A version that is refused is left alone until the
+next flip; what may pass by itself (a store that fails, a full disk) is tried again, at ever longer intervals.
+
+Loading runs in a thread, with the collector of cyclic garbage off and short turns of the interpreter, so that the event
+loop waits for a turn and never for the whole. A swap itself is one assignment.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.bundle import read_manifest
+from service.errors import RefusedError, StartError, StoreError
+from service.logs import Log
+from service.metrics import Metrics
+from service.release.fetched import Depot
+from service.release.generation import Edition, Editions
+from service.release.published import Live, Releases, Replica
+
+POLL_S = 1.0
+_REPORT_EVERY_S = 10.0
+_FIRST_WAIT_S = 2.0
+_MAX_WAIT_S = 60.0
+_TURN_S = 0.0005
+_NICE = 10
+Load = Callable[[Path, int], Edition]
+
+
+class Follower:
+    """Keeps one process's editions at the store's live version."""
+
+    def __init__(self, releases: Releases, depot: Depot, load: Load, metrics: Metrics, log: Log) -> None:
+        """load: builds a warm edition from a directory; runs in a thread. Raises StartError."""
+        self._releases, self._depot, self._load, self._metrics, self._log = releases, depot, load, metrics, log
+        self._settled = 0  # the number of the flip that was served or refused
+        self._wait_s, self._again_at = _FIRST_WAIT_S, 0.0
+        self._result, self._message, self._reported_at = "ok", "", 0.0
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._is_due = asyncio.Event()
+        self._loader = ThreadPoolExecutor(1, "loader", _step_back)  # of its own: nobody gets a priority back
+
+    async def find_first(self, own: Path | None) -> Edition | None:
+        """Return the edition to start with: the live version, or while the store is away what was live; else None.
+
+        own: the directory of a bundle at hand. If it is the live version, nothing is fetched.
+        """
+        try:
+            live = await self._releases.live()
+        except StoreError:
+            live = self._depot.last_live()
+        if live is None:
+            return None
+        if own is not None and read_manifest(own).version == live.version:
+            return self._load(own, live.number)
+        return await self._obtain(live)
+
+    async def run(self, editions: Editions) -> None:
+        """Follow the live version until cancelled."""
+        try:
+            while True:
+                await self._look(editions)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S):
+                        await self._is_due.wait()
+                self._is_due.clear()
+        finally:
+            self._loader.shutdown(wait=False)
+            with contextlib.suppress(StoreError):
+                await self._releases.forget(self._name)
+
+    def look_soon(self) -> None:
+        """Look at once: this process has just flipped the live version."""
+        self._is_due.set()
+
+    async def _look(self, editions: Editions) -> None:
+        with contextlib.suppress(StoreError):  # the store's troubles are counted where they happen
+            live = await self._releases.live()
+            if live is not None and live.number != self._settled and time.monotonic() >= self._again_at:
+                await self._follow(live, editions)
+                self._reported_at = 0.0
+            if time.monotonic() - self._reported_at > _REPORT_EVERY_S:
+                await self._report(editions.live)
+
+    async def _follow(self, live: Live, editions: Editions) -> None:
+        if live.version == editions.live.version:
+            self._settle(live)
+            editions.live.number = live.number
+            self._show(editions.live)
+            await asyncio.to_thread(self._depot.remember, live)
+            return
+        previous = editions.previous
+        edition: Edition | None
+        if previous is not None and previous.version == live.version:
+            edition = previous
+            edition.number = live.number
+        else:
+            await _retire(editions.drop_previous())
+            edition = await self._obtain(live)
+        if edition is None:
+            return
+        started = time.monotonic()
+        old = editions.live
+        await _retire(editions.swap(edition))
+        self._show(edition)
+        self._settle(live)
+        self._metrics.model_swaps["ok"].inc()
+        await old.recommender.rest()
+        await asyncio.to_thread(self._depot.remember, live)
+        self._log.write(
+            "info", "model_swapped", model_version=edition.version, number=live.number, before=old.version,
+            drained_s=round(time.monotonic() - started, 3),
+        )  # fmt: skip
+
+    async def _obtain(self, live: Live) -> Edition | None:
+        """Fetch, try and load a version; None, counted and logged, if it is not to be served."""
+        started = time.monotonic()
+        try:
+            path = await self._depot.bring(live)
+            tried = time.monotonic()
+            edition = await asyncio.get_running_loop().run_in_executor(self._loader, self._load_gently, path, live)
+        except StoreError as exc:
+            self._refuse(live, RefusedError("error", f"version {live.version}: the store: {exc.kind}"))
+        except RefusedError as exc:
+            self._refuse(live, exc)
+        else:
+            self._log.write(
+                "info", "model_loaded", model_version=live.version, number=live.number,
+                fetched_s=round(tried - started, 3), loaded_s=round(time.monotonic() - tried, 3),
+            )  # fmt: skip
+            return edition
+        return None
+
+    def _load_gently(self, path: Path, live: Live) -> Edition:
+        with _short_turns():
+            try:
+                return self._load(path, live.number)
+            except (
+                Exception
+            ) as exc:  # a border: it passed its trial, so this machine is in trouble, and following goes on
+                self._depot.discard(live.version)
+                text = str(exc) if isinstance(exc, StartError) else f"loading raised {type(exc).__name__}"
+                raise RefusedError("error", f"version {live.version} passed its trial, and then: {text}") from exc
+
+    def _refuse(self, live: Live, exc: RefusedError) -> None:
+        """Stay with what is served. An error may pass by itself; everything else is wrong for good."""
+        self._metrics.model_swaps[exc.result].inc()
+        self._log.write(
+            "error",
+            "model_refused",
+            model_version=live.version,
+            number=live.number,
+            result=exc.result,
+            message=str(exc),
+        )
+        if exc.result == "error":
+            self._again_at = time.monotonic() + self._wait_s
+            self._wait_s = min(_MAX_WAIT_S, 2 * self._wait_s)
+        else:
+            self._settle(live)
+        self._result, self._message = exc.result, str(exc)
+
+    def _settle(self, live: Live) -> None:
+        self._settled, self._wait_s, self._again_at = live.number, _FIRST_WAIT_S, 0.0
+        self._result, self._message = "ok", ""
+
+    def _show(self, edition: Edition) -> None:
+        show_edition(self._metrics, edition)
+
+    async def _report(self, edition: Edition) -> None:
+        self._reported_at = time.monotonic()
+        await self._releases.report(
+            Replica(self._name, edition.version, edition.number, self._result, self._message[:500], time.time())
+        )
+
+
+def show_edition(metrics: Metrics, edition: Edition) -> None:
+    """Set the gauges that tell which edition serves."""
+    metrics.generation_min.set(edition.number)
+    metrics.generation_max.set(edition.number)
+    metrics.model_loaded.set(edition.live_since)
+    metrics.items.set(len(edition.index))
+    metrics.index_recall.set(edition.index.search.recall)
+
+
+async def _retire(edition: Edition | None) -> None:
+    """End an edition that is no longer kept: its last requests first. It was not the live one any more."""
+    if edition is not None:
+        await edition.recommender.close()
+        for _ in edition.index.dissolve():
+            await asyncio.sleep(0)
+
+
+def _step_back() -> None:
+    """Let the event loop's thread go first: on Linux a thread has a priority of its own."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """Let the event loop have the interpreter soon while this thread works, and no collection walk the whole heap."""
+    turn_s = sys.getswitchinterval()
+    sys.setswitchinterval(_TURN_S)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        sys.setswitchinterval(turn_s)

@@ -1,0 +1,103 @@
+"""A bundle's trial: python -m service.release.trial DIR loads it in a process of its own and says what came of it.
+
+A bundle from elsewhere is code of a kind: its graph is parsed and run by a C++ library. So the first who does it is a
+process that has no keys in its environment, bounded memory and time, and nothing to lose. It also keeps the work, which
+takes seconds for a large catalogue, away from the process that answers requests; it is nicer than that one.
+"""
+
+from service import environment  # noqa: F401, I001  # before numpy
+
+import asyncio
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import cast
+
+import orjson
+
+from service.bundle import BundleError, BundleMissingError, read_manifest
+from service.store.embedded import mortal
+from service.errors import GoldenError, RefusedError, StartError
+from service.model.model import load_model
+from service.search.choice import Kind
+
+_TIMEOUT_S = 600.0
+_CPU_S = 600
+_BASE_BYTES = 4 << 30
+_NICE = 10
+_ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+)
+
+
+async def try_bundle(path: Path, *, kind: Kind, codes: Path) -> None:
+    """Load the bundle at path in a process of its own, and leave the codes of a large one behind. Raises RefusedError.
+
+    kind, codes: how its catalogue is searched, and where codes are kept (see plan).
+    """
+    process = await asyncio.create_subprocess_exec(
+        *mortal([sys.executable, "-m", "service.release.trial", str(path), kind, str(codes)]),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+    )  # in the session of this process: Linux shares the processor among sessions first, and is nice only inside one
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        raise RefusedError("error", f"{path}: its trial took longer than {_TIMEOUT_S:.0f} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    _read_verdict(path, said, process.returncode)
+
+
+def _read_verdict(path: Path, said: bytes, code: int | None) -> None:
+    try:
+        verdict = orjson.loads(said)
+    except orjson.JSONDecodeError:
+        raise RefusedError("error", f"{path}: its trial ended with code {code}") from None
+    if verdict["result"] != "ok":
+        raise RefusedError(verdict["result"], verdict["message"])
+
+
+def _judge(path: Path, kind: Kind, codes: Path) -> tuple[str, str]:
+    """Return (a label of model_swaps_total, what is wrong)."""
+    try:
+        _limit(path)
+        load_model(path, kind=kind, codes=codes, warn=lambda message: None)
+    except GoldenError as exc:
+        return "rejected_canary", str(exc)
+    except (StartError, BundleError) as exc:
+        is_sum = "sha256" in str(exc) or "bytes, the manifest" in str(exc) or isinstance(exc, BundleMissingError)
+        return "rejected_checksum" if is_sum else "rejected_schema", str(exc)
+    except MemoryError:
+        return "error", f"{path}: it takes too much memory to load"
+    return "ok", ""
+
+
+def _limit(path: Path) -> None:
+    """Bound this process by what a bundle of this size may take, and let others go first."""
+    os.nice(_NICE)
+    size = sum(entry["size"] for entry in read_manifest(path).files.values())
+    for kind, most in (
+        (resource.RLIMIT_AS, _BASE_BYTES + 16 * size),
+        (resource.RLIMIT_CPU, _CPU_S),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(kind, (most, most))
+
+
+if __name__ == "__main__":
+    result, message = _judge(Path(sys.argv[1]), cast(Kind, sys.argv[2]), Path(sys.argv[3]))
+    sys.stdout.write(orjson.dumps({"result": result, "message": message}).decode())

@@ -1,0 +1,157 @@
+"""Where the store is: RETORT_REDIS_URL, read once, as redis-py's client and as what a Line connects by.
+
+    redis://[[user]:password@]host[:port][/db]      rediss:// the same under TLS      unix://path[?db=n]
+    redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/name[/db][?sentinel_password=...]
+    redis+cluster://[[user]:password@]host[:port][,host[:port]...]      rediss+cluster://, rediss+sentinel://: under TLS
+
+With service.store the only module that names redis. Its own defaults (seconds of timeout, ten retries, RESP3) never
+reach a request.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import redis.asyncio
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
+
+from service.errors import StartError
+from service.store.connection import Command, Connect, Line
+
+_HOSTS = r"(?P<scheme>rediss?)\+%s://(?:(?P<user>[^:@/?]*):(?P<password>[^@/?]*)@)?(?P<hosts>[^@/?]+)"
+_SENTINEL = re.compile(_HOSTS % "sentinel" + r"/(?P<name>[^/?]+)(?:/(?P<db>\d+))?/?(?:\?(?P<options>.*))?")
+_CLUSTER = re.compile(_HOSTS % "cluster" + "/?")
+_HOST = re.compile(r"(\[[^\]]+\]|[^:]+)(?::(\d{1,5}))?")
+_PORT, _SENTINEL_PORT = 6379, 26379
+_ASKING_S = 0.3  # one sentinel; the next is asked after it
+_LINE_PARTS = frozenset({"host", "port", "path", "db", "username", "password", "connection_class"})
+_OPTIONS = frozenset({"sentinel_password", "sentinel_username"})
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A client of the store, and what closes it.
+
+    line: a lean connection, but not to a Cluster, nor under TLS or options of redis-py's own. renew: learn anew which
+    nodes a Cluster has; None where there is none.
+    """
+
+    client: "redis.asyncio.Redis | RedisCluster"
+    line: Line | None
+    close: Callable[[], Awaitable[None]]
+    renew: Callable[[], Awaitable[None]] | None = None
+
+
+def open_address(url: str, max_connections: int) -> Address:
+    """Read a URL; nothing is connected yet. Raises StartError, which never quotes the URL: it may hold a password."""
+    try:
+        if url.startswith(("redis://", "rediss://", "unix://")):
+            return _open_single(url, max_connections)
+        if url.startswith(("redis+sentinel://", "rediss+sentinel://")):
+            return _open_sentinel(url, max_connections)
+        if url.startswith(("redis+cluster://", "rediss+cluster://")):
+            return _open_cluster(url, max_connections)
+    except (ValueError, TypeError):
+        raise StartError("RETORT_REDIS_URL: not a valid URL") from None
+    raise StartError("RETORT_REDIS_URL: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
+
+
+def _open_single(url: str, max_connections: int) -> Address:
+    pool = redis.asyncio.ConnectionPool.from_url(url, max_connections=max_connections + 2, **_limits())
+    parts = dict(parse_url(url))
+    is_plain = not url.startswith("rediss") and set(parts) <= _LINE_PARTS
+    line = Line(_connect_to(parts), _greeting(parts), ResponseError, max_pending=max_connections) if is_plain else None
+    return Address(redis.asyncio.Redis(connection_pool=pool), line, pool.disconnect)
+
+
+def _open_sentinel(url: str, max_connections: int) -> Address:
+    found = _SENTINEL.fullmatch(url)
+    if found is None:
+        raise ValueError(url)
+    options = dict(parse_qsl(found["options"] or "", strict_parsing=bool(found["options"])))
+    if not set(options) <= _OPTIONS:
+        raise ValueError(url)
+    is_tls = found["scheme"] == "rediss"
+    asked = {name.removeprefix("sentinel_"): value for name, value in options.items()}
+    limits = _limits() | {"ssl": is_tls}
+    quick = {"socket_connect_timeout": _ASKING_S, "socket_timeout": _ASKING_S}
+    hosts = _hosts(found["hosts"], _SENTINEL_PORT)
+    sentinel = Sentinel(hosts, sentinel_kwargs=limits | quick | asked)  # type: ignore[no-untyped-call]
+    parts = _login(found) | {"db": int(found["db"] or 0)}
+    name = unquote(found["name"])
+    client = sentinel.master_for(name, max_connections=max_connections + 2, **parts, **limits)
+
+    async def connect(protocol: Callable[[], asyncio.Protocol]) -> Any:
+        host, port = await sentinel.discover_master(name)
+        return await asyncio.get_running_loop().create_connection(protocol, host, port)
+
+    async def close() -> None:
+        await client.connection_pool.disconnect()
+        await sentinel.aclose()
+
+    line = None if is_tls else Line(connect, _greeting(parts), ResponseError, max_pending=max_connections)
+    return Address(client, line, close)
+
+
+def _open_cluster(url: str, max_connections: int) -> Address:
+    found = _CLUSTER.fullmatch(url)
+    if found is None:
+        raise ValueError(url)
+    client = RedisCluster(
+        startup_nodes=[ClusterNode(host, port) for host, port in _hosts(found["hosts"], _PORT)],
+        require_full_coverage=False,  # the users of the other nodes are served on
+        max_connections=max_connections + 2,
+        ssl=found["scheme"] == "rediss",
+        **_login(found),
+        **_limits(),
+    )
+    return Address(client, None, client.aclose, client.nodes_manager.initialize)
+
+
+def _limits() -> dict[str, Any]:
+    return {
+        "protocol": 2,  # redis-py 8.1.0 hands out dead connections under RESP3 (#4252)
+        "socket_connect_timeout": 1.0,
+        "socket_timeout": 5.0,  # never reached: every call has a shorter limit of its own
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+        "driver_info": None,
+    }
+
+
+def _login(found: re.Match[str]) -> dict[str, Any]:
+    return {"username": unquote(found["user"] or "") or None, "password": unquote(found["password"] or "") or None}
+
+
+def _hosts(text: str, usual_port: int) -> list[tuple[str, int]]:
+    found = [_HOST.fullmatch(part) for part in text.split(",")]
+    if None in found:
+        raise ValueError(text)
+    return [(each[1].strip("[]"), int(each[2] or usual_port)) for each in found if each]
+
+
+def _greeting(parts: dict[str, Any]) -> list[Command]:
+    greeting: list[Command] = []
+    if parts.get("password"):
+        greeting.append(("AUTH", *filter(None, [parts.get("username")]), parts["password"]))
+    if parts.get("db"):
+        greeting.append(("SELECT", parts["db"]))
+    return greeting
+
+
+def _connect_to(parts: dict[str, Any]) -> Connect:
+    def connect(protocol: Callable[[], asyncio.Protocol]) -> Awaitable[Any]:
+        loop = asyncio.get_running_loop()
+        if path := parts.get("path"):
+            return loop.create_unix_connection(protocol, path)
+        return loop.create_connection(protocol, parts.get("host", "localhost"), parts.get("port", 6379))
+
+    return connect

@@ -1,0 +1,517 @@
+"""Publishing into a real store: a running service follows, refuses a bad bundle by name, and has a short way back."""
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import threading
+import zlib
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import numpy as np
+import pytest
+
+from service.bundle import EMBEDDINGS, ENCODER, ITEMS, MANIFEST, bundle_version
+from service.errors import StoreError
+from service.release.published import CHUNK_BYTES, KEPT_VERSIONS, Releases
+from service.store.breaker import Breaker
+from service.store.client import Store
+from tests.service.running import Running, run_command, wait_for
+from tests.service.toy import DIM, N_ITEMS, mean_encoder, write_toy
+
+ADMIN = {"X-API-Key": "admin-key"}
+Result = TypeVar("Result")
+wait = partial(wait_for, timeout_s=90)  # a trial steps back behind everything else on the machine
+
+
+@pytest.fixture(scope="module")
+def service(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with Running(toy_bundle, tmp_path_factory.mktemp("data"), admin_key="admin-key") as running:
+        running.client.headers.update(ADMIN)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three good bundles of other versions than the one that the service starts with."""
+    directory = tmp_path_factory.mktemp("bundles")
+    return [write_toy(directory / str(seed), seed=seed).path for seed in (1, 2, 3)]
+
+
+def with_releases(url: str, work: Callable[[Releases], Awaitable[Result]]) -> Result:
+    """Do something with the releases of a store."""
+
+    async def do() -> Result:
+        store = Store(url, max_connections=4, slow_s=5.0, breaker=Breaker())
+        try:
+            return await work(Releases(store, "retort"))
+        finally:
+            await store.close()
+
+    return asyncio.run(do())
+
+
+def upload(service: Running, path: Path) -> str:
+    """Put a bundle into the store untried, and return its version."""
+    url = f"unix://{service.data_dir}/server.sock"
+    return with_releases(url, lambda releases: releases.upload(path)).version
+
+
+def activate(service: Running, version: str) -> dict[str, Any]:
+    response = service.client.post("/model/activate", json={"version": version})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def served(service: Running) -> str:
+    return service.recommend(history=["i1"], k=1)["model_version"]
+
+
+def make_live(service: Running, path: Path) -> str:
+    """Upload and activate a good bundle, and wait until it is served."""
+    version = upload(service, path)
+    activate(service, version)
+    wait(lambda: served(service) == version)
+    return version
+
+
+def refusals(service: Running) -> list[dict[str, Any]]:
+    return [line for line in service.log_lines() if line["event"] == "model_refused"]
+
+
+def rewrite(path: Path, name: str, data: bytes, **fields: Any) -> Path:
+    """Replace a file of a bundle and make its manifest's sums right again."""
+    (path / name).write_bytes(data)
+    return rewrite_manifest(path, **fields)
+
+
+def rewrite_manifest(path: Path, **fields: Any) -> Path:
+    manifest = json.loads((path / MANIFEST).read_text())
+    for name, entry in manifest["files"].items():
+        content = (path / name).read_bytes()
+        entry.update(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    manifest.update(version=bundle_version(manifest["files"]), **fields)
+    (path / MANIFEST).write_text(json.dumps(manifest))
+    return path
+
+
+def array(path: Path, name: str = EMBEDDINGS) -> np.ndarray:
+    return np.load(path / name)
+
+
+def save(path: Path, values: np.ndarray) -> bytes:
+    np.save(path / "aside.npy", values)
+    data = (path / "aside.npy").read_bytes()
+    (path / "aside.npy").unlink()
+    return data
+
+
+def test_published_bundle_is_served_without_a_restart_and_rolled_back(service: Running, bundles: list[Path]) -> None:
+    data = ["--data-dir", str(service.data_dir)]
+    before = service.metric("retort_model_swaps_total", result="ok")
+
+    first = run_command("publish", str(bundles[0]), *data, "--wait", "50")
+    version = served(service)
+    second = run_command("publish", str(bundles[1]), *data, "--wait", "50")
+    newer = served(service)
+    back = run_command("rollback", *data, "--wait", "50")
+
+    assert (first.returncode, second.returncode, back.returncode) == (0, 0, 0), first.stderr + back.stderr
+    assert f"published {version}" in first.stderr and "served by 1 processes" in first.stderr
+    assert f"live: {newer}" in second.stderr
+    assert served(service) == version != newer
+    assert service.client.get("/model").json()["version"] == version
+    assert service.metric("retort_model_swaps_total", result="ok") == before + 3
+    assert service.metric("retort_model_generation_min") == service.metric("retort_model_generation_max")
+
+
+def test_status_lists_versions_the_live_one_and_who_serves_it(service: Running, bundles: list[Path]) -> None:
+    version = make_live(service, bundles[0])
+    url = f"unix://{service.data_dir}/server.sock"
+    wait(lambda: [r.version for r in with_releases(url, lambda releases: releases.replicas())] == [version])
+
+    done = run_command("status", "--data-dir", str(service.data_dir))
+
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["live"]["version"] == version
+    assert version in [listed["version"] for listed in said["versions"]]
+    assert [(replica["version"], replica["result"]) for replica in said["replicas"]] == [(version, "ok")]
+    assert f"live  {version}" in done.stdout
+
+
+def test_rollback_is_a_toggle_and_needs_no_second_fetch(service: Running, bundles: list[Path]) -> None:
+    first, second = make_live(service, bundles[0]), make_live(service, bundles[1])
+    n_loaded = len([line for line in service.log_lines() if line["event"] == "model_loaded"])
+
+    for expected in (first, second, first):
+        answer = service.client.post("/model/rollback").json()
+        assert answer["live"] == expected
+        wait(lambda expected=expected: served(service) == expected)
+
+    assert len([line for line in service.log_lines() if line["event"] == "model_loaded"]) == n_loaded
+
+
+def test_answers_after_a_swap_are_those_of_the_new_version(service: Running, bundles: list[Path]) -> None:
+    make_live(service, bundles[0])
+    service.send({"user_id": "swapped", "item_id": "i7"}, {"user_id": "swapped", "item_id": "i9"})
+    old = service.recommend(user_id="swapped", k=5)
+
+    make_live(service, bundles[1])
+    new, again = service.recommend(user_id="swapped", k=5), service.recommend(user_id="swapped", k=5)
+
+    direct = service.recommend(history=["i7", "i9"], k=5)
+    assert new["items"] == again["items"] == direct["items"] != old["items"]
+    assert new["quality"] == {"level": "full", "reasons": []}
+
+
+def test_no_answer_fails_or_mixes_versions_while_they_are_swapped(service: Running, bundles: list[Path]) -> None:
+    versions = [make_live(service, path) for path in bundles]
+    is_over = threading.Event()
+    answers: list[tuple[int, str, str]] = []
+
+    def ask() -> None:
+        with httpx.Client(base_url=service.url, headers=ADMIN, timeout=10, trust_env=False) as client:
+            while not is_over.wait(0.005):  # no more: what loads a version steps back behind requests
+                response = client.post("/recommend", json={"history": ["i1", "i2"], "k": 5, "budget_ms": 1000})
+                body = response.json()
+                answers.append((response.status_code, body["model_version"], json.dumps(body["items"])))
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for version in versions:
+            activate(service, version)
+            wait(lambda version=version: served(service) == version)
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+    assert {status for status, _, _ in answers} == {200}
+    assert len({(version, items) for _, version, items in answers}) == len({version for _, version, _ in answers}) == 3
+
+
+DAMAGED_BUNDLES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
+    "table of another dim": (
+        lambda path: rewrite(path, EMBEDDINGS, save(path, array(path)[:, :4])), "rejected_schema", EMBEDDINGS,
+    ),
+    "table with NaN": (
+        lambda path: rewrite(path, EMBEDDINGS, save(path, array(path) * np.nan)), "rejected_schema", EMBEDDINGS,
+    ),
+    "table that is no array": (lambda path: rewrite(path, EMBEDDINGS, b"no array"), "rejected_schema", EMBEDDINGS),
+    "items missing": (
+        lambda path: rewrite(path, ITEMS, (path / ITEMS).read_bytes().partition(b"\n")[2]), "rejected_schema", ITEMS,
+    ),
+    "encoder of another dim": (
+        lambda path: rewrite(path, ENCODER, mean_encoder(dim=4)), "rejected_canary", "golden answer",
+    ),
+    "encoder that is no graph": (lambda path: rewrite(path, ENCODER, b"no graph"), "rejected_schema", "onnxruntime"),
+    "encoder that gives NaN": (
+        lambda path: rewrite(path, ENCODER, mean_encoder(scale=float("nan"))), "rejected_canary", "golden answer",
+    ),
+    "encoder that asks for 14 GB": (
+        lambda path: rewrite(path, ENCODER, mean_encoder(wasted=60_000)), "rejected_canary", "golden answer",
+    ),
+    "answers differ from golden": (
+        lambda path: rewrite(path, ENCODER, mean_encoder(scale=1.01)), "rejected_canary", "golden answer",
+    ),
+    "rows exchanged": (
+        lambda path: rewrite(path, EMBEDDINGS, save(path, array(path)[::-1])), "rejected_canary", "golden answer",
+    ),
+    "another number of items": (
+        lambda path: rewrite_manifest(path, n_items=N_ITEMS + 1), "rejected_schema", EMBEDDINGS,
+    ),
+    "dim not that of the table": (lambda path: rewrite_manifest(path, dim=DIM + 1), "rejected_schema", EMBEDDINGS),
+}  # fmt: skip
+"""What is done to a bundle whose sums are right: the damage, the result counted, what the message names."""
+
+
+@pytest.mark.parametrize("name", DAMAGED_BUNDLES)
+def test_bad_bundle_is_refused_by_name_and_the_old_one_serves_on(
+    service: Running, bundles: list[Path], tmp_path: Path, name: str
+) -> None:
+    good = make_live(service, bundles[0])
+    damage, result, named = DAMAGED_BUNDLES[name]
+    path = damage(write_toy(tmp_path / "bundle", seed=9).path)
+    n_before, n_counted = len(refusals(service)), service.metric("retort_model_swaps_total", result=result)
+
+    bad = upload(service, path)
+    activate(service, bad)
+
+    line = wait(lambda: refusals(service)[n_before:])[0]
+    assert (line["result"], line["model_version"]) == (result, bad)
+    assert named in line["message"]
+    assert served(service) == good
+    assert service.metric("retort_model_swaps_total", result=result) == n_counted + 1
+    assert not (service.data_dir / "releases" / bad).exists()
+
+
+def cut_chunk(service: Running, version: str) -> None:
+    key = f"retort:release:{version}:{EMBEDDINGS}:0"
+    service.store().set(key, service.store().get(key)[:-1])
+
+
+def drop_chunk(service: Running, version: str) -> None:
+    service.store().delete(f"retort:release:{version}:{ITEMS}:0")
+
+
+def flip_bit(service: Running, version: str) -> None:
+    key = f"retort:release:{version}:{EMBEDDINGS}:0"
+    value = bytearray(service.store().get(key))
+    value[200] ^= 1
+    service.store().set(key, bytes(value))
+
+
+def forge_chunk(service: Running, version: str) -> None:
+    """Another content, with the sum of its own chunk right."""
+    key = f"retort:release:{version}:{EMBEDDINGS}:0"
+    data = bytearray(service.store().get(key)[4:])
+    data[-1] ^= 1
+    service.store().set(key, zlib.crc32(data).to_bytes(4, "little") + bytes(data))
+
+
+def cut_manifest(service: Running, version: str) -> None:
+    key = f"retort:release:{version}:table"
+    service.store().set(key, service.store().get(key)[:-20])
+
+
+def forge_manifest(service: Running, version: str) -> None:
+    key = f"retort:release:{version}:table"
+    service.store().set(key, service.store().get(key).replace(b"dim", b"dIm", 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (cut_chunk, f"{EMBEDDINGS}: chunk 0"), (drop_chunk, f"{ITEMS}: chunk 0"), (flip_bit, f"{EMBEDDINGS}: chunk 0"),
+        (forge_chunk, f"{EMBEDDINGS}: its sha256"), (cut_manifest, "manifest"), (forge_manifest, "manifest"),
+    ],
+)  # fmt: skip
+def test_damage_in_the_store_is_refused_by_name_and_repaired_by_publishing_again(
+    service: Running, bundles: list[Path], tmp_path: Path, damage: Callable[[Running, str], None], named: str
+) -> None:
+    good = make_live(service, bundles[0])
+    path = write_toy(tmp_path / "bundle", seed=int.from_bytes(named.encode()[-3:]) + len(damage.__name__)).path
+    version = upload(service, path)
+    damage(service, version)
+    n_before = len(refusals(service))
+
+    activate(service, version)
+
+    line = wait(lambda: refusals(service)[n_before:])[0]
+    assert (line["result"], line["model_version"]) == ("rejected_checksum", version)
+    assert named in line["message"]
+    assert served(service) == good
+    assert make_live(service, path) == version
+
+
+def test_publish_refuses_a_bad_bundle_and_leaves_the_store_alone(
+    service: Running, bundles: list[Path], tmp_path: Path
+) -> None:
+    good = make_live(service, bundles[0])
+    path = rewrite(write_toy(tmp_path / "bundle", seed=8).path, ENCODER, mean_encoder(scale=2.0))
+
+    done = run_command("publish", str(path), "--data-dir", str(service.data_dir))
+
+    assert done.returncode == 2
+    assert "not published" in done.stderr and "golden answer" in done.stderr
+    assert served(service) == good
+    assert not service.store().keys(f"retort:release:{json.loads((path / MANIFEST).read_text())['version']}:*")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status", "code"),
+    [
+        ("/model/activate", {"version": "0" * 16}, ADMIN, 404, "not_found"),
+        ("/model/activate", {"version": "x"}, ADMIN, 422, "malformed"),
+        ("/model/activate", {}, ADMIN, 422, "malformed"),
+        ("/model/activate", {"version": "0" * 16, "more": 1}, ADMIN, 422, "malformed"),
+        ("/model/activate", {"version": "0" * 16}, {"X-API-Key": "other"}, 403, "wrong_key"),
+        ("/model/rollback", None, {"X-API-Key": ""}, 401, "no_key"),
+    ],
+)
+def test_flip_over_http_is_refused_when_asked_wrongly(
+    service: Running, path: str, body: Any, headers: dict[str, str], status: int, code: str
+) -> None:
+    response = httpx.post(service.url + path, json=body, headers=headers, timeout=10, trust_env=False)
+
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+
+
+def test_flip_over_http_needs_an_admin_key_even_where_no_key_is_set(shared_service: Running) -> None:
+    response = shared_service.client.post("/model/rollback")
+
+    assert (response.status_code, response.json()["error"]["code"]) == (403, "admin_key_needed")
+
+
+def test_file_of_many_chunks_arrives_whole(service: Running, tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "large", n_items=20_000, seed=5).path
+    assert (path / EMBEDDINGS).stat().st_size > 2 * CHUNK_BYTES
+
+    version = make_live(service, path)
+
+    fetched = service.data_dir / "releases" / version
+    assert (fetched / EMBEDDINGS).read_bytes() == (path / EMBEDDINGS).read_bytes()
+    assert service.metric("retort_items") == 20_000
+
+
+def test_old_versions_leave_the_store_but_never_the_live_one_or_the_one_before(
+    tmp_path: Path, service: Running
+) -> None:
+    paths = [write_toy(tmp_path / str(seed), seed=seed).path for seed in range(20, 20 + KEPT_VERSIONS + 2)]
+    live, previous = make_live(service, paths[0]), served(service)
+    versions = [upload(service, path) for path in paths[1:]]
+    url = f"unix://{service.data_dir}/server.sock"
+
+    removed = with_releases(url, lambda releases: releases.prune())
+
+    left = {published.version for published in with_releases(url, lambda releases: releases.versions())}
+    assert {live, previous, *versions[-KEPT_VERSIONS:]} <= left
+    assert not left & set(removed)
+    assert not [key for version in removed for key in service.store().keys(f"retort:release:{version}:*")]
+
+
+@pytest.fixture(scope="module")
+def followed(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory, bundles: list[Path]) -> tuple[Path, str]:
+    """A data directory whose store has a live version, which a service has served: and which it is."""
+    data_dir = tmp_path_factory.mktemp("followed")
+    done = run_command("publish", str(bundles[2]), "--data-dir", str(data_dir))
+    assert done.returncode == 0, done.stderr
+    with Running(toy_bundle, data_dir) as service:
+        live = served(service)
+    return data_dir, live
+
+
+def test_live_version_wins_over_the_bundle_at_the_next_start_and_without_a_store_too(
+    toy_bundle: Path, bundles: list[Path], followed: tuple[Path, str]
+) -> None:
+    data_dir, live = followed
+    with Running(toy_bundle, data_dir, redis_url=f"unix://{data_dir}/nobody.sock") as service:
+        without_store = served(service)
+
+    assert live == without_store == json.loads((bundles[2] / MANIFEST).read_text())["version"]
+
+
+def test_pinned_service_serves_its_bundle_whatever_is_live(
+    toy_bundle: Path, bundles: list[Path], followed: tuple[Path, str]
+) -> None:
+    data_dir, live = followed
+    with Running(toy_bundle, data_dir, "--pin", admin_key="admin-key") as service:
+        service.client.headers.update(ADMIN)
+        kept = served(service)
+        flipped = activate(service, upload(service, bundles[1]))
+        still = served(service)
+        followers = with_releases(f"unix://{data_dir}/server.sock", lambda releases: releases.replicas())
+        activate(service, live)
+
+    assert kept == still == json.loads((toy_bundle / MANIFEST).read_text())["version"] != flipped["live"]
+    assert not followers
+
+
+def test_bundle_damaged_on_disk_after_its_trial_is_fetched_anew(toy_bundle: Path, followed: tuple[Path, str]) -> None:
+    data_dir, live = followed
+    with (data_dir / "releases" / live / ITEMS).open("ab") as file:
+        file.write(b"damage")
+
+    with Running(toy_bundle, data_dir) as service:
+        wait(lambda: served(service) == live)
+        refused = refusals(service)
+
+    assert [line["result"] for line in refused] == ["error"]
+    assert f"{ITEMS}: " in refused[0]["message"]
+
+
+def test_every_worker_follows_and_one_of_them_fetches(toy_bundle: Path, tmp_path: Path, bundles: list[Path]) -> None:
+    with Running(toy_bundle, tmp_path, "--workers", "2") as crew:
+        done = run_command("publish", str(bundles[0]), "--data-dir", str(tmp_path), "--wait", "50")
+        swapped = [line for line in crew.log_lines() if line["event"] == "model_swapped"]
+        n_tables_read = crew.store().info("commandstats")["cmdstat_getrange"]["calls"]
+
+    assert done.returncode == 0, done.stderr
+    assert "served by 2 processes" in done.stderr
+    assert len(swapped) == 2
+    assert n_tables_read == 4  # chunks of four files, once
+
+
+def test_store_that_holds_no_release_raises_nothing(service: Running) -> None:
+    url = f"unix://{service.data_dir}/server.sock"
+    service.store().set("other:release:live", "no record")
+
+    async def read(releases: Releases) -> object:
+        return await Releases(releases._store, "nothing").live()
+
+    assert with_releases(url, read) is None
+    with pytest.raises(StoreError):
+        with_releases(url, lambda releases: Releases(releases._store, "other").live())
+
+
+def test_way_back_leads_past_a_version_that_nobody_could_serve(
+    service: Running, bundles: list[Path], tmp_path: Path
+) -> None:
+    good = make_live(service, bundles[0])
+    bad = write_toy(tmp_path / "bad", seed=11).path
+    bad = rewrite(bad, EMBEDDINGS, save(bad, np.full_like(array(bad), np.nan)))
+    activate(service, upload(service, bad))
+    wait(lambda: [line["result"] for line in status_of(service)["replicas"]] != ["ok"])
+    make_live(service, bundles[1])
+
+    answer = service.client.post("/model/rollback").json()
+
+    assert answer["live"] == good
+    wait(lambda: served(service) == good)
+
+
+def test_upload_cut_short_leaves_nothing_that_stays(service: Running, tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "cut", n_items=20_000, seed=12).path  # of more chunks than are sent at once
+    version = json.loads((path / MANIFEST).read_text())["version"]
+    (path / ITEMS).unlink()  # the last file in the order of names
+
+    with pytest.raises(FileNotFoundError):
+        upload(service, path)
+    store = service.store()
+    left = {key: store.ttl(key) for key in store.keys(f"retort:release:{version}:*")}
+    whole = upload(service, write_toy(tmp_path / "whole", n_items=20_000, seed=12).path)
+    kept = {key: store.ttl(key) for key in store.keys(f"retort:release:{whole}:*")}
+    store.close()
+
+    assert left and min(left.values()) > 0
+    assert set(kept.values()) == {-1}
+
+
+def test_trial_that_is_killed_is_begun_again(service: Running, bundles: list[Path], tmp_path: Path) -> None:
+    good = make_live(service, bundles[0])
+    n_before = len(refusals(service))
+    version = upload(service, write_toy(tmp_path / "slow", seed=13, encoder=mean_encoder(wasted=2000)).path)
+
+    activate(service, version)
+    os.kill(wait_for(lambda: trial_of(service), 30, 0.001), signal.SIGKILL)
+
+    refused = wait(lambda: refusals(service)[n_before:])[0]
+    assert (refused["result"], refused["model_version"]) == ("error", version)
+    assert "ended with code" in refused["message"]
+    assert service.client.get("/readyz").json()["model_version"] in (good, version)
+    wait(lambda: served(service) == version)
+
+
+def trial_of(service: Running) -> int | None:
+    """The process that tries a bundle for a service, once it runs it."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if b"service.release.trial" in (path / "cmdline").read_bytes() and os.getsid(int(path.name)) == os.getsid(
+                service.process.pid
+            ):
+                return int(path.name)
+    return None
+
+
+def status_of(service: Running) -> dict[str, Any]:
+    done = run_command("status", "--data-dir", str(service.data_dir))
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,147 @@
+"""The lean connection, against a real server: replies by place, late ones thrown away, lost connections made anew."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from service.http.server import loop_factory
+from service.store.connection import Line, LineFullError
+from service.store.embedded import socket_path
+from tests.service.running import Running
+
+
+@pytest.fixture
+async def line(shared_service: Running) -> AsyncIterator[Line]:
+    path = str(socket_path(shared_service.data_dir))
+    opened = Line(
+        lambda protocol: asyncio.get_running_loop().create_unix_connection(protocol, path),
+        [],
+        ValueError,
+        max_pending=50,
+    )
+    yield opened
+    await opened.close()
+
+
+async def test_calls_in_flight_together_get_their_own_replies(line: Line) -> None:
+    calls = [line.ask([("ECHO", f"a{n}"), ("ECHO", f"b{n}")], 5) for n in range(50)]
+
+    answers = await asyncio.gather(*calls)
+
+    assert answers == [[f"a{n}".encode(), f"b{n}".encode()] for n in range(50)]
+
+
+async def test_late_reply_of_a_call_that_gave_up_reaches_no_other_call(line: Line) -> None:
+    await line.ask([("PING",)], 5)
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await line.ask([("BLPOP", "nothing-here", "0.3"), ("ECHO", "late")], 0.05)
+    gave_up_s = time.monotonic() - start
+
+    answers = await asyncio.gather(*[line.ask([("ECHO", str(n))], 5) for n in range(20)])
+
+    assert gave_up_s < 0.25
+    assert answers == [[str(n).encode()] for n in range(20)]
+
+
+def test_reply_that_came_while_the_loop_was_busy_is_not_late(shared_service: Running) -> None:
+    path = str(socket_path(shared_service.data_dir))
+
+    async def ask() -> list[bytes]:
+        loop = asyncio.get_running_loop()
+        line = Line(lambda protocol: loop.create_unix_connection(protocol, path), [], ValueError)
+        await line.ask([("PING",)], 5)
+        ours, theirs = socket.socketpair()
+        loop.add_reader(ours, lambda: (ours.recv(1), time.sleep(0.2)))  # what reading many requests at once does
+        theirs.send(b"x")
+        try:
+            return await line.ask([("BLPOP", "nothing-here", "0.02"), ("ECHO", "x")], 0.05)
+        finally:
+            loop.remove_reader(ours)
+            await line.close()
+            ours.close()
+            theirs.close()
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        assert runner.run(ask())[-1] == b"x"
+
+
+async def test_connection_closed_by_the_server_is_invisible(line: Line) -> None:
+    for _ in range(10):
+        (number,) = await line.ask([("CLIENT", "ID")], 5)
+        await line.ask([("CLIENT", "KILL", "ID", number, "SKIPME", "no")], 5)
+
+        assert await line.ask([("PING",)], 5) == [b"PONG"]
+
+
+async def test_error_reply_is_a_value_among_the_others(line: Line) -> None:
+    first, second = await line.ask([("NO-SUCH-COMMAND",), ("ECHO", "x")], 5)
+
+    assert isinstance(first, ValueError)
+    assert second == b"x"
+
+
+async def test_greeting_that_is_refused_fails_the_call(shared_service: Running) -> None:
+    path = str(socket_path(shared_service.data_dir))
+    line = Line(
+        lambda protocol: asyncio.get_running_loop().create_unix_connection(protocol, path),
+        [("AUTH", "nobody", "wrong")],
+        ValueError,
+    )
+
+    with pytest.raises(ValueError, match="WRONGPASS"):
+        await line.ask([("PING",)], 5)
+
+
+async def test_nobody_listening_is_an_error_at_once(tmp_path) -> None:
+    path = str(tmp_path / "none.sock")
+    line = Line(lambda protocol: asyncio.get_running_loop().create_unix_connection(protocol, path), [], ValueError)
+
+    with pytest.raises(OSError, match=r"No such file|none\.sock"):
+        await line.ask([("PING",)], 5)
+
+
+async def test_server_that_accepts_and_never_answers_collects_no_connections(tmp_path) -> None:
+    path, ended = str(tmp_path / "mute.sock"), asyncio.Event()
+
+    async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(100):
+            pass
+        ended.set()
+        writer.close()
+
+    server = await asyncio.start_unix_server(stay_silent, path)
+    line = Line(
+        lambda protocol: asyncio.get_running_loop().create_unix_connection(protocol, path),
+        [("AUTH", "default", "word")],
+        ValueError,
+    )
+
+    with pytest.raises(TimeoutError):
+        await line.ask([("PING",)], 0.05)
+
+    async with asyncio.timeout(10):
+        await ended.wait()
+    server.close()
+
+
+async def test_calls_beyond_the_cap_fail_at_once_and_the_others_go_on(shared_service: Running) -> None:
+    path = str(socket_path(shared_service.data_dir))
+    line = Line(
+        lambda protocol: asyncio.get_running_loop().create_unix_connection(protocol, path),
+        [],
+        ValueError,
+        max_pending=2,
+    )
+    await line.ask([("PING",)], 5)
+
+    answers = await asyncio.gather(
+        *[line.ask([("BLPOP", "nothing-here", "0.1"), ("ECHO", str(n))], 5) for n in range(5)], return_exceptions=True
+    )
+
+    assert [answer[-1] for answer in answers[:2]] == [b"0", b"1"]
+    assert [type(answer) for answer in answers[2:]] == [LineFullError] * 3
+    await line.close()

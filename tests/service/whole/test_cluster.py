@@ -1,0 +1,172 @@
+"""A real Cluster of three nodes: users spread over it, slots that move, a node that dies."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import redis
+
+from service.store.embedded import find_server
+from tests.service.running import Running, run_command, wait_for
+from tests.service.store.test_address import free_port
+from tests.service.toy import write_toy
+
+N_SLOTS = 16384
+BUDGET_MS = "1000"  # the node that a slot moved to is asked after the one where it was
+USERS = [f"user-{n}" for n in range(60)]
+
+
+class Nodes:
+    """Three nodes, each with a third of the slots, each with an append-only file."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self._stack, self._directory = stack, directory
+        self.ports = [free_port() for _ in range(3)]
+        self._bus = [free_port() for _ in range(3)]
+        self.processes = [self._start(number) for number in range(3)]
+        for number in range(3):
+            wait_for(lambda number=number: self._answers(number), 20)
+            self.client(number).execute_command(
+                "CLUSTER ADDSLOTSRANGE", number * N_SLOTS // 3, (number + 1) * N_SLOTS // 3 - 1
+            )
+            self.client(0).execute_command("CLUSTER MEET", "127.0.0.1", self.ports[number], self._bus[number])
+        wait_for(lambda: all(self.is_ok(number) for number in range(3)), 30)
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
+
+    def client(self, number: int) -> redis.Redis:
+        return redis.Redis(port=self.ports[number], protocol=2)
+
+    def is_ok(self, number: int) -> bool:
+        state = self.client(number).execute_command("CLUSTER INFO")
+        return (state if isinstance(state, dict) else {}).get("cluster_state") == "ok"
+
+    def sizes(self) -> list[int]:
+        return [self.client(number).dbsize() for number in range(3)]
+
+    def restart(self, number: int) -> None:
+        self.processes[number] = self._start(number)
+        wait_for(lambda: self._answers(number) and self.is_ok(number), 20)
+
+    def kill(self, number: int) -> None:
+        self.processes[number].kill()
+        self.processes[number].wait()
+
+    def move(self, key: str) -> None:
+        """Move the slot of a key to the next node."""
+        slot = self.client(0).execute_command("CLUSTER KEYSLOT", key)
+        source = next(n for n in range(3) if n * N_SLOTS // 3 <= slot < (n + 1) * N_SLOTS // 3)
+        target = (source + 1) % 3
+        names = [self.client(n).execute_command("CLUSTER MYID") for n in range(3)]
+        self.client(target).execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[source])
+        self.client(source).execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[target])
+        keys = self.client(source).execute_command("CLUSTER GETKEYSINSLOT", slot, 100)
+        self.client(source).execute_command("MIGRATE", "127.0.0.1", self.ports[target], "", 0, 5000, "KEYS", *keys)
+        for n in (target, source):
+            self.client(n).execute_command("CLUSTER SETSLOT", slot, "NODE", names[target])
+
+    def _start(self, number: int) -> "subprocess.Popen[bytes]":
+        options = {
+            "port": str(self.ports[number]), "cluster-enabled": "yes", "cluster-port": str(self._bus[number]),
+            "cluster-config-file": f"nodes-{number}.conf", "dir": str(self._directory), "appendonly": "yes",
+            "appenddirname": f"aof-{number}", "save": "", "cluster-require-full-coverage": "no",
+        }  # fmt: skip
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        process = subprocess.Popen([str(find_server()), *arguments], stdout=subprocess.DEVNULL)
+        self._stack.callback(_end, process)
+        return process
+
+    def _answers(self, number: int) -> bool:
+        try:
+            return bool(self.client(number).ping())
+        except redis.RedisError:
+            return False
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGCONT)
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    with ExitStack() as stack:
+        yield Nodes(tmp_path, stack)
+
+
+def test_users_are_spread_and_served_and_slots_may_move(nodes: Nodes, toy_bundle: Path, tmp_path: Path) -> None:
+    events = [{"user_id": user, "item_id": f"i{n % 9}", "timestamp": n + 1} for n, user in enumerate(USERS)]
+    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url, budget_ms=BUDGET_MS) as service:
+        first, again = service.send(*events), service.send(*events)
+        answers = {user: service.recommend(user_id=user) for user in USERS}
+        inline = {event["user_id"]: service.recommend(history=[event["item_id"]]) for event in events}
+        for user in USERS[:5]:
+            nodes.move(f"retort:{{{user}}}:h")
+        wait_for(lambda: all(service.recommend(user_id=user)["quality"]["level"] == "full" for user in USERS), 10)
+        service.send({"user_id": USERS[0], "item_id": "i8", "timestamp": 100})
+        history = service.client.get(f"/users/{USERS[0]}").json()["history"]
+        erased = service.client.delete(f"/users/{USERS[1]}")
+        gone = service.recommend(user_id=USERS[1])
+
+    assert first["accepted"] == len(USERS) and again["duplicates"] == len(USERS)
+    assert min(nodes.sizes()) > 10
+    assert {answer["quality"]["level"] for answer in answers.values()} == {"full"}
+    assert {user: answer["items"] for user, answer in answers.items()} == {
+        user: answer["items"] for user, answer in inline.items()
+    }
+    assert [event["item_id"] for event in history] == ["i0", "i8"]
+    assert erased.status_code == 200
+    assert gone["quality"]["reasons"] == ["cold_user"]
+
+
+def test_commands_reach_every_node(nodes: Nodes, toy_bundle: Path, tmp_path: Path) -> None:
+    histories = tmp_path / "histories.jsonl"
+    histories.write_text("".join(f'{{"user_id": "{user}", "item_id": "i1", "timestamp": 1}}\n' for user in USERS))
+    other = write_toy(tmp_path / "other", n_items=40)
+
+    imported = run_command("import", str(histories), redis_url=nodes.url)
+    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url, budget_ms=BUDGET_MS) as service:
+        service.send(*[{"user_id": user, "item_id": "i2", "timestamp": 2} for user in USERS])
+        before = service.recommend(user_id=USERS[0])["model_version"]
+        published = run_command("publish", str(other.path), "--wait", "30", redis_url=nodes.url)
+        after = service.recommend(user_id=USERS[0])["model_version"]
+        rolled_back = run_command("rollback", redis_url=nodes.url)
+        status = run_command("status", redis_url=nodes.url)
+    exported = run_command("export", str(tmp_path / "out.jsonl"), redis_url=nodes.url)
+    examined = run_command("doctor", "--bundle", str(toy_bundle), redis_url=nodes.url)
+
+    assert imported.returncode == 0 and "imported 60 events" in imported.stderr
+    assert published.returncode == 0, published.stderr
+    assert after == other.manifest.version != before
+    assert rolled_back.returncode == 2 and "no version before" in rolled_back.stderr
+    assert status.returncode == 0, status.stderr
+    assert exported.returncode == 0, exported.stderr
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == len(USERS)
+    assert "PASS  latency" in examined.stdout
+
+
+def test_dead_node_costs_no_answer_and_is_found_again(nodes: Nodes, toy_bundle: Path, tmp_path: Path) -> None:
+    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url, budget_ms=BUDGET_MS) as service:
+        service.send(*[{"user_id": user, "item_id": "i1", "timestamp": 1} for user in USERS])
+        slots = {user: nodes.client(0).execute_command("CLUSTER KEYSLOT", f"retort:{{{user}}}:h") for user in USERS}
+        nodes.kill(1)
+        with ThreadPoolExecutor(16) as pool:  # so that users of several nodes are in one batch
+            asked = USERS * 8
+            answers = list(pool.map(lambda user: service.client.post("/recommend", json={"user_id": user}), asked))
+        levels: dict[bool, list[str]] = {True: [], False: []}
+        for user, answer in zip(asked, answers, strict=True):
+            lives = not N_SLOTS // 3 <= slots[user] < 2 * N_SLOTS // 3
+            levels[lives].append(answer.json()["quality"]["level"])
+        nodes.restart(1)
+        wait_for(lambda: all(service.recommend(user_id=user)["quality"]["level"] == "full" for user in USERS), 10)
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert levels[True].count("full") > 0.8 * len(levels[True]), "users of the nodes that live are served as before"
+    assert "full" not in levels[False][-5:]

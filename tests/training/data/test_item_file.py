@@ -1,0 +1,116 @@
+"""The items file adds words to the catalogue, never items."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from service.bundle import Item
+from training.data.item_file import describe_items, read_catalog, to_items
+from training.data.prepare import Prepared, prepare
+from training.errors import InputError
+
+LOG = "user_id,item_id,timestamp\na,01,1\na,02,2\na,03,3\nb,01,1\nb,02,2\nb,03,3\n"
+
+
+def items_of(path: Path, item_ids: list[str], columns: dict[str, str] | None = None) -> list[Item]:
+    catalog = read_catalog(path, columns or {}, 0.0)
+    return to_items(describe_items(pl.Series("item_id", item_ids), np.ones(len(item_ids), dtype=np.int64), catalog))
+
+
+def write(folder: Path, text: str, name: str = "items.csv") -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def run(folder: Path, items: Path) -> Prepared:
+    return prepare(
+        write(folder, LOG, "log.csv"),
+        items,
+        folder / "out",
+        columns={},
+        events=[],
+        min_weight=0.0,
+        max_malformed=0.01,
+        max_history=500,
+        repeats="auto",
+        test="last",
+        val="last",
+        time_share=0.1,
+    )
+
+
+def test_items_file_gives_titles_and_attributes_of_several_values(tmp_path: Path) -> None:
+    path = write(tmp_path, "item_id,title,genre,year\n01, Frankenstein (1910),Horror| Sci-Fi||Horror,1910\n02,,,\n")
+
+    assert items_of(path, ["01", "02", "03"]) == [
+        Item("01", 1.0, "Frankenstein (1910)", {"genre": ["Horror", "Sci-Fi"], "year": ["1910"]}),
+        Item("02", 1.0),
+        Item("03", 1.0),
+    ]
+
+
+def test_items_file_keeps_the_description_beside_the_items(tmp_path: Path) -> None:
+    run(tmp_path, write(tmp_path, "item_id,description\n01,long words\n"))
+
+    frame = pl.read_parquet(tmp_path / "out" / "items.parquet")
+    assert frame["description"].to_list() == ["long words", None, None]
+
+
+def test_items_file_reads_the_same_from_parquet_and_json_lines(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"item_id": [1.0, 2.0], "title": ["A", None], "genre": [["x", "y"], []], "price": [2.5, 3.0]})
+    frame.write_parquet(tmp_path / "items.parquet")
+    write(
+        tmp_path,
+        '{"item_id":1.0,"title":"A","genre":["x","y"],"price":2.5}\n{"item_id":2,"title":null,"genre":[],"price":3.0}\n',
+        "items.jsonl",
+    )
+
+    expected = [
+        Item("1", 1.0, "A", {"genre": ["x", "y"], "price": ["2.5"]}),
+        Item("2", 1.0, None, {"price": ["3"]}),
+    ]
+    assert items_of(tmp_path / "items.parquet", ["1", "2"]) == expected
+    assert items_of(tmp_path / "items.jsonl", ["1", "2"]) == expected
+
+
+@pytest.mark.parametrize("header", ["StockCode,Description", "item_id,title"])
+def test_items_file_takes_the_mapped_names_or_our_own(tmp_path: Path, header: str) -> None:
+    path = write(tmp_path, f"{header}\n01,RED LAMP\n")
+
+    items = items_of(path, ["01"], {"item_id": "StockCode", "title": "Description", "user_id": "CustomerID"})
+
+    assert items == [Item("01", 1.0, "RED LAMP")]
+
+
+def test_items_file_never_adds_to_the_catalogue_and_says_what_it_lacked(tmp_path: Path) -> None:
+    data = run(tmp_path, write(tmp_path, "item_id,title\n01,first\n01,second\n99,unknown\n,nameless\n02,two\n"))
+
+    assert [(item.item_id, item.title) for item in data.items] == [("01", "first"), ("02", "two"), ("03", None)]
+    report = data.report["items_file"]
+    assert {name: report[name] for name in ("rows_read", "no_item", "duplicate", "not_in_catalogue")} == {
+        "rows_read": 5,
+        "no_item": 1,
+        "duplicate": 1,
+        "not_in_catalogue": 1,
+    }
+    assert report["without_a_line"] == 1
+    assert report["source"] == "items.csv"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,title\n1,x\n", r"items\.csv: no column 'item_id'; the file has: id, title\..*--columns item_id=COLUMN"),
+        ("item_id,title\n1,x\n2\n", r"(?s)items\.csv: 1 of 2 rows .*items\.csv:3: 1 fields, the header has 2"),
+        ("", r"items\.csv: the file is empty"),
+    ],
+)
+def test_items_file_is_refused_with_the_way_out_and_nothing_is_written(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, path)
+
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,110 @@
+"""Losses of states, layers, maps and vectors against slow obvious formulas and frozen numbers; and the hooks."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from training.loss.logits import soft_label_loss
+from training.loss.states import attention_loss, hint_loss, layer_loss, relation_loss, worst_perturbation
+from training.model.encoder import Attention, SequenceModel, Size
+from training.model.watch import attention_map, spread, watch
+
+STUDENT = torch.tensor([[1.0, 2.0], [0.0, -1.0], [3.0, 0.5]])
+TEACHER = torch.tensor([[2.0, 1.0], [0.5, 0.5], [1.0, -2.0]])
+SIZE = Size(dim=8, blocks=("pool", "attention", "attention"), heads=2, dropout=0.0, max_history=6)
+
+
+def test_hint_loss_is_the_mean_squared_error():
+    slow = sum((s - t) ** 2 for s, t in zip(STUDENT.flatten().tolist(), TEACHER.flatten().tolist(), strict=True)) / 6
+
+    assert hint_loss(STUDENT, TEACHER).item() == pytest.approx(slow)
+    assert hint_loss(STUDENT, TEACHER).item() == pytest.approx(2.4583333, abs=1e-6)
+
+
+def test_layer_loss_compares_directions_only():
+    total = 0.0
+    for s, t in zip(STUDENT.tolist(), TEACHER.tolist(), strict=True):
+        total += sum((a / math.hypot(*s) - b / math.hypot(*t)) ** 2 for a, b in zip(s, t, strict=True))
+
+    assert layer_loss(STUDENT, TEACHER).item() == pytest.approx(total / 3, rel=1e-5)
+    assert layer_loss(STUDENT, 7 * TEACHER).item() == pytest.approx(1.7420139, abs=1e-6)
+
+
+def test_attention_loss_is_kl_between_mean_heads_at_real_places():
+    ours = torch.tensor([[[[1.0, 0.0], [0.3, 0.7]], [[1.0, 0.0], [0.5, 0.5]]]])  # [1, 2, 2, 2]
+    theirs = torch.tensor([[[[1.0, 0.0], [0.9, 0.1]]]])
+
+    loss = attention_loss(ours, theirs, torch.tensor([[False, True]]))
+
+    assert loss.item() == pytest.approx(0.9 * math.log(0.9 / 0.4) + 0.1 * math.log(0.1 / 0.6), rel=1e-5)
+    assert loss.item() == pytest.approx(0.5506612, abs=1e-6)
+    assert attention_loss(theirs, theirs, torch.tensor([[True, True]])).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_relation_loss_compares_distances_relative_to_their_mean():
+    def relative(rows):
+        distances = [math.dist(rows[i], rows[j]) for i in range(3) for j in range(i + 1, 3)]
+        return [distance / (sum(distances) / 3) for distance in distances]
+
+    pairs = zip(relative(STUDENT.tolist()), relative(TEACHER.tolist()), strict=True)
+    slow = sum(0.5 * (a - b) ** 2 if abs(a - b) < 1 else abs(a - b) - 0.5 for a, b in pairs) / 3
+
+    assert relation_loss(STUDENT, TEACHER).item() == pytest.approx(slow, rel=1e-5)
+    assert relation_loss(STUDENT, TEACHER).item() == pytest.approx(0.0643173, abs=1e-6)
+    assert relation_loss(STUDENT, 3 * STUDENT + 1).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_worst_perturbation_is_the_gradient_of_the_soft_label_loss():
+    torch.manual_seed(0)
+    items, states, teacher = torch.randn(5, 2), STUDENT.clone().requires_grad_(), torch.randn(3, 5)
+    soft_label_loss(states @ items.T, teacher, temperature=1.0).backward()
+
+    shift = worst_perturbation(STUDENT @ items.T, teacher, items, share=0.1)
+
+    torch.testing.assert_close(shift, 0.1 * F.normalize(states.grad, dim=1))
+
+
+def test_the_worst_perturbation_equals_its_frozen_numbers():
+    items = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+    teacher = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]])
+
+    shift = worst_perturbation(STUDENT @ items.T, teacher, items, share=0.1)
+
+    assert shift.flatten().tolist() == pytest.approx(
+        [-0.0500521, 0.0865725, -0.0317552, -0.0948241, 0.0904604, 0.0426252], abs=1e-6
+    )
+
+
+def test_a_map_is_what_the_attention_weighs_with():
+    torch.manual_seed(0)
+    mixer, x = Attention(SIZE), torch.randn(2, 5, 8)
+    real = torch.tensor([[False, False, True, True, True], [True] * 5])
+
+    maps = attention_map(mixer, x, real)
+
+    value = mixer.key_value(x).chunk(2, dim=-1)[1].unflatten(-1, (2, -1)).transpose(1, 2)
+    rebuilt = mixer.output((maps @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(rebuilt[real], mixer(x, real, False)[real])
+    torch.testing.assert_close(maps.sum(dim=-1), torch.ones(2, 2, 5))
+
+
+def test_watching_sees_every_block_and_leaves_no_hook():
+    model = SequenceModel(9, SIZE)
+    rows = torch.tensor([[1, 2, 3]])
+
+    with watch(model) as watched:
+        states = model.states(rows)
+    model.states(rows)
+
+    assert len(watched.blocks) == 3
+    assert [maps.shape for maps in watched.maps()] == [(1, 2, 3, 3)] * 2
+    torch.testing.assert_close(model.encoder.norm(watched.blocks[-1]), states)
+
+
+def test_layers_are_spread_evenly_and_the_last_learns_from_the_last():
+    assert spread(1, 3) == [2]
+    assert spread(2, 3) == [1, 2]
+    assert spread(3, 3) == [0, 1, 2]
+    assert spread(3, 2) == [0, 1, 1]

@@ -1,0 +1,92 @@
+"""Windows and batches: every position once, contexts that end where they should, no look-ahead."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.model.batch import (
+    Events,
+    count_positions,
+    cut_windows,
+    group_windows,
+    history_batches,
+    make_batch,
+    select_events,
+    training_batches,
+)
+from training.teacher.soft_labels import overlapping_windows
+
+
+def made_events(lengths):
+    offset = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Events(np.arange(offset[-1], dtype=np.int32), offset)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(1, 9), st.integers(0, 5))
+def test_each_target_is_trained_once_an_epoch(lengths, max_history, seed):
+    events = made_events(lengths)
+
+    batches = list(training_batches(events, max_history=max_history, positions=16, seed=seed))
+
+    trained = sorted(int(event) for batch in batches for event in batch.event)
+    last = set((events.offset[1:] - 1).tolist())
+    assert trained == [i for i in range(len(events.item)) if i not in last]
+    assert len(trained) == count_positions(events)
+    assert all(batch.rows.shape[1] <= max_history for batch in batches)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(1, 9))
+def test_soft_label_windows_answer_for_each_position_once_with_half_the_context(lengths, max_history):
+    events = made_events(lengths)
+
+    windows, fresh = overlapping_windows(events, max_history)
+
+    answered = [i for (_, stop), first in zip(windows, fresh, strict=True) for i in range(first, stop)]
+    last = set((events.offset[1:] - 1).tolist())
+    assert sorted(answered) == [i for i in range(len(events.item)) if i not in last]
+    for (start, stop), first in zip(windows, fresh, strict=True):
+        begin = events.offset[np.searchsorted(events.offset, start, side="right") - 1]
+        assert stop - start <= max_history
+        assert start == begin or first - start >= max_history // 2
+
+
+def test_a_batch_pads_the_left_and_aligns_targets_with_real_positions():
+    events = made_events([4, 3])
+
+    batch = make_batch(events, np.array([[0, 3], [4, 6]]))
+
+    assert batch.rows.tolist() == [[0, 1, 2], [-1, 4, 5]]
+    assert batch.target.tolist() == [1, 2, 3, 5, 6]
+    assert batch.rows[batch.real].tolist() == batch.event.tolist() == [0, 1, 2, 4, 5]
+
+
+def test_batches_hold_about_the_asked_number_of_places():
+    events = made_events([2] * 50 + [30] * 10)
+    rng = np.random.default_rng(0)
+
+    groups = group_windows(cut_windows(events, 20, rng), 64, rng)
+
+    assert max(len(group) * (group[:, 1] - group[:, 0]).max() for group in groups) <= 64
+
+
+def test_histories_are_the_newest_events_and_empty_ones_are_padding():
+    events = made_events([3, 0, 6])
+
+    asked = {
+        int(place): rows.tolist()
+        for places, batch in history_batches(events, np.array([0, 1, 2]), max_history=4, size=1)
+        for place, rows in zip(places, batch, strict=True)
+    }
+
+    assert asked == {0: [0, 1, 2], 1: [-1], 2: [5, 6, 7, 8]}
+
+
+def test_select_events_keeps_users_without_events():
+    events = select_events(
+        np.array([0, 0, 2], dtype=np.int32), np.array([7, 8, 9], dtype=np.int32), np.array([True, False, True]), 4
+    )
+
+    assert events.item.tolist() == [7, 9]
+    assert events.offset.tolist() == [0, 1, 1, 2, 2]

@@ -1,0 +1,110 @@
+"""The loop: overfits what it should, stops when it should, and resuming changes nothing."""
+
+import numpy as np
+import torch
+
+from training.loss.logits import hard_loss
+from training.model.batch import Events
+from training.model.encoder import SequenceModel, Size
+from training.model.fit import Schedule, fit
+from training.progress import Progress
+
+SIZE = Size(dim=32, blocks=("pool", "attention"), heads=2, dropout=0.1, max_history=10)
+SCHEDULE = Schedule(learning_rate=0.01, batch_positions=64, epochs=6, positions=10**9, patience=6, seed=1)
+
+
+def chain(users=32, length=9, n_items=40):
+    rng = np.random.default_rng(0)
+    rows = [(rng.integers(n_items) + np.arange(length)) % n_items for _ in range(users)]
+    return Events(np.concatenate(rows).astype(np.int32), np.arange(0, users * length + 1, length))
+
+
+def train(path, schedule, validate=None):
+    torch.manual_seed(0)
+    model = SequenceModel(40, SIZE)
+    curve = fit(
+        model,
+        chain(),
+        loss=lambda logits, batch, piece: hard_loss(logits, batch.target[piece]),
+        validate=validate,
+        schedule=schedule,
+        checkpoint=path,
+        progress=Progress(),
+    )
+    return model, curve
+
+
+def test_fit_overfits_32_users(tmp_path):
+    schedule = Schedule(learning_rate=0.01, batch_positions=64, epochs=25, positions=10**9, patience=25, seed=1)
+
+    _, curve = train(tmp_path / "c", schedule)
+
+    assert curve[0].loss > 3.0
+    assert curve[-1].loss < 0.5
+
+
+def test_resuming_changes_nothing(tmp_path):
+    straight, _ = train(tmp_path / "straight", SCHEDULE)
+
+    train(tmp_path / "halves", Schedule(0.01, 64, epochs=3, positions=10**9, patience=6, seed=1))
+    resumed, curve = train(tmp_path / "halves", SCHEDULE)
+
+    assert [row.epoch for row in curve] == [0, 1, 2, 3, 4, 5]
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_fit_stops_after_patience_and_returns_the_best_weights(tmp_path):
+    scores = iter([0.1, 0.5, 0.4, 0.3, 0.2])
+    seen = []
+
+    torch.manual_seed(0)
+    model = SequenceModel(40, SIZE)
+
+    def validate(averaged):
+        seen.append(averaged.items.weight.detach().clone())
+        return next(scores)
+
+    curve = fit(
+        model,
+        chain(),
+        loss=lambda logits, batch, piece: hard_loss(logits, batch.target[piece]),
+        validate=validate,
+        schedule=Schedule(0.01, 64, epochs=20, positions=10**9, patience=2, seed=1),
+        checkpoint=tmp_path / "c",
+        progress=Progress(),
+    )
+
+    assert [row.validation for row in curve] == [0.1, 0.5, 0.4, 0.3]
+    assert torch.equal(model.items.weight, seen[1])
+
+
+def test_chunks_of_positions_give_the_gradient_of_the_whole(tmp_path, monkeypatch):
+    whole, _ = train(tmp_path / "whole", Schedule(0.01, 64, epochs=1, positions=10**9, patience=1, seed=1))
+    monkeypatch.setattr("training.model.fit.CHUNK_LOGITS", 7 * 40)
+    pieces, _ = train(tmp_path / "pieces", Schedule(0.01, 64, epochs=1, positions=10**9, patience=1, seed=1))
+
+    torch.testing.assert_close(whole.items.weight, pieces.items.weight, atol=2e-2, rtol=0)
+
+
+def test_every_epoch_is_logged_under_stage_and_model(tmp_path):
+    written = []
+
+    class Kept:
+        def write(self, name, step, value):
+            written.append((name, step))
+
+    (tmp_path / ".student.work").mkdir()
+    torch.manual_seed(0)
+    fit(
+        SequenceModel(40, SIZE),
+        chain(),
+        loss=lambda logits, batch, piece: hard_loss(logits, batch.target[piece]),
+        validate=None,
+        schedule=Schedule(0.01, 64, epochs=2, positions=10**9, patience=2, seed=1),
+        checkpoint=tmp_path / ".student.work" / "checkpoint.alone.safetensors",
+        progress=Progress(Kept()),
+    )
+
+    names = ("student/alone/loss", "student/alone/validation")
+    assert written == [(name, step) for step in (1, 2) for name in names]

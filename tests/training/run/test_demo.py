@@ -1,0 +1,75 @@
+"""The demo: the whole way by one command, the curl that it prints, and nothing left running."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests.service.running import clean_environment, wait_for
+from tests.training.world import heed_interrupts, tiny_settings
+from training.__main__ import main
+from training.run.demo import curl_command
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_demo(chain_world, out, port):
+    command = [sys.executable, "-m", "training", "demo", "--interactions", str(chain_world), "--out", str(out)]
+    command += ["--port", str(port), *tiny_settings()]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=clean_environment({}), preexec_fn=heed_interrupts
+    )
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="NOT CHECKED: curl is not installed")
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_demo_serves_and_its_curl_answers(ending, chain_world, finished_run, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "demo" / "run")  # trained already: the second demo
+    port = free_port()
+    process = start_demo(chain_world, tmp_path / "demo", port)
+
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("report: ") and len(lines) > 10 and any("curl -s" in earlier for earlier in lines):
+            break
+    curl = next(line for line in lines if "curl -s" in line)
+    answer = json.loads(subprocess.run(curl, shell=True, capture_output=True, check=True, text=True).stdout)
+    process.send_signal(ending)
+    process.communicate(timeout=60)
+
+    assert answer["quality"]["level"] == "full"
+    assert len(answer["items"]) == 5
+    assert process.returncode == 0
+    wait_for(lambda: is_free(port))
+
+
+def is_free(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_demo_says_at_once_that_the_port_is_taken(tmp_path, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        assert main(["demo", "--out", str(tmp_path / "demo"), "--port", str(port)]) == 2
+
+    assert f"port {port}: Address already in use; choose another: make demo PORT=8001" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+def test_curl_command_survives_quotes_in_ids():
+    command = curl_command(8000, {"user_id": "o'neil"})
+
+    assert """'{"user_id": "o'"'"'neil"}'""" in command

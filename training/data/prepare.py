@@ -1,0 +1,220 @@
+"""The prepared data of a run: a user's file of interactions made into arrays, once, for every later stage.
+
+`prepare` reads, cleans, orders, splits, and writes a directory aside that it renames when whole; `load_prepared` reads
+it back. The bytes depend on the events and settings alone, not on the order of the file's rows (report.json also names
+the source). It trains nothing and ranks nothing.
+"""
+
+import gzip
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+from numpy.typing import NDArray
+
+from service.bundle import Item
+from training.data.description import summarise, summarise_catalog
+from training.data.interaction_file import Events, read_events
+from training.data.item_file import check_malformed, describe_items, read_catalog, to_items
+from training.data.split import TEST, TRAIN, VAL, assign_parts, target_events
+from training.errors import InputError
+from training.stage import KEY
+
+__all__ = ["TEST", "TRAIN", "VAL", "Prepared", "load_prepared", "parse_columns", "prepare"]
+
+COLUMNS = ("user_id", "item_id", "timestamp", "weight", "event", "title", "description")
+REPEATS = ("yes", "no", "auto")
+EVENTS, USERS, ITEMS, REPORT = "events.parquet", "users.parquet", "items.parquet", "report.json"
+HISTORIES, KNOWN, HELDOUT = "histories.jsonl.gz", "known.jsonl.gz", "heldout.jsonl.gz"
+OWN = frozenset({EVENTS, USERS, ITEMS, REPORT, HISTORIES, KNOWN, HELDOUT, KEY})  # all that may stand in the directory
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Events of all users, grouped by user number, oldest first; ties in time in the order of the store."""
+
+    users: list[str]  # user_id by user number
+    items: list[Item]  # by row; popularity counts TRAIN events
+    user: NDArray[np.int32]  # [n_events], non-decreasing
+    item: NDArray[np.int32]  # [n_events], row
+    timestamp_ms: NDArray[np.int64]  # [n_events]
+    part: NDArray[np.uint8]  # [n_events], TRAIN | VAL | TEST
+    report: dict[str, Any]  # what report.json holds
+
+
+def prepare(
+    interactions: Path,
+    items: Path | None,
+    out: Path,
+    *,
+    columns: Mapping[str, str],
+    events: Sequence[str],
+    min_weight: float,
+    max_malformed: float,
+    max_history: int,
+    repeats: str,
+    test: str,
+    val: str,
+    time_share: float,
+    folds: int = 5,
+    fold: int = 1,
+) -> Prepared:
+    """Read the files, write the directory out, and return it loaded. Raises InputError and leaves nothing behind."""
+    if repeats not in REPEATS:
+        raise InputError(f"prepare.repeats must be one of {', '.join(REPEATS)}, not {repeats!r}")
+    _check_replaceable(out)
+    found = read_events(interactions, columns=columns, events=events, min_weight=min_weight, max_history=max_history)
+    check_malformed(found.table, found.malformed, max_malformed)
+    _check_enough(found)
+    frame = _numbered(found.frame)
+    user, timestamp_ms = frame["user"].to_numpy(), frame["timestamp_ms"].to_numpy()
+    part = assign_parts(user, timestamp_ms, test=test, val=val, time_share=time_share, folds=folds, fold=fold)
+    _check_targets(interactions, user, part, test)
+    frame = frame.with_columns(pl.Series("part", part))
+    item_ids = frame["item_id"].unique().sort()
+    popularity = np.bincount(frame["item"].to_numpy()[part == TRAIN], minlength=len(item_ids))
+    catalog = read_catalog(items, columns, max_malformed) if items else None
+    report = summarise(found, frame, repeats) | {
+        "split": {"test": test, "val": val, "time_share": time_share}
+        | ({"folds": folds, "fold": fold} if test == "users" else {}),
+        "settings": {"columns": dict(columns), "events": list(events), "min_weight": min_weight}
+        | {"max_malformed": max_malformed, "max_history": max_history, "repeats": repeats},
+        "items_file": summarise_catalog(catalog, item_ids),
+    }
+    _write(out, frame, describe_items(item_ids, popularity, catalog), report)
+    return load_prepared(out)
+
+
+def load_prepared(out: Path) -> Prepared:
+    """Read a prepared directory. Raises InputError where it is missing or damaged."""
+    try:
+        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+        events, users, items = (pl.read_parquet(out / name, glob=False) for name in (EVENTS, USERS, ITEMS))
+        return Prepared(
+            users=users["user_id"].to_list(),
+            items=to_items(items),
+            user=events["user"].to_numpy(),
+            item=events["item"].to_numpy(),
+            timestamp_ms=events["timestamp_ms"].to_numpy(),
+            part=events["part"].to_numpy(),
+            report=report,
+        )
+    except FileNotFoundError as exc:
+        raise InputError(
+            f"{out}: no prepared data ({Path(exc.filename or '').name or exc}); run prepare first"
+        ) from exc
+    except (OSError, ValueError, pl.exceptions.PolarsError) as exc:
+        raise InputError(f"{out}: damaged prepared data ({exc}); delete it and run prepare again") from exc
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Return {our name: the file's name} of "user_id=CustomerID,item_id=StockCode". Raises InputError."""
+    columns: dict[str, str] = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        ours, equals, theirs = (word.strip() for word in pair.partition("="))
+        if not (ours and equals and theirs):
+            raise InputError(f"--columns {pair!r}: write OURS=THEIRS, for example --columns user_id=CustomerID")
+        if ours not in COLUMNS:
+            raise InputError(f"--columns {pair!r}: {ours!r} is none of our columns: {', '.join(COLUMNS)}")
+        if ours in columns:
+            raise InputError(f"--columns {pair!r}: {ours} is named twice")
+        columns[ours] = theirs
+    return columns
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuse to write over anything but prepared data, whole or not."""
+    if out.exists() and not (out.is_dir() and OWN.issuperset(path.name for path in out.iterdir())):
+        raise InputError(f"{out}: exists and is no prepared data, so it is not replaced; give another --out")
+
+
+def _check_enough(found: Events) -> None:
+    path, n_rows = found.table.path, found.table.n_rows
+    counts = ", ".join(f"{reason} {count}" for reason, count in found.dropped.items())
+    counts = f"{n_rows} rows read, malformed {found.malformed.count}" + (f", {counts}" if counts else "")
+    if not found.frame.height:
+        raise InputError(
+            f"{path}: no row is left to learn from ({counts}). "
+            "Check --columns, prepare.events and prepare.min_weight against the file"
+        )
+    for name, noun in (("user_id", "user"), ("item_id", "item")):
+        if found.frame[name].n_unique() < 2:
+            only = found.frame[name][0]
+            raise InputError(
+                f"{path}: only one {noun} is left, {only!r} ({counts}): a model cannot be trained and validated on "
+                f"one. Check --columns {name}=COLUMN, or give more data"
+            )
+
+
+def _check_targets(path: Path, user: NDArray[np.int32], part: NDArray[np.uint8], test: str) -> None:
+    wanted = {"val": VAL} | ({"test": TEST} if test != "none" else {})
+    for name, number in wanted.items():
+        if not len(target_events(user, part, number)):
+            raise InputError(
+                f"{path}: split.{name} leaves no user with an event to train on and a later one to hold out, so "
+                "nothing can be measured. Give more events a user, or another split, such as --set split.test=none"
+            )
+
+
+def _numbered(frame: pl.DataFrame) -> pl.DataFrame:
+    """Replace ids by their place among the sorted ids: user, item, timestamp_ms, weight?."""
+    numbered = [
+        frame[name].replace_strict(ids, pl.Series(range(len(ids)), dtype=pl.Int32), return_dtype=pl.Int32).alias(short)
+        for name, short in (("user_id", "user"), ("item_id", "item"))
+        for ids in [frame[name].unique().sort()]
+    ]
+    rest = [name for name in ("timestamp_ms", "weight") if name in frame.columns]
+    return pl.DataFrame([*numbered, *(frame[name] for name in rest)]).with_columns(frame["user_id"], frame["item_id"])
+
+
+def _write(out: Path, frame: pl.DataFrame, items: pl.DataFrame, report: Mapping[str, Any]) -> None:
+    """Write the directory aside and rename it to out."""
+    aside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
+    aside.mkdir(parents=True)
+    try:
+        users = frame.select("user_id").unique().sort("user_id")
+        users.write_parquet(aside / USERS)
+        items.write_parquet(aside / ITEMS)
+        frame.drop("user_id", "item_id").write_parquet(aside / EVENTS)
+        lines = _lines(frame, users["user_id"], items["item_id"])
+        part = frame["part"]
+        _write_lines(aside / HISTORIES, lines)
+        _write_lines(aside / KNOWN, lines.filter(part != TEST))
+        targets = target_events(frame["user"].to_numpy(), part.to_numpy(), TEST)
+        _write_lines(aside / HELDOUT, lines.gather(targets))
+        (aside / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if out.exists():
+            replaced = aside / "replaced"
+            out.rename(replaced)
+            aside.rename(out)
+            shutil.rmtree(out / replaced.name)
+        else:
+            aside.rename(out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _lines(frame: pl.DataFrame, user_ids: pl.Series, item_ids: pl.Series) -> pl.Series:
+    """Return one JSON line per event: ids are encoded once each, a whole second has no fraction."""
+    user, item = (
+        pl.Series([orjson.dumps(value).decode() for value in ids.to_list()], dtype=pl.String).gather(frame[name])
+        for name, ids in (("user", user_ids), ("item", item_ids))
+    )
+    milliseconds = frame["timestamp_ms"]
+    whole, fraction = (milliseconds // 1000).cast(pl.String), (milliseconds / 1000).cast(pl.String)
+    seconds = whole.zip_with(milliseconds % 1000 == 0, fraction)
+    parts = [pl.lit('{"user_id":'), user, pl.lit(',"item_id":'), item, pl.lit(',"timestamp":'), seconds, pl.lit("}")]
+    return pl.select(pl.concat_str(parts)).to_series()
+
+
+def _write_lines(path: Path, lines: pl.Series) -> None:
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=3, fileobj=raw, mtime=0) as file:
+        for start in range(0, len(lines), 100_000):
+            file.write(("\n".join(lines[start : start + 100_000].to_list()) + "\n").encode())

@@ -1,0 +1,144 @@
+"""The terms that look at a whole batch: states, layers, maps, vectors; and a second student. Those that learn from
+validation are in meta.py.
+
+Each is a module, for most learn something: a projector to the teacher's width, a second student. None of it is kept
+with the student. Letters: P positions, D width.
+
+Adversarial perturbs states instead of training a discriminator of lists: the worst shift is known in closed form, where
+a second network needs a schedule of its own and gives a gradient only while it is neither too good nor too bad.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from training.distillation.source import Seen, Source, given
+from training.distillation.validation_term import Feedback, Meta
+from training.loss.logits import distillation_loss, soft_label_loss
+from training.loss.states import attention_loss, hint_loss, layer_loss, relation_loss, worst_perturbation
+from training.model.batch import Batch
+from training.model.encoder import SequenceModel
+from training.model.watch import spread
+
+RELATED = 128  # positions of a batch whose users and items are compared
+PERTURBED = 256  # positions of a batch whose states are perturbed
+PERTURBATION = 0.1  # of a state's length
+
+
+class Hint(nn.Module):
+    """The last state, through a projector."""
+
+    def __init__(self, source: Source, model: SequenceModel) -> None:
+        super().__init__()
+        self.projector = nn.Linear(model.size.dim, given(source.states).items.shape[1])
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Return the mean over the batch."""
+        return hint_loss(self.projector(seen.states), seen.teacher_states())
+
+
+class Layers(nn.Module):
+    """Every block's output, each through a projector, the student's spread evenly over the teacher's."""
+
+    def __init__(self, source: Source, model: SequenceModel) -> None:
+        super().__init__()
+        teacher = given(source.model).size
+        blocks = len(model.size.blocks)
+        self.pairs = spread(blocks, len(teacher.blocks))
+        self.projectors = nn.ModuleList(nn.Linear(model.size.dim, teacher.dim, bias=False) for _ in range(blocks))
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Return the mean over layers and batch."""
+        pairs = zip(self.projectors, seen.student.blocks, self.pairs, strict=True)
+        losses = [
+            layer_loss(projector(ours[seen.real]), seen.teacher.blocks[place][seen.real])
+            for projector, ours, place in pairs
+        ]
+        return torch.stack(losses).mean()
+
+
+class Maps(nn.Module):
+    """Attention maps, the student's attentions spread evenly over the teacher's."""
+
+    def __init__(self, source: Source, model: SequenceModel) -> None:
+        super().__init__()
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Return the mean over maps and batch."""
+        ours, theirs = seen.student.maps(), seen.teacher.maps()
+        pairs = zip(ours, spread(len(ours), len(theirs)), strict=True)
+        return torch.stack([attention_loss(maps, theirs[place], seen.real) for maps, place in pairs]).mean()
+
+
+class Relations(nn.Module):
+    """Distances among some users' states and their next items' vectors."""
+
+    def __init__(self, source: Source, model: SequenceModel) -> None:
+        super().__init__()
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Return the mean over pairs."""
+        positions = seen.sample(RELATED)
+        rows = seen.batch.target[positions].unique().to(seen.states.device)
+        student = torch.cat([seen.states[positions].float(), seen.model.items.weight[rows]])
+        items = given(seen.source.states).items[rows].float()
+        return relation_loss(student, torch.cat([seen.teacher_states(positions), items]))
+
+
+class Adversarial(nn.Module):
+    """Soft labels at the nearby state where the student is most wrong."""
+
+    def __init__(self, source: Source, model: SequenceModel) -> None:
+        super().__init__()
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Return the mean over some positions."""
+        items = seen.model.items.weight
+        positions = seen.sample_logits(PERTURBED)
+        states = seen.states[positions]
+        teacher = seen.source.logits(seen.batch.event[positions], states)
+        with torch.no_grad():
+            shift = worst_perturbation(seen.model.scores(states), teacher, items, share=PERTURBATION)
+        moved = states + shift * states.detach().norm(dim=1, keepdim=True)
+        return soft_label_loss(seen.model.scores(moved), teacher, temperature=seen.temperature)
+
+
+class Mutual(nn.Module):
+    """A second student of the same size that starts elsewhere; each learns from the other's present answers."""
+
+    def __init__(self, source: Source, model: SequenceModel) -> None:
+        super().__init__()
+        self.peer = SequenceModel(len(model.items.weight), model.size)
+        self._states: tuple[Tensor, Tensor] | None = None
+
+    def piece(self, logits: Tensor, batch: Batch, piece: slice, *, alpha: float, weight: float) -> Tensor:
+        """The student's loss towards the peer, and the peer's own towards target and student."""
+        if piece.start == 0:
+            states = self.peer.states(batch.rows.to(logits.device))[batch.real.to(logits.device)]
+            self._states = states, states.detach().requires_grad_()  # differentiated once, in forward
+        other = self.peer.scores(given(self._states)[1][piece])
+        target = batch.target[piece].to(logits.device)
+        taught = alpha * weight * soft_label_loss(logits, other.detach(), temperature=1.0)
+        whole = alpha * weight + 1 - alpha
+        share = alpha * weight / whole
+        return taught + whole * distillation_loss(other, logits.detach(), target, alpha=share, temperature=1.0)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Hand the peer's gradient from its states to its encoder; adds nothing to the value."""
+        states, leaf = given(self._states)
+        self._states = None
+        surrogate = (states * given(leaf.grad)).sum()
+        return surrogate - surrogate.detach()
+
+
+PARTS: dict[str, Callable[[Source, SequenceModel], nn.Module]] = {
+    "hint": Hint,
+    "layers": Layers,
+    "attention": Maps,
+    "relations": Relations,
+    "adversarial": Adversarial,
+    "meta": Meta,
+    "feedback": Feedback,
+    "mutual": Mutual,
+}

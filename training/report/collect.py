@@ -1,0 +1,223 @@
+"""What a finished run holds, put together: rankings of every model and of what it is compared with, and its metrics.
+
+The rankings come from the run directory; only the bundle itself is ranked here, through onnxruntime, because that is
+what will be served.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from service.bundle import Bundle, BundleError, open_bundle, read_manifest
+from training.data.prepare import TEST, Prepared
+from training.errors import InputError
+from training.evaluation.judge import Question, Ranking, ask, judged_part, popularity_scorer, rank
+from training.evaluation.metric import ndcg
+from training.evaluation.quality import (
+    MEANING,
+    beside_baselines,
+    detail,
+    make_yardstick,
+    overlaps,
+    summarise_quality,
+    verdict,
+)
+from training.export.onnx_student import ExportedStudent, time_encoder
+from training.model.checkpoint import load_model
+from training.model.encoder import count_parameters
+from training.model.fit import Epoch, load_curve
+from training.progress import Progress
+from training.teacher.kind import PLACES, mixed_members, open_member
+from training.teacher.mix import load_shares
+
+OWN = {  # a model's ranking; the first place that is there. Where teachers are mixed, the mix is the teacher
+    "teacher": ("mix/ranking.npz", "teacher/ranking.npz"),
+    "transformer": ("teacher/ranking.npz",),
+    "linear": ("linear/ranking.npz",),
+    "text": ("text_teacher/ranking.npz",),
+    "student": ("student/student_ranking.npz",),
+    "student_smoothed": ("student/smoothed_ranking.npz",),
+    "student_alone": ("student/alone_ranking.npz",),
+}
+CURVES = {
+    "transformer": "teacher/curve.json",
+    "text": "text_teacher/curve.json",
+    "student": "student/student_curve.json",
+    "student_smoothed": "student/smoothed_curve.json",
+    "student_alone": "student/alone_curve.json",
+}
+COMPRESSED = "compressed/ranking.npz"
+PEERS, BASELINES = "peers", "baselines"
+
+
+def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[dict[str, Any], dict[str, Ranking]]:
+    """Return what metrics.json holds, and the rankings that it is about."""
+    bundle = open_bundle(run / "bundle")
+    question = ask(prepared, judged_part(prepared))
+    rankings = own_rankings(run)
+    if not bundle.manifest.refit:
+        rankings["bundle"] = rank_bundle(bundle, question)
+    others, about = other_rankings(run, prepared, question, progress)
+    rankings |= others
+    if "popularity" not in rankings:
+        rankings["popularity"] = rank(question, popularity_scorer(prepared), 1, both_rules=True)
+    quality = summarise_quality(rankings, len(prepared.items))
+    paid, sentence = verdict(quality)
+    progress.note(sentence)
+    yardstick = make_yardstick(prepared, question)
+    details = {name: detail(ranking, yardstick) for name, ranking in rankings.items()}
+    sizes = _sizes(run, bundle)
+    return {
+        "paid": paid,
+        "verdict": sentence,
+        "judged_on": "test" if judged_part(prepared) == TEST else "validation",
+        "exclude_seen": question.exclude_seen,
+        "models": {
+            name: quality[name] | details[name] | sizes.get(name, {}) | about.get(name, {}) for name in rankings
+        },
+        "mix": load_shares(run / "mix") if (run / "mix").exists() else {},
+        "ndcg@10_differences": quality["ndcg@10_differences"],
+        "beside_baselines": beside_baselines(rankings),
+        "overlap": overlaps(rankings),
+        "diversity_by": yardstick.features.by,
+        "meaning": MEANING,
+        "bundle": {"version": bundle.manifest.version, "refit": bundle.manifest.refit},
+        "seconds": {name: value for name, value in _seconds(run).items() if name in rankings},
+        "data": prepared.report,
+        "lineage": bundle.manifest.lineage,
+    }, rankings
+
+
+def own_rankings(run: Path) -> dict[str, Ranking]:
+    """Return the rankings that the run's own stages left."""
+    found: dict[str, Path] = {}
+    for name, places in OWN.items():
+        path = next((run / place for place in places if (run / place).exists()), None)
+        if path is not None and path not in found.values():
+            found[name] = path
+    if (run / "mix").exists() and len(mixed_members(run)) == 1:  # it is the teacher itself
+        found = {name: path for name, path in found.items() if name not in PLACES}
+    return {name: Ranking.load(path) for name, path in found.items()}
+
+
+def other_rankings(
+    run: Path, prepared: Prepared, question: Question, progress: Progress
+) -> tuple[dict[str, Ranking], dict[str, dict[str, Any]]]:
+    """Return rankings of peers/ and baselines/, and what their JSON says (title, seconds, parameters, setting).
+
+    One of other data is left out and named: its users are not these.
+    """
+    rankings: dict[str, Ranking] = {}
+    about: dict[str, dict[str, Any]] = {}
+    for path in [*sorted((run / PEERS).glob("*.npz")), *sorted((run / BASELINES).glob("*.npz"))]:
+        says = _read_about(path.with_suffix(".json"))
+        ranking = Ranking.load(path)
+        if says.get("data", prepared.report["fingerprint"]) != prepared.report["fingerprint"] or len(
+            ranking.ranks
+        ) != len(question.users):
+            progress.note(f"{path}: of other data than this run, left out of the report")
+            continue
+        rankings[path.stem] = ranking
+        about[path.stem] = {key: says[key] for key in ("title", "seconds", "parameters", "setting") if key in says}
+    order = sorted(rankings, key=lambda name: -float(ndcg(rankings[name].ranks, 10).mean()))
+    return {name: rankings[name] for name in order}, about
+
+
+def rank_bundle(bundle: Bundle, question: Question) -> Ranking:
+    """Rank with the bundle alone, through onnxruntime."""
+    student = ExportedStudent(bundle)
+    return rank(
+        question,
+        lambda rows: student.scores([[row for row in history if row >= 0] for history in rows.tolist()]),
+        bundle.manifest.max_history,
+        both_rules=True,
+    )
+
+
+def learning_curves(run: Path) -> dict[str, list[Epoch]]:
+    """Return validation NDCG@10 over epochs of what was trained in epochs."""
+    return {name: load_curve(run / place) for name, place in CURVES.items() if (run / place).exists()}
+
+
+def read_trials(run: Path) -> list[dict[str, Any]]:
+    """Return the candidates that a search under a budget measured; none where there was no search."""
+    path = run / "search" / "trials.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def read_table(run: Path, name: str) -> dict[str, Any] | None:
+    """Return the table that a study left, "ablation" for one; None where there was none."""
+    path = run / name / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def lineage_of(run: Path) -> dict[str, Any]:
+    """Return what the bundle says of its making: seeds, config, commit. Raises InputError where it cannot be read."""
+    try:
+        return dict(read_manifest(run / "bundle").lineage)
+    except BundleError as exc:
+        raise InputError(f"{exc}; export the run first") from exc
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as exc:
+        raise InputError(f"{path}: not JSON ({exc}); delete it or write it again") from exc
+
+
+def _sizes(run: Path, bundle: Bundle) -> dict[str, dict[str, float]]:
+    """Parameters, float32 bytes and encode time; both students have the bundle's encoder, so its time is theirs."""
+    dim, longest = bundle.manifest.dim, bundle.manifest.max_history
+    encode_us = time_encoder(bundle.encoder, dim=dim, max_history=longest)
+    own = _size(count_parameters(load_model(run / "student" / "student.safetensors")), encode_us)
+    files = sum(entry["size"] for entry in bundle.manifest.files.values())
+    members = {name: open_member(run, name) for name in mixed_members(run)}
+    sizes = {name: _size(member.parameters, member.time_encoding()) for name, member in members.items()}
+    whole = {key: sum(size[key] for size in sizes.values()) for key in ("parameters", "bytes", "encode_us")}
+    return {
+        **sizes,
+        "teacher": whole,
+        **dict.fromkeys(("student", "student_smoothed", "student_alone"), own),
+        "bundle": own | {"bytes": files},
+    }
+
+
+def _size(parameters: int, encode_us: float) -> dict[str, float]:
+    return {"parameters": parameters, "bytes": 4 * parameters, "encode_us": encode_us}
+
+
+def _seconds(run: Path) -> dict[str, float]:
+    """Return the seconds of training of each model."""
+    members = {name: open_member(run, name).seconds for name in mixed_members(run)}
+    curves = {name: sum(row.seconds for row in rows) for name, rows in learning_curves(run).items()}
+    return curves | members | {"teacher": sum(members.values())}
+
+
+def titles_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return a name for the reader of each model."""
+    return TITLES | {
+        name: TITLES.get(name) or row.get("title") or name.replace("_", " ") for name, row in models.items()
+    }
+
+
+TITLES = {
+    "teacher": "Teacher",
+    "student": "Student, distilled",
+    "student_smoothed": "Student, smoothed labels for a teacher",
+    "student_alone": "Student alone, no teacher",
+    "transformer": "Transformer alone",
+    "linear": "Linear model alone",
+    "text": "Transformer over texts alone",
+    "compressed": "Student, compressed",
+    "twin": "Student alone in the teacher",
+    "bundle": "Bundle, as it is served",
+    "popularity": "Popularity",
+    "recent_popularity": "Recent popularity (knows the day)",
+    "item_knn": "Item-kNN",
+    "ease": "EASE",
+    "ials": "iALS",
+}

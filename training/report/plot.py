@@ -1,0 +1,183 @@
+"""The report's pictures, each as a data address, so that the page needs no other file.
+
+One colour a model, the same in every picture; what a model is compared with is grey.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from training.model.fit import Epoch
+
+matplotlib.use("Agg")
+
+COLOURS = {
+    "teacher": "#475569",
+    "transformer": "#94a3b8",
+    "linear": "#94a3b8",
+    "text": "#94a3b8",
+    "student": "#0f766e",
+    "student_smoothed": "#7c3aed",
+    "student_alone": "#d97706",
+    "bundle": "#134e4a",
+    "compressed": "#134e4a",
+}
+GREY = "#b6bcc6"
+INK = "#1f2937"
+MARKERS = "osD^vP"
+WIDTH = 6.6  # inches
+
+
+def plot_bars(models: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]) -> str:
+    """NDCG@10 of each model with its interval."""
+    figure = Figure(figsize=(WIDTH, 0.42 * len(models) + 0.7), layout="constrained")
+    axes = figure.subplots()
+    names = list(models)[::-1]
+    for place, name in enumerate(names):
+        row = models[name]
+        low, high = row["ndcg@10_interval"]
+        error = [[row["ndcg@10"] - low], [high - row["ndcg@10"]]]
+        axes.barh(place, row["ndcg@10"], xerr=error, color=COLOURS.get(name, GREY), ecolor=INK, capsize=2.5, height=0.7)
+        axes.annotate(
+            f"{row['ndcg@10']:.4f}", (high, place), (5, 0), textcoords="offset points", va="center", fontsize=9
+        )
+    axes.set_yticks(range(len(names)), [titles[name] for name in names])
+    axes.set(xlabel="NDCG@10; lines: 95 % over users", xlim=(0, axes.get_xlim()[1] * 1.08))
+    return _as_address(figure, axes)
+
+
+def plot_curves(curves: Mapping[str, Sequence[Epoch]], titles: Mapping[str, str]) -> str:
+    """Validation NDCG@10 over epochs; a dot marks the epoch that was kept."""
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for name, rows in curves.items():
+        colour = COLOURS.get(name, GREY)
+        axes.plot([row.epoch + 1 for row in rows], [row.validation for row in rows], label=titles[name], color=colour)
+        best = max(rows, key=lambda row: row.validation)
+        axes.plot(best.epoch + 1, best.validation, "o", color=colour)
+    axes.set(xlabel="epoch", ylabel="validation NDCG@10", ylim=(0, None))
+    axes.legend(frameon=False)
+    return _as_address(figure, axes)
+
+
+def plot_groups(
+    models: Mapping[str, Mapping[str, Any]], names: Sequence[str], titles: Mapping[str, str], group: str
+) -> str:
+    """NDCG@10 by group ("by_popularity" or "by_history") for a few models side by side."""
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(names)
+    greys = iter(("#8b94a3", "#c3c9d2"))
+    rows = models[names[0]][group]
+    for number, name in enumerate(names):
+        heights = [row["ndcg@10"] or 0 for row in models[name][group]]
+        places = [place + (number - (len(names) - 1) / 2) * width for place in range(len(rows))]
+        axes.bar(places, heights, width, label=titles[name], color=COLOURS.get(name) or next(greys, GREY))
+    axes.set_xticks(range(len(rows)), [f"{group_label(group, row)}\n{row['users']:,} users" for row in rows])
+    axes.set_ylabel("NDCG@10")
+    axes.legend(frameon=False, fontsize=9)
+    return _as_address(figure, axes)
+
+
+def group_label(group: str, row: Mapping[str, Any]) -> str:
+    """Name a row of by_popularity or by_history."""
+    if group == "by_popularity":
+        return f"{row['items']:,} items"
+    return f"{row['from']} to {row['to']} events" if row["to"] else f"{row['from']} and more"
+
+
+def plot_front(trials: Sequence[Mapping[str, Any]], cost: str, label: str, scale: float = 1.0) -> str:
+    """NDCG@10 of a search's candidates against a cost, the front of those that none beats in both, the chosen one."""
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    axes = figure.subplots()
+    kinds = sorted({str(trial["kind"]) for trial in trials})
+    for marker, kind in zip(MARKERS * len(kinds), kinds, strict=False):
+        own = [trial for trial in trials if str(trial["kind"]) == kind]
+        axes.plot(*_points(own, cost, scale), marker, label=kind, color="#64748b", alpha=0.75, linestyle="")
+    best = pareto_front(trials, cost)
+    axes.step(*_points(best, cost, scale), where="post", color="#0f766e", label="none is better in both")
+    for trial in trials:
+        if trial.get("chosen"):
+            at = (trial[cost] * scale, trial["ndcg@10"])
+            axes.plot(*at, "*", color="#b91c1c", markersize=15, label="chosen")
+            axes.annotate(
+                f"{trial['dim']} wide, {trial['kind']}, {trial['items']}",
+                at,
+                (8, -12),
+                textcoords="offset points",
+            )
+    axes.set(xlabel=label, ylabel="validation NDCG@10", xscale="log")
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "25" else "")
+    axes.legend(frameon=False, fontsize=9)
+    return _as_address(figure, axes)
+
+
+def plot_differences(rows: Sequence[tuple[str, Mapping[str, float], bool]]) -> str:
+    """Relative differences with their intervals: (title, difference low high, of several seeds), one bar each."""
+    figure = Figure(figsize=(WIDTH, 0.28 * len(rows) + 0.9), layout="constrained")
+    axes = figure.subplots()
+    for place, (_, found, several) in enumerate(reversed(rows)):
+        colour = GREY if found["low"] <= 0 <= found["high"] else "#0f766e" if found["low"] > 0 else "#b91c1c"
+        value = 100 * found["difference"]
+        error = [[value - 100 * found["low"]], [100 * found["high"] - value]]
+        axes.barh(
+            place, value, xerr=error, color=colour, ecolor=INK, capsize=2, height=0.7, alpha=1 if several else 0.5
+        )
+    axes.set_yticks(range(len(rows)), [title for title, _, _ in reversed(rows)], fontsize=9)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set(xlabel="NDCG@10 beside its base, %")
+    return _as_address(figure, axes)
+
+
+def plot_capacity(table: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """Left: NDCG@10 of students by width, a line a teacher. Right: what each teacher added, with its interval."""
+    figure = Figure(figsize=(1.4 * WIDTH, 3.4), layout="constrained")
+    quality, gain = figure.subplots(1, 2)
+    for place, name in enumerate(["alone", *table["teachers"]]):
+        rows = [row for row in table["rows"] if row["teacher"] == name]
+        dims = [row["dim"] for row in rows]
+        colour = COLOURS["student_alone"] if name == "alone" else COLOURS["student"] if name == "mix" else GREY
+        style = {"color": colour, "marker": MARKERS[place % len(MARKERS)], "label": titles.get(name, name)}
+        quality.plot(dims, [row["ndcg@10"] for row in rows], **style)
+        if name != "alone":
+            found = [row["gain"] for row in rows]
+            value = [100 * one["difference"] for one in found]
+            low = [100 * (one["difference"] - one["low"]) for one in found]
+            high = [100 * (one["high"] - one["difference"]) for one in found]
+            gain.errorbar(dims, value, yerr=[low, high], capsize=2, **style)
+    gain.axhline(0, color=INK, linewidth=0.8)
+    for axes in (quality, gain):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(dims, [str(dim) for dim in dims])
+        axes.set_xlabel("student's width")
+        axes.spines[["top", "right"]].set_visible(False)
+    quality.set(ylabel="NDCG@10", ylim=(0, None))
+    quality.legend(frameon=False, fontsize=9)
+    gain.set_ylabel("NDCG@10 beside the student alone, %")
+    return _as_address(figure, quality)
+
+
+def pareto_front(trials: Sequence[Mapping[str, Any]], cost: str) -> list[Mapping[str, Any]]:
+    """Return the trials, cheapest first, that beat every cheaper one."""
+    best: list[Mapping[str, Any]] = []
+    for trial in sorted(trials, key=lambda trial: (trial[cost], -trial["ndcg@10"])):
+        if not best or trial["ndcg@10"] > best[-1]["ndcg@10"]:
+            best.append(trial)
+    return best
+
+
+def _points(trials: Sequence[Mapping[str, Any]], cost: str, scale: float) -> tuple[list[float], list[float]]:
+    return [trial[cost] * scale for trial in trials], [trial["ndcg@10"] for trial in trials]
+
+
+def _as_address(figure: Figure, axes: Axes) -> str:
+    axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg")
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,211 @@
+"""The studies of a run directory: what is tried beside the stages to choose or to explain.
+
+    search/  ablation/  capacity/  compression/
+
+Each keeps its finished trials, so that it goes on where it was stopped.
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from training.distillation.student import STUDENT
+from training.distillation.term import TERMS, check_terms, missing, parse_terms
+from training.errors import InputError
+from training.model.checkpoint import load_model
+from training.run.config import Compress, dump_config, parse_candidates, parse_numbers, pupil_of
+from training.run.directory import (
+    Run,
+    check_student,
+    ensure_soft_labels,
+    open_recipe,
+    open_schedule,
+    open_scorers,
+    open_size,
+    open_source,
+    training_events,
+)
+from training.stage import keep_or_clear, make_key
+from training.study.ablation import Bench, Plan, ablate, save_logits
+from training.study.capacity import Teaches, measure_capacity
+from training.study.compression import VARIANTS, compress_all
+from training.study.compression import Bench as CompressionBench
+from training.study.search import Budget, Candidate, Space, Stored, search
+from training.study.trial import Room
+from training.teacher.mix import calibrate, load_factors, load_trials
+
+
+def run_search(run: Run) -> Run:
+    """Choose the student on validation under the budget; returns the run so set, and writes config.toml."""
+    prepared, config = run.prepared(), run.config
+    run.key("mix")
+    recipe = open_recipe(run)
+    for blocks in parse_candidates(config):
+        check_terms(recipe.terms, replace(pupil_of(config), student_blocks=blocks))
+    ensure_soft_labels(run, prepared)
+    settings, student = config.search, config.student
+    shared: dict[str, Any] = {"student": asdict(student) | {"dim": 0, "blocks": ""}, "items": config.compress.items}
+    shared |= {"terms": config.distill.terms, "scored": "as served"}
+    if config.compress.encoder != Compress.encoder:
+        shared["encoder"] = config.compress.encoder
+    if config.distill.teacher_temperature:
+        shared["teacher_temperature"] = config.distill.teacher_temperature
+    key = make_key("search", shared | {"positions": settings.positions}, {"mix": run.key("mix")})
+    out = run.out / "search"
+    keep_or_clear(out, key)
+    run.progress.stage("search", "started")
+    chosen = search(
+        out,
+        prepared,
+        open_source(run, prepared),
+        space=Space(
+            parse_numbers(config, "search.dims"),
+            parse_candidates(config),
+            parse_numbers(config, "search.alphas"),
+            parse_numbers(config, "search.temperatures"),
+            settings.minutes,
+        ),
+        recipe=recipe,
+        start=Candidate(student.dim, (), config.distill.alpha, config.distill.temperature),
+        size=open_size(config, "student"),
+        schedule=replace(open_schedule(student), positions=settings.positions),
+        stored=Stored(config.compress.items, config.compress.encoder),
+        budget=Budget(settings.budget_ms, settings.budget_mb),
+        progress=run.progress,
+    )
+    run.progress.note(f"chosen: {chosen.name()}")
+    chosen_student = replace(student, dim=chosen.dim, blocks=",".join(chosen.blocks))
+    taught = replace(config.distill, alpha=chosen.alpha, temperature=chosen.temperature)
+    config = replace(config, student=chosen_student, distill=taught)
+    (run.out / "config.toml").write_text(dump_config(config), encoding="utf-8")
+    return replace(run, config=config)
+
+
+def run_ablation(run: Run) -> dict[str, Any]:
+    """Train students with each way to transfer and leave the table of what each adds; returns it."""
+    prepared, config = run.prepared(), run.config
+    ensure_soft_labels(run, prepared)
+    settings, student = config.ablation, config.student
+    plan = Plan(
+        _ablated_terms(run),
+        parse_numbers(config, "ablation.scales"),
+        range(student.seed, student.seed + settings.seeds),
+        settings.best,
+        settings.worst,
+        config.distill.smoothing,
+    )
+    out = run.out / "ablation"
+    shared = {"student": asdict(student) | {"blocks": "", "seed": 0}, "positions": settings.positions}
+    taught = {"alpha": config.distill.alpha, "temperature": config.distill.temperature}
+    if config.distill.teacher_temperature:
+        taught["teacher_temperature"] = config.distill.teacher_temperature
+    keep_or_clear(out, make_key("ablation", shared | taught, {"mix": run.key("mix")}))
+    run.progress.stage("ablation", "started")
+    logits = out / "logits.npy"
+    room = _open_room(run, out, settings.positions)
+    table = ablate(
+        Bench(
+            room,
+            save_logits(open_source(run, prepared), room.events, len(prepared.items), logits, run.progress),
+            open_size(config, "student"),
+            student.alone_dropout,
+            config.distill.alpha,
+            config.distill.temperature,
+            config.distill.teacher_temperature,
+        ),
+        plan,
+    )
+    logits.unlink(missing_ok=True)
+    return table
+
+
+def run_capacity(run: Run) -> dict[str, Any]:
+    """Train students of several widths alone and under each teacher, and leave the table of gains; returns it."""
+    prepared, config = run.prepared(), run.config
+    ensure_soft_labels(run, prepared)
+    recipe, settings = open_recipe(run), config.capacity
+    out = run.out / "capacity"
+    shared = {"student": asdict(config.student) | {"dim": 0}, "positions": settings.positions}
+    keep_or_clear(out, make_key("capacity", shared | asdict(recipe), {"mix": run.key("mix")}))
+    run.progress.stage("capacity", "started")
+    teachers = {}
+    scorers, members = open_scorers(run), [*load_factors(run.out / "mix")]
+    for name in members if len(members) > 1 else ():
+        scorer, max_history = scorers[name]
+        factor, validation = calibrate(prepared, scorer, max_history)
+        teachers[name] = Teaches(open_source(run, prepared, {name: factor}), validation)
+    best = max(trial["ndcg@10"] for trial in load_trials(run.out / "mix"))
+    return measure_capacity(
+        _open_room(run, out, settings.positions),
+        parse_numbers(config, "capacity.dims"),
+        teachers | {"mix": Teaches(open_source(run, prepared), best)},
+        size=open_size(config, "student"),
+        alone_dropout=config.student.alone_dropout,
+        recipe=recipe,
+    )
+
+
+def _open_room(run: Run, out: Path, positions: int) -> Room:
+    """Return what the students of a study share."""
+    prepared = run.prepared()
+    schedule = replace(open_schedule(run.config.student), positions=positions)
+    return Room(out, prepared, training_events(prepared), schedule, run.progress)
+
+
+def run_compression(run: Run) -> dict[str, Any]:
+    """Shrink the run's student in every way, measure each, and leave the table; returns it."""
+    check_student(run)
+    prepared, config = run.prepared(), run.config
+    settings = config.compression
+    names = [name.strip() for name in settings.variants.split(";") if name.strip()] or list(VARIANTS)
+    for name in names:
+        if name not in VARIANTS:
+            raise InputError(f"compression.variants: unknown variant {name!r}; known: {'; '.join(VARIANTS)}")
+    recipe = open_recipe(run)
+    ensure_soft_labels(run, prepared)
+    out = run.out / "compression"
+    shared = {"positions": settings.positions, "learning_rate": settings.learning_rate, "recipe": asdict(recipe)}
+    keep_or_clear(out, make_key("compression", shared, {"student": run.key("student")}))
+    run.progress.stage("compression", "started")
+    events, logits = training_events(prepared), out / "logits.npy"
+    schedule = replace(
+        open_schedule(config.student), positions=settings.positions, learning_rate=settings.learning_rate
+    )
+    table = compress_all(
+        CompressionBench(
+            out,
+            prepared,
+            events,
+            load_model(run.out / "student" / STUDENT),
+            save_logits(open_source(run, prepared), events, len(prepared.items), logits, run.progress),
+            recipe,
+            schedule,
+            run.progress,
+        ),
+        names,
+    )
+    logits.unlink(missing_ok=True)
+    return table
+
+
+def _ablated_terms(run: Run) -> dict[str, tuple[float, tuple[str, ...]]]:
+    """Return weight and student's blocks of each term that can be taught; what cannot is said, or refused if named."""
+    config = run.config
+    wanted = config.ablation.terms
+    weights = parse_terms(wanted, "ablation.terms") if wanted else {name: term.weight for name, term in TERMS.items()}
+    weights.pop("kl", None)  # one of the bases
+    pupil = replace(pupil_of(config), members=list(load_factors(run.out / "mix")))
+    terms = {}
+    for name, weight in weights.items():
+        blocks = tuple(pupil.student_blocks)
+        if TERMS[name].needs_attention and "attention" not in blocks:
+            blocks = (*blocks, "attention")
+        fits = replace(pupil, student_blocks=blocks)
+        reason = missing(TERMS[name], fits)
+        if reason and wanted:
+            check_terms({name: weight}, fits)
+        if reason:
+            run.progress.note(f"{name} is left out: {reason}")
+        else:
+            terms[name] = (weight, blocks)
+    return terms

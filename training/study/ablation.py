@@ -1,0 +1,271 @@
+"""The ablation: what each way to transfer adds to the hard loss, and to soft labels, on one data set.
+
+Every term is screened with one seed on top of the hard loss alone and on top of the recipe's soft labels. Those that
+stand out on validation, the best and the worst on each base, and what they are compared with are trained with more
+seeds. A finished trial is kept. Validation chooses; the judged part is ranked once a trial is over and only read for
+the table.
+
+The hard loss needs dropout where soft labels do not: each base has the dropout of the run's own student of its kind,
+with and without a term. Smoothed labels are one more row, for what of a gain any soft target would have given.
+
+A term that needs attention in the student is tried, and compared, with one more block than the run's student has.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.prepare import Prepared
+from training.distillation.source import Source
+from training.distillation.teaching import Recipe, Teaching, hard, smooth, teach
+from training.evaluation.breakdown import by_popularity
+from training.evaluation.judge import Ranking, ask, judged_part
+from training.evaluation.metric import bootstrap_interval, ndcg
+from training.evaluation.variety import coverage, gini
+from training.model.batch import Events
+from training.model.encoder import SequenceModel, Size
+from training.model.fit import Loss
+from training.progress import Progress
+from training.report.comparison import pooled_difference
+from training.study.trial import Room, attempt
+from training.teacher.soft_labels import SAVED_BYTES, SavedLabels
+
+TABLE = "ablation.json"
+ON_HARD, ON_KL, SMOOTHING = "hard", "kl", "smoothing"
+SHARE_ON_HARD = 0.5  # alpha of a term on top of the hard loss
+VERDICTS = ("helps", "perhaps helps", "no difference", "perhaps hurts", "hurts")
+AT = 10
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One student. base: what the term is added to; no term: the base alone, which the others are compared with."""
+
+    base: str
+    term: str | None
+    weight: float
+    blocks: tuple[str, ...]
+
+    def name(self, seed: int) -> str:
+        """Return the stem of its files."""
+        term = f"-{self.term}-{self.weight:g}" if self.term else ""
+        return f"{self.base}{term}-{'-'.join(self.blocks)}-s{seed}"
+
+    def reference(self) -> "Trial":
+        """Return what it is compared with."""
+        return Trial(self.base, None, 0.0, self.blocks)
+
+    def recipe(self, alpha: float, temperature: float, teacher_temperature: float = 0.0) -> Recipe:
+        """Return how its student is taught; alpha is that of the soft labels."""
+        added = {self.term: self.weight} if self.term else {}
+        if self.base == ON_KL:
+            return Recipe({"kl": 1.0} | added, alpha, temperature, teacher_temperature)
+        return Recipe(added, 1.0 if self.term == "meta" else SHARE_ON_HARD, temperature, teacher_temperature)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is tried. terms: weights, and the student's blocks, by name; scales: each weight is tried times each."""
+
+    terms: Mapping[str, tuple[float, tuple[str, ...]]]
+    scales: Sequence[float]
+    seeds: Sequence[int]  # the first screens
+    best: int  # how many on each base are trained with all seeds, from above
+    worst: int  # and from below
+    smoothing: float = 0.0  # of the labels of a student without a teacher; 0: none
+
+    def trials(self) -> list[Trial]:
+        """Return what is screened, each reference before what is compared with it."""
+        found: dict[Trial, None] = {}
+        for name, (weight, blocks) in self.terms.items():
+            for base in (ON_HARD, ON_KL):
+                found[Trial(base, None, 0.0, blocks)] = None
+                found |= {Trial(base, name, weight * scale, blocks): None for scale in self.scales}
+        if self.smoothing:
+            plain = next(iter(found))
+            found[Trial(ON_HARD, SMOOTHING, self.smoothing, plain.blocks)] = None
+        return list(found)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all trials share."""
+
+    room: Room
+    source: Source
+    size: Size
+    hard_dropout: float  # of the students on top of the hard loss
+    alpha: float
+    temperature: float
+    teacher_temperature: float = 0.0  # 0: the student's own
+
+
+def ablate(bench: Bench, plan: Plan) -> dict[str, Any]:
+    """Train what the plan says unless it was, and return and write the table."""
+    screened, first = plan.trials(), plan.seeds[0]
+    again = 2 * (plan.best + plan.worst + 2)
+    bench.room.progress.note(
+        f"ablation: {len(screened)} students of one seed, then up to {again} of {len(plan.seeds) - 1} more"
+    )
+    done = {(trial, first): _run(bench, trial, first) for trial in screened}
+    for trial in stand_outs({trial: done[trial, first]["validation"] for trial in screened}, plan.best, plan.worst):
+        done |= {(trial, seed): _run(bench, trial, seed) for seed in plan.seeds[1:]}
+    table = tabulate(bench, done)
+    (bench.room.out / TABLE).write_text(json.dumps(table, indent=1) + "\n")
+    return table
+
+
+def stand_outs(validation: Mapping[Trial, float], best: int, worst: int) -> list[Trial]:
+    """Return of each base the trials that gain most and least on what they are compared with, and that, first."""
+    gains = {trial: value / validation[trial.reference()] - 1 for trial, value in validation.items() if trial.term}
+    chosen: list[Trial] = []
+    for base in (ON_HARD, ON_KL):
+        order = sorted((trial for trial in gains if trial.base == base), key=lambda trial: -gains[trial])
+        chosen += dict.fromkeys([*order[:best], *order[max(0, len(order) - worst) :]])
+    return [*dict.fromkeys(trial.reference() for trial in chosen), *chosen]
+
+
+def _run(bench: Bench, trial: Trial, seed: int) -> dict[str, Any]:
+    """Train and judge one student, or read what was measured before."""
+    dropout = bench.hard_dropout if trial.base == ON_HARD else bench.size.dropout
+    return attempt(
+        bench.room,
+        trial.name(seed),
+        size=replace(bench.size, blocks=trial.blocks, dropout=dropout),
+        seed=seed,
+        lesson=lambda model: _lesson(bench, trial, model, seed),
+        about=asdict(trial),
+    )
+
+
+def _lesson(bench: Bench, trial: Trial, model: SequenceModel, seed: int) -> tuple[Loss, Teaching | None]:
+    if trial.base == ON_HARD and trial.term is None:
+        return hard, None
+    if trial.term == SMOOTHING:
+        return smooth(trial.weight), None
+    recipe = trial.recipe(bench.alpha, bench.temperature, bench.teacher_temperature)
+    return teach(recipe, bench.source, model, seed)
+
+
+def tabulate(bench: Bench, done: Mapping[tuple[Trial, int], Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the table of finished trials: one row a trial over its seeds, beside its reference over the same seeds."""
+    measure = _Measure(bench.room.prepared)
+    seeds: dict[Trial, list[int]] = {}
+    for trial, seed in done:
+        seeds.setdefault(trial, []).append(seed)
+    rankings = {key: Ranking.load(bench.room.out / f"{key[0].name(key[1])}.npz") for key in done}
+    per_user = {key: ndcg(ranking.ranks, AT) for key, ranking in rankings.items()}
+    rows = []
+    for trial, own in seeds.items():
+        row = asdict(trial) | {
+            "extra_block": len(trial.blocks) > len(bench.size.blocks),
+            "seeds": own,
+            "validation": fmean(done[trial, seed]["validation"] for seed in own),
+        }
+        row |= measure.row([rankings[trial, seed] for seed in own])
+        if trial.term:
+            theirs = [per_user[trial.reference(), seed] for seed in own]
+            row["difference"] = pooled_difference([per_user[trial, seed] for seed in own], theirs)
+            reference = fmean(done[trial.reference(), seed]["validation"] for seed in own)
+            row["validation_difference"] = row["validation"] / reference - 1
+            row["verdict"] = verdict(row["difference"], len(own))
+        rows.append(row)
+    return {
+        "rows": rows,
+        "models": {name: measure.row([ranking]) for name, ranking in _own_rankings(bench.room.out.parent)},
+        "trials": len(done),
+        "minutes": sum(report["seconds"] for report in done.values()) / 60,
+        "positions": bench.room.schedule.positions,
+    }
+
+
+def ablation_lines(table: Mapping[str, Any]) -> list[str]:
+    """Return the table as plain text."""
+    lines = [f"{'':32}{'seeds':>6}{'validation':>12}{'NDCG@10':>9}{'beside its base':>30}  {'coverage':>8}{'Gini':>7}"]
+    for row in table["rows"]:
+        beside = ""
+        if row["term"]:
+            found = row["difference"]
+            beside = f"{found['difference']:+.1%} ({found['low']:+.1%} to {found['high']:+.1%})"
+        lines.append(
+            f"{row_title(row):32}{len(row['seeds']):>6}{row['validation']:>12.4f}{row[f'ndcg@{AT}']:>9.4f}{beside:>30}"
+            f"  {row[f'coverage@{AT}']:>8.3f}{row[f'gini@{AT}']:>7.3f}  {row.get('verdict', '')}"
+        )
+    return [*lines, *findings(table), f"{table['trials']} students, {table['minutes']:.1f} minutes"]
+
+
+def findings(table: Mapping[str, Any]) -> list[str]:
+    """Return for each base a line that says which terms help, which do nothing and which hurt."""
+    lines = []
+    for base, title in ((ON_HARD, "hard loss"), (ON_KL, "soft labels")):
+        by_verdict: dict[str, list[str]] = {}
+        plain = [row[f"ndcg@{AT}"] for row in table["rows"] if row["base"] == base and not row["term"]]
+        for row in table["rows"]:
+            if row["base"] == base and row["term"]:
+                is_in_vain = row["extra_block"] and row[f"ndcg@{AT}"] < max(plain)
+                note = " (of a student with another block, which stays below the one without)" if is_in_vain else ""
+                by_verdict.setdefault(row["verdict"], []).append(row["term"] + note)
+        said = [f"{word}: {', '.join(dict.fromkeys(by_verdict[word]))}" for word in VERDICTS if word in by_verdict]
+        lines.append(f"on the {title}: {'; '.join(said) or 'nothing was tried'}")
+    return lines
+
+
+def row_title(row: Mapping[str, Any]) -> str:
+    """Return what a row was taught, for the reader."""
+    base = "hard loss" if row["base"] == ON_HARD else "soft labels"
+    blocks = " (with attention)" if row["extra_block"] else ""
+    return f"{base} + {row['term']} x {row['weight']:g}{blocks}" if row["term"] else f"{base} alone{blocks}"
+
+
+def verdict(difference: Mapping[str, Any], seeds: int) -> str:
+    """Say what a difference amounts to: with one seed the spread between trainings is unknown."""
+    if difference["low"] <= 0 <= difference["high"]:
+        return "no difference"
+    word = "helps" if difference["low"] > 0 else "hurts"
+    same = all((value > 0) == (difference["low"] > 0) for value in difference["per_seed"])
+    return word if seeds > 1 and same else f"perhaps {word}"
+
+
+class _Measure:
+    """What is said of every ranking of the judged part."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._question = ask(prepared, judged_part(prepared))
+        self._popularity = np.array([item.popularity for item in prepared.items])
+
+    def row(self, rankings: Sequence[Ranking]) -> dict[str, Any]:
+        """Return NDCG@10 with its interval over users, and popularity amplification: means over seeds."""
+        per_user = np.mean([ndcg(ranking.ranks, AT) for ranking in rankings], axis=0)
+        tops = [ranking.top[:, :AT] for ranking in rankings]
+        return {
+            f"ndcg@{AT}": float(per_user.mean()),
+            f"ndcg@{AT}_interval": list(bootstrap_interval(per_user)),
+            f"coverage@{AT}": fmean(coverage(top, self._question.n_items) for top in tops),
+            f"gini@{AT}": fmean(gini(top, self._question.n_items) for top in tops),
+            "recall_by_popularity": np.mean([self._recalls(ranking) for ranking in rankings], axis=0).tolist(),
+        }
+
+    def _recalls(self, ranking: Ranking) -> NDArray[np.float64]:
+        """Recall@10 by quintile of the held-out item, the best sellers first; 0 where a quintile has no user."""
+        groups = by_popularity(ranking.ranks, self._question.target, self._popularity)
+        return np.array([group[f"recall@{AT}"] or 0.0 for group in groups])
+
+
+def _own_rankings(run: Path) -> Iterator[tuple[str, Ranking]]:
+    """Yield teacher and student of the run, where they are ranked."""
+    for name, place in (("teacher", "mix/ranking.npz"), ("student", "student/student_ranking.npz")):
+        if (run / place).exists():
+            yield name, Ranking.load(run / place)
+
+
+def save_logits(source: Source, events: Events, n_items: int, out: Path, progress: Progress) -> Source:
+    """Return the source with its logits kept in a file, where that is of bearable size: trials read them many times."""
+    if 2 * len(events.item) * n_items > SAVED_BYTES:
+        return source
+    return replace(source, labels=SavedLabels(source.labels, events, n_items, out, progress))

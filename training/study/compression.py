@@ -1,0 +1,252 @@
+"""The compression study: what each way to shrink a student costs in quality, and what it saves in bytes and time.
+
+Every variant starts from the run's student. It is measured as it is, and again after it was taught by the same recipe
+under its constraint: rounding with a straight-through gradient, zeros that stay zero, factors, centroids. The student
+itself is taught on too, so that what a constraint costs is not mistaken for what more training gives. Validation keeps
+the best epoch; the judged part is only ranked for the table.
+"""
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.nn.utils import parametrize
+
+from training.data.prepare import Prepared
+from training.distillation.source import Source
+from training.distillation.teaching import Recipe, teach
+from training.evaluation.judge import Ranking, judge, validation_score
+from training.evaluation.metric import bootstrap_interval, ndcg, relative_difference
+from training.export.graph import export_encoder, scoring_graph
+from training.export.onnx_student import time_encoder, time_scoring
+from training.export.rounding import round_encoder
+from training.model.batch import Events
+from training.model.encoder import SequenceModel, count_parameters
+from training.model.fit import Schedule, choose_device, fit
+from training.progress import Progress
+from training.study.prune import SHAPES
+from training.study.storage import Rounded, Zeros, as_stored, store_table, stored_bytes
+
+TABLE = "compression.json"
+TIMED_ITEMS = 20_000  # of the scoring that is timed, whatever the catalogue
+BY_ITEM = frozenset({"items", "scales", "left", "codes"})  # stored arrays that have a row an item
+AT = 10
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to shrink. items: see storage.py, R and W as shares or channels; zeros: share of each matrix."""
+
+    shape: str = "whole"
+    items: str = "float32"
+    encoder: str = "float32"
+    zeros: float = 0.0
+
+
+VARIANTS = {
+    "float32": Variant(),
+    "float16": Variant(items="float16", encoder="float16"),
+    "int8 items": Variant(items="int8"),
+    "int8": Variant(items="int8", encoder="int8"),
+    "half zeros": Variant(zeros=0.5),
+    "nine tenths zeros": Variant(zeros=0.9),
+    "width x 0.75": Variant("width x 0.75"),
+    "width x 0.5": Variant("width x 0.5"),
+    "heads x 0.5": Variant("heads x 0.5"),
+    "a block less": Variant("a block less"),
+    "rank x 0.5": Variant(items="rank:0.5"),
+    "rank x 0.25": Variant(items="rank:0.25"),
+    "codes of 2": Variant(items="codes:2"),
+    "codes of 4": Variant(items="codes:4"),
+    "width x 0.5, int8": Variant("width x 0.5", "int8", "int8"),
+    "half zeros, int8": Variant("whole", "int8", "int8", 0.5),
+    "codes of 4, int8": Variant(items="codes:4", encoder="int8"),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all variants share. student: what is shrunk, on the CPU."""
+
+    out: Path
+    prepared: Prepared
+    events: Events
+    student: SequenceModel
+    source: Source
+    recipe: Recipe
+    schedule: Schedule
+    progress: Progress
+
+
+def compress_all(bench: Bench, names: Sequence[str]) -> dict[str, Any]:
+    """Measure every variant unless it was, and return and write the table."""
+    rows = {}
+    for name in names:
+        report = _study(bench, name)
+        if report is None:
+            bench.progress.note(f"{name} is left out: the student has none to cut")
+        else:
+            rows[name] = report
+    table = tabulate(bench, rows)
+    (bench.out / TABLE).write_text(json.dumps(table, indent=1) + "\n")
+    return table
+
+
+def _study(bench: Bench, name: str) -> dict[str, Any] | None:
+    """Measure one variant as it is and taught on, or read what was measured; None where it does not apply."""
+    path = bench.out / f"{_stem(name)}.json"
+    if path.exists():
+        return dict(json.loads(path.read_text()))
+    started, variant = monotonic(), VARIANTS[name]
+    model = SHAPES[variant.shape](bench.student)
+    if model is None:
+        return None
+    bench.progress.note(f"variant {name}")
+    items = _items_kind(variant.items, model.size.dim)
+    constrain(model, variant, items)
+    validate = validation_score(bench.prepared)
+    report: dict[str, Any] = asdict(variant) | measure(_settled(model), variant, items)
+    report["validation"] = _judge(bench, model, path.with_suffix(".before.npz"), validate)
+    _teach_on(bench, model.to(choose_device()), path.with_suffix(".safetensors"), validate)
+    report["validation_taught"] = _judge(bench, model, path.with_suffix(".after.npz"), validate)
+    report["seconds"] = monotonic() - started
+    path.write_text(json.dumps(report) + "\n")
+    bench.progress.note(
+        f"variant {name}: validation NDCG@10 {report['validation']:.4f}, taught {report['validation_taught']:.4f}, "
+        f"{(report['encoder_bytes'] + report['items_bytes']) / 1e6:.2f} MB"
+    )
+    return report
+
+
+def constrain(model: SequenceModel, variant: Variant, items: str) -> None:
+    """Put the variant's constraints on the weights of model, in place: zeros first, then how they are stored."""
+    matrices = [module for module in model.encoder.modules() if isinstance(module, nn.Linear)]
+    if variant.zeros:
+        pruned: list[Any] = [model.items, *matrices]
+        for module in pruned:
+            parametrize.register_parametrization(module, "weight", Zeros(module.weight, variant.zeros))
+    stored = as_stored(model.items.weight, items)
+    if stored is not None:
+        parametrize.register_parametrization(model.items, "weight", stored)
+    if variant.encoder != "float32":
+        for module in matrices:
+            parametrize.register_parametrization(module, "weight", Rounded(variant.encoder))
+
+
+def measure(model: SequenceModel, variant: Variant, items: str) -> dict[str, float]:
+    """Return bytes and parameters, and the times through onnxruntime: one full history, and TIMED_ITEMS items."""
+    size, weights = model.size, model.items.weight.detach().numpy()
+    stored = store_table(weights, items)
+    round_encoder(model.encoder, variant.encoder)
+    encoder = export_encoder(model, variant.encoder)
+    timed = {
+        name: np.resize(array, (TIMED_ITEMS, *array.shape[1:])) if name in BY_ITEM else array
+        for name, array in stored.items()
+    }
+    nonzero = sum(int((parameter != 0).sum()) for parameter in model.parameters())
+    others = count_parameters(model) - model.items.weight.numel()
+    table = sum(array.size for array in stored.values())
+    return {
+        "encoder_bytes": len(encoder),
+        "items_bytes": stored_bytes(stored),
+        "parameters": nonzero if variant.zeros else others + table,
+        "encode_us": time_encoder(encoder, dim=size.dim, max_history=size.max_history),
+        "score_us": time_scoring(scoring_graph(timed, size.dim, AT), dim=size.dim),
+    }
+
+
+def _teach_on(bench: Bench, model: SequenceModel, checkpoint: Path, validate: Callable[[SequenceModel], float]) -> None:
+    loss, extra = teach(bench.recipe, bench.source, model, bench.schedule.seed)
+    fit(
+        model,
+        bench.events,
+        loss=loss,
+        extra=extra,
+        validate=validate,
+        schedule=bench.schedule,
+        checkpoint=checkpoint,
+        progress=bench.progress,
+    )
+    checkpoint.unlink()
+
+
+def _judge(bench: Bench, model: SequenceModel, path: Path, validate: Callable[[SequenceModel], float]) -> float:
+    """Rank the judged part with the weights as they are stored, and return validation NDCG@10."""
+    settled = _settled(model).to(choose_device())
+    judge(bench.prepared, settled).save(path)
+    return validate(settled)
+
+
+def _settled(model: SequenceModel) -> SequenceModel:
+    """Return a copy on the CPU that holds plain weights, the constrained ones."""
+    settled = copy.deepcopy(model).cpu().eval()
+    for parent in list(settled.modules()):
+        for name, child in parent.named_children():
+            if parametrize.is_parametrized(child, "weight"):
+                setattr(parent, name, _plain(child))
+    return settled
+
+
+def _plain(module: Any) -> nn.Module:
+    """The module without its constraint; remove_parametrizations would take it from the copied one too."""
+    rows, columns = module.weight.shape
+    plain: Any = nn.Embedding(rows, columns) if isinstance(module, nn.Embedding) else nn.Linear(columns, rows, False)
+    plain.weight = nn.Parameter(module.weight.detach().clone())
+    return plain
+
+
+def tabulate(bench: Bench, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the table: each row as it is and taught on, both beside the student as it was."""
+    student = ndcg(judge(bench.prepared, copy.deepcopy(bench.student).to(choose_device())).ranks, AT)
+
+    def quality(name: str, when: str) -> dict[str, Any]:
+        per_user = ndcg(Ranking.load(bench.out / f"{_stem(name)}.{when}.npz").ranks, AT)
+        return {
+            f"ndcg@{AT}": float(per_user.mean()),
+            f"ndcg@{AT}_interval": list(bootstrap_interval(per_user)),
+            "difference": relative_difference(per_user, student),
+        }
+
+    return {
+        "rows": {
+            name: dict(row) | {"before": quality(name, "before"), "after": quality(name, "after")}
+            for name, row in rows.items()
+        },
+        "timed_items": TIMED_ITEMS,
+        "minutes": sum(row["seconds"] for row in rows.values()) / 60,
+        "positions": bench.schedule.positions,
+    }
+
+
+def compression_lines(table: Mapping[str, Any]) -> list[str]:
+    """Return the table as plain text."""
+    lines = [
+        f"{'':20}{'NDCG@10':>8}{'95 %':>18}{'taught':>8}{'95 %':>18}{'encoder':>10}{'items':>12}{'parameters':>12}"
+        f"{'encode':>8}{'score µs':>10}"
+    ]
+    for name, row in table["rows"].items():
+        both = ""
+        for when in ("before", "after"):
+            low, high = row[when][f"ndcg@{AT}_interval"]
+            both += f"{row[when][f'ndcg@{AT}']:8.4f}{f'{low:.4f} to {high:.4f}':>18}"
+        lines.append(
+            f"{name:20}{both}{row['encoder_bytes']:>10,}{row['items_bytes']:>12,}{row['parameters']:>12,}"
+            f"{row['encode_us']:>8.0f}{row['score_us']:>10.0f}"
+        )
+    return [*lines, f"{table['minutes']:.1f} minutes; {table['timed_items']:,} items scored"]
+
+
+def _items_kind(kind: str, dim: int) -> str:
+    """Resolve the share of a rank."""
+    name, _, number = kind.partition(":")
+    return f"rank:{max(1, round(float(number) * dim))}" if name == "rank" else kind
+
+
+def _stem(name: str) -> str:
+    return name.replace(",", "").replace(" ", "-")

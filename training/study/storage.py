@@ -1,0 +1,143 @@
+"""Ways to store an item table: whole, narrow, of low rank, as codes; and how to train a table that will be stored so.
+
+A kind is float32, float16, int8, rank:R (two factors) or codes:W (product quantisation, Jégou et al. 2011: one byte for
+each W neighbouring channels, into 256 centroids of them). Letters: N items, D width, R rank, M codes an item.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from training.export.rounding import quantise_rows, round_rows
+
+CENTROIDS, ROUNDS = 256, 15
+
+
+def store_table(weights: NDArray[np.float32], kind: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays that are stored of weights [N, D]."""
+    name, _, number = kind.partition(":")
+    if name == "int8":
+        items, scales = quantise_rows(weights)
+        return {"items": items, "scales": scales}
+    if name == "rank":
+        left, right = factorise(torch.from_numpy(weights), int(number))
+        return {"left": left.numpy(), "right": right.numpy()}
+    if name == "codes":
+        books, codes = quantise_product(torch.from_numpy(weights), int(number))
+        return {"codebooks": books.numpy(), "codes": codes.numpy().astype(np.uint8)}
+    return {"items": weights.astype(name)}
+
+
+def stored_bytes(arrays: Mapping[str, NDArray[Any]]) -> int:
+    """Return the bytes of stored arrays."""
+    return sum(array.nbytes for array in arrays.values())
+
+
+def factorise(weights: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return left [N, R] and right [R, D] whose product is nearest to weights (Eckart and Young 1936)."""
+    u, s, v = torch.linalg.svd(weights, full_matrices=False)
+    root = s[:rank].sqrt()
+    return (u[:, :rank] * root).contiguous(), (root[:, None] * v[:rank]).contiguous()
+
+
+def quantise_product(weights: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Return codebooks [M, 256, W] and codes int64 [N, M] by k-means on each W channels; the last ones may be zeros."""
+    padded = nn.functional.pad(weights, (0, -weights.shape[1] % width))
+    parts = padded.unflatten(1, (-1, width)).transpose(0, 1).contiguous()  # [M, N, W]
+    found = [_cluster(part) for part in parts]
+    return torch.stack([books for books, _ in found]), torch.stack([codes for _, codes in found], dim=1)
+
+
+def _cluster(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return centroids [256, W] of points [N, W] by k-means from random points, and the nearest of each point [N]."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randperm(len(points), generator=generator)[:CENTROIDS]
+    books = points[first.repeat(-(-CENTROIDS // len(first)))[:CENTROIDS]].clone()
+    for _ in range(ROUNDS):
+        codes = torch.cdist(points, books).argmin(dim=1)
+        sums = torch.zeros_like(books).index_add_(0, codes, points)
+        counts = torch.bincount(codes, minlength=CENTROIDS)[:, None]
+        books = torch.where(counts > 0, sums / counts.clamp(min=1), books)
+    return books, torch.cdist(points, books).argmin(dim=1)
+
+
+class Rounded(nn.Module):
+    """A weight as float16 or int8 will hold it; the gradient goes straight through (Bengio et al. 2013)."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """weight [R, C] -> the same, rounded."""
+        return weight + (round_rows(weight, self.kind) - weight).detach()
+
+
+class Factors(nn.Module):
+    """A table as the product of two factors."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        """left [N, R], right [R, D] -> [N, D], in float32."""
+        with torch.autocast(left.device.type, enabled=False):
+            return left @ right
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the factors to start from."""
+        return factorise(weight, self.rank)
+
+
+class Codebook(nn.Module):
+    """A table as codes, which stay, into centroids, which learn."""
+
+    def __init__(self, weights: Tensor, width: int) -> None:
+        super().__init__()
+        books, codes = quantise_product(weights.detach(), width)
+        self.dim = weights.shape[1]
+        self.first: Tensor
+        self.codes: Tensor
+        self.register_buffer("first", books)
+        self.register_buffer("codes", codes)
+
+    def forward(self, books: Tensor) -> Tensor:
+        """books [M, 256, W] -> [N, D]."""
+        parts = [book[self.codes[:, number]] for number, book in enumerate(books)]  # M of [N, W]
+        return torch.cat(parts, dim=1)[:, : self.dim]
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Return the centroids to start from."""
+        return self.first.clone()
+
+
+class Zeros(nn.Module):
+    """A weight whose smallest values are zero and stay so (magnitude pruning, Han et al. 2015)."""
+
+    def __init__(self, weights: Tensor, share: float) -> None:
+        super().__init__()
+        size = weights.detach().abs().flatten()
+        count = int(share * len(size))
+        self.mask: Tensor
+        self.register_buffer("mask", torch.ones_like(size))
+        self.mask[size.topk(count, largest=False).indices] = 0.0
+        self.mask = self.mask.view_as(weights)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return weight where it is kept."""
+        return weight * self.mask
+
+
+def as_stored(weights: Tensor, kind: str) -> nn.Module | None:
+    """Return the parametrization under which a table is trained as it will be stored; None for float32."""
+    name, _, number = kind.partition(":")
+    if name == "rank":
+        return Factors(int(number))
+    if name == "codes":
+        return Codebook(weights, int(number))
+    return None if name == "float32" else Rounded(name)

@@ -1,0 +1,107 @@
+"""What a language model knows of the items: one vector for each, from title, description and attributes.
+
+Any Hugging Face encoder does, by the path of its directory; nothing is downloaded. Token states are averaged, as
+sentence encoders are trained to be read (Reimers and Gurevych 2019).
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from training.data.item_file import PREFIX
+from training.errors import InputError
+from training.progress import Progress
+from training.stage import file_fingerprint
+
+VECTORS = "vectors.npy"
+TOKENS = 128  # of an item's text; the rest is cut
+ITEMS_AT_ONCE = 64
+CONFIG = "config.json"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+Float32 = NDArray[np.float32]
+
+
+def fingerprint_encoder(path: Path) -> str:
+    """Return what tells one encoder from another. Raises InputError where path holds none."""
+    weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    if not (path / CONFIG).is_file() or weights is None:
+        raise InputError(
+            f"{path}: not a Hugging Face encoder: no {CONFIG} and {WEIGHTS[0]} in it. "
+            "teacher.text takes the directory that save_pretrained or a model's download left"
+        )
+    return file_fingerprint(path / CONFIG) + file_fingerprint(weights)
+
+
+def describe(items: pl.DataFrame) -> list[str]:
+    """Return each item's text: title, description, then 'name: value, value' of its attributes; empty without any."""
+    names = [name for name in items.columns if name.startswith(PREFIX)]
+    return [
+        ". ".join(
+            [row[name] for name in ("title", "description") if row[name]]
+            + [f"{name.removeprefix(PREFIX)}: {', '.join(row[name])}" for name in names if row[name]]
+        )
+        for row in items.iter_rows(named=True)
+    ]
+
+
+def encode_texts(out: Path, texts: list[str], encoder: Path, progress: Progress) -> None:
+    """Write vectors.npy float32 [N, W] of unit length into the directory out; an item without text is zero.
+
+    Raises InputError without the package, without any text, and where the encoder cannot be read.
+    """
+    described = [row for row, text in enumerate(texts) if text]
+    if not described:
+        raise InputError("no item has a title, a description or an attribute: teacher.text needs --items FILE")
+    tokenizer, model = _open(encoder)
+    vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
+    with progress.bar("item texts", len(described)) as bar:
+        for rows, batch in _batches(texts, described):
+            vectors[rows] = _encode(tokenizer, model, batch)
+            bar.advance(len(rows))
+    if not np.isfinite(vectors).all():
+        raise InputError(f"{encoder}: gives vectors that are not finite numbers")
+    np.save(out / VECTORS, vectors)
+    about = {"encoder": str(encoder), "items": len(texts), "without_text": len(texts) - len(described)}
+    (out / "text.json").write_text(json.dumps(about, indent=1) + "\n")
+    progress.note(f"texts of {len(described):,} of {len(texts):,} items encoded")
+
+
+def _open(encoder: Path) -> tuple[Any, Any]:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at import: a path is all that is ever opened
+    try:
+        package = import_module("transformers")  # an extra, and slow to import: only those who ask for texts pay
+    except ImportError as exc:
+        raise InputError("teacher.text needs the package transformers: pip install 'retort[train,text]'") from exc
+    try:
+        return (
+            package.AutoTokenizer.from_pretrained(encoder, local_files_only=True),
+            package.AutoModel.from_pretrained(encoder, local_files_only=True).eval(),
+        )
+    except (OSError, ValueError, KeyError) as exc:
+        raise InputError(f"{encoder}: cannot be read as a Hugging Face encoder: {exc}") from exc
+
+
+def _batches(texts: list[str], rows: list[int]) -> Iterator[tuple[list[int], list[str]]]:
+    """Yield texts of like length together, so that little padding is computed."""
+    order = sorted(rows, key=lambda row: len(texts[row]))
+    for start in range(0, len(order), ITEMS_AT_ONCE):
+        batch = order[start : start + ITEMS_AT_ONCE]
+        yield batch, [texts[row] for row in batch]
+
+
+@torch.no_grad()
+def _encode(tokenizer: Any, model: Any, texts: list[str]) -> Float32:
+    """Average the token states of each text -> unit vectors [B, W]."""
+    inputs = tokenizer(texts, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
+    states = model(**inputs).last_hidden_state  # [B, T, W]
+    real = inputs["attention_mask"][:, :, None].to(states.dtype)
+    mean = (states * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+    return torch.nn.functional.normalize(mean, dim=-1).float().numpy()
