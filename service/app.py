@@ -20,17 +20,22 @@ from starlette.types import ASGIApp
 from service import __version__
 from service.bundle import BundleError, read_manifest
 from service.errors import StartError
-from service.http.admission import Limit, Rates
-from service.http.api import Parts, create_api
-from service.http.gate import Gate, Keys
+from service.http.account import Account
+from service.http.admission import Admission, Limit, Rates
+from service.http.api import create_api
+from service.http.events import event_routes
+from service.http.gate import Gate
+from service.http.key import Keys
+from service.http.model import model_routes, probe_routes
 from service.http.recommend import RecommendEndpoint
+from service.http.users import user_routes
 from service.logs import Log
 from service.metrics import Metrics
 from service.model.model import load_model
 from service.recommendation.recommender import Recommender
-from service.release.fetched import Depot
-from service.release.follower import Follower, show_edition
-from service.release.generation import Edition, Editions
+from service.release.fetched import FetchedBundles
+from service.release.follower import Follower, show_generation
+from service.release.generation import Generation, Generations
 from service.release.published import OWN_NUMBER, Releases
 from service.release.trial import try_bundle
 from service.settings import Settings
@@ -44,30 +49,31 @@ _COMMAND_TIMEOUT_S = 30.0
 _LAG_EVERY_S = 0.1
 
 
-@dataclass
-class Service:
-    """A service ready to listen. is_draining: told to stop, so no longer ready."""
+class Readiness:
+    """What /readyz says. is_draining: told to stop, so no longer ready."""
 
-    app: ASGIApp
-    store: Store
-    store_kind: str
-    editions: Editions
-    is_draining: bool = False
-
-    @property
-    def version(self) -> str:
-        """The version being served."""
-        return self.editions.live.version
+    def __init__(self, store: Store, store_kind: str, generations: Generations) -> None:
+        self._store, self._store_kind, self._generations = store, store_kind, generations
+        self.is_draining = False
 
     def drain(self) -> None:
         """Say from now on that it is not ready."""
         self.is_draining = True
 
-    def readiness(self) -> dict[str, Any]:
-        """What /readyz says."""
-        breaker = self.store.breaker.state
-        store = {"kind": self.store_kind, "is_up": self.store.breaker.is_closed, "breaker": breaker.name.lower()}
-        return {"ready": not self.is_draining, "model_version": self.version, "store": store}
+    def describe(self) -> dict[str, Any]:
+        """Return the body of /readyz."""
+        breaker = self._store.breaker
+        store = {"kind": self._store_kind, "is_up": breaker.is_closed, "breaker": breaker.state.name.lower()}
+        return {"ready": not self.is_draining, "model_version": self._generations.live.version, "store": store}
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service ready to listen. version: the one that is served first. drain: says that it is not ready any more."""
+
+    app: ASGIApp
+    version: str
+    drain: Callable[[], None]
 
 
 @asynccontextmanager
@@ -83,44 +89,55 @@ async def open_service(
     metrics = Metrics(__version__)
     async with AsyncExitStack() as stack:
         store = await open_store(settings, stack, metrics=metrics, log=log)
-        press = Press(settings, store, metrics, log)
+        loader = GenerationLoader(settings, store, metrics, log)
         releases = Releases(store, settings.namespace)
-        depot = Depot(settings.data_dir / "releases", releases, trial_of(settings))
-        follower = Follower(releases, depot, press.load, metrics, log)
+        fetched = FetchedBundles(settings.data_dir / "releases", releases, trial_of(settings))
+        follower = Follower(releases, fetched, loader.load, metrics, log)
         first = None if is_pinned else await follower.find_first(settings.bundle)
-        editions = Editions(first or _load_own(settings, press))
-        stack.push_async_callback(editions.rest)
-        metrics.watch(metrics.queue_depth, lambda: editions.live.recommender.depth)
-        endpoint = RecommendEndpoint(editions, metrics, budget_ms=settings.budget_ms)
-        kind = store_kind or ("external" if settings.redis_url else "embedded")
-        service = Service(_refuse, store, kind, editions)
-        service.app = _wrap(settings, log, metrics, endpoint, Parts(
-            editions, press.profile(), releases, metrics, service.readiness, follower.look_soon
-        ))  # fmt: skip
-        show_edition(metrics, editions.live)
-        metrics.model_swaps["ok"].inc()
-        metrics.refresh()  # before it is ready: another worker may be the one that is scraped
+        generations = Generations(first or _load_own(settings, loader))
+        stack.push_async_callback(generations.rest)
+        readiness = Readiness(store, store_kind or ("external" if settings.redis_url else "embedded"), generations)
+        profile = loader.profile()
+        api = create_api(
+            [
+                event_routes(profile, metrics),
+                user_routes(profile, generations),
+                model_routes(generations, releases, follower.look_soon),
+                probe_routes(readiness.describe, metrics),
+            ]
+        )
+        endpoint = RecommendEndpoint(generations, metrics, budget_ms=settings.budget_ms)
+        gate = _make_gate(settings, api, endpoint, metrics, log)
+        _show(metrics, generations)
         stack.push_async_callback(_cancel, asyncio.create_task(_watch_lag(metrics)))
         if not is_pinned:
-            stack.push_async_callback(_cancel, asyncio.create_task(follower.run(editions)))
+            stack.push_async_callback(_cancel, asyncio.create_task(follower.run(generations)))
         gc.collect()
         gc.freeze()  # what lives as long as the process is not scanned again and again
-        yield service
+        yield Service(gate, generations.live.version, readiness.drain)
 
 
-class Press:
-    """Makes editions out of bundles, all with the same store and settings."""
+def _show(metrics: Metrics, generations: Generations) -> None:
+    """Set the gauges before the service is ready: another worker may be the one that is scraped."""
+    metrics.watch(metrics.queue_depth, lambda: generations.live.recommender.depth)
+    show_generation(metrics, generations.live)
+    metrics.model_swaps["ok"].inc()
+    metrics.refresh()
+
+
+class GenerationLoader:
+    """Makes generations out of bundles, all with the same store and settings."""
 
     def __init__(self, settings: Settings, store: Store, metrics: Metrics, log: Log) -> None:
         self._settings, self._store, self._metrics, self._log = settings, store, metrics, log
 
-    def load(self, path: Path, number: int) -> Edition:
+    def load(self, path: Path, number: int) -> Generation:
         """Load a bundle, hold it against its golden answers, and warm it. Raises StartError."""
         model = load_model(path, kind=self._settings.index, codes=codes_of(self._settings), warn=self._warn)
         manifest = model.manifest
         recommender = Recommender(
             model.student,
-            model.index,
+            model.catalogue,
             self.profile(manifest.dim, manifest.version),
             self._metrics,
             max_history=manifest.max_history,
@@ -128,7 +145,7 @@ class Press:
             memory_users=self._settings.memory_users,
         )
         recommender.warm()
-        return Edition(manifest, model.index, recommender, number)
+        return Generation(manifest, model.catalogue, recommender, number)
 
     def profile(self, dim: int = 1, version: str = "") -> Profile:
         """Reach the users' records of one version; without one, all that is not a version's."""
@@ -166,13 +183,13 @@ def check_bundle(settings: Settings, *, is_pinned: bool) -> None:
         raise StartError(str(exc)) from exc
 
 
-def _load_own(settings: Settings, press: Press) -> Edition:
+def _load_own(settings: Settings, loader: GenerationLoader) -> Generation:
     if settings.bundle is None:
         raise StartError(
             "no bundle, and no version is live in the store: give --bundle DIR, the directory that "
             "'python -m training export' wrote, or publish it"
         )
-    return press.load(settings.bundle, OWN_NUMBER)
+    return loader.load(settings.bundle, OWN_NUMBER)
 
 
 def start_embedded(settings: Settings, stack: AsyncExitStack, log: Log) -> str:
@@ -258,18 +275,17 @@ def retention_of(settings: Settings) -> Retention:
     )
 
 
-def _wrap(settings: Settings, log: Log, metrics: Metrics, endpoint: RecommendEndpoint, parts: Parts) -> ASGIApp:
+def _make_gate(settings: Settings, api: ASGIApp, endpoint: RecommendEndpoint, metrics: Metrics, log: Log) -> Gate:
+    few = max(1, settings.max_in_flight // 8)
+    answers = Limit(target_s=settings.budget_ms / 4000, most=settings.max_in_flight)
+    metrics.watch(metrics.concurrency_limit, lambda: answers.value)
     return Gate(
-        create_api(parts),
-        recommend=endpoint,
-        keys=Keys(settings.keys, settings.admin_key.get_secret_value()),
-        metrics=metrics,
-        log=log,
-        answers=Limit(target_s=settings.budget_ms / 4000, most=settings.max_in_flight),
-        events=Limit(target_s=math.inf, most=max(1, settings.max_in_flight // 8)),
-        others=Limit(target_s=math.inf, most=max(1, settings.max_in_flight // 8)),
-        rates=Rates(settings.rate_per_s),
-        log_requests=settings.log_requests,
+        api,
+        endpoint,
+        Keys(settings.keys, settings.admin_key.get_secret_value()),
+        Admission(answers, Limit(target_s=math.inf, most=few), Limit(target_s=math.inf, most=few)),
+        Rates(settings.rate_per_s),
+        Account(metrics, log if settings.log_requests else None),
     )
 
 
@@ -284,7 +300,3 @@ async def _watch_lag(metrics: Metrics) -> None:
 async def _cancel(task: "asyncio.Task[None]") -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-async def _refuse(scope: Any, receive: Any, send: Any) -> None:
-    raise StartError("not open yet")

@@ -14,10 +14,10 @@ from training.data.prepare import parse_columns
 from training.data.simulate import simulate
 from training.errors import InputError, StageError, TrainingError
 from training.export.evaluate_bundle import evaluate_bundle
-from training.log import TensorBoardLog
-from training.progress import Progress
-from training.report.comparison import compare_runs, comparison_lines
-from training.report.page import summary_lines, write_comparison
+from training.progress import Progress, TensorBoardLog
+from training.report.comparison import compare_runs
+from training.report.page import write_comparison
+from training.report.text import ablation_lines, capacity_lines, comparison_lines, compression_lines, summary_lines
 from training.run.config import Config, check_refit, differing_settings, dump_config, load_config
 from training.run.demo import SMALL, check_port, serve_demo
 from training.run.directory import Run, check_prepared
@@ -31,9 +31,6 @@ from training.run.pipeline import (
     run_teacher,
 )
 from training.run.study import run_ablation, run_capacity, run_compression, run_search
-from training.study.ablation import ablation_lines
-from training.study.capacity import capacity_lines
-from training.study.compression import compression_lines
 
 EXAMPLES = """examples:
   python -m training simulate --out world                       a small made-up world to try things on

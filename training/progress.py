@@ -1,16 +1,65 @@
-"""What a person sees of long work: a bar with rate and time left on a terminal, plain lines otherwise."""
+"""What a person sees of long work: a bar with rate and time left on a terminal, plain lines otherwise, and curves.
+
+Curves go to TensorBoard's event files where `--tensorboard` names a directory.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic
+from importlib import import_module
+from pathlib import Path
+from time import monotonic, time
+from typing import Any, Protocol
+from weakref import finalize
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from training.log import Log, NoLog
+from training.errors import InputError
 
 LINE_EVERY_S = 15.0
+
+
+class Log(Protocol):
+    """Where the values of finished epochs go."""
+
+    def write(self, name: str, step: int, value: float) -> None:
+        """Note a value of a curve."""
+        ...
+
+
+class NoLog:
+    """Keeps nothing."""
+
+    def write(self, name: str, step: int, value: float) -> None:
+        """As Log says."""
+
+
+class TensorBoardLog:
+    """Event files that TensorBoard reads, in a directory. Raises InputError.
+
+    The package's own SummaryWriter writes from a thread some time later, and loses what was not written at an exit.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        try:  # an extra: only those who ask for logs need it
+            self._events, self._summary, self._file = (
+                import_module(f"tensorboardX.{name}") for name in ("proto.event_pb2", "summary", "event_file_writer")
+            )
+        except ImportError as exc:
+            raise InputError("--tensorboard needs tensorboardX: pip install 'retort[train,tensorboard]'") from exc
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise InputError(f"{directory}: {exc.strerror}; --tensorboard takes a directory") from exc
+        self._writer: Any = self._file.EventsWriter(str(directory / "events"))
+        finalize(self, self._writer.close)
+
+    def write(self, name: str, step: int, value: float) -> None:
+        """As Log says; it is in the file when this returns."""
+        summary = self._summary.scalar(name, value)
+        self._writer.write_event(self._events.Event(step=step, wall_time=time(), summary=summary))
+        self._writer.flush()
 
 
 class Bar:

@@ -6,17 +6,17 @@ request misses the budget. Prints a table, writes a plot, JSON on the last line.
 
 import asyncio
 import gzip
+import importlib
 import json
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
 
-from service.bench.chart import draw_latencies
 from service.bench.client import Target
 from service.bench.load import Load, Step
 from service.errors import StartError
@@ -198,3 +198,27 @@ def _report(target: Target, question: Question, model: dict[str, Any], alone: St
         "limited_by": found.limit, "one_client": alone.summary(budget_s),
         "steps": [step.summary(budget_s) for step in found.steps],
     }  # fmt: skip
+
+
+def draw_latencies(steps: Sequence[Mapping[str, Any]], budget_ms: float, path: Path | None) -> str:
+    """Draw latency percentiles by rate into a PNG; return a line that says where it is, or how to get it."""
+    if path is None:
+        return "no plot was asked for (--plot FILE.png)"
+    try:
+        figure_module = importlib.import_module("matplotlib.figure")
+    except ImportError:
+        return f"{path} was not drawn: pip install matplotlib"
+    figure = figure_module.Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot(xscale="log", yscale="log", xlabel="requests/s offered", ylabel="latency, ms")
+    rows = sorted(steps, key=lambda step: float(step["rate"]))
+    for name, label in (("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("p99_9", "p99.9")):
+        points = [(row["rate"], row[name]) for row in rows if row[name] is not None]
+        axes.plot([rate for rate, _ in points], [latency for _, latency in points], marker="o", label=label)
+    axes.axhline(budget_ms, color="black", linestyle="--", label="budget")
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend()
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as exc:
+        return f"{path} was not drawn: {exc}"
+    return f"plot: {path}"

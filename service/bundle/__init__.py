@@ -1,17 +1,7 @@
 """The bundle: the contract between training and serving. Import from here; the files below are its own."""
 
-from service.bundle.directory import (
-    Bundle,
-    Float32,
-    Golden,
-    Int64,
-    ItemTable,
-    open_bundle,
-    pad_histories,
-    tie_hash,
-    write_bundle,
-)
-from service.bundle.item import MAX_ID_LENGTH, Item, Items, check_item_id, popularity_order
+from service.bundle.directory import Bundle, Golden, open_bundle, write_bundle
+from service.bundle.item import MAX_ID_LENGTH, Item, Items, check_item_id, popularity_order, tie_hash
 from service.bundle.manifest import (
     EMBEDDINGS,
     ENCODER,
@@ -31,6 +21,7 @@ from service.bundle.manifest import (
     fingerprint,
     read_manifest,
 )
+from service.bundle.table import Float32, Int64, ItemTable, pad_histories
 
 __all__ = [
     "EMBEDDINGS", "ENCODER", "FORMAT", "GOLDEN", "ITEMS", "MANIFEST", "MAX_ID_LENGTH", "REQUIRED", "SCALES", "TIE_RULE",

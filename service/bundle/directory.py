@@ -16,7 +16,6 @@ is verified before any of it is parsed: names, file kinds, sizes, sums (service.
 and values. It does not run the encoder.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -52,9 +51,7 @@ from service.bundle.manifest import (
     fingerprint,
     read_manifest,
 )
-
-Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
+from service.bundle.table import ItemTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,34 +61,6 @@ class Golden:
     history: Sequence[str]
     k: int
     items: Sequence[tuple[str, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class ItemTable:
-    """The item matrix as stored. Rows come out as float32 whatever the stored type is.
-
-    embeddings: [n_items, dim]; scales: [n_items] for int8; biases: [n_items]; inputs: [n_items, dim] where untied.
-    """
-
-    embeddings: NDArray[Any]
-    scales: Float32 | None = None
-    biases: Float32 | None = None
-    inputs: Float32 | None = None
-
-    def dense(self) -> Float32:
-        """Return the whole output table, float32 [n_items, dim]."""
-        return _to_float32(self.embeddings, self.scales)
-
-    def pick(self, rows: Sequence[int] | Int64) -> Float32:
-        """Return the output embeddings of rows, float32 [len(rows), dim]."""
-        index = np.asarray(rows, dtype=np.int64)
-        return _to_float32(self.embeddings[index], None if self.scales is None else self.scales[index])
-
-    def gather(self, rows: Sequence[int] | Int64) -> Float32:
-        """Return the input embeddings of rows, float32 [len(rows), dim]."""
-        if self.inputs is None:
-            return self.pick(rows)
-        return np.ascontiguousarray(self.inputs[np.asarray(rows, dtype=np.int64)], dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,31 +77,6 @@ class Bundle:
     def encoder(self) -> bytes:
         """The ONNX graph, as bytes: loaded so, it cannot reach for data outside the bundle."""
         return (self.path / ENCODER).read_bytes()
-
-
-def tie_hash(user_id: str, item_id: str) -> bytes:
-    """Return the 4 bytes that order events of one user and one time.
-
-    In file order a tie would leak the future. So would a hash of the item alone: the last of every basket is then an
-    item of high hash, which a model learns (of online_retail's test items 86 % were in the top fifth of all hashes).
-    """
-    return hashlib.blake2b(f"{user_id}\0{item_id}".encode(), digest_size=4).digest()
-
-
-def pad_histories(table: ItemTable, histories: Sequence[Sequence[int]], max_history: int) -> tuple[Float32, Int64]:
-    """Gather the encoder's two inputs from row histories (oldest first).
-
-    Returns history float32 [batch, time, dim], zeros padding the left, and length int64 [batch]; time is the longest
-    history cut to its newest max_history rows, and at least 1.
-    """
-    recent = [list(rows[-max_history:]) for rows in histories]
-    length = np.array([len(rows) for rows in recent], dtype=np.int64)
-    time = max(1, int(length.max(initial=0)))
-    history = np.zeros((len(recent), time, table.embeddings.shape[1]), dtype=np.float32)
-    for i, rows in enumerate(recent):
-        if rows:
-            history[i, time - len(rows) :] = table.gather(rows)
-    return history, length
 
 
 def write_bundle(
@@ -175,11 +119,6 @@ def open_bundle(path: Path) -> Bundle:
     items = read_items(path / ITEMS, manifest.n_items)
     golden = _read_golden(path / GOLDEN, set(items.ids))
     return Bundle(path, manifest, table, items, golden)
-
-
-def _to_float32(embeddings: NDArray[Any], scales: Float32 | None) -> Float32:
-    dense = np.ascontiguousarray(embeddings, dtype=np.float32)
-    return dense if scales is None else dense * scales[:, None]
 
 
 def _write_files(path: Path, encoder: bytes, table: ItemTable, items: Sequence[Item], golden: Sequence[Golden]) -> None:

@@ -4,6 +4,7 @@ Every line is checked when the bundle is opened; what a search needs is kept as 
 when it is asked for: a million of them in memory would be 160 MB of every worker. Needs the standard library and numpy.
 """
 
+import hashlib
 import math
 import re
 from array import array
@@ -119,3 +120,12 @@ def _item_of(fields: Any) -> Item:
         fields.get("title"),
         attributes or _NO_ATTRIBUTES,  # one for all: of a million items, 64 MB
     )
+
+
+def tie_hash(user_id: str, item_id: str) -> bytes:
+    """Return the 4 bytes that order events of one user and one time.
+
+    In file order a tie would leak the future. So would a hash of the item alone: the last of every basket is then an
+    item of high hash, which a model learns (of online_retail's test items 86 % were in the top fifth of all hashes).
+    """
+    return hashlib.blake2b(f"{user_id}\0{item_id}".encode(), digest_size=4).digest()

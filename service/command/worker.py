@@ -17,9 +17,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from service.child import mortal
 from service.errors import StartError
 from service.logs import Log
-from service.store.embedded import mortal
 
 _WATCH_EVERY_S = 0.02
 _FIRST_BACKOFF_S = 0.1

@@ -63,6 +63,28 @@ class Limit:
         self._limit = min(float(self._most), max(float(self._least), wanted))
 
 
+class Admission:
+    """The limits of the three kinds of requests: answers, events and all others. Probes and /metrics have none.
+
+    Events have a limit of their own, so that a flood of them keeps nobody else out.
+    """
+
+    def __init__(self, answers: Limit, events: Limit, others: Limit) -> None:
+        self.answers = answers
+        self._by_path = {"/recommend": (answers, "concurrency"), "/events": (events, "events")}
+        self._others = (others, "other_routes")
+        self._limits = (answers, events, others)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether some request would be refused."""
+        return any(limit.is_reached for limit in self._limits)
+
+    def find(self, path: str) -> tuple[Limit, str]:
+        """Return the limit of a path, and the label of shed_total for what it refuses."""
+        return self._by_path.get(path, self._others)
+
+
 class Rates:
     """A bucket of one second's requests for each caller; the caller heard of longest ago is forgotten."""
 

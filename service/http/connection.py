@@ -13,11 +13,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.http.message import RawHeaders, write_reply
+from service.http.message import RawHeaders, Reply, write_reply
+from service.http.trace import Trace
 
 _HEAD = re.compile(rb"POST (/[!-~]*) HTTP/1\.1\r\n((?:[\w-]+: ?[!-~][ -~]*\r\n)+)\r\n")
 _FIELD = re.compile(rb"([^:]+): ?([^\r]+)\r\n")
@@ -45,8 +46,25 @@ class _Exchange:
     response_complete: bool = False
 
 
+class Entrance(Protocol):
+    """What a connection asks of the application behind it, which is the gate."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether some request would be refused."""
+
+    def refuse(self, url: bytes, method: str) -> bytes | None:
+        """Return the whole reply for a request that is one too many; else None."""
+
+    def admit(self, scope: Any) -> Any:
+        """Count a request in, before its task runs."""
+
+    def answer(self, headers: RawHeaders, client: Any, body: bytes, reply: Reply) -> Trace:
+        """Answer POST /recommend with a body that is already here; reply is called once, now or later."""
+
+
 class Connection(HttpToolsProtocol):
-    """One connection of a caller. The application it is configured with must be a Gate."""
+    """One connection of a caller. The application it is configured with must be an Entrance."""
 
     cycle: Any
     _refusal: bytes | None = None
@@ -59,7 +77,7 @@ class Connection(HttpToolsProtocol):
         if post is None:
             super().data_received(data)
             return
-        gate: Any = self.app
+        gate = cast(Entrance, self.app)
         refusal = gate.refuse(post.url, "POST") if gate.is_full else None
         if refusal is not None:
             self.transport.write(refusal)
@@ -73,7 +91,7 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.cycle = exchange = _Exchange()
         reply = partial(self._reply, exchange)
-        gate: Any = self.app
+        gate = cast(Entrance, self.app)
         exchange.scope["retort"] = gate.answer(list(post.headers.items()), self.client, post.body, reply)
 
     def _reply(self, exchange: _Exchange, status: int, body: bytes, headers: RawHeaders) -> None:
@@ -113,7 +131,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin a request, unless it is refused and nothing is in progress on this connection."""
-        gate: Any = self.app
+        gate = cast(Entrance, self.app)
         is_free = self._is_free()
         is_to_ask = is_free and not self.expect_100_continue
         self._refusal = gate.refuse(self.url, self.parser.get_method().decode("ascii")) if is_to_ask else None

@@ -16,13 +16,12 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from service.errors import RequestError
-from service.http.body import read_json
-from service.http.gate import Trace
-from service.http.message import BUG, RawHeaders, Reply, error_reply, send_reply
+from service.http.message import BUG, RawHeaders, Reply, error_reply, read_json, send_reply
 from service.http.schema import RecommendRequest, parse_recommend
+from service.http.trace import Trace
 from service.metrics import Metrics
 from service.recommendation.job import Answer, Query
-from service.release.generation import Edition, Editions
+from service.release.generation import Generation, Generations
 
 BODY_BYTES = 1 << 20
 _LOGGER = logging.getLogger(__name__)
@@ -31,9 +30,9 @@ _LOGGER = logging.getLogger(__name__)
 class RecommendEndpoint:
     """Answers POST /recommend."""
 
-    def __init__(self, editions: Editions, metrics: Metrics, *, budget_ms: int) -> None:
+    def __init__(self, generations: Generations, metrics: Metrics, *, budget_ms: int) -> None:
         """budget_ms: of a request that names none."""
-        self._editions, self._metrics, self._budget_ms = editions, metrics, budget_ms
+        self._generations, self._metrics, self._budget_ms = generations, metrics, budget_ms
         self._qualities: dict[tuple[str, ...], bytes] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,31 +57,36 @@ class RecommendEndpoint:
         try:
             asked = parse_recommend(body)
             self._metrics.stage["parse"].observe(time.monotonic() - start)
-            edition = self._editions.live  # to the end, whatever is swapped meanwhile
-            future = edition.recommender.recommend(self._query(asked, edition, trace))
+            generation = self._generations.live  # to the end, whatever is swapped meanwhile
+            future = generation.recommender.recommend(self._query(asked, generation, trace))
         except Exception as exc:  # a border: a bug must still be answered
             reply(*_reply_to(exc))
             return
-        future.add_done_callback(partial(self._end, asked, edition, trace, reply))
+        future.add_done_callback(partial(self._end, asked, generation, trace, reply))
 
     def _end(
-        self, asked: RecommendRequest, edition: Edition, trace: Trace, reply: Reply, future: "asyncio.Future[Answer]"
+        self,
+        asked: RecommendRequest,
+        generation: Generation,
+        trace: Trace,
+        reply: Reply,
+        future: "asyncio.Future[Answer]",
     ) -> None:
         try:
-            body = self._render(asked, future.result(), edition, trace)
+            body = self._render(asked, future.result(), generation, trace)
         except (Exception, asyncio.CancelledError) as exc:  # a border: a bug must still be answered
             reply(*_reply_to(exc))
             return
         reply(200, body, ())
 
-    def _query(self, asked: RecommendRequest, edition: Edition, trace: Trace) -> Query:
+    def _query(self, asked: RecommendRequest, generation: Generation, trace: Trace) -> Query:
         budget_s = (asked.budget_ms or self._budget_ms) / 1000
         return Query(
             user_id=asked.user_id,
             k=asked.k,
             history=asked.history,
             exclude=asked.exclude,
-            exclude_seen=edition.exclude_seen if asked.exclude_seen is None else asked.exclude_seen,
+            exclude_seen=generation.exclude_seen if asked.exclude_seen is None else asked.exclude_seen,
             candidates=asked.candidates,
             caller=trace,
             arrived=trace.arrived,
@@ -91,7 +95,7 @@ class RecommendEndpoint:
             is_debug=asked.debug,
         )
 
-    def _render(self, asked: RecommendRequest, answer: Answer, edition: Edition, trace: Trace) -> bytes:
+    def _render(self, asked: RecommendRequest, answer: Answer, generation: Generation, trace: Trace) -> bytes:
         start = time.monotonic()
         took_s = start - trace.arrived
         recommendation_id = f"{random.getrandbits(128):032x}"  # a name, not a secret
@@ -99,8 +103,8 @@ class RecommendEndpoint:
         parts = [
             b'{"recommendation_id":"', recommendation_id.encode(),
             b'","user_id":', orjson.dumps(asked.user_id),
-            b',"model_version":', edition.version_json,
-            b',"items":[', edition.index.render(answer.ranked),
+            b',"model_version":', generation.version_json,
+            b',"items":[', generation.catalogue.render(answer.ranked),
             b'],"quality":', self._quality(answer),
             b',"ignored_ids":', orjson.dumps(answer.ignored_ids) if answer.ignored_ids else b"[]",
             b',"took_ms":', b"%.3f" % (took_s * 1000),

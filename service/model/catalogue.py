@@ -22,7 +22,7 @@ _POPULAR_AT_ONCE = 256
 _FREED_AT_ONCE = 10_000
 
 
-class Index:
+class Catalogue:
     """One catalogue and the search over it."""
 
     def __init__(self, bundle: Bundle, search: Search[Any] | None = None) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from service.errors import StoreError, StoreTimeoutError
 from service.metrics import Metrics
-from service.model.catalogue import Index
+from service.model.catalogue import Catalogue
 from service.recommendation.job import Job
 from service.recommendation.memory import NO_ROWS, Memory, Taste
 from service.recommendation.ranker import RESERVE_S
@@ -30,10 +30,15 @@ class Lookup:
     """Finds tastes for one model: rows of its item table."""
 
     def __init__(
-        self, profile: Profile, index: Index, memory: Memory, metrics: Metrics, rank: Callable[[list[Job]], None]
+        self,
+        profile: Profile,
+        catalogue: Catalogue,
+        memory: Memory,
+        metrics: Metrics,
+        rank: Callable[[list[Job]], None],
     ) -> None:
         """rank: answers jobs that can wait no longer."""
-        self._profile, self._index, self._memory, self._metrics = profile, index, memory, metrics
+        self._profile, self._catalogue, self._memory, self._metrics = profile, catalogue, memory, metrics
         self._rank = rank
         self._writes: set[asyncio.Task[None]] = set()
         self._erasures = 0
@@ -147,7 +152,7 @@ class Lookup:
             job.taste = self._taste_of(item_ids)
 
     def _taste_of(self, item_ids: Sequence[str]) -> Taste:
-        rows, _ = self._index.find_rows(item_ids)
+        rows, _ = self._catalogue.find_rows(item_ids)
         return Taste(np.array(rows, dtype=np.int32))
 
     def _recall(self, job: Job, exc: StoreError) -> None:

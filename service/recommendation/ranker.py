@@ -12,7 +12,7 @@ import numpy as np
 from service.bundle import Float32
 from service.errors import DegradedError, ModelError, NonFiniteError
 from service.metrics import REASONS, Metrics
-from service.model.catalogue import Index
+from service.model.catalogue import Catalogue
 from service.model.student import BUCKETS, Student
 from service.recommendation.budget import Estimate
 from service.recommendation.job import Job
@@ -27,8 +27,8 @@ _WARM_RUNS = 3
 class Ranker:
     """Answers jobs whose user's taste is known, from one model."""
 
-    def __init__(self, student: Student, index: Index, metrics: Metrics, *, max_history: int) -> None:
-        self._student, self._index, self._metrics = student, index, metrics
+    def __init__(self, student: Student, catalogue: Catalogue, metrics: Metrics, *, max_history: int) -> None:
+        self._student, self._catalogue, self._metrics = student, catalogue, metrics
         self._max_history = max_history
         self._encode_s = {bucket: Estimate() for bucket in BUCKETS}
         self._score_s = {bucket: Estimate() for bucket in BUCKETS}
@@ -79,7 +79,7 @@ class Ranker:
         start = time.thread_time()
         users = self._student.encode([[0]] * bucket)
         middle = time.thread_time()
-        self._index.best(self._index.score(users, 10, 1), 10, [[0]] * bucket)
+        self._catalogue.best(self._catalogue.score(users, 10, 1), 10, [[0]] * bucket)
         end = time.thread_time()
         self._encode_s[bucket].note(middle - start)
         self._score_s[bucket].note(end - middle)
@@ -115,14 +115,14 @@ class Ranker:
         k, masked = max(job.query.k for job in jobs), [job.masked() for job in jobs]
         try:
             users = _vector(jobs[0])[None] if len(jobs) == 1 else np.stack([_vector(job) for job in jobs])
-            scores = self._index.score(users, k, max(map(len, masked)))
+            scores = self._catalogue.score(users, k, max(map(len, masked)))
         except ModelError as exc:
             for job in jobs:
                 self._fall_back(job, exc)
             return
         middle_s = self.note_stage("score", start, jobs)
         start = time.monotonic()
-        found = self._index.best(scores, k, masked)
+        found = self._catalogue.best(scores, k, masked)
         self._score_s[_bucket(len(jobs))].note(middle_s + self.note_stage("rules", start, jobs))
         for job, ranked in zip(jobs, found, strict=True):
             if ranked is None:
@@ -133,7 +133,7 @@ class Ranker:
     def _rank_candidates(self, job: Job) -> None:
         start = time.monotonic()
         try:
-            ranked = self._index.best_of(_vector(job), job.query.k, job.masked(), job.candidates or ())
+            ranked = self._catalogue.best_of(_vector(job), job.query.k, job.masked(), job.candidates or ())
         except NonFiniteError as exc:
             self._fall_back(job, exc)
             return
@@ -148,7 +148,7 @@ class Ranker:
     def _answer_popular(self, job: Job) -> None:
         job.answer.level = "fallback"
         start = time.monotonic()
-        ranked = self._index.most_popular(job.query.k, job.masked(), job.candidates)
+        ranked = self._catalogue.most_popular(job.query.k, job.masked(), job.candidates)
         self.note_stage("rules", start, [job])
         self._finish(job, ranked)
 
@@ -170,7 +170,7 @@ class Ranker:
         return {
             "history": min(len(_seen(job)), self._max_history),
             "masked": len(set(job.masked())),
-            "candidates": len(self._index) if job.candidates is None else len(job.candidates),
+            "candidates": len(self._catalogue) if job.candidates is None else len(job.candidates),
             "returned": len(ranked[0]),
         }
 

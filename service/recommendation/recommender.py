@@ -14,7 +14,7 @@ import numpy as np
 
 from service.errors import RequestError
 from service.metrics import Metrics
-from service.model.catalogue import Index
+from service.model.catalogue import Catalogue
 from service.model.student import BUCKETS, Student
 from service.recommendation.batcher import Batcher
 from service.recommendation.job import Answer, Job, Query
@@ -34,7 +34,7 @@ class Recommender:
     def __init__(
         self,
         student: Student,
-        index: Index,
+        catalogue: Catalogue,
         profile: Profile,
         metrics: Metrics,
         *,
@@ -42,10 +42,10 @@ class Recommender:
         store_share: float,
         memory_users: int,
     ) -> None:
-        self._index, self._metrics, self._store_share = index, metrics, store_share
-        self._ranker = Ranker(student, index, metrics, max_history=max_history)
+        self._catalogue, self._metrics, self._store_share = catalogue, metrics, store_share
+        self._ranker = Ranker(student, catalogue, metrics, max_history=max_history)
         self._memory = Memory(memory_users)
-        self._lookup = Lookup(profile, index, self._memory, metrics, self._ranker.rank)
+        self._lookup = Lookup(profile, catalogue, self._memory, metrics, self._ranker.rank)
         self._batcher: Batcher[Job] = Batcher(
             self._run, max_batch=BUCKETS[-1], max_running=_MAX_RUNNING, patience_s=_PATIENCE_S
         )
@@ -100,7 +100,7 @@ class Recommender:
     def _find(self, item_ids: Sequence[str], answer: Answer) -> list[int]:
         if not item_ids:
             return []
-        rows, unknown = self._index.find_rows(item_ids)
+        rows, unknown = self._catalogue.find_rows(item_ids)
         answer.ignored_ids += unknown
         return rows
 

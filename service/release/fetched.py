@@ -28,7 +28,7 @@ from service.release.published import Live, Releases, is_version
 _LOCK_EVERY_S = 0.05
 
 
-class Depot:
+class FetchedBundles:
     """One directory of fetched bundles, shared by the processes of one machine."""
 
     def __init__(self, directory: Path, releases: Releases, try_bundle: Callable[[Path], Awaitable[None]]) -> None:

@@ -24,8 +24,8 @@ from service.bundle import read_manifest
 from service.errors import RefusedError, StartError, StoreError
 from service.logs import Log
 from service.metrics import Metrics
-from service.release.fetched import Depot
-from service.release.generation import Edition, Editions
+from service.release.fetched import FetchedBundles
+from service.release.generation import Generation, Generations
 from service.release.published import Live, Releases, Replica
 
 POLL_S = 1.0
@@ -34,15 +34,15 @@ _FIRST_WAIT_S = 2.0
 _MAX_WAIT_S = 60.0
 _TURN_S = 0.0005
 _NICE = 10
-Load = Callable[[Path, int], Edition]
+Load = Callable[[Path, int], Generation]
 
 
 class Follower:
-    """Keeps one process's editions at the store's live version."""
+    """Keeps one process's generations at the store's live version."""
 
-    def __init__(self, releases: Releases, depot: Depot, load: Load, metrics: Metrics, log: Log) -> None:
-        """load: builds a warm edition from a directory; runs in a thread. Raises StartError."""
-        self._releases, self._depot, self._load, self._metrics, self._log = releases, depot, load, metrics, log
+    def __init__(self, releases: Releases, fetched: FetchedBundles, load: Load, metrics: Metrics, log: Log) -> None:
+        """load: builds a warm generation from a directory; runs in a thread. Raises StartError."""
+        self._releases, self._fetched, self._load, self._metrics, self._log = releases, fetched, load, metrics, log
         self._settled = 0  # the number of the flip that was served or refused
         self._wait_s, self._again_at = _FIRST_WAIT_S, 0.0
         self._result, self._message, self._reported_at = "ok", "", 0.0
@@ -50,26 +50,26 @@ class Follower:
         self._is_due = asyncio.Event()
         self._loader = ThreadPoolExecutor(1, "loader", _step_back)  # of its own: nobody gets a priority back
 
-    async def find_first(self, own: Path | None) -> Edition | None:
-        """Return the edition to start with: the live version, or while the store is away what was live; else None.
+    async def find_first(self, own: Path | None) -> Generation | None:
+        """Return the generation to start with: the live version, or while the store is away what was live; else None.
 
         own: the directory of a bundle at hand. If it is the live version, nothing is fetched.
         """
         try:
             live = await self._releases.live()
         except StoreError:
-            live = self._depot.last_live()
+            live = self._fetched.last_live()
         if live is None:
             return None
         if own is not None and read_manifest(own).version == live.version:
             return self._load(own, live.number)
         return await self._obtain(live)
 
-    async def run(self, editions: Editions) -> None:
+    async def run(self, generations: Generations) -> None:
         """Follow the live version until cancelled."""
         try:
             while True:
-                await self._look(editions)
+                await self._look(generations)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL_S):
                         await self._is_due.wait()
@@ -83,52 +83,52 @@ class Follower:
         """Look at once: this process has just flipped the live version."""
         self._is_due.set()
 
-    async def _look(self, editions: Editions) -> None:
+    async def _look(self, generations: Generations) -> None:
         with contextlib.suppress(StoreError):  # the store's troubles are counted where they happen
             live = await self._releases.live()
             if live is not None and live.number != self._settled and time.monotonic() >= self._again_at:
-                await self._follow(live, editions)
+                await self._follow(live, generations)
                 self._reported_at = 0.0
             if time.monotonic() - self._reported_at > _REPORT_EVERY_S:
-                await self._report(editions.live)
+                await self._report(generations.live)
 
-    async def _follow(self, live: Live, editions: Editions) -> None:
-        if live.version == editions.live.version:
+    async def _follow(self, live: Live, generations: Generations) -> None:
+        if live.version == generations.live.version:
             self._settle(live)
-            editions.live.number = live.number
-            self._show(editions.live)
-            await asyncio.to_thread(self._depot.remember, live)
+            generations.live.number = live.number
+            self._show(generations.live)
+            await asyncio.to_thread(self._fetched.remember, live)
             return
-        previous = editions.previous
-        edition: Edition | None
+        previous = generations.previous
+        generation: Generation | None
         if previous is not None and previous.version == live.version:
-            edition = previous
-            edition.number = live.number
+            generation = previous
+            generation.number = live.number
         else:
-            await _retire(editions.drop_previous())
-            edition = await self._obtain(live)
-        if edition is None:
+            await _retire(generations.drop_previous())
+            generation = await self._obtain(live)
+        if generation is None:
             return
         started = time.monotonic()
-        old = editions.live
-        await _retire(editions.swap(edition))
-        self._show(edition)
+        old = generations.live
+        await _retire(generations.swap(generation))
+        self._show(generation)
         self._settle(live)
         self._metrics.model_swaps["ok"].inc()
         await old.recommender.rest()
-        await asyncio.to_thread(self._depot.remember, live)
+        await asyncio.to_thread(self._fetched.remember, live)
         self._log.write(
-            "info", "model_swapped", model_version=edition.version, number=live.number, before=old.version,
+            "info", "model_swapped", model_version=generation.version, number=live.number, before=old.version,
             drained_s=round(time.monotonic() - started, 3),
         )  # fmt: skip
 
-    async def _obtain(self, live: Live) -> Edition | None:
+    async def _obtain(self, live: Live) -> Generation | None:
         """Fetch, try and load a version; None, counted and logged, if it is not to be served."""
         started = time.monotonic()
         try:
-            path = await self._depot.bring(live)
+            path = await self._fetched.bring(live)
             tried = time.monotonic()
-            edition = await asyncio.get_running_loop().run_in_executor(self._loader, self._load_gently, path, live)
+            generation = await asyncio.get_running_loop().run_in_executor(self._loader, self._load_gently, path, live)
         except StoreError as exc:
             self._refuse(live, RefusedError("error", f"version {live.version}: the store: {exc.kind}"))
         except RefusedError as exc:
@@ -138,17 +138,17 @@ class Follower:
                 "info", "model_loaded", model_version=live.version, number=live.number,
                 fetched_s=round(tried - started, 3), loaded_s=round(time.monotonic() - tried, 3),
             )  # fmt: skip
-            return edition
+            return generation
         return None
 
-    def _load_gently(self, path: Path, live: Live) -> Edition:
+    def _load_gently(self, path: Path, live: Live) -> Generation:
         with _short_turns():
             try:
                 return self._load(path, live.number)
             except (
                 Exception
             ) as exc:  # a border: it passed its trial, so this machine is in trouble, and following goes on
-                self._depot.discard(live.version)
+                self._fetched.discard(live.version)
                 text = str(exc) if isinstance(exc, StartError) else f"loading raised {type(exc).__name__}"
                 raise RefusedError("error", f"version {live.version} passed its trial, and then: {text}") from exc
 
@@ -174,30 +174,30 @@ class Follower:
         self._settled, self._wait_s, self._again_at = live.number, _FIRST_WAIT_S, 0.0
         self._result, self._message = "ok", ""
 
-    def _show(self, edition: Edition) -> None:
-        show_edition(self._metrics, edition)
+    def _show(self, generation: Generation) -> None:
+        show_generation(self._metrics, generation)
 
-    async def _report(self, edition: Edition) -> None:
+    async def _report(self, generation: Generation) -> None:
         self._reported_at = time.monotonic()
         await self._releases.report(
-            Replica(self._name, edition.version, edition.number, self._result, self._message[:500], time.time())
+            Replica(self._name, generation.version, generation.number, self._result, self._message[:500], time.time())
         )
 
 
-def show_edition(metrics: Metrics, edition: Edition) -> None:
-    """Set the gauges that tell which edition serves."""
-    metrics.generation_min.set(edition.number)
-    metrics.generation_max.set(edition.number)
-    metrics.model_loaded.set(edition.live_since)
-    metrics.items.set(len(edition.index))
-    metrics.index_recall.set(edition.index.search.recall)
+def show_generation(metrics: Metrics, generation: Generation) -> None:
+    """Set the gauges that tell which generation serves."""
+    metrics.generation_min.set(generation.number)
+    metrics.generation_max.set(generation.number)
+    metrics.model_loaded.set(generation.live_since)
+    metrics.items.set(len(generation.catalogue))
+    metrics.index_recall.set(generation.catalogue.search.recall)
 
 
-async def _retire(edition: Edition | None) -> None:
-    """End an edition that is no longer kept: its last requests first. It was not the live one any more."""
-    if edition is not None:
-        await edition.recommender.close()
-        for _ in edition.index.dissolve():
+async def _retire(generation: Generation | None) -> None:
+    """End an generation that is no longer kept: its last requests first. It was not the live one any more."""
+    if generation is not None:
+        await generation.recommender.close()
+        for _ in generation.catalogue.dissolve():
             await asyncio.sleep(0)
 
 

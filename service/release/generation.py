@@ -1,7 +1,7 @@
-"""One loaded version with what its requests need, and the two that are kept: the live one, and the one before.
+"""One loaded version with what its requests need, and the two that are kept: live and before.
 
-A request takes the live edition once, when its body is read, and keeps it to its end: parts of two versions never meet
-in an answer. What is remembered of users is an edition's own, because rows are.
+A request takes the live generation once, when its body is read, and keeps it to its end: parts of two versions never
+meet in an answer. What is remembered of users is a generation's own, because rows are.
 """
 
 import time
@@ -9,48 +9,48 @@ import time
 import orjson
 
 from service.bundle import Manifest
-from service.model.catalogue import Index
+from service.model.catalogue import Catalogue
 from service.recommendation.recommender import Recommender
 
 
-class Edition:
+class Generation:
     """One version, ready to answer. number: of the flip that made it live, or OWN_NUMBER."""
 
-    def __init__(self, manifest: Manifest, index: Index, recommender: Recommender, number: int) -> None:
-        self.manifest, self.index, self.recommender, self.number = manifest, index, recommender, number
+    def __init__(self, manifest: Manifest, catalogue: Catalogue, recommender: Recommender, number: int) -> None:
+        self.manifest, self.catalogue, self.recommender, self.number = manifest, catalogue, recommender, number
         self.version = manifest.version
         self.version_json = orjson.dumps(manifest.version)
         self.exclude_seen = not manifest.repeat_consumption
         self.live_since = time.time()
 
 
-class Editions:
-    """The live edition, and the one before for an instant way back."""
+class Generations:
+    """The live generation, and the one before for an instant way back."""
 
-    def __init__(self, live: Edition) -> None:
+    def __init__(self, live: Generation) -> None:
         self.live = live
-        self.previous: Edition | None = None
+        self.previous: Generation | None = None
 
-    def swap(self, edition: Edition) -> Edition | None:
-        """Make an edition live, in one step between two requests; return the one that is no longer kept, if any."""
-        dropped = self.previous if self.previous is not edition else None
-        self.previous, self.live = self.live, edition
-        edition.live_since = time.time()
+    def swap(self, generation: Generation) -> Generation | None:
+        """Make an generation live, in one step between two requests; return the one that is no longer kept, if any."""
+        dropped = self.previous if self.previous is not generation else None
+        self.previous, self.live = self.live, generation
+        generation.live_since = time.time()
         return dropped
 
-    def drop_previous(self) -> Edition | None:
+    def drop_previous(self) -> Generation | None:
         """Keep the live one alone, before another is loaded: three at a time would cost memory."""
         dropped, self.previous = self.previous, None
         return dropped
 
     async def forget(self, user_id: str) -> None:
-        """Drop what any edition remembers of a user."""
-        for edition in (self.live, self.previous):
-            if edition is not None:
-                await edition.recommender.forget(user_id)
+        """Drop what any generation remembers of a user."""
+        for generation in (self.live, self.previous):
+            if generation is not None:
+                await generation.recommender.forget(user_id)
 
     async def rest(self) -> None:
         """Finish what was begun, also for callers who are gone."""
-        for edition in (self.live, self.previous):
-            if edition is not None:
-                await edition.recommender.rest()
+        for generation in (self.live, self.previous):
+            if generation is not None:
+                await generation.recommender.rest()

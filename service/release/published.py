@@ -1,4 +1,4 @@
-"""Published bundles in the store, and the one live version. What stands in the store is believed by nobody: see depot.
+"""Published bundles in the store, and the one live version. Whoever reads them verifies them first: see fetched.
 
     {namespace}:release:live                    JSON {version, number, previous, since}: which version is to be served.
                                                 One write flips it; number rises with every flip, to whatever version

@@ -17,7 +17,7 @@ from typing import cast
 import orjson
 
 from service.bundle import BundleError, BundleMissingError, read_manifest
-from service.store.embedded import mortal
+from service.child import mortal
 from service.errors import GoldenError, RefusedError, StartError
 from service.model.model import load_model
 from service.search.choice import Kind

@@ -5,25 +5,18 @@ the data directory, where other workers and later starts find them; the bundle i
 misses more than 1 in 100 of the true best 100 is not used: then the scan is exact again, slow as it is.
 """
 
-import fcntl
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from service.bundle import Bundle, Float32, Int64, ItemTable
-from service.model.student import Student
 from service.search.approximate import FEW_AND_MANY, RECALL_AT, Approximate
-from service.search.code import Coder, Codes, open_codes, versions
+from service.search.code import Coder, Codes, versions
+from service.search.code_cache import FORMAT, MeasuredCodes, keep_codes, locked, read_codes
 from service.search.exact import Exact
-from service.search.protocol import Search
+from service.search.protocol import Encode, Search
 from service.search.scan import read_blocks, scan_best, with_biases, with_ones
 from service.search.synthetic_user import sample_users
 
@@ -47,24 +40,13 @@ _MOST_SHARES = 3
 _ROW_BYTES = 8_000
 """Of codes, that are read in the time that one more row takes, to be found and for the fewest to be scored."""
 _MANY_ITEMS = 200_000
-_FORMAT = 5
-_KEPT = 3
 
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """Codes, how many of the best by them must be looked at for 10 and for 100 items, and the recall of the 100."""
-
-    codes: Codes
-    depths: tuple[int, int]
-    recall: float
-
-
-def open_search(bundle: Bundle, student: Student, *, kind: Kind, directory: Path, warn: Warn) -> Search[Any]:
+def open_search(bundle: Bundle, encode: Encode, *, kind: Kind, directory: Path, warn: Warn) -> Search[Any]:
     """Return the search for a bundle. directory: where codes are kept."""
     if kind == "exact" or (kind == "auto" and _scanned_bytes(bundle.table) <= EXACT_BYTES):
         return Exact(bundle.table)
-    found = _find(bundle, student, directory, warn)
+    found = _find(bundle, encode, directory, warn)
     if found.recall < LEAST_RECALL:
         warn(f"codes find only {found.recall:.3f} of the best {RECALL_AT}: searching exactly, which is slow")
         return Exact(bundle.table)
@@ -76,24 +58,24 @@ def _scanned_bytes(table: ItemTable) -> int:
     return int(table.embeddings.size) * (4 if table.scales is None else 1)
 
 
-def _find(bundle: Bundle, student: Student, directory: Path, warn: Warn) -> _Measured:
+def _find(bundle: Bundle, encode: Encode, directory: Path, warn: Warn) -> MeasuredCodes:
     """Read the codes of this version, or make and keep them; one process at a time, the others wait for it."""
-    place = directory / f"{bundle.manifest.version}-{_FORMAT}-{versions()['faiss']}"
+    place = directory / f"{bundle.manifest.version}-{FORMAT}-{versions()['faiss']}"
     try:
-        with _locked(directory):
-            if (kept := _read(place, bundle.manifest.n_items)) is not None:
+        with locked(directory):
+            if (kept := read_codes(place, bundle.manifest.n_items)) is not None:
                 return kept
-            made = _make(bundle, student)
-            _keep(made, place)
+            made = _make(bundle, encode)
+            keep_codes(made, place)
             return made
     except OSError as exc:
         warn(f"codes cannot be kept in {directory} ({exc.strerror}): they are made anew at every start")
-        return _make(bundle, student)
+        return _make(bundle, encode)
 
 
-def _make(bundle: Bundle, student: Student) -> _Measured:
+def _make(bundle: Bundle, encode: Encode) -> MeasuredCodes:
     """Make codes, coarse ones first, until few enough of the best by code hold the true best."""
-    users = sample_users(bundle, student, _N_USERS + _N_HELD_OUT)
+    users = sample_users(bundle, encode, _N_USERS + _N_HELD_OUT)
     known, held_out = users[_N_HELD_OUT:], users[:_N_HELD_OUT]
     true = scan_best(bundle.table, held_out, RECALL_AT)
     for dims_per_code in (2, 1):
@@ -115,16 +97,16 @@ def _code(bundle: Bundle, users: Float32, dims_per_code: int) -> Codes:
     return coder.finish()
 
 
-def _measure(codes: Codes, users: Float32, true: Int64) -> _Measured:
+def _measure(codes: Codes, users: Float32, true: Int64) -> MeasuredCodes:
     """Find the share of the lists and the depths that are enough and cost least. true: the best first."""
-    found: list[tuple[float, float, _Measured]] = []
+    found: list[tuple[float, float, MeasuredCodes]] = []
     for share in _SHARES:
         codes.share = share
         nearest = codes.nearest(users, _DEPTHS[-1])
         if share < _SHARES[-1] and _recall(nearest, true, _DEPTHS[-1]) < LEAST_RECALL + _MARGIN + _SPARE:
             continue
         few, many = (_least_depth(nearest, true[:, :k]) for k in FEW_AND_MANY)
-        measured = _Measured(codes, (min(few, many), many), round(_recall(nearest, true, many), 4))
+        measured = MeasuredCodes(codes, (min(few, many), many), round(_recall(nearest, true, many), 4))
         found.append((share * codes.n_bytes + _ROW_BYTES * (few + many), share, measured))
         if len(found) == _MOST_SHARES:
             break
@@ -141,41 +123,3 @@ def _recall(nearest: Int64, true: Int64, depth: int) -> float:
     """Return the recall of strangers or of users with a taste, the lower one: see sample_users()."""
     shares = [np.isin(best, line[:depth]).mean() for line, best in zip(nearest, true, strict=True)]
     return float(min(np.mean(shares[0::2]), np.mean(shares[1::2])))
-
-
-def _read(place: Path, n_items: int) -> _Measured | None:
-    """Return what _keep() wrote, if it is there and whole."""
-    try:
-        plan = json.loads((place / "plan.json").read_bytes())
-        few, many = plan["depths"]
-        kept = _Measured(open_codes(place), (int(few), int(many)), float(plan["recall"]))
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        shutil.rmtree(place)
-        return None
-    os.utime(place)
-    return kept if len(kept.codes) == n_items else None
-
-
-def _keep(made: _Measured, place: Path) -> None:
-    """Write codes aside and rename; drop those of versions not used for long."""
-    aside = Path(tempfile.mkdtemp(prefix=".new-", dir=place.parent))
-    try:
-        made.codes.save(aside)
-        (aside / "plan.json").write_text(json.dumps({"depths": made.depths, "recall": made.recall}))
-        shutil.rmtree(place, ignore_errors=True)
-        aside.rename(place)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    others = [path for path in place.parent.iterdir() if path.is_dir()]
-    for old in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]:
-        shutil.rmtree(old)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -11,7 +11,6 @@ with 14 bits, against float32: 20,000 items of 384 dimensions .11 and .11 agains
 against 1.1 and .25; 20,000 of 128 .05 and .03 against .15 and .08 (a training on the other core).
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,8 @@ from numpy.typing import NDArray
 
 from service.bundle import Float32
 from service.onnx_session import Session
+from service.search.onnx_graph import CONTRIB, one_node_model
 
-_TYPES = {"float32": 1, "uint8": 2, "int8": 3}
-_IR_VERSION = 8
-_OPSET = 17
-_CONTRIB = "com.microsoft"  # onnxruntime's own operators
 _MAX_BYTES = 1 << 30  # protobuf ends at 2 GiB
 _HALF, _MIDDLE = 7, 64
 _LEAST = 1e-20  # of a user's numbers: a bias, in units of it, stays finite
@@ -35,7 +31,9 @@ class Product:
 
     def __init__(self, columns: Float32) -> None:
         is_small = columns.nbytes <= _MAX_BYTES
-        self._session = Session(_graph("MatMul", "", "float32", {"columns": columns}), "product") if is_small else None
+        self._session = (
+            Session(one_node_model("MatMul", "", "float32", {"columns": columns}), "product") if is_small else None
+        )
         self._columns = columns if self._session is None else None  # onnxruntime has its own copy
 
     def __call__(self, users: Float32) -> Float32:
@@ -58,7 +56,7 @@ class IntegerProduct:
             "scales": scales,
             "middle": np.full((), _MIDDLE, dtype=np.uint8),
         }
-        self._session = Session(_graph("MatMulIntegerToFloat", _CONTRIB, "uint8", constants), "product")
+        self._session = Session(one_node_model("MatMulIntegerToFloat", CONTRIB, "uint8", constants), "product")
 
     def __call__(self, users: Float32) -> Float32:
         """Return float32 [batch, n] for users float32 [batch, dim]; NaN throughout where a user is not finite.
@@ -89,53 +87,3 @@ class IntegerProduct:
             scores: Float32 = self._session.run("scores", {"users": (whole + _MIDDLE).astype(np.uint8)})
             lost = np.linalg.norm(steps - whole, axis=1) * units
         return scores, units, lost
-
-
-def _graph(operator: str, domain: str, input_type: str, constants: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return a model of one node, scores = operator(users, *constants), put together in one step.
-
-    Each copy of the constants, of which the first is [dim, n], would hold the interpreter for all it takes.
-    """
-    dim, n = constants["columns"].shape
-    names = b"".join(_text(1, name) for name in ("users", *constants))
-    node = names + _text(2, "scores") + _text(4, operator) + _text(7, domain)
-    parts: list[Any] = [_bytes(1, node), _text(2, "product")]
-    for name, values in constants.items():
-        head = b"".join(_integer(1, size) for size in values.shape)
-        head += _integer(2, _TYPES[values.dtype.name]) + _text(8, name) + _opening(9, values.nbytes)
-        parts += [_opening(5, len(head) + values.nbytes), head, np.ascontiguousarray(values).data]
-    parts.append(_bytes(11, _tensor("users", input_type, dim)) + _bytes(12, _tensor("scores", "float32", n)))
-    versions = _integer(1, _IR_VERSION) + _bytes(8, _text(1, "") + _integer(2, _OPSET))
-    versions += _bytes(8, _text(1, _CONTRIB) + _integer(2, 1))
-    n_bytes = sum(memoryview(part).nbytes for part in parts)
-    return b"".join([versions, _opening(7, n_bytes), *parts])
-
-
-def _tensor(name: str, kind: str, width: int) -> bytes:
-    """A ValueInfoProto: [batch, width]."""
-    shape = _bytes(1, _text(2, "batch")) + _bytes(1, _integer(1, width))
-    return _text(1, name) + _bytes(2, _bytes(1, _integer(1, _TYPES[kind]) + _bytes(2, shape)))
-
-
-def _text(field: int, value: str) -> bytes:
-    return _bytes(field, value.encode())
-
-
-def _bytes(field: int, value: bytes) -> bytes:
-    return _opening(field, len(value)) + value
-
-
-def _opening(field: int, n_bytes: int) -> bytes:
-    return _varint(field << 3 | 2) + _varint(n_bytes)
-
-
-def _integer(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])

@@ -1,6 +1,6 @@
 """What every way of searching the catalogue has in common: the shape of a question and of an answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -12,6 +12,8 @@ Ranked = tuple[Sequence[int], NDArray[Any]]
 """Rows and their scores, best first."""
 Masked = Sequence["Sequence[int] | NDArray[Any]"]
 """For each line of a batch the rows that must not be shown."""
+Encode = Callable[[Sequence[Sequence[int]]], Float32]
+"""Turns histories, as rows of the item table, oldest first, into user vectors, float32 [batch, dim]."""
 Scores = TypeVar("Scores")
 
 

@@ -9,23 +9,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from service.bundle import Bundle, Float32, Int64
-from service.model.student import Student
+from service.search.protocol import Encode
 
 _N_POOL = 20_000
 _N_LIKED = 100
 
 
-def sample_users(bundle: Bundle, student: Student, n_users: int) -> Float32:
+def sample_users(bundle: Bundle, encode: Encode, n_users: int) -> Float32:
     """Return user vectors, float32 [n_users, dim], the same ones for the same bundle: both halves take turns."""
     rng = np.random.default_rng(0)
     popularity = np.sqrt(np.maximum(0.0, bundle.items.popularity)) + 1e-9
     n_items = len(popularity)
     drawn = rng.choice(n_items, size=(-(-n_users // 2), bundle.manifest.max_history), p=popularity / popularity.sum())
-    strangers = student.encode(_cut(drawn, rng))
+    strangers = encode(_cut(drawn, rng))
     pool = np.sort(rng.choice(n_items, size=min(n_items, _N_POOL), replace=False))
     liked = pool[_best(bundle, strangers, pool)]
     chosen = rng.integers(liked.shape[1], size=(len(liked), bundle.manifest.max_history))
-    followers = student.encode(_cut(np.take_along_axis(liked, chosen, axis=1), rng))
+    followers = encode(_cut(np.take_along_axis(liked, chosen, axis=1), rng))
     users = np.stack([strangers, followers], axis=1).reshape(-1, bundle.manifest.dim)[:n_users]
     return users[np.isfinite(users).all(axis=1)]
 

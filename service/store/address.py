@@ -1,4 +1,4 @@
-"""Where the store is: RETORT_REDIS_URL, read once, as redis-py's client and as what a Line connects by.
+"""Where the store is: RETORT_REDIS_URL, read once, as redis-py's client and as what a StoreConnection connects by.
 
     redis://[[user]:password@]host[:port][/db]      rediss:// the same under TLS      unix://path[?db=n]
     redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/name[/db][?sentinel_password=...]
@@ -24,7 +24,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from service.errors import StartError
-from service.store.connection import Command, Connect, Line
+from service.store.connection import Command, Connect, StoreConnection
 
 _HOSTS = r"(?P<scheme>rediss?)\+%s://(?:(?P<user>[^:@/?]*):(?P<password>[^@/?]*)@)?(?P<hosts>[^@/?]+)"
 _SENTINEL = re.compile(_HOSTS % "sentinel" + r"/(?P<name>[^/?]+)(?:/(?P<db>\d+))?/?(?:\?(?P<options>.*))?")
@@ -45,7 +45,7 @@ class Address:
     """
 
     client: "redis.asyncio.Redis | RedisCluster"
-    line: Line | None
+    connection: StoreConnection | None
     close: Callable[[], Awaitable[None]]
     renew: Callable[[], Awaitable[None]] | None = None
 
@@ -68,7 +68,11 @@ def _open_single(url: str, max_connections: int) -> Address:
     pool = redis.asyncio.ConnectionPool.from_url(url, max_connections=max_connections + 2, **_limits())
     parts = dict(parse_url(url))
     is_plain = not url.startswith("rediss") and set(parts) <= _LINE_PARTS
-    line = Line(_connect_to(parts), _greeting(parts), ResponseError, max_pending=max_connections) if is_plain else None
+    line = (
+        StoreConnection(_connect_to(parts), _greeting(parts), ResponseError, max_pending=max_connections)
+        if is_plain
+        else None
+    )
     return Address(redis.asyncio.Redis(connection_pool=pool), line, pool.disconnect)
 
 
@@ -97,7 +101,7 @@ def _open_sentinel(url: str, max_connections: int) -> Address:
         await client.connection_pool.disconnect()
         await sentinel.aclose()
 
-    line = None if is_tls else Line(connect, _greeting(parts), ResponseError, max_pending=max_connections)
+    line = None if is_tls else StoreConnection(connect, _greeting(parts), ResponseError, max_pending=max_connections)
     return Address(client, line, close)
 
 

@@ -5,7 +5,8 @@ breaker. Nothing is retried, and a connection whose call was cut off is closed, 
 slow_s counts as failed for the breaker even where its caller could wait longer; a caller with much less time than
 slow_s cannot open the breaker for others.
 
-Reads and pings go over a Line unless the URL asks for TLS or options of redis-py's own; all the rest through redis-py.
+Reads and pings go over a StoreConnection unless the URL asks for TLS or options of redis-py's own; all the rest goes
+through redis-py.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from redis.asyncio.cluster import RedisCluster
 from service.errors import BreakerOpenError, StoreError, StoreTimeoutError
 from service.store.address import open_address
 from service.store.breaker import Breaker
-from service.store.connection import Command, LineFullError
+from service.store.connection import Command, ConnectionFullError
 
 _SLOT_SHARE = 0.25
 _PATIENT_SHARE = 0.75  # of slow_s: a default request has waited for its batch before it asks
@@ -55,7 +56,7 @@ class Store:
         self._on_error = on_error
         self._is_starting = False
         address = open_address(url, max_connections)
-        self._client, self._line, self._close = address.client, address.line, address.close
+        self._client, self._connection, self._close = address.client, address.connection, address.close
         self._renew, self._renewed = address.renew, 0.0
         self._renewing: asyncio.Task[None] | None = None
         self._last_success = 0.0
@@ -77,8 +78,8 @@ class Store:
             await asyncio.gather(self._watch_task, return_exceptions=True)
         if self._renewing is not None:
             await asyncio.gather(self._renewing, return_exceptions=True)
-        if self._line is not None:
-            await self._line.close()
+        if self._connection is not None:
+            await self._connection.close()
         try:
             await self._client.aclose()
             await self._close()  # a pool that was given is not closed with the client
@@ -141,8 +142,8 @@ class Store:
     async def _attempt(self, op: str, commands: Sequence[Command], timeout_s: float) -> list[Any]:
         start = time.monotonic()
         try:
-            if self._line is not None and op in _QUICK_OPS:
-                results = await self._line.ask(commands, timeout_s)
+            if self._connection is not None and op in _QUICK_OPS:
+                results = await self._connection.ask(commands, timeout_s)
             else:
                 results = await self._send_in_slot(commands, timeout_s)
         except StoreError:
@@ -260,7 +261,7 @@ _PREFIXES = {
     "READONLY": "readonly", "MISCONF": "readonly", "LOADING": "loading",
 }  # fmt: skip
 _CLASSES: tuple[tuple[type[BaseException], str], ...] = (
-    (LineFullError, "pool_exhausted"),
+    (ConnectionFullError, "pool_exhausted"),
     (exceptions.NoScriptError, "noscript"),
     (exceptions.BusyLoadingError, "loading"),
     (exceptions.OutOfMemoryError, "oom"),

@@ -19,7 +19,7 @@ Command = tuple[Any, ...]
 Connect = Callable[[Callable[[], asyncio.Protocol]], Awaitable[Any]]
 
 
-class LineFullError(Exception):
+class ConnectionFullError(Exception):
     """More calls wait for a reply than may."""
 
 
@@ -32,7 +32,7 @@ class _Call:
         self.sent = time.monotonic()
 
 
-class Line:
+class StoreConnection:
     """Connects at the first call, and again at the next call after a loss."""
 
     def __init__(
@@ -55,8 +55,8 @@ class Line:
     async def ask(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
         """Send commands at once and return one reply each; an error reply is a value.
 
-        Raises TimeoutError, OSError, LineFullError, or the greeting's error reply. A call that meets a connection which
-        the server had closed is sent once more, on a new one.
+        Raises TimeoutError, OSError, ConnectionFullError, or the greeting's error reply. A call that meets a
+        connection which the server had closed is sent once more, on a new one.
         """
         until = time.monotonic() + timeout_s
         known = self._open
@@ -115,7 +115,7 @@ class _Protocol(asyncio.Protocol):
             self.cut()
             raise TimeoutError
         if len(self._pending) >= self._max_pending:
-            raise LineFullError
+            raise ConnectionFullError
         call = _Call(len(commands), self._loop.create_future())
         self._pending.append(call)
         self._transport.write(b"".join(map(hiredis.pack_command, commands)))

@@ -15,12 +15,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
+from service.child import mortal
 from service.errors import StartError
 
 _MAX_SOCKET_PATH = 100
@@ -28,21 +28,6 @@ _STOP_S = 10.0
 _SYNC_EVERY_S = 1.0
 _WATCH_EVERY_S = 0.05
 _MAX_BACKOFF_S = 2.0
-# Runs between fork and exec as a program of its own: a preexec_fn may deadlock where threads exist.
-# 1 is PR_SET_PDEATHSIG.
-_TRAMPOLINE = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit("the owner is gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-def mortal(command: list[str]) -> list[str]:
-    """Return a command that runs another, which gets SIGTERM when the thread that started it ends. Start it at once."""
-    return [sys.executable, "-I", "-S", "-c", _TRAMPOLINE, str(os.getpid()), *command]
 
 
 def find_server() -> Path:

@@ -37,10 +37,12 @@ from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 
-from training.data.prepare import TRAIN, VAL, load_prepared
-from training.evaluation.judge import ask, judged_part, rank
+from training.data.event import Events, select_events
+from training.data.prepared import load_prepared
+from training.data.split import TRAIN, VAL
+from training.evaluation.judge import rank
 from training.evaluation.metric import ndcg
-from training.model.batch import Events, select_events
+from training.evaluation.question import ask, judged_part
 
 NAME = "rectools_sasrec"
 

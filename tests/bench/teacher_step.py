@@ -30,9 +30,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 import torch
 
-from training.data.prepare import TRAIN, load_prepared
+from training.data.event import Events, select_events
+from training.data.prepared import load_prepared
+from training.data.split import TRAIN
 from training.loss.logits import hard_loss
-from training.model.batch import Events, select_events, training_batches
+from training.model.batch import training_batches
 from training.model.encoder import SequenceModel, Size
 from training.model.fit import WEIGHT_DECAY, train_step
 

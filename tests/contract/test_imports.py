@@ -58,7 +58,7 @@ SEES_THE_BUNDLE = {"data", "evaluation", "export", "report", "run"}
 ROOT_FILES = {
     "service": {"service", "service.environment", "service.errors", "service.logs", "service.metrics",
                 "service.onnx_session", "service.child"},
-    "training": {"training", "training.errors", "training.log", "training.progress", "training.stage"},
+    "training": {"training", "training.errors", "training.progress", "training.stage"},
 }  # fmt: skip
 """What stands at a package's root and may be imported by every folder of it."""
 HOMES = {
@@ -76,15 +76,6 @@ HOMES = {
 """The folder, or the file at the root, where a library is named; in service and in training at most one each."""
 SEES_SETTINGS = {"service.__main__", "service.app", "service.command"}
 SEES_CONFIG = {"training.__main__", "training.run"}
-
-
-BROKEN = {
-    ("service.search.choice", "service.model.student"),
-    ("service.search.synthetic_user", "service.model.student"),
-    ("training.study.ablation", "training.report.comparison"),
-    ("training.study.ablation", "training.teacher.soft_labels"),
-}
-"""To be mended next."""
 
 
 def imported(tree):
@@ -159,7 +150,7 @@ def test_a_folder_imports_only_what_the_table_allows():
                 is_allowed = is_composed or other in ROOT_FILES[package]
             else:
                 is_allowed = theirs == folder or theirs in MAY_USE[package][folder]
-            if not is_allowed and (name, other) not in BROKEN:
+            if not is_allowed:
                 wrong.append(f"{name} imports {other}")
     assert not wrong, "\n".join(wrong)
 
@@ -214,7 +205,7 @@ def test_folders_have_a_direction():
     folders = {}
     for name, others in GRAPH.items():
         if folder_of(name)[1] is not None:
-            theirs = {home_of(o) for o in others if folder_of(o)[1] is not None and (name, o) not in BROKEN}
+            theirs = {home_of(o) for o in others if folder_of(o)[1] is not None}
             folders.setdefault(home_of(name), set()).update(theirs - {home_of(name)})
     assert cycle_in(folders) is None
 

@@ -9,8 +9,9 @@ import pytest
 
 from service.bundle import open_bundle
 from tests.service.running import Running, run_command
-from training.data.prepare import load_prepared
-from training.evaluation.judge import ask, best_rows, judged_part, rank
+from training.data.prepared import load_prepared
+from training.evaluation.judge import best_rows, rank
+from training.evaluation.question import ask, judged_part
 from training.export.export import torch_scores
 from training.model.checkpoint import load_model
 

@@ -3,7 +3,7 @@
 import pytest
 
 from training.errors import InputError
-from training.log import NoLog, TensorBoardLog
+from training.progress import NoLog, TensorBoardLog
 
 event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
 

@@ -9,7 +9,6 @@ import gzip
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +17,18 @@ import orjson
 import polars as pl
 from numpy.typing import NDArray
 
-from service.bundle import Item
 from training.data.description import summarise, summarise_catalog
 from training.data.interaction_file import Events, read_events
-from training.data.item_file import check_malformed, describe_items, read_catalog, to_items
+from training.data.item_file import check_malformed, describe_items, read_catalog
+from training.data.prepared import EVENTS, ITEMS, REPORT, USERS, Prepared, load_prepared
 from training.data.split import TEST, TRAIN, VAL, assign_parts, target_events
 from training.errors import InputError
 from training.stage import KEY
 
-__all__ = ["TEST", "TRAIN", "VAL", "Prepared", "load_prepared", "parse_columns", "prepare"]
-
 COLUMNS = ("user_id", "item_id", "timestamp", "weight", "event", "title", "description")
 REPEATS = ("yes", "no", "auto")
-EVENTS, USERS, ITEMS, REPORT = "events.parquet", "users.parquet", "items.parquet", "report.json"
 HISTORIES, KNOWN, HELDOUT = "histories.jsonl.gz", "known.jsonl.gz", "heldout.jsonl.gz"
 OWN = frozenset({EVENTS, USERS, ITEMS, REPORT, HISTORIES, KNOWN, HELDOUT, KEY})  # all that may stand in the directory
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Events of all users, grouped by user number, oldest first; ties in time in the order of the store."""
-
-    users: list[str]  # user_id by user number
-    items: list[Item]  # by row; popularity counts TRAIN events
-    user: NDArray[np.int32]  # [n_events], non-decreasing
-    item: NDArray[np.int32]  # [n_events], row
-    timestamp_ms: NDArray[np.int64]  # [n_events]
-    part: NDArray[np.uint8]  # [n_events], TRAIN | VAL | TEST
-    report: dict[str, Any]  # what report.json holds
 
 
 def prepare(
@@ -89,28 +72,6 @@ def prepare(
     }
     _write(out, frame, describe_items(item_ids, popularity, catalog), report)
     return load_prepared(out)
-
-
-def load_prepared(out: Path) -> Prepared:
-    """Read a prepared directory. Raises InputError where it is missing or damaged."""
-    try:
-        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
-        events, users, items = (pl.read_parquet(out / name, glob=False) for name in (EVENTS, USERS, ITEMS))
-        return Prepared(
-            users=users["user_id"].to_list(),
-            items=to_items(items),
-            user=events["user"].to_numpy(),
-            item=events["item"].to_numpy(),
-            timestamp_ms=events["timestamp_ms"].to_numpy(),
-            part=events["part"].to_numpy(),
-            report=report,
-        )
-    except FileNotFoundError as exc:
-        raise InputError(
-            f"{out}: no prepared data ({Path(exc.filename or '').name or exc}); run prepare first"
-        ) from exc
-    except (OSError, ValueError, pl.exceptions.PolarsError) as exc:
-        raise InputError(f"{out}: damaged prepared data ({exc}); delete it and run prepare again") from exc
 
 
 def parse_columns(text: str) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """What a student is taught from, and a batch as it saw it: what every term looks at."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -10,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.data.event import Events
 from training.model.batch import Batch
+from training.model.device import CHUNK_LOGITS, autocast
 from training.model.encoder import SequenceModel
-from training.model.fit import CHUNK_LOGITS, autocast
 from training.model.watch import Watched, watch
-from training.teacher.soft_labels import SoftLabels, StateLabels
+from training.progress import Progress
+from training.teacher.soft_labels import SAVED_BYTES, SavedLabels, SoftLabels, StateLabels
 
 Given = TypeVar("Given")
 Probe = Callable[[], tuple[Tensor, Tensor]]  # -> rows int64 [B, T] and the next item [B] of some validation users
@@ -85,3 +88,10 @@ def given(part: Given | None) -> Given:
     if part is None:
         raise ValueError("the recipe was not checked: its source lacks what a term needs")
     return part
+
+
+def save_logits(source: Source, events: Events, n_items: int, out: Path, progress: Progress) -> Source:
+    """Return the source with its logits kept in a file, where that is of bearable size: trials read them many times."""
+    if 2 * len(events.item) * n_items > SAVED_BYTES:
+        return source
+    return replace(source, labels=SavedLabels(source.labels, events, n_items, out, progress))

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.data.prepare import VAL, Prepared
+from training.data.prepared import Prepared
+from training.data.split import VAL
 from training.distillation.batch_term import PARTS, Mutual
 from training.distillation.source import Probe, Seen, Source
 from training.distillation.validation_term import Feedback, Meta
 from training.evaluation.breakdown import QUINTILES, popularity_quintile
-from training.evaluation.judge import ask
+from training.evaluation.question import ask
 from training.loss.logits import (
     Weights,
     closure_loss,
@@ -185,3 +186,6 @@ class Teaching(nn.Module):
 
 def _soft_and_hard(seen: Piece, alpha: float) -> Tensor:
     return distillation_loss(seen.student, seen.teacher, seen.target, alpha=alpha, temperature=seen.temperature)
+
+
+Lesson = Callable[[SequenceModel], tuple[Loss, Teaching | None]]  # what fit takes, for a model to be taught

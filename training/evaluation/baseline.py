@@ -22,10 +22,12 @@ from scipy.linalg.lapack import spotrf, spotri
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
-from training.data.prepare import TRAIN, VAL, Prepared
+from training.data.prepared import Prepared
+from training.data.split import TRAIN, VAL
 from training.errors import InputError, StageError
-from training.evaluation.judge import AskedScorer, Question, Ranking, ask, judged_part, rank_asked
+from training.evaluation.judge import AskedScorer, Ranking, rank_asked
 from training.evaluation.metric import ndcg
+from training.evaluation.question import Question, ask, judged_part
 from training.progress import Progress
 
 EASE_MAX_ITEMS = 20_000  # its inverse takes memory with the square of the items and time with the cube

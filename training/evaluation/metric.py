@@ -109,3 +109,22 @@ def _resampled_means(values: Float, seed: int) -> Float:
     """values [U] or [U, M] -> means of BOOTSTRAPS resamples of users [BOOTSTRAPS] or [BOOTSTRAPS, M]."""
     rng = np.random.default_rng(seed)
     return np.stack([values[rng.integers(0, len(values), len(values))].mean(axis=0) for _ in range(BOOTSTRAPS)])
+
+
+PerRun = Sequence[NDArray[np.float64]]  # [users] of each run
+
+
+Pool = Callable[[PerRun], NDArray[np.float64]]
+
+
+def _mean_over_seeds(per_run: PerRun) -> NDArray[np.float64]:
+    return np.mean(np.stack(per_run), axis=0)
+
+
+def pooled_difference(ours: PerRun, theirs: PerRun, pool: Pool = _mean_over_seeds) -> dict[str, Any]:
+    """Relative difference of two models, each [users] a run: paired bootstrap over users of their means over seeds.
+
+    Returns difference, low, high (95 %), and each seed's own difference. pool: how the runs become one value a user.
+    """
+    per_seed = [float(own.mean() / max(other.mean(), 1e-12) - 1) for own, other in zip(ours, theirs, strict=True)]
+    return {**relative_difference(pool(ours), pool(theirs)), "per_seed": per_seed}

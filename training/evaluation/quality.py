@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.prepare import TRAIN, Prepared
+from training.data.prepared import Prepared
+from training.data.split import TRAIN
 from training.evaluation.breakdown import by_history, by_popularity
-from training.evaluation.judge import Question, Ranking, describe
+from training.evaluation.judge import Ranking, describe
 from training.evaluation.metric import CUTOFFS, Ranks, basket_recall, hit, ndcg, relative_difference
+from training.evaluation.question import Question
 from training.evaluation.variety import Features, diversity, item_features, novelty, overlap
 
 COMPARED = (

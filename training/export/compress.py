@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from service.bundle import ItemTable
-from training.data.prepare import VAL, Prepared
-from training.evaluation.judge import ask, judge, model_scorer, rank
+from training.data.prepared import Prepared
+from training.data.split import VAL
+from training.evaluation.judge import judge, model_scorer, rank
 from training.evaluation.metric import ndcg
+from training.evaluation.question import ask
 from training.export.rounding import quantise_rows, round_encoder
 from training.model.checkpoint import load_model
 

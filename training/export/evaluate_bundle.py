@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 
 from service.bundle import Bundle, BundleError, open_bundle, tie_hash
+from training.data.event import select_events
 from training.data.interaction_file import read_events
 from training.errors import InputError
-from training.evaluation.judge import Question, describe, rank
+from training.evaluation.judge import describe, rank
+from training.evaluation.question import Question
 from training.export.onnx_student import ExportedStudent
-from training.model.batch import select_events
 
 MAX_HISTORY = 500
 

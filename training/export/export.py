@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from service.bundle import Bundle, Golden, ItemTable, open_bundle, write_bundle
-from training.data.prepare import Prepared
+from training.data.prepared import Prepared
 from training.errors import StageError
 from training.evaluation.judge import best_rows
 from training.export.graph import export_encoder

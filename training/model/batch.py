@@ -10,27 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Int64 = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Events:
-    """The events of some users, flat: user u's are item[offset[u] : offset[u + 1]], oldest first."""
-
-    item: NDArray[np.int32]
-    offset: Int64
-
-    @property
-    def n_users(self) -> int:
-        """How many users, those without events included."""
-        return len(self.offset) - 1
-
-    def lengths(self) -> Int64:
-        """Events of each user [n_users]."""
-        return np.diff(self.offset)
+from training.data.event import Events, Int64
 
 
 @dataclass(frozen=True)
@@ -41,12 +23,6 @@ class Batch:
     target: Tensor  # int64 [P]: the next item of each real position, row by row
     event: Tensor  # int64 [P]
     real: Tensor  # bool [B, T]; P = real.sum()
-
-
-def select_events(user: NDArray[np.int32], item: NDArray[np.int32], keep: NDArray[np.bool_], n_users: int) -> Events:
-    """Keep the flagged events of arrays that are sorted by user and time. keep: bool [n_events]."""
-    counts = np.bincount(user[keep], minlength=n_users)
-    return Events(np.ascontiguousarray(item[keep]), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
 
 def cut_windows(events: Events, max_history: int, rng: np.random.Generator) -> Int64:

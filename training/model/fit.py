@@ -13,10 +13,7 @@ weights of one that was not. A run that was stopped within an epoch repeats that
 """
 
 import copy
-import ctypes
-import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,16 +23,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from training.model.batch import Batch, Events, count_positions, training_batches
+from training.data.event import Events
+from training.model.batch import Batch, count_positions, training_batches
 from training.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.model.curve import Epoch
+from training.model.device import CHUNK_LOGITS, autocast, keep_freed_memory
 from training.model.encoder import SequenceModel
 from training.progress import Progress
 
-CHUNK_LOGITS = 1 << 22  # logits alive at once: 16 MB, small enough to stay near the processor
 WARMUP_STEPS = 100
 WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 AVERAGE_DECAY = 0.99  # of the weights' moving average, a step
 
 Loss = Callable[[Tensor, Batch, slice], Tensor]
@@ -63,16 +61,6 @@ class Extra(Protocol):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
         """Restore that."""
         ...
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One row of the learning curve."""
-
-    epoch: int
-    loss: float
-    validation: float  # NDCG@10 on the validation split
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -133,44 +121,6 @@ def _log(progress: Progress, checkpoint: Path, row: Epoch) -> None:
     name = f"{stage}/{checkpoint.stem.removeprefix('checkpoint').strip('.') or 'model'}"
     progress.log.write(f"{name}/loss", row.epoch + 1, row.loss)
     progress.log.write(f"{name}/validation", row.epoch + 1, row.validation)
-
-
-def save_curve(path: Path, curve: Sequence[Epoch]) -> None:
-    """Write a learning curve as JSON."""
-    path.write_text(json.dumps([asdict(row) for row in curve], indent=1) + "\n")
-
-
-def load_curve(path: Path) -> list[Epoch]:
-    """Read what save_curve wrote."""
-    return [Epoch(**row) for row in json.loads(path.read_text())]
-
-
-def choose_device() -> torch.device:
-    """A GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def autocast(device_type: str) -> AbstractContextManager[None]:
-    """Run products in bfloat16 where the hardware has it, else change nothing."""
-    return torch.autocast(device_type, dtype=torch.bfloat16, enabled=has_bfloat16(device_type))
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks of up to 32 MB instead of returning each to the system at once.
-
-    The pages of every temporary [P, N] are otherwise faulted in anew: the distillation loss of 1156 x 3626 logits takes
-    30 ms with this and 43 to 51 without (one core, 2026-11-21). Elsewhere than on glibc it does nothing.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(M_TRIM_THRESHOLD, 1 << 30)
-
-
-def has_bfloat16(device_type: str) -> bool:
-    if device_type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported()
 
 
 def _is_finished(curve: list[Epoch], schedule: Schedule, positions: int) -> bool:

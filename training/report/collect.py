@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from service.bundle import Bundle, BundleError, open_bundle, read_manifest
-from training.data.prepare import TEST, Prepared
+from training.data.prepared import Prepared
+from training.data.split import TEST
 from training.errors import InputError
-from training.evaluation.judge import Question, Ranking, ask, judged_part, popularity_scorer, rank
+from training.evaluation.judge import Ranking, popularity_scorer, rank
 from training.evaluation.metric import ndcg
 from training.evaluation.quality import (
     MEANING,
@@ -23,10 +24,11 @@ from training.evaluation.quality import (
     summarise_quality,
     verdict,
 )
+from training.evaluation.question import Question, ask, judged_part
 from training.export.onnx_student import ExportedStudent, time_encoder
 from training.model.checkpoint import load_model
+from training.model.curve import Epoch, load_curve
 from training.model.encoder import count_parameters
-from training.model.fit import Epoch, load_curve
 from training.progress import Progress
 from training.teacher.kind import PLACES, mixed_members, open_member
 from training.teacher.mix import load_shares

@@ -8,25 +8,23 @@ mean over the seeds. How training went: the spread, the standard deviation over 
 for a model that is the same in all of them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from training.data.prepare import Prepared, load_prepared
+from training.data.prepared import Prepared, load_prepared
 from training.errors import InputError
-from training.evaluation.judge import Ranking, ask, judged_part
-from training.evaluation.metric import bootstrap_interval, hit, ndcg, relative_difference
+from training.evaluation.judge import Ranking
+from training.evaluation.metric import PerRun, Pool, _mean_over_seeds, bootstrap_interval, hit, ndcg, pooled_difference
 from training.evaluation.quality import COMPARED
+from training.evaluation.question import ask, judged_part
 from training.progress import Progress
 from training.report.collect import COMPRESSED, lineage_of, other_rankings, own_rankings, titles_of
 
 METRICS = {"ndcg@10": ndcg, "hr@10": hit}
-PerRun = Sequence[NDArray[np.float64]]  # [users] of each run
-Pool = Callable[[PerRun], NDArray[np.float64]]
 PAIRS = (*COMPARED, ("compressed", "student_alone"), ("compressed", "teacher"))
 
 
@@ -147,19 +145,6 @@ def changed_settings(ours: Mapping[str, Mapping[str, Any]], theirs: Mapping[str,
     )
 
 
-def _mean_over_seeds(per_run: PerRun) -> NDArray[np.float64]:
-    return np.mean(np.stack(per_run), axis=0)
-
-
-def pooled_difference(ours: PerRun, theirs: PerRun, pool: Pool = _mean_over_seeds) -> dict[str, Any]:
-    """Relative difference of two models, each [users] a run: paired bootstrap over users of their means over seeds.
-
-    Returns difference, low, high (95 %), and each seed's own difference. pool: how the runs become one value a user.
-    """
-    per_seed = [float(own.mean() / max(other.mean(), 1e-12) - 1) for own, other in zip(ours, theirs, strict=True)]
-    return {**relative_difference(pool(ours), pool(theirs)), "per_seed": per_seed}
-
-
 def _summarise(values: Mapping[str, PerRun], pool: Pool) -> dict[str, Any]:
     """values, [users] a run, by metric -> mean, interval over users, spread over runs, each run's mean."""
     summary: dict[str, Any] = {}
@@ -178,22 +163,3 @@ def _summarise(values: Mapping[str, PerRun], pool: Pool) -> dict[str, Any]:
 def _is_one_model(per_run: PerRun) -> bool:
     """Whether all runs hold the same model: its seed was not changed, or it has none."""
     return all(np.array_equal(per_run[0], other) for other in per_run[1:])
-
-
-def comparison_lines(table: Mapping[str, Any]) -> list[str]:
-    """Return the table as plain text."""
-    lines = [f"{'':40}{'NDCG@10':>9}{'95 %':>18}{'spread':>9}{'HR@10':>8}"]
-    for name, row in table["models"].items():
-        low, high = row["ndcg@10_interval"]
-        spread = "same" if row["ndcg@10_spread"] is None else f"{row['ndcg@10_spread']:.4f}"
-        lines.append(
-            f"{table['titles'][name]:40}{row['ndcg@10']:9.4f}{f'{low:.4f} to {high:.4f}':>18}"
-            f"{spread:>9}{row['hr@10']:8.4f}"
-        )
-    lines.append("")
-    for pair, row in table["ndcg@10_differences"].items():
-        each = ", ".join(f"{value:+.1%}" for value in row["per_seed"])
-        lines.append(
-            f"{pair:40}{row['difference']:+9.1%} ({row['low']:+.1%} to {row['high']:+.1%}); {table['by']}s {each}"
-        )
-    return lines

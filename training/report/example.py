@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.bundle import Item
-from training.evaluation.judge import Question, Ranking
+from training.evaluation.judge import Ranking
+from training.evaluation.question import Question
 
 SHOWN = 6  # users
 HISTORY, LISTED, FOUND_AT = 6, 6, 10

@@ -7,10 +7,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from training.data.prepare import Prepared
+from training.data.prepared import Prepared
 from training.errors import InputError
-from training.evaluation.judge import ask, judged_part
-from training.model.fit import Epoch
+from training.evaluation.question import ask, judged_part
+from training.model.curve import Epoch
 from training.progress import Progress
 from training.report.collect import collect_metrics, learning_curves, read_table, read_trials, titles_of
 from training.report.example import Example, draw_examples
@@ -23,7 +23,7 @@ from training.report.plot import (
     plot_front,
     plot_groups,
 )
-from training.study.ablation import findings, row_title
+from training.report.text import findings, row_title
 
 GROUPS = {"by_popularity": "How popular the next item was", "by_history": "How much was known of the user"}
 LISTS = ("accuracy@1", "coverage@10", "gini@10", "novelty@10", "diversity@10")
@@ -119,22 +119,6 @@ def _measured_costs(trials: Sequence[Mapping[str, Any]]) -> list[tuple[str, str,
 def stronger_baselines(metrics: Mapping[str, Any]) -> list[str]:
     """Return the baselines and peers whose NDCG@10 is above the student's by more than chance."""
     return [name for name, row in metrics["beside_baselines"].items() if row["high"] < 0]
-
-
-def summary_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the table of a run as plain text."""
-    lines = [f"{'':40}{'NDCG@10':>9}{'95 %':>18}{'HR@10':>8}{'parameters':>13}{'bytes':>13}{'encode µs':>11}"]
-    titles = titles_of(metrics["models"])
-    for name, row in metrics["models"].items():
-        low, high = row["ndcg@10_interval"]
-        sizes = "".join(
-            f"{row[key]:>{width},.0f}" if key in row else " " * width
-            for key, width in (("parameters", 13), ("bytes", 13), ("encode_us", 11))
-        )
-        lines.append(
-            f"{titles[name]:40}{row['ndcg@10']:9.4f}{f'{low:.4f} to {high:.4f}':>18}{row['hr@10']:8.4f}{sizes}"
-        )
-    return lines
 
 
 def write_comparison(path: Path, table: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.model.fit import Epoch
+from training.model.curve import Epoch
 
 matplotlib.use("Agg")
 

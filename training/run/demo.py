@@ -20,7 +20,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from service.bundle import open_bundle
-from training.data.prepare import load_prepared
+from training.data.prepared import load_prepared
 from training.errors import InputError, StageError
 
 READY_WITHIN_S = 60.0

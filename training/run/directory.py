@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from training.data.prepare import TRAIN, Prepared, load_prepared
+from training.data.prepared import Prepared, load_prepared, training_events
 from training.distillation.source import Source
 from training.distillation.teaching import Recipe, make_probe
 from training.distillation.term import NEURAL, check_terms, parse_terms
 from training.errors import InputError
 from training.evaluation.judge import Scorer
-from training.model.batch import Events, select_events
 from training.model.checkpoint import load_model
+from training.model.device import choose_device
 from training.model.encoder import Size
-from training.model.fit import Schedule, choose_device
+from training.model.fit import Schedule
 from training.progress import Progress
 from training.run.config import Config, Student, Teacher, parse_names, pupil_of
 from training.stage import make_key, read_key, run_stage
@@ -75,11 +75,6 @@ def open_scorers(run: Run) -> dict[str, tuple[Scorer, int]]:
     """Open the teachers that the settings name: what scores with each, and the longest history that it reads."""
     members = {name: open_member(run.out, name) for name in parse_names(run.config, "teacher.members")}
     return {name: (member.scorer, member.max_history) for name, member in members.items()}
-
-
-def training_events(prepared: Prepared) -> Events:
-    """Return what is trained on."""
-    return select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users))
 
 
 def ensure_soft_labels(run: Run, prepared: Prepared) -> None:

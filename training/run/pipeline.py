@@ -19,8 +19,10 @@ import numpy as np
 import polars as pl
 
 from service.bundle import BundleError, open_bundle, read_manifest
-from training.data.prepare import ITEMS, Prepared, parse_columns, prepare
-from training.distillation.student import STUDENT, distill, refit_student
+from training.data.prepare import parse_columns, prepare
+from training.data.prepared import ITEMS, Prepared
+from training.distillation.refit import refit_student
+from training.distillation.student import STUDENT, distill
 from training.distillation.term import NEURAL
 from training.errors import InputError
 from training.evaluation.baseline import parse_models, rank_baselines
@@ -30,7 +32,7 @@ from training.export.compress import RANKING as COMPRESSED_RANKING
 from training.export.compress import compress, load_table
 from training.export.export import export
 from training.model.checkpoint import load_model
-from training.model.fit import load_curve
+from training.model.curve import load_curve
 from training.model.item_table import Start, start_table
 from training.report.page import write_report
 from training.run.config import parse_names

@@ -9,6 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from training.data.prepared import training_events
+from training.distillation.source import save_logits
 from training.distillation.student import STUDENT
 from training.distillation.term import TERMS, check_terms, missing, parse_terms
 from training.errors import InputError
@@ -23,15 +25,14 @@ from training.run.directory import (
     open_scorers,
     open_size,
     open_source,
-    training_events,
 )
 from training.stage import keep_or_clear, make_key
-from training.study.ablation import Bench, Plan, ablate, save_logits
+from training.study.ablation import Plan, Setup, ablate
 from training.study.capacity import Teaches, measure_capacity
 from training.study.compression import VARIANTS, compress_all
-from training.study.compression import Bench as CompressionBench
+from training.study.compression import Setup as CompressionSetup
 from training.study.search import Budget, Candidate, Space, Stored, search
-from training.study.trial import Room
+from training.study.trial import Shared
 from training.teacher.mix import calibrate, load_factors, load_trials
 
 
@@ -95,18 +96,18 @@ def run_ablation(run: Run) -> dict[str, Any]:
         config.distill.smoothing,
     )
     out = run.out / "ablation"
-    shared = {"student": asdict(student) | {"blocks": "", "seed": 0}, "positions": settings.positions}
+    keyed = {"student": asdict(student) | {"blocks": "", "seed": 0}, "positions": settings.positions}
     taught = {"alpha": config.distill.alpha, "temperature": config.distill.temperature}
     if config.distill.teacher_temperature:
         taught["teacher_temperature"] = config.distill.teacher_temperature
-    keep_or_clear(out, make_key("ablation", shared | taught, {"mix": run.key("mix")}))
+    keep_or_clear(out, make_key("ablation", keyed | taught, {"mix": run.key("mix")}))
     run.progress.stage("ablation", "started")
     logits = out / "logits.npy"
-    room = _open_room(run, out, settings.positions)
+    shared = _open_shared(run, out, settings.positions)
     table = ablate(
-        Bench(
-            room,
-            save_logits(open_source(run, prepared), room.events, len(prepared.items), logits, run.progress),
+        Setup(
+            shared,
+            save_logits(open_source(run, prepared), shared.events, len(prepared.items), logits, run.progress),
             open_size(config, "student"),
             student.alone_dropout,
             config.distill.alpha,
@@ -125,8 +126,8 @@ def run_capacity(run: Run) -> dict[str, Any]:
     ensure_soft_labels(run, prepared)
     recipe, settings = open_recipe(run), config.capacity
     out = run.out / "capacity"
-    shared = {"student": asdict(config.student) | {"dim": 0}, "positions": settings.positions}
-    keep_or_clear(out, make_key("capacity", shared | asdict(recipe), {"mix": run.key("mix")}))
+    keyed = {"student": asdict(config.student) | {"dim": 0}, "positions": settings.positions}
+    keep_or_clear(out, make_key("capacity", keyed | asdict(recipe), {"mix": run.key("mix")}))
     run.progress.stage("capacity", "started")
     teachers = {}
     scorers, members = open_scorers(run), [*load_factors(run.out / "mix")]
@@ -136,7 +137,7 @@ def run_capacity(run: Run) -> dict[str, Any]:
         teachers[name] = Teaches(open_source(run, prepared, {name: factor}), validation)
     best = max(trial["ndcg@10"] for trial in load_trials(run.out / "mix"))
     return measure_capacity(
-        _open_room(run, out, settings.positions),
+        _open_shared(run, out, settings.positions),
         parse_numbers(config, "capacity.dims"),
         teachers | {"mix": Teaches(open_source(run, prepared), best)},
         size=open_size(config, "student"),
@@ -145,11 +146,11 @@ def run_capacity(run: Run) -> dict[str, Any]:
     )
 
 
-def _open_room(run: Run, out: Path, positions: int) -> Room:
+def _open_shared(run: Run, out: Path, positions: int) -> Shared:
     """Return what the students of a study share."""
     prepared = run.prepared()
     schedule = replace(open_schedule(run.config.student), positions=positions)
-    return Room(out, prepared, training_events(prepared), schedule, run.progress)
+    return Shared(out, prepared, training_events(prepared), schedule, run.progress)
 
 
 def run_compression(run: Run) -> dict[str, Any]:
@@ -164,15 +165,15 @@ def run_compression(run: Run) -> dict[str, Any]:
     recipe = open_recipe(run)
     ensure_soft_labels(run, prepared)
     out = run.out / "compression"
-    shared = {"positions": settings.positions, "learning_rate": settings.learning_rate, "recipe": asdict(recipe)}
-    keep_or_clear(out, make_key("compression", shared, {"student": run.key("student")}))
+    keyed = {"positions": settings.positions, "learning_rate": settings.learning_rate, "recipe": asdict(recipe)}
+    keep_or_clear(out, make_key("compression", keyed, {"student": run.key("student")}))
     run.progress.stage("compression", "started")
     events, logits = training_events(prepared), out / "logits.npy"
     schedule = replace(
         open_schedule(config.student), positions=settings.positions, learning_rate=settings.learning_rate
     )
     table = compress_all(
-        CompressionBench(
+        CompressionSetup(
             out,
             prepared,
             events,

@@ -21,20 +21,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.prepare import Prepared
+from training.data.prepared import Prepared
 from training.distillation.source import Source
 from training.distillation.teaching import Recipe, Teaching, hard, smooth, teach
 from training.evaluation.breakdown import by_popularity
-from training.evaluation.judge import Ranking, ask, judged_part
-from training.evaluation.metric import bootstrap_interval, ndcg
+from training.evaluation.judge import Ranking
+from training.evaluation.metric import bootstrap_interval, ndcg, pooled_difference
+from training.evaluation.question import ask, judged_part
 from training.evaluation.variety import coverage, gini
-from training.model.batch import Events
 from training.model.encoder import SequenceModel, Size
 from training.model.fit import Loss
-from training.progress import Progress
-from training.report.comparison import pooled_difference
-from training.study.trial import Room, attempt
-from training.teacher.soft_labels import SAVED_BYTES, SavedLabels
+from training.study.trial import Shared, attempt
 
 TABLE = "ablation.json"
 ON_HARD, ON_KL, SMOOTHING = "hard", "kl", "smoothing"
@@ -94,10 +91,10 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Setup:
     """What all trials share."""
 
-    room: Room
+    shared: Shared
     source: Source
     size: Size
     hard_dropout: float  # of the students on top of the hard loss
@@ -106,18 +103,18 @@ class Bench:
     teacher_temperature: float = 0.0  # 0: the student's own
 
 
-def ablate(bench: Bench, plan: Plan) -> dict[str, Any]:
+def ablate(setup: Setup, plan: Plan) -> dict[str, Any]:
     """Train what the plan says unless it was, and return and write the table."""
     screened, first = plan.trials(), plan.seeds[0]
     again = 2 * (plan.best + plan.worst + 2)
-    bench.room.progress.note(
+    setup.shared.progress.note(
         f"ablation: {len(screened)} students of one seed, then up to {again} of {len(plan.seeds) - 1} more"
     )
-    done = {(trial, first): _run(bench, trial, first) for trial in screened}
+    done = {(trial, first): _run(setup, trial, first) for trial in screened}
     for trial in stand_outs({trial: done[trial, first]["validation"] for trial in screened}, plan.best, plan.worst):
-        done |= {(trial, seed): _run(bench, trial, seed) for seed in plan.seeds[1:]}
-    table = tabulate(bench, done)
-    (bench.room.out / TABLE).write_text(json.dumps(table, indent=1) + "\n")
+        done |= {(trial, seed): _run(setup, trial, seed) for seed in plan.seeds[1:]}
+    table = tabulate(setup, done)
+    (setup.shared.out / TABLE).write_text(json.dumps(table, indent=1) + "\n")
     return table
 
 
@@ -131,40 +128,40 @@ def stand_outs(validation: Mapping[Trial, float], best: int, worst: int) -> list
     return [*dict.fromkeys(trial.reference() for trial in chosen), *chosen]
 
 
-def _run(bench: Bench, trial: Trial, seed: int) -> dict[str, Any]:
+def _run(setup: Setup, trial: Trial, seed: int) -> dict[str, Any]:
     """Train and judge one student, or read what was measured before."""
-    dropout = bench.hard_dropout if trial.base == ON_HARD else bench.size.dropout
+    dropout = setup.hard_dropout if trial.base == ON_HARD else setup.size.dropout
     return attempt(
-        bench.room,
+        setup.shared,
         trial.name(seed),
-        size=replace(bench.size, blocks=trial.blocks, dropout=dropout),
+        size=replace(setup.size, blocks=trial.blocks, dropout=dropout),
         seed=seed,
-        lesson=lambda model: _lesson(bench, trial, model, seed),
+        lesson=lambda model: _lesson(setup, trial, model, seed),
         about=asdict(trial),
     )
 
 
-def _lesson(bench: Bench, trial: Trial, model: SequenceModel, seed: int) -> tuple[Loss, Teaching | None]:
+def _lesson(setup: Setup, trial: Trial, model: SequenceModel, seed: int) -> tuple[Loss, Teaching | None]:
     if trial.base == ON_HARD and trial.term is None:
         return hard, None
     if trial.term == SMOOTHING:
         return smooth(trial.weight), None
-    recipe = trial.recipe(bench.alpha, bench.temperature, bench.teacher_temperature)
-    return teach(recipe, bench.source, model, seed)
+    recipe = trial.recipe(setup.alpha, setup.temperature, setup.teacher_temperature)
+    return teach(recipe, setup.source, model, seed)
 
 
-def tabulate(bench: Bench, done: Mapping[tuple[Trial, int], Mapping[str, Any]]) -> dict[str, Any]:
+def tabulate(setup: Setup, done: Mapping[tuple[Trial, int], Mapping[str, Any]]) -> dict[str, Any]:
     """Return the table of finished trials: one row a trial over its seeds, beside its reference over the same seeds."""
-    measure = _Measure(bench.room.prepared)
+    measure = _Measure(setup.shared.prepared)
     seeds: dict[Trial, list[int]] = {}
     for trial, seed in done:
         seeds.setdefault(trial, []).append(seed)
-    rankings = {key: Ranking.load(bench.room.out / f"{key[0].name(key[1])}.npz") for key in done}
+    rankings = {key: Ranking.load(setup.shared.out / f"{key[0].name(key[1])}.npz") for key in done}
     per_user = {key: ndcg(ranking.ranks, AT) for key, ranking in rankings.items()}
     rows = []
     for trial, own in seeds.items():
         row = asdict(trial) | {
-            "extra_block": len(trial.blocks) > len(bench.size.blocks),
+            "extra_block": len(trial.blocks) > len(setup.size.blocks),
             "seeds": own,
             "validation": fmean(done[trial, seed]["validation"] for seed in own),
         }
@@ -178,49 +175,11 @@ def tabulate(bench: Bench, done: Mapping[tuple[Trial, int], Mapping[str, Any]]) 
         rows.append(row)
     return {
         "rows": rows,
-        "models": {name: measure.row([ranking]) for name, ranking in _own_rankings(bench.room.out.parent)},
+        "models": {name: measure.row([ranking]) for name, ranking in _own_rankings(setup.shared.out.parent)},
         "trials": len(done),
         "minutes": sum(report["seconds"] for report in done.values()) / 60,
-        "positions": bench.room.schedule.positions,
+        "positions": setup.shared.schedule.positions,
     }
-
-
-def ablation_lines(table: Mapping[str, Any]) -> list[str]:
-    """Return the table as plain text."""
-    lines = [f"{'':32}{'seeds':>6}{'validation':>12}{'NDCG@10':>9}{'beside its base':>30}  {'coverage':>8}{'Gini':>7}"]
-    for row in table["rows"]:
-        beside = ""
-        if row["term"]:
-            found = row["difference"]
-            beside = f"{found['difference']:+.1%} ({found['low']:+.1%} to {found['high']:+.1%})"
-        lines.append(
-            f"{row_title(row):32}{len(row['seeds']):>6}{row['validation']:>12.4f}{row[f'ndcg@{AT}']:>9.4f}{beside:>30}"
-            f"  {row[f'coverage@{AT}']:>8.3f}{row[f'gini@{AT}']:>7.3f}  {row.get('verdict', '')}"
-        )
-    return [*lines, *findings(table), f"{table['trials']} students, {table['minutes']:.1f} minutes"]
-
-
-def findings(table: Mapping[str, Any]) -> list[str]:
-    """Return for each base a line that says which terms help, which do nothing and which hurt."""
-    lines = []
-    for base, title in ((ON_HARD, "hard loss"), (ON_KL, "soft labels")):
-        by_verdict: dict[str, list[str]] = {}
-        plain = [row[f"ndcg@{AT}"] for row in table["rows"] if row["base"] == base and not row["term"]]
-        for row in table["rows"]:
-            if row["base"] == base and row["term"]:
-                is_in_vain = row["extra_block"] and row[f"ndcg@{AT}"] < max(plain)
-                note = " (of a student with another block, which stays below the one without)" if is_in_vain else ""
-                by_verdict.setdefault(row["verdict"], []).append(row["term"] + note)
-        said = [f"{word}: {', '.join(dict.fromkeys(by_verdict[word]))}" for word in VERDICTS if word in by_verdict]
-        lines.append(f"on the {title}: {'; '.join(said) or 'nothing was tried'}")
-    return lines
-
-
-def row_title(row: Mapping[str, Any]) -> str:
-    """Return what a row was taught, for the reader."""
-    base = "hard loss" if row["base"] == ON_HARD else "soft labels"
-    blocks = " (with attention)" if row["extra_block"] else ""
-    return f"{base} + {row['term']} x {row['weight']:g}{blocks}" if row["term"] else f"{base} alone{blocks}"
 
 
 def verdict(difference: Mapping[str, Any], seeds: int) -> str:
@@ -262,10 +221,3 @@ def _own_rankings(run: Path) -> Iterator[tuple[str, Ranking]]:
     for name, place in (("teacher", "mix/ranking.npz"), ("student", "student/student_ranking.npz")):
         if (run / place).exists():
             yield name, Ranking.load(run / place)
-
-
-def save_logits(source: Source, events: Events, n_items: int, out: Path, progress: Progress) -> Source:
-    """Return the source with its logits kept in a file, where that is of bearable size: trials read them many times."""
-    if 2 * len(events.item) * n_items > SAVED_BYTES:
-        return source
-    return replace(source, labels=SavedLabels(source.labels, events, n_items, out, progress))

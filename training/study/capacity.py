@@ -16,7 +16,7 @@ from training.distillation.teaching import Recipe, hard, teach
 from training.evaluation.judge import Ranking
 from training.evaluation.metric import ndcg, relative_difference
 from training.model.encoder import Size
-from training.study.trial import Room, attempt
+from training.study.trial import Shared, attempt
 
 TABLE = "capacity.json"
 ALONE = "alone"
@@ -32,7 +32,7 @@ class Teaches:
 
 
 def measure_capacity(
-    room: Room,
+    shared: Shared,
     dims: Sequence[int],
     teachers: Mapping[str, Teaches],
     *,
@@ -41,52 +41,40 @@ def measure_capacity(
     recipe: Recipe,
 ) -> dict[str, Any]:
     """Train what is not there yet and return and write the table: one row a width and teacher."""
-    seed = room.schedule.seed
+    seed = shared.schedule.seed
     rows = []
     for dim in dims:
         wide = replace(size, dim=dim)
         alone = attempt(
-            room,
+            shared,
             f"{ALONE}-{dim}",
             size=replace(wide, dropout=alone_dropout),
             seed=seed,
             lesson=lambda model: (hard, None),
             about={"dim": dim, "teacher": ALONE},
         )
-        rows.append(alone | {f"ndcg@{AT}": float(_judged(room, ALONE, dim).mean())})
+        rows.append(alone | {f"ndcg@{AT}": float(_judged(shared, ALONE, dim).mean())})
         for name, teacher in teachers.items():
             taught = attempt(
-                room,
+                shared,
                 f"{name}-{dim}",
                 size=wide,
                 seed=seed,
                 lesson=lambda model, source=teacher.source: teach(recipe, source, model, seed),  # type: ignore[misc]
                 about={"dim": dim, "teacher": name},
             )
-            per_user = _judged(room, name, dim)
-            gain = relative_difference(per_user, _judged(room, ALONE, dim))
+            per_user = _judged(shared, name, dim)
+            gain = relative_difference(per_user, _judged(shared, ALONE, dim))
             rows.append(taught | {f"ndcg@{AT}": float(per_user.mean()), "gain": gain})
     table = {
         "rows": rows,
         "teachers": {name: teacher.validation for name, teacher in teachers.items()},
-        "positions": room.schedule.positions,
+        "positions": shared.schedule.positions,
         "minutes": sum(row["seconds"] for row in rows) / 60,
     }
-    (room.out / TABLE).write_text(json.dumps(table, indent=1) + "\n")
+    (shared.out / TABLE).write_text(json.dumps(table, indent=1) + "\n")
     return table
 
 
-def _judged(room: Room, teacher: str, dim: int) -> Any:
-    return ndcg(Ranking.load(room.out / f"{teacher}-{dim}.npz").ranks, AT)
-
-
-def capacity_lines(table: Mapping[str, Any]) -> list[str]:
-    """Return the table as plain text."""
-    lines = [f"{'width':>6}  {'taught by':14}{'validation':>12}{'NDCG@10':>9}{'beside alone':>30}"]
-    for row in table["rows"]:
-        gain = row.get("gain")
-        beside = f"{gain['difference']:+.1%} ({gain['low']:+.1%} to {gain['high']:+.1%})" if gain else ""
-        taught = row["teacher"].replace("_", " ")
-        lines.append(f"{row['dim']:>6}  {taught:14}{row['validation']:>12.4f}{row[f'ndcg@{AT}']:>9.4f}{beside:>30}")
-    teachers = ", ".join(f"{name} {value:.4f}" for name, value in table["teachers"].items())
-    return [*lines, f"teachers on validation: {teachers}; {table['minutes']:.1f} minutes"]
+def _judged(shared: Shared, teacher: str, dim: int) -> Any:
+    return ndcg(Ranking.load(shared.out / f"{teacher}-{dim}.npz").ranks, AT)

@@ -18,7 +18,8 @@ import numpy as np
 from torch import nn
 from torch.nn.utils import parametrize
 
-from training.data.prepare import Prepared
+from training.data.event import Events
+from training.data.prepared import Prepared
 from training.distillation.source import Source
 from training.distillation.teaching import Recipe, teach
 from training.evaluation.judge import Ranking, judge, validation_score
@@ -26,9 +27,9 @@ from training.evaluation.metric import bootstrap_interval, ndcg, relative_differ
 from training.export.graph import export_encoder, scoring_graph
 from training.export.onnx_student import time_encoder, time_scoring
 from training.export.rounding import round_encoder
-from training.model.batch import Events
+from training.model.device import choose_device
 from training.model.encoder import SequenceModel, count_parameters
-from training.model.fit import Schedule, choose_device, fit
+from training.model.fit import Schedule, fit
 from training.progress import Progress
 from training.study.prune import SHAPES
 from training.study.storage import Rounded, Zeros, as_stored, store_table, stored_bytes
@@ -71,7 +72,7 @@ VARIANTS = {
 
 
 @dataclass(frozen=True)
-class Bench:
+class Setup:
     """What all variants share. student: what is shrunk, on the CPU."""
 
     out: Path
@@ -84,40 +85,40 @@ class Bench:
     progress: Progress
 
 
-def compress_all(bench: Bench, names: Sequence[str]) -> dict[str, Any]:
+def compress_all(setup: Setup, names: Sequence[str]) -> dict[str, Any]:
     """Measure every variant unless it was, and return and write the table."""
     rows = {}
     for name in names:
-        report = _study(bench, name)
+        report = _study(setup, name)
         if report is None:
-            bench.progress.note(f"{name} is left out: the student has none to cut")
+            setup.progress.note(f"{name} is left out: the student has none to cut")
         else:
             rows[name] = report
-    table = tabulate(bench, rows)
-    (bench.out / TABLE).write_text(json.dumps(table, indent=1) + "\n")
+    table = tabulate(setup, rows)
+    (setup.out / TABLE).write_text(json.dumps(table, indent=1) + "\n")
     return table
 
 
-def _study(bench: Bench, name: str) -> dict[str, Any] | None:
+def _study(setup: Setup, name: str) -> dict[str, Any] | None:
     """Measure one variant as it is and taught on, or read what was measured; None where it does not apply."""
-    path = bench.out / f"{_stem(name)}.json"
+    path = setup.out / f"{_stem(name)}.json"
     if path.exists():
         return dict(json.loads(path.read_text()))
     started, variant = monotonic(), VARIANTS[name]
-    model = SHAPES[variant.shape](bench.student)
+    model = SHAPES[variant.shape](setup.student)
     if model is None:
         return None
-    bench.progress.note(f"variant {name}")
+    setup.progress.note(f"variant {name}")
     items = _items_kind(variant.items, model.size.dim)
     constrain(model, variant, items)
-    validate = validation_score(bench.prepared)
+    validate = validation_score(setup.prepared)
     report: dict[str, Any] = asdict(variant) | measure(_settled(model), variant, items)
-    report["validation"] = _judge(bench, model, path.with_suffix(".before.npz"), validate)
-    _teach_on(bench, model.to(choose_device()), path.with_suffix(".safetensors"), validate)
-    report["validation_taught"] = _judge(bench, model, path.with_suffix(".after.npz"), validate)
+    report["validation"] = _judge(setup, model, path.with_suffix(".before.npz"), validate)
+    _teach_on(setup, model.to(choose_device()), path.with_suffix(".safetensors"), validate)
+    report["validation_taught"] = _judge(setup, model, path.with_suffix(".after.npz"), validate)
     report["seconds"] = monotonic() - started
     path.write_text(json.dumps(report) + "\n")
-    bench.progress.note(
+    setup.progress.note(
         f"variant {name}: validation NDCG@10 {report['validation']:.4f}, taught {report['validation_taught']:.4f}, "
         f"{(report['encoder_bytes'] + report['items_bytes']) / 1e6:.2f} MB"
     )
@@ -161,25 +162,25 @@ def measure(model: SequenceModel, variant: Variant, items: str) -> dict[str, flo
     }
 
 
-def _teach_on(bench: Bench, model: SequenceModel, checkpoint: Path, validate: Callable[[SequenceModel], float]) -> None:
-    loss, extra = teach(bench.recipe, bench.source, model, bench.schedule.seed)
+def _teach_on(setup: Setup, model: SequenceModel, checkpoint: Path, validate: Callable[[SequenceModel], float]) -> None:
+    loss, extra = teach(setup.recipe, setup.source, model, setup.schedule.seed)
     fit(
         model,
-        bench.events,
+        setup.events,
         loss=loss,
         extra=extra,
         validate=validate,
-        schedule=bench.schedule,
+        schedule=setup.schedule,
         checkpoint=checkpoint,
-        progress=bench.progress,
+        progress=setup.progress,
     )
     checkpoint.unlink()
 
 
-def _judge(bench: Bench, model: SequenceModel, path: Path, validate: Callable[[SequenceModel], float]) -> float:
+def _judge(setup: Setup, model: SequenceModel, path: Path, validate: Callable[[SequenceModel], float]) -> float:
     """Rank the judged part with the weights as they are stored, and return validation NDCG@10."""
     settled = _settled(model).to(choose_device())
-    judge(bench.prepared, settled).save(path)
+    judge(setup.prepared, settled).save(path)
     return validate(settled)
 
 
@@ -201,12 +202,12 @@ def _plain(module: Any) -> nn.Module:
     return plain
 
 
-def tabulate(bench: Bench, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def tabulate(setup: Setup, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the table: each row as it is and taught on, both beside the student as it was."""
-    student = ndcg(judge(bench.prepared, copy.deepcopy(bench.student).to(choose_device())).ranks, AT)
+    student = ndcg(judge(setup.prepared, copy.deepcopy(setup.student).to(choose_device())).ranks, AT)
 
     def quality(name: str, when: str) -> dict[str, Any]:
-        per_user = ndcg(Ranking.load(bench.out / f"{_stem(name)}.{when}.npz").ranks, AT)
+        per_user = ndcg(Ranking.load(setup.out / f"{_stem(name)}.{when}.npz").ranks, AT)
         return {
             f"ndcg@{AT}": float(per_user.mean()),
             f"ndcg@{AT}_interval": list(bootstrap_interval(per_user)),
@@ -220,26 +221,8 @@ def tabulate(bench: Bench, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, A
         },
         "timed_items": TIMED_ITEMS,
         "minutes": sum(row["seconds"] for row in rows.values()) / 60,
-        "positions": bench.schedule.positions,
+        "positions": setup.schedule.positions,
     }
-
-
-def compression_lines(table: Mapping[str, Any]) -> list[str]:
-    """Return the table as plain text."""
-    lines = [
-        f"{'':20}{'NDCG@10':>8}{'95 %':>18}{'taught':>8}{'95 %':>18}{'encoder':>10}{'items':>12}{'parameters':>12}"
-        f"{'encode':>8}{'score µs':>10}"
-    ]
-    for name, row in table["rows"].items():
-        both = ""
-        for when in ("before", "after"):
-            low, high = row[when][f"ndcg@{AT}_interval"]
-            both += f"{row[when][f'ndcg@{AT}']:8.4f}{f'{low:.4f} to {high:.4f}':>18}"
-        lines.append(
-            f"{name:20}{both}{row['encoder_bytes']:>10,}{row['items_bytes']:>12,}{row['parameters']:>12,}"
-            f"{row['encode_us']:>8.0f}{row['score_us']:>10.0f}"
-        )
-    return [*lines, f"{table['minutes']:.1f} minutes; {table['timed_items']:,} items scored"]
 
 
 def _items_kind(kind: str, dim: int) -> str:

@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
-from training.data.prepare import TRAIN, Prepared
+from training.data.event import select_events
+from training.data.prepared import Prepared
+from training.data.split import TRAIN
 from training.distillation.source import Source
 from training.distillation.teaching import Recipe, teach
 from training.errors import InputError
@@ -25,9 +27,9 @@ from training.export.compress import compress_table, table_bytes
 from training.export.graph import export_encoder, scoring_graph
 from training.export.onnx_student import time_encoder, time_scoring
 from training.export.rounding import round_encoder
-from training.model.batch import select_events
+from training.model.device import choose_device
 from training.model.encoder import SequenceModel, Size, settle
-from training.model.fit import Schedule, choose_device, fit
+from training.model.fit import Schedule, fit
 from training.progress import Progress
 
 TRIALS = "trials.json"

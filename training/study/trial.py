@@ -9,19 +9,20 @@ from typing import Any
 
 import torch
 
-from training.data.prepare import Prepared
+from training.data.event import Events
+from training.data.prepared import Prepared
 from training.distillation.teaching import Teaching
 from training.evaluation.judge import judge, validation_score
-from training.model.batch import Events
+from training.model.device import choose_device
 from training.model.encoder import SequenceModel, Size
-from training.model.fit import Loss, Schedule, choose_device, fit
+from training.model.fit import Loss, Schedule, fit
 from training.progress import Progress
 
 Lesson = Callable[[SequenceModel], tuple[Loss, Teaching | None]]
 
 
 @dataclass(frozen=True)
-class Room:
+class Shared:
     """What all students of a study share. out: where each leaves NAME.json and NAME.npz."""
 
     out: Path
@@ -32,32 +33,32 @@ class Room:
 
 
 def attempt(
-    room: Room, name: str, *, size: Size, seed: int, lesson: Lesson, about: Mapping[str, Any]
+    shared: Shared, name: str, *, size: Size, seed: int, lesson: Lesson, about: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Train and judge a student, or read what was measured before. Validation keeps the best epoch.
 
     Returns about, and seed, validation (NDCG@10), epochs, seconds; the judged part's ranking is in NAME.npz.
     """
-    path = room.out / f"{name}.json"
+    path = shared.out / f"{name}.json"
     if path.exists():
         return dict(json.loads(path.read_text()))
     started = monotonic()
-    room.progress.note(f"trial {name}")
+    shared.progress.note(f"trial {name}")
     torch.manual_seed(seed)
-    model = SequenceModel(len(room.prepared.items), size).to(choose_device())
+    model = SequenceModel(len(shared.prepared.items), size).to(choose_device())
     loss, extra = lesson(model)
     checkpoint = path.with_suffix(".safetensors")
     curve = fit(
         model,
-        room.events,
+        shared.events,
         loss=loss,
         extra=extra,
-        validate=validation_score(room.prepared),
-        schedule=replace(room.schedule, seed=seed),
+        validate=validation_score(shared.prepared),
+        schedule=replace(shared.schedule, seed=seed),
         checkpoint=checkpoint,
-        progress=room.progress,
+        progress=shared.progress,
     )
-    judge(room.prepared, model).save(path.with_suffix(".npz"))
+    judge(shared.prepared, model).save(path.with_suffix(".npz"))
     report = {
         **about,
         "seed": seed,
@@ -67,5 +68,5 @@ def attempt(
     }
     path.write_text(json.dumps(report) + "\n")
     checkpoint.unlink()
-    room.progress.note(f"trial {name}: validation NDCG@10 {report['validation']:.4f}, {report['seconds']:.0f} s")
+    shared.progress.note(f"trial {name}: validation NDCG@10 {report['validation']:.4f}, {report['seconds']:.0f} s")
     return report

@@ -13,8 +13,9 @@ from training.evaluation.judge import Ranking, Scorer, model_scorer
 from training.export.graph import export_encoder
 from training.export.onnx_student import time_encoder
 from training.model.checkpoint import load_model
+from training.model.curve import load_curve
+from training.model.device import choose_device
 from training.model.encoder import count_parameters
-from training.model.fit import choose_device, load_curve
 from training.teacher.linear import load_linear
 from training.teacher.mix import load_factors
 

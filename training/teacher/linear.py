@@ -22,10 +22,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from training.data.prepare import TRAIN, VAL, Prepared
-from training.evaluation.judge import Question, Ranking, Scorer, ask, judged_part, rank, score_all
+from training.data.event import Events, select_events
+from training.data.prepared import Prepared
+from training.data.split import TRAIN, VAL
+from training.evaluation.judge import Ranking, Scorer, rank, score_all
 from training.evaluation.metric import ndcg
-from training.model.batch import Events, select_events
+from training.evaluation.question import Question, ask, judged_part
 from training.progress import Progress
 from training.teacher.calibration import best_floor, log_scores
 

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.data.prepare import VAL, Prepared
+from training.data.prepared import Prepared
+from training.data.split import VAL
 from training.errors import InputError
-from training.evaluation.judge import Question, Ranking, Scorer, ask, judged_part, rank, score_all
+from training.evaluation.judge import Ranking, Scorer, rank, score_all
 from training.evaluation.metric import ndcg, rank_targets
+from training.evaluation.question import Question, ask, judged_part
 from training.progress import Progress
 from training.teacher.calibration import best_sharpness
 

@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.model.batch import Events, make_batch
+from training.data.event import Events
+from training.model.batch import make_batch
+from training.model.device import autocast, choose_device, has_bfloat16
 from training.model.encoder import SequenceModel
-from training.model.fit import autocast, choose_device, has_bfloat16
 from training.progress import Progress
 from training.teacher.calibration import log_scores
 from training.teacher.linear import LinearModel

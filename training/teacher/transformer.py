@@ -6,13 +6,16 @@ Models for Sequential Recommendation"), or stay that: then it is a teacher that 
 
 from pathlib import Path
 
-from training.data.prepare import TRAIN, Prepared
+from training.data.event import select_events
+from training.data.prepared import Prepared
+from training.data.split import TRAIN
 from training.evaluation.judge import judge, validation_score
 from training.loss.logits import hard_loss
-from training.model.batch import select_events
 from training.model.checkpoint import save_model
+from training.model.curve import save_curve
+from training.model.device import choose_device
 from training.model.encoder import Size, make_model
-from training.model.fit import Schedule, choose_device, fit, save_curve
+from training.model.fit import Schedule, fit
 from training.model.item_table import Start
 from training.progress import Progress
 

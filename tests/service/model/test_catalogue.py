@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from service.bundle import Bundle, ItemTable, open_bundle
-from service.model.catalogue import Index
+from service.model.catalogue import Catalogue
 from service.search.matmul import IntegerProduct
 from tests.service.toy import DIM, quantised, write_toy
 
@@ -39,7 +39,7 @@ def slow_best(table: ItemTable, user: np.ndarray, k: int, masked: list[int]) -> 
 @pytest.mark.parametrize("n_users", [1, 3, 16])
 def test_best_of_a_batch_is_what_sorting_finds(bundle: Bundle, k: int, n_users: int) -> None:
     rng = np.random.default_rng(k)
-    index = Index(bundle)
+    index = Catalogue(bundle)
     users = rng.normal(size=(n_users, DIM)).astype(np.float32)
     masked = [rng.choice(N_ITEMS, size=10 * line, replace=False).tolist() for line in range(n_users)]
 
@@ -56,7 +56,7 @@ def test_best_of_a_batch_is_what_sorting_finds(bundle: Bundle, k: int, n_users: 
 
 def test_equal_scores_come_in_the_order_of_rows(bundle: Bundle) -> None:
     table = bundle.table if bundle.table.biases is None else replace(bundle.table, biases=None)
-    index = Index(replace(bundle, table=table))
+    index = Catalogue(replace(bundle, table=table))
 
     (ranked,) = index.best(index.score(np.zeros((1, DIM), np.float32), 10, 0), 2000, [[0, 2]])
 
@@ -66,7 +66,7 @@ def test_equal_scores_come_in_the_order_of_rows(bundle: Bundle) -> None:
 
 def test_many_equal_scores_still_fill_the_answer(bundle: Bundle) -> None:
     table = replace(bundle.table, biases=None)
-    index = Index(replace(bundle, table=table))
+    index = Catalogue(replace(bundle, table=table))
     users = np.stack([np.zeros(DIM, np.float32), np.ones(DIM, np.float32)])
 
     equal, other = index.best(index.score(users, 10, 1), 10, [list(range(700)), []])
@@ -83,7 +83,7 @@ def test_items_that_hardly_differ_are_told_apart(bundle: Bundle, k: int) -> None
     rng = np.random.default_rng(k)
     twins = np.repeat(rng.normal(size=(1, DIM)), N_ITEMS, axis=0) + 0.01 * rng.normal(size=(N_ITEMS, DIM))
     table = quantised(ItemTable(twins.astype(np.float32)))
-    index = Index(replace(bundle, table=table))
+    index = Catalogue(replace(bundle, table=table))
     users = rng.normal(size=(5, DIM)).astype(np.float32)
 
     found = index.best(index.score(users, k, 0), k, [[]] * 5)
@@ -95,7 +95,7 @@ def test_items_that_hardly_differ_are_told_apart(bundle: Bundle, k: int) -> None
 
 
 def test_line_that_is_not_finite_spoils_no_other(bundle: Bundle) -> None:
-    index = Index(bundle)
+    index = Catalogue(bundle)
     users = np.ones((3, DIM), dtype=np.float32)
     alone = index.best(index.score(users[:1], 10, 0), 10, [[]])[0]
     users[1] = np.float32(3e38)
@@ -144,7 +144,7 @@ def test_rough_product_errs_no_more_than_it_says() -> None:
 
 
 def test_everything_masked_leaves_nothing(toy_bundle: Path) -> None:
-    index = Index(open_bundle(toy_bundle))
+    index = Catalogue(open_bundle(toy_bundle))
 
     (ranked,) = index.best(index.score(np.ones((1, DIM), np.float32), 10, 0), 10, [list(range(len(index)))])
 
@@ -153,7 +153,7 @@ def test_everything_masked_leaves_nothing(toy_bundle: Path) -> None:
 
 
 def test_rendered_items_are_json_whatever_is_in_the_ids(toy_bundle: Path) -> None:
-    index = Index(open_bundle(toy_bundle))
+    index = Catalogue(open_bundle(toy_bundle))
 
     assert index.render(([3, 1], np.array([0.1, -2], dtype=np.float32))) == (
         b'{"item_id":"i3","score":0.1},{"item_id":"i1","score":-2.0}'

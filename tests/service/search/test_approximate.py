@@ -10,7 +10,7 @@ import pytest
 
 from service.bundle import Bundle, ItemTable, open_bundle
 from service.errors import StartError
-from service.model.catalogue import Index
+from service.model.catalogue import Catalogue
 from service.model.model import compare_golden
 from service.model.student import Student
 from service.search.approximate import Approximate
@@ -39,7 +39,7 @@ def search(bundle: Bundle, directory: Path) -> Approximate:
 
 
 def open_approximate(bundle: Bundle, directory: Path) -> Approximate:
-    found = open_search(bundle, Student(bundle), kind="approximate", directory=directory, warn=refuse_warning)
+    found = open_search(bundle, Student(bundle).encode, kind="approximate", directory=directory, warn=refuse_warning)
     assert isinstance(found, Approximate)
     return found
 
@@ -208,7 +208,7 @@ def test_codes_are_made_anew_where_nothing_can_be_kept(bundle: Bundle, tmp_path:
     said: list[str] = []
 
     found = open_search(
-        bundle, Student(bundle), kind="approximate", directory=tmp_path / "file" / "index", warn=said.append
+        bundle, Student(bundle).encode, kind="approximate", directory=tmp_path / "file" / "index", warn=said.append
     )
 
     assert isinstance(found, Approximate)
@@ -216,7 +216,7 @@ def test_codes_are_made_anew_where_nothing_can_be_kept(bundle: Bundle, tmp_path:
 
 
 def test_small_catalogue_is_searched_exactly(bundle: Bundle, tmp_path: Path) -> None:
-    found = open_search(bundle, Student(bundle), kind="auto", directory=tmp_path, warn=refuse_warning)
+    found = open_search(bundle, Student(bundle).encode, kind="auto", directory=tmp_path, warn=refuse_warning)
 
     assert isinstance(found, Exact)
     assert not list(tmp_path.iterdir())
@@ -227,7 +227,7 @@ def test_codes_of_another_table_are_refused_by_the_golden_answers(bundle: Bundle
     mixed = Approximate(other.table, search._codes, depths=search.depths, recall=search.recall)
 
     with pytest.raises(StartError, match="does not find the golden answers"):
-        compare_golden(other, Student(other), Index(other, mixed))
+        compare_golden(other, Student(other), Catalogue(other, mixed))
 
 
 def test_service_says_how_it_searches(bundle: Bundle, tmp_path: Path) -> None:

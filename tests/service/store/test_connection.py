@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator
 import pytest
 
 from service.http.server import loop_factory
-from service.store.connection import Line, LineFullError
+from service.store.connection import ConnectionFullError, StoreConnection
 from service.store.embedded import socket_path
 from tests.service.running import Running
 
 
 @pytest.fixture
-async def line(shared_service: Running) -> AsyncIterator[Line]:
+async def line(shared_service: Running) -> AsyncIterator[StoreConnection]:
     path = str(socket_path(shared_service.data_dir))
-    opened = Line(
+    opened = StoreConnection(
         lambda protocol: asyncio.get_running_loop().create_unix_connection(protocol, path),
         [],
         ValueError,
@@ -26,7 +26,7 @@ async def line(shared_service: Running) -> AsyncIterator[Line]:
     await opened.close()
 
 
-async def test_calls_in_flight_together_get_their_own_replies(line: Line) -> None:
+async def test_calls_in_flight_together_get_their_own_replies(connection: StoreConnection) -> None:
     calls = [line.ask([("ECHO", f"a{n}"), ("ECHO", f"b{n}")], 5) for n in range(50)]
 
     answers = await asyncio.gather(*calls)
@@ -34,7 +34,7 @@ async def test_calls_in_flight_together_get_their_own_replies(line: Line) -> Non
     assert answers == [[f"a{n}".encode(), f"b{n}".encode()] for n in range(50)]
 
 
-async def test_late_reply_of_a_call_that_gave_up_reaches_no_other_call(line: Line) -> None:
+async def test_late_reply_of_a_call_that_gave_up_reaches_no_other_call(connection: StoreConnection) -> None:
     await line.ask([("PING",)], 5)
     start = time.monotonic()
     with pytest.raises(TimeoutError):
@@ -52,7 +52,7 @@ def test_reply_that_came_while_the_loop_was_busy_is_not_late(shared_service: Run
 
     async def ask() -> list[bytes]:
         loop = asyncio.get_running_loop()
-        line = Line(lambda protocol: loop.create_unix_connection(protocol, path), [], ValueError)
+        line = StoreConnection(lambda protocol: loop.create_unix_connection(protocol, path), [], ValueError)
         await line.ask([("PING",)], 5)
         ours, theirs = socket.socketpair()
         loop.add_reader(ours, lambda: (ours.recv(1), time.sleep(0.2)))  # what reading many requests at once does
@@ -69,7 +69,7 @@ def test_reply_that_came_while_the_loop_was_busy_is_not_late(shared_service: Run
         assert runner.run(ask())[-1] == b"x"
 
 
-async def test_connection_closed_by_the_server_is_invisible(line: Line) -> None:
+async def test_connection_closed_by_the_server_is_invisible(connection: StoreConnection) -> None:
     for _ in range(10):
         (number,) = await line.ask([("CLIENT", "ID")], 5)
         await line.ask([("CLIENT", "KILL", "ID", number, "SKIPME", "no")], 5)
@@ -77,7 +77,7 @@ async def test_connection_closed_by_the_server_is_invisible(line: Line) -> None:
         assert await line.ask([("PING",)], 5) == [b"PONG"]
 
 
-async def test_error_reply_is_a_value_among_the_others(line: Line) -> None:
+async def test_error_reply_is_a_value_among_the_others(connection: StoreConnection) -> None:
     first, second = await line.ask([("NO-SUCH-COMMAND",), ("ECHO", "x")], 5)
 
     assert isinstance(first, ValueError)
@@ -86,7 +86,7 @@ async def test_error_reply_is_a_value_among_the_others(line: Line) -> None:
 
 async def test_greeting_that_is_refused_fails_the_call(shared_service: Running) -> None:
     path = str(socket_path(shared_service.data_dir))
-    line = Line(
+    line = StoreConnection(
         lambda protocol: asyncio.get_running_loop().create_unix_connection(protocol, path),
         [("AUTH", "nobody", "wrong")],
         ValueError,
@@ -98,7 +98,9 @@ async def test_greeting_that_is_refused_fails_the_call(shared_service: Running) 
 
 async def test_nobody_listening_is_an_error_at_once(tmp_path) -> None:
     path = str(tmp_path / "none.sock")
-    line = Line(lambda protocol: asyncio.get_running_loop().create_unix_connection(protocol, path), [], ValueError)
+    line = StoreConnection(
+        lambda protocol: asyncio.get_running_loop().create_unix_connection(protocol, path), [], ValueError
+    )
 
     with pytest.raises(OSError, match=r"No such file|none\.sock"):
         await line.ask([("PING",)], 5)
@@ -114,7 +116,7 @@ async def test_server_that_accepts_and_never_answers_collects_no_connections(tmp
         writer.close()
 
     server = await asyncio.start_unix_server(stay_silent, path)
-    line = Line(
+    line = StoreConnection(
         lambda protocol: asyncio.get_running_loop().create_unix_connection(protocol, path),
         [("AUTH", "default", "word")],
         ValueError,
@@ -130,7 +132,7 @@ async def test_server_that_accepts_and_never_answers_collects_no_connections(tmp
 
 async def test_calls_beyond_the_cap_fail_at_once_and_the_others_go_on(shared_service: Running) -> None:
     path = str(socket_path(shared_service.data_dir))
-    line = Line(
+    line = StoreConnection(
         lambda protocol: asyncio.get_running_loop().create_unix_connection(protocol, path),
         [],
         ValueError,
@@ -143,5 +145,5 @@ async def test_calls_beyond_the_cap_fail_at_once_and_the_others_go_on(shared_ser
     )
 
     assert [answer[-1] for answer in answers[:2]] == [b"0", b"1"]
-    assert [type(answer) for answer in answers[2:]] == [LineFullError] * 3
+    assert [type(answer) for answer in answers[2:]] == [ConnectionFullError] * 3
     await line.close()

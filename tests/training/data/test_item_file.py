@@ -8,7 +8,8 @@ import pytest
 
 from service.bundle import Item
 from training.data.item_file import describe_items, read_catalog, to_items
-from training.data.prepare import Prepared, prepare
+from training.data.prepare import prepare
+from training.data.prepared import Prepared
 from training.errors import InputError
 
 LOG = "user_id,item_id,timestamp\na,01,1\na,02,2\na,03,3\nb,01,1\nb,02,2\nb,03,3\n"

@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.bundle import tie_hash
-from training.data.prepare import TEST, TRAIN, VAL, Prepared, load_prepared, parse_columns, prepare
+from training.data.prepare import parse_columns, prepare
+from training.data.prepared import Prepared, load_prepared
+from training.data.split import TEST, TRAIN, VAL
 from training.errors import InputError
 
 HEADER = "user_id,item_id,timestamp\n"

@@ -6,8 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from training.data.prepare import TEST, TRAIN, Prepared, prepare
+from training.data.prepare import prepare
+from training.data.prepared import Prepared
 from training.data.simulate import END, simulate
+from training.data.split import TEST, TRAIN
 from training.errors import InputError
 from training.evaluation.metric import ndcg, rank_targets
 

@@ -9,6 +9,7 @@ import torch
 
 from tests.training.world import tiny_settings
 from training.__main__ import main
+from training.data.event import Events
 from training.distillation.batch_term import PARTS
 from training.distillation.source import Source
 from training.distillation.teaching import Recipe, Teaching, smooth, teach
@@ -16,7 +17,7 @@ from training.distillation.term import TERMS, Pupil, check_terms, format_terms, 
 from training.distillation.validation_term import feedback_gradient
 from training.errors import InputError
 from training.evaluation.breakdown import popularity_quintile
-from training.model.batch import Batch, Events
+from training.model.batch import Batch
 from training.model.encoder import SequenceModel, Size
 from training.model.fit import Schedule, fit
 from training.progress import Progress

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from service.bundle import Item
-from training.data.prepare import TEST, Prepared
+from training.data.prepared import Prepared
+from training.data.split import TEST
 from training.errors import InputError
 from training.evaluation.baseline import BASELINES, parse_models, rank_baseline, rank_baselines, training_data
-from training.evaluation.judge import Ranking, ask
+from training.evaluation.judge import Ranking
+from training.evaluation.question import ask
 from training.progress import Progress
 
 N_USERS, N_ITEMS, TAKEN = 40, 12, 5

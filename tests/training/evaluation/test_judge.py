@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from service.bundle import Item
-from training.data.prepare import TEST, Prepared
-from training.evaluation.judge import Ranking, ask, rank, rank_asked
+from training.data.prepared import Prepared
+from training.data.split import TEST
+from training.evaluation.judge import Ranking, rank, rank_asked
 from training.evaluation.quality import next_basket, overlaps, repeats
+from training.evaluation.question import ask
 
 N_ITEMS = 6
 

@@ -10,7 +10,7 @@ import torch
 
 from service.bundle import ItemTable, open_bundle
 from training.__main__ import main
-from training.data.prepare import load_prepared
+from training.data.prepared import load_prepared
 from training.errors import StageError
 from training.export.compress import compress_table
 from training.export.export import check_export, sample_histories, torch_scores

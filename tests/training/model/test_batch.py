@@ -4,14 +4,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.data.event import Events, select_events
 from training.model.batch import (
-    Events,
     count_positions,
     cut_windows,
     group_windows,
     history_batches,
     make_batch,
-    select_events,
     training_batches,
 )
 from training.teacher.soft_labels import overlapping_windows

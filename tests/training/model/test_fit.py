@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from training.data.event import Events
 from training.loss.logits import hard_loss
-from training.model.batch import Events
 from training.model.encoder import SequenceModel, Size
 from training.model.fit import Schedule, fit
 from training.progress import Progress

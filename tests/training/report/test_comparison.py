@@ -9,7 +9,8 @@ import pytest
 
 from training.__main__ import main
 from training.evaluation.judge import Ranking
-from training.report.comparison import changed_settings, pooled_difference
+from training.evaluation.metric import pooled_difference
+from training.report.comparison import changed_settings
 
 
 @pytest.fixture

@@ -14,8 +14,10 @@ import pytest
 from service.bundle import open_bundle
 from tests.training.world import heed_interrupts, tiny_settings, write_chain_world
 from training.__main__ import main
-from training.data.prepare import TRAIN, VAL, load_prepared
-from training.evaluation.judge import Ranking, ask, judged_part
+from training.data.prepared import load_prepared
+from training.data.split import TRAIN, VAL
+from training.evaluation.judge import Ranking
+from training.evaluation.question import ask, judged_part
 from training.model.checkpoint import load_weights
 from training.stage import read_key
 

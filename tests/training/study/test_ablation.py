@@ -7,7 +7,8 @@ import pytest
 
 from tests.training.world import tiny_settings
 from training.__main__ import main
-from training.study.ablation import ON_HARD, ON_KL, Plan, Trial, findings, stand_outs, verdict
+from training.report.text import findings
+from training.study.ablation import ON_HARD, ON_KL, Plan, Trial, stand_outs, verdict
 
 FEW = (
     "ablation.terms=hint,attention",

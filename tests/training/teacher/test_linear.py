@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.evaluation.judge import Question
-from training.model.batch import Events
+from training.data.event import Events
+from training.evaluation.question import Question
 from training.teacher.calibration import best_floor, best_sharpness, log_scores
 from training.teacher.linear import (
     LinearModel,

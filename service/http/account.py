@@ -1,0 +1,42 @@
+"""What is counted and logged of every request, under labels of closed lists."""
+
+from service.http.key import OPEN_PATHS
+from service.http.trace import Trace
+from service.logs import Log
+from service.metrics import ROUTES, Metrics
+
+
+class Account:
+    """Counts requests, and writes a line for each to the log where one is given."""
+
+    def __init__(self, metrics: Metrics, log: Log | None) -> None:
+        self._metrics, self._log = metrics, log
+        self.n_in_flight = 0
+        metrics.watch(metrics.in_flight, lambda: self.n_in_flight)
+
+    def shed(self, reason: str) -> None:
+        """Count a request that is refused to spare the service."""
+        self._metrics.shed[reason].inc()
+
+    def refused(self, path: str, method: str, reason: str) -> None:
+        """Count a request that was refused before it began."""
+        self.shed(reason)
+        self._metrics.count_http(route_of(path), method, 503, None)
+
+    def ended(self, path: str, method: str, trace: Trace, now: float) -> None:
+        """Count and log a request that has ended. now: in seconds of time.monotonic()."""
+        self.n_in_flight -= 1
+        seconds, route = now - trace.arrived, route_of(path)
+        self._metrics.count_http(route, method, trace.status, seconds)
+        if self._log is not None and route not in OPEN_PATHS:
+            took_ms = round(seconds * 1000, 3)
+            self._log.write(
+                "info", "request", route=route, method=method, status=trace.status, took_ms=took_ms, **trace.fields
+            )
+
+
+def route_of(path: str) -> str:
+    """Return the template of a path, or unmatched: labels come from a closed list, never from a caller."""
+    if path.startswith("/users/") and len(path) > len("/users/"):
+        return "/users/{user_id}"
+    return path if path in ROUTES else "unmatched"

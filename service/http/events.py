@@ -1,0 +1,105 @@
+"""POST /events: check, stamp and store a list of events, and say what became of each."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, Request, Response
+
+from service.errors import RequestError, StoreError
+from service.http.message import STORE_TIMEOUT_S, json_response, read_json, store_unavailable
+from service.http.openapi import documented
+from service.http.schema import Event, EventsRequest, EventsResponse, Rejected, check_events, parse_event_list
+from service.http.trace import Trace
+from service.metrics import Metrics
+from service.user.event import StoredEvent
+from service.user.history import Profile
+
+EVENTS_BODY_BYTES = 2 << 20
+MAX_FUTURE_S = 300
+_SLICE_EVENTS = 50
+_TURN_S = 5.0
+"""How long a body waits for those that came before it."""
+
+
+def event_routes(profile: Profile, metrics: Metrics) -> APIRouter:
+    """Return the route that stores events."""
+    router = APIRouter()
+    writer = EventWriter(profile, metrics)
+
+    @router.post("/events", **documented(EventsRequest, EventsResponse, 413, 415, 422, 503))
+    async def events(request: Request) -> Response:
+        """Store events; what is accepted is in the store, and visible to the user's next request."""
+        listed = parse_event_list(await read_json(request.scope, request.receive, EVENTS_BODY_BYTES))
+        trace: Trace = request.scope["retort"]
+        added, rejected = await writer.write(listed, trace)
+        counts = {"accepted": sum(added), "duplicates": len(added) - sum(added)}
+        trace.fields.update(counts, rejected=len(rejected))
+        return json_response({**counts, "rejected": [refusal.model_dump() for refusal in rejected]})
+
+    return router
+
+
+class EventWriter:
+    """Writes lists of events in slices, one slice of one list at a time: a flood delays events, not answers."""
+
+    def __init__(self, profile: Profile, metrics: Metrics) -> None:
+        self._profile, self._metrics = profile, metrics
+        self._turn = asyncio.Lock()
+
+    async def write(self, listed: list[object], trace: Trace) -> tuple[list[bool], list[Rejected]]:
+        """Return for each stored event whether it was new, and what was rejected. Raises RequestError."""
+        added: list[bool] = []
+        rejected: list[Rejected] = []
+        async with self._my_turn():
+            for first in range(0, len(listed), _SLICE_EVENTS):
+                if trace.is_gone:
+                    raise RequestError("caller_gone", "the caller hung up")
+                good, invalid = check_events(listed[first : first + _SLICE_EVENTS], first)
+                stored, late = _stamp(good, time.time())
+                self._metrics.events["invalid"].inc(len(invalid))
+                self._metrics.events["future"].inc(len(late))
+                added += await self._append(stored)
+                rejected += sorted([*invalid, *late], key=lambda refusal: refusal.index)
+                await asyncio.sleep(0)
+        return added, rejected
+
+    @asynccontextmanager
+    async def _my_turn(self) -> AsyncIterator[None]:
+        """Wait for a turn, but not for ever. Raises RequestError."""
+        try:
+            async with asyncio.timeout(_TURN_S):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise store_unavailable() from None
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    async def _append(self, stored: list[StoredEvent]) -> list[bool]:
+        if not stored:
+            return []
+        try:
+            added = await self._profile.append(stored, STORE_TIMEOUT_S)
+        except StoreError as exc:
+            self._metrics.events["unavailable"].inc(len(stored))
+            raise store_unavailable() from exc
+        self._metrics.events["accepted"].inc(sum(added))
+        self._metrics.events["duplicate"].inc(len(added) - sum(added))
+        return added
+
+
+def _stamp(good: list[tuple[int, Event]], now: float) -> tuple[list[StoredEvent], list[Rejected]]:
+    """Split events into those to store and those too far in the future; one without a time gets the arrival's."""
+    stored: list[StoredEvent] = []
+    late: list[Rejected] = []
+    for index, event in good:
+        seconds = now if event.timestamp is None else event.timestamp
+        if seconds > now + MAX_FUTURE_S:
+            late.append(Rejected(index=index, reason="future", message=f"more than {MAX_FUTURE_S} s in the future"))
+            continue
+        fields = event.model_dump(exclude={"timestamp"})
+        stored.append(StoredEvent(timestamp_ms=round(seconds * 1000), **fields))
+    return stored, late

@@ -1,0 +1,69 @@
+"""GET and DELETE /users/{user_id}: what is kept of a user, and its erasure."""
+
+import time
+from urllib.parse import unquote_to_bytes
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from service.errors import StoreError
+from service.http.message import STORE_TIMEOUT_S, json_response, store_unavailable
+from service.http.openapi import documented
+from service.http.schema import check_user_id
+from service.release.generation import Generations
+from service.user.history import Profile
+
+_ERASE_SCAN_S = 5.0
+_SCAN_COUNT = 1000
+
+
+def user_routes(profile: Profile, generations: Generations) -> APIRouter:
+    """Return the routes of one user."""
+    router = APIRouter()
+
+    @router.get("/users/{user_id:path}", **documented(None, None, 422, 503))
+    async def read_user(request: Request) -> Response:
+        """What is kept of a user."""
+        user_id = _user_of(request)
+        try:
+            kept = await profile.describe(user_id, STORE_TIMEOUT_S)
+        except StoreError as exc:
+            raise store_unavailable() from exc
+        return json_response({"user_id": user_id, **kept})
+
+    @router.delete("/users/{user_id:path}", **documented(None, None, 422, 503))
+    async def erase_user(request: Request) -> Response:
+        """Erase a user: history, embedding, this worker's memory, and the user's events in the stream."""
+        user_id = _user_of(request)
+        try:
+            await generations.forget(user_id)
+            n_keys = await profile.erase(user_id, STORE_TIMEOUT_S)
+            await generations.forget(user_id)  # what an answer read before, and remembered while, it was erased
+            n_events, is_complete = await _erase_events(user_id, profile)
+        except StoreError as exc:
+            raise store_unavailable() from exc
+        stream = {"erased": n_events, "complete": is_complete}
+        return json_response({"user_id": user_id, "keys_erased": n_keys, "event_stream": stream})
+
+    return router
+
+
+async def _erase_events(user_id: str, profile: Profile) -> tuple[int, bool]:
+    """Delete the user's entries of the stream, as far as the time allows: (how many, whether all was looked at)."""
+    needle = orjson.dumps(user_id)
+    end = time.monotonic() + _ERASE_SCAN_S
+    last, n_erased = b"-", 0
+    while time.monotonic() < end:
+        entries = await profile.read_stream(last, _SCAN_COUNT, STORE_TIMEOUT_S)
+        mine = [key for key, event in entries if needle in event and orjson.loads(event)["user_id"] == user_id]
+        if mine:
+            n_erased += await profile.erase_from_stream(mine, STORE_TIMEOUT_S)
+        if len(entries) < _SCAN_COUNT:
+            return n_erased, True
+        last = entries[-1][0]
+    return n_erased, False
+
+
+def _user_of(request: Request) -> str:
+    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    return check_user_id(unquote_to_bytes(raw.partition(b"?")[0])[len("/users/") :])

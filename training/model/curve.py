@@ -1,0 +1,26 @@
+"""The curve of a training: what each epoch cost and how good the model was after it, kept as JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of the learning curve."""
+
+    epoch: int
+    loss: float
+    validation: float  # NDCG@10 on the validation split
+    seconds: float
+
+
+def save_curve(path: Path, curve: Sequence[Epoch]) -> None:
+    """Write a learning curve as JSON."""
+    path.write_text(json.dumps([asdict(row) for row in curve], indent=1) + "\n")
+
+
+def load_curve(path: Path) -> list[Epoch]:
+    """Read what save_curve wrote."""
+    return [Epoch(**row) for row in json.loads(path.read_text())]
