@@ -11,7 +11,7 @@ from pathlib import Path
 
 from service import __version__
 from service.command import doctor, rollout
-from service.app import open_profile, reach_store, trial_of
+from service.app import budget_rule, open_profile, reach_store, trial_of
 from service.bench.peak import Question, run_bench
 from service.bench.client import Target
 from service.errors import RetortError, StartError
@@ -176,7 +176,7 @@ async def _examine_all(settings: Settings, n_workers: int) -> list[doctor.Findin
     ]
     try:
         async with reach_store(settings) as store:
-            return findings + await doctor.check_store(store, settings.budget_ms / 1000 * settings.store_share)
+            return findings + await doctor.check_store(store, budget_rule(settings).slow_store_s)
     except StartError as exc:
         return [*findings, doctor.Finding(doctor.FAIL, "store", str(exc), "see RETORT_REDIS_URL")]
 

@@ -32,6 +32,10 @@ from service.http.users import user_routes
 from service.logs import Log
 from service.metrics import Metrics
 from service.model.model import load_model
+from service.recommendation.budget import BudgetRule
+from service.recommendation.lookup import Lookup
+from service.recommendation.memory import Memory
+from service.recommendation.ranker import Ranker
 from service.recommendation.recommender import Recommender
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
@@ -106,7 +110,7 @@ async def open_service(
                 probe_routes(readiness.describe, metrics),
             ]
         )
-        endpoint = RecommendEndpoint(generations, metrics, budget_ms=settings.budget_ms)
+        endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings))
         gate = _make_gate(settings, api, endpoint, metrics, log)
         _show(metrics, generations)
         stack.push_async_callback(_cancel, asyncio.create_task(_watch_lag(metrics)))
@@ -134,18 +138,13 @@ class GenerationLoader:
     def load(self, path: Path, number: int) -> Generation:
         """Load a bundle, hold it against its golden answers, and warm it. Raises StartError."""
         model = load_model(path, kind=self._settings.index, codes=codes_of(self._settings), warn=self._warn)
-        manifest = model.manifest
-        recommender = Recommender(
-            model.student,
-            model.catalogue,
-            self.profile(manifest.dim, manifest.version),
-            self._metrics,
-            max_history=manifest.max_history,
-            store_share=self._settings.store_share,
-            memory_users=self._settings.memory_users,
-        )
+        manifest, catalogue = model.manifest, model.catalogue
+        profile = self.profile(manifest.dim, manifest.version)
+        lookup = Lookup(profile, catalogue, Memory(self._settings.memory_users), self._metrics)
+        ranker = Ranker(model.student, catalogue, self._metrics, max_history=manifest.max_history)
+        recommender = Recommender(catalogue, lookup, ranker, self._metrics)
         recommender.warm()
-        return Generation(manifest, model.catalogue, recommender, number)
+        return Generation(manifest, catalogue, recommender, number)
 
     def profile(self, dim: int = 1, version: str = "") -> Profile:
         """Reach the users' records of one version; without one, all that is not a version's."""
@@ -159,6 +158,11 @@ class GenerationLoader:
 
     def _warn(self, message: str) -> None:
         self._log.write("warning", "index", message=message)
+
+
+def budget_rule(settings: Settings) -> BudgetRule:
+    """Return how the time of a request is shared out."""
+    return BudgetRule(settings.budget_ms / 1000, settings.store_share)
 
 
 def codes_of(settings: Settings) -> Path:
@@ -258,7 +262,7 @@ def make_store(settings: Settings, url: str, *, metrics: Metrics | None, log: Lo
     return Store(
         url,
         max_connections=settings.store_connections,
-        slow_s=settings.budget_ms / 1000 * settings.store_share,
+        slow_s=budget_rule(settings).slow_store_s,
         breaker=Breaker(on_change),
         on_call=on_call,
         on_error=on_error,
@@ -277,7 +281,7 @@ def retention_of(settings: Settings) -> Retention:
 
 def _make_gate(settings: Settings, api: ASGIApp, endpoint: RecommendEndpoint, metrics: Metrics, log: Log) -> Gate:
     few = max(1, settings.max_in_flight // 8)
-    answers = Limit(target_s=settings.budget_ms / 4000, most=settings.max_in_flight)
+    answers = Limit(target_s=budget_rule(settings).answer_target_s, most=settings.max_in_flight)
     metrics.watch(metrics.concurrency_limit, lambda: answers.value)
     return Gate(
         api,
