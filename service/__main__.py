@@ -17,7 +17,7 @@ from service.bench.client import Target
 from service.errors import RetortError, StartError
 from service.user.history import Profile
 from service.release.published import Releases
-from service.http.server import loop_factory
+from service.wire.server import loop_factory
 from service.settings import Settings, read_settings
 from service.command.transfer import export_events, import_histories
 from service.command.serve import serve

@@ -47,6 +47,7 @@ from service.store.breaker import Breaker
 from service.store.client import Store
 from service.store.embedded import Embedded
 from service.user.history import Profile, Retention
+from service.wire.crowd import Crowd, most_connections
 
 _STORE_START_S = 10.0
 _COMMAND_TIMEOUT_S = 30.0
@@ -73,9 +74,14 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service ready to listen. version: the one that is served first. drain: says that it is not ready any more."""
+    """A service ready to listen.
+
+    app: the gate. crowd: its connections, of which there are none yet. version: the one that is served first. drain:
+    says that it is not ready any more.
+    """
 
     app: ASGIApp
+    crowd: Crowd
     version: str
     drain: Callable[[], None]
 
@@ -118,7 +124,7 @@ async def open_service(
             stack.push_async_callback(_cancel, asyncio.create_task(follower.run(generations)))
         gc.collect()
         gc.freeze()  # what lives as long as the process is not scanned again and again
-        yield Service(gate, generations.live.version, readiness.drain)
+        yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
 def _show(metrics: Metrics, generations: Generations) -> None:
@@ -291,6 +297,16 @@ def _make_gate(settings: Settings, api: ASGIApp, endpoint: RecommendEndpoint, me
         Rates(settings.rate_per_s),
         Account(metrics, log if settings.log_requests else None),
     )
+
+
+def _make_crowd(settings: Settings, metrics: Metrics, log: Log) -> Crowd:
+    def note_shed() -> None:
+        metrics.shed["connections"].inc()
+        log.fault("too_many_connections", most=crowd.most)
+
+    crowd = Crowd(most_connections(settings.max_connections), note_shed)
+    metrics.watch(metrics.connections, lambda: len(crowd))
+    return crowd
 
 
 async def _watch_lag(metrics: Metrics) -> None:

@@ -47,7 +47,7 @@ STORE_KINDS = (
     "noperm", "other",
 )  # fmt: skip
 _Sum = Literal["livesum", "livemin", "livemax"]
-SHED_REASONS = ("concurrency", "events", "other_routes", "rate", "gone")
+SHED_REASONS = ("concurrency", "events", "other_routes", "rate", "gone", "connections")
 EVENT_RESULTS = ("accepted", "duplicate", "invalid", "future", "unavailable")
 CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
 SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "error")
@@ -125,6 +125,7 @@ class Metrics:
             self.http_duration.labels("/recommend", code)
         self.http_requests.labels("/recommend", "POST", "503")
         self.in_flight = self._gauge("http_requests_in_flight", "HTTP requests being answered")
+        self.connections = self._gauge("connections", "Open connections of callers")
         shed = self._counter("shed", "Requests refused because of overload", "reason")
         self.shed = {name: shed.labels(name) for name in SHED_REASONS}
         self.concurrency_limit = self._gauge("concurrency_limit", "Answers in flight that are let in at present")

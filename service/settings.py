@@ -51,6 +51,11 @@ class Settings(BaseSettings):
         le=65536,
         description="answers in flight at most, else 503; fewer while they take a quarter of the budget",
     )
+    max_connections: int = Field(
+        0, ge=0, le=1_000_000, description="open connections at most, idle ones give way; 0: 4096, or what files allow"
+    )
+    keep_alive_s: int = Field(75, ge=1, le=3600, description="seconds that a connection may be idle")
+    root_path: str = Field("", pattern=r"^(/[^/?#%\s]+)*$", description="prefix of every path, as a proxy keeps it")
     rate_per_s: float = Field(
         0, ge=0, le=1e6, description="requests a second of one caller (key, else address), else 429; 0: no limit"
     )

@@ -14,9 +14,9 @@ from pathlib import Path
 from service.app import open_service, start_embedded
 from service.command.worker import Crew
 from service.errors import StartError
-from service.http.server import BACKLOG, Server, address_of, bind, loop_factory
 from service.logs import Log, LogHandler
 from service.settings import Settings, read_settings
+from service.wire.server import BACKLOG, Server, ServerRule, address_of, bind, loop_factory
 
 MAX_WORKERS = 64
 
@@ -97,7 +97,8 @@ async def _listen(settings: Settings, log: Log, post: Post) -> None:
         if post.ready_fd is not None:
             os.write(post.ready_fd, b"1")
             os.close(post.ready_fd)
-        server = Server(service.app, service.drain, drain_s=settings.drain_s, shutdown_s=settings.shutdown_s)
+        rule = ServerRule(settings.drain_s, settings.shutdown_s, settings.keep_alive_s, settings.root_path)
+        server = Server(service.app, service.crowd, service.drain, rule)
         await server.serve(sockets=[listener])
     log.write("info", "stopped")
 

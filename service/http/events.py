@@ -11,10 +11,10 @@ from service.errors import RequestError, StoreError
 from service.http.message import STORE_TIMEOUT_S, json_response, read_json, store_unavailable
 from service.http.openapi import documented
 from service.http.schema import Event, EventsRequest, EventsResponse, Rejected, check_events, parse_event_list
-from service.http.trace import Trace
 from service.metrics import Metrics
 from service.user.event import StoredEvent
 from service.user.history import Profile
+from service.wire.trace import Trace
 
 EVENTS_BODY_BYTES = 2 << 20
 MAX_FUTURE_S = 300

@@ -62,17 +62,20 @@ def probe_routes(readiness: Callable[[], dict[str, Any]], metrics: Metrics) -> A
     """Return the probes and /metrics. readiness: what /readyz says, of which `ready` decides the status."""
     router = APIRouter()
 
+    @router.head("/livez", include_in_schema=False)
     @router.get("/livez", **documented(None, None))
     async def livez() -> Response:
         """Whether the process answers. Never looks at the store."""
         return json_response({"alive": True})
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", **documented(None, None, 503))
     async def readyz() -> Response:
         """Whether to send requests here. Ready without a store, and says what the store is doing."""
         state = readiness()
         return json_response(state, 200 if state["ready"] else 503)
 
+    @router.head("/metrics", include_in_schema=False)
     @router.get("/metrics", include_in_schema=False)
     async def render() -> Response:
         return Response(await asyncio.to_thread(metrics.render), media_type=CONTENT_TYPE)

@@ -34,8 +34,9 @@ MAY_USE = {
         "model": {"search", "bundle"},
         "recommendation": {"model", "search", "user", "bundle"},
         "release": {"recommendation", "model", "search", "store", "bundle"},
-        "http": {"release", "recommendation", "user"},
-        "command": {"http", "release", "user", "store", "bundle", "bench"},
+        "wire": set(),
+        "http": {"wire", "release", "recommendation", "user"},
+        "command": {"wire", "http", "release", "user", "store", "bundle", "bench"},
     },
     "training": {
         "loss": set(),

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.http.server import loop_factory
 from service.store.connection import ConnectionFullError, StoreConnection
 from service.store.embedded import socket_path
+from service.wire.server import loop_factory
 from tests.service.running import Running
 
 
