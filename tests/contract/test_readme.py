@@ -11,10 +11,10 @@ import tomllib
 import pytest
 
 from service.__main__ import _parser as service_parser
-from service.http.message import STATUS
 from service.http.schema import Event, RecommendRequest
 from service.metrics import LEVELS, REASONS, Metrics
 from service.settings import Settings
+from service.wire.reply import STATUS
 from tests.contract.document import DOCUMENTS, ROOT
 from tests.contract.test_imports import FACE, HOMES, MAY_USE, SEES_THE_BUNDLE
 from tests.service.running import wait_for
