@@ -19,6 +19,8 @@ Encode = Callable[[Sequence[Sequence[int]]], Float32]
 """Turns a batch of histories, each the rows of its items, oldest first, into user vectors, float32 [batch, dim]."""
 Scores = TypeVar("Scores")
 """What score() hands to best(): each kind of search has a type of its own."""
+_FEW = 300
+"""So few rows are sorted in less time than the best of them are chosen first."""
 
 
 class Search(Protocol[Scores]):
@@ -45,7 +47,7 @@ class Search(Protocol[Scores]):
 
 def rank(rows: Int64, scores: NDArray[Any], k: int) -> Ranked:
     """Return the k best of rows by their scores, the best first; equal scores in the order of rows."""
-    if len(rows) > 2 * k:
+    if len(rows) > max(_FEW, 2 * k):
         least = np.partition(scores, len(scores) - k)[len(scores) - k]
         kept = scores >= least
         rows, scores = rows[kept], scores[kept]
