@@ -91,7 +91,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def with_releases(url: str, work):
-    """Return what work() returns for the releases of a store, which is closed afterwards."""
+    """Do something with the releases of a store."""
 
     async def do():
         store = Store(url, max_connections=4, slow_s=5.0, breaker=Breaker())
@@ -123,7 +123,7 @@ class Swapper:
         self._memory: list[float] = []
 
     def run(self) -> None:
-        """Swap as often as asked for, or until the time is up."""
+        """Swap so often."""
         with_releases(self._store_url, self._run)
 
     async def _run(self, releases: Releases) -> None:
