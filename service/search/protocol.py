@@ -19,7 +19,7 @@ Encode = Callable[[Sequence[Sequence[int]]], Float32]
 """Turns a batch of histories, each the rows of its items, oldest first, into user vectors, float32 [batch, dim]."""
 Scores = TypeVar("Scores")
 """What score() hands to best(): each kind of search has a type of its own."""
-_FEW = 300
+_FEW = 200
 """So few rows are sorted in less time than the best of them are chosen first."""
 
 
