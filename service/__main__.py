@@ -12,7 +12,8 @@ from pathlib import Path
 from service import __version__
 from service.command import doctor, rollout
 from service.app import budget_rule, open_profile, reach_store, trial_of
-from service.bench.peak import Question, run_bench
+from service.bench.peak import PeakOptions
+from service.bench.run import run_bench
 from service.bench.client import Target
 from service.errors import RetortError, StartError
 from service.user.history import Profile
@@ -102,7 +103,7 @@ def _between(least: int, most: int) -> Callable[[str], int]:
 
 def _bench(arguments: argparse.Namespace) -> int:
     key = arguments.key or next(iter(read_settings().keys), None)
-    question = Question(
+    options = PeakOptions(
         budget_ms=arguments.budget_ms,
         seconds=arguments.seconds,
         max_rate=arguments.max_rate,
@@ -112,7 +113,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         plot=arguments.plot,
     )
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(run_bench(Target(arguments.url, key), question))
+        return runner.run(run_bench(Target(arguments.url, key), options))
 
 
 def _add_releases(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

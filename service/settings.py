@@ -1,6 +1,7 @@
-"""Every setting of the service, and the only reader of the environment: RETORT_ plus the name in capitals.
+"""Every setting of the service, read from the environment: the variable is RETORT_ and the name in capitals.
 
-Command-line flags of the same name win over the environment. Only __main__ and app see a Settings object.
+A command-line flag of the same name takes precedence. Only __main__, app and service.command see a Settings object;
+everything else is given values.
 """
 
 from pathlib import Path
@@ -12,10 +13,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.errors import StartError
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+"""Hosts that only this machine can reach."""
 
 
 class Settings(BaseSettings):
-    """The settings, with their defaults and bounds."""
+    """The settings, each with its default, its bounds and what it means."""
 
     model_config = SettingsConfigDict(env_prefix="RETORT_", extra="ignore", frozen=True)
 
@@ -95,12 +97,15 @@ class Settings(BaseSettings):
 
     @property
     def is_exposed_without_keys(self) -> bool:
-        """Whether it would listen beyond loopback with nothing to ask callers for."""
+        """Whether other machines could reach the service without a key, and allow_anonymous does not permit it."""
         return self.host not in LOOPBACK and not self.keys and not self.allow_anonymous
 
 
 def read_settings(**flags: object) -> Settings:
-    """Read the environment, with the flags that are not None in front. Raises StartError naming each bad setting."""
+    """Read the settings from the environment and from flags, of which those that are None do not count.
+
+    Raises StartError that names each bad setting, but not its value.
+    """
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         return Settings(**given)  # type: ignore[arg-type]
