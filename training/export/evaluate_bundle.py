@@ -11,7 +11,7 @@ from service.bundle import Bundle, BundleError, open_bundle, tie_hash
 from training.data.event import select_events
 from training.data.interaction_file import read_events
 from training.errors import InputError
-from training.evaluation.judge import describe, rank
+from training.evaluation.judge import rank, summarise_ranking
 from training.evaluation.question import Question
 from training.export.onnx_student import ExportedStudent
 
@@ -38,7 +38,7 @@ def evaluate_bundle(
         bundle.manifest.max_history,
     )
     about = {"version": bundle.manifest.version, "exclude_seen": question.exclude_seen}
-    return describe(ranking, question.n_items) | about | {"unknown_targets": unknown}
+    return summarise_ranking(ranking, question.n_items) | about | {"unknown_targets": unknown}
 
 
 def read_question(

@@ -7,7 +7,7 @@ from service.bundle import Item
 from training.data.prepared import Prepared
 from training.data.split import TEST
 from training.evaluation.judge import Ranking, rank, rank_asked
-from training.evaluation.quality import next_basket, overlaps, repeats
+from training.evaluation.quality import measure_baskets, measure_repeats, overlaps
 from training.evaluation.question import ask
 
 N_ITEMS = 6
@@ -47,7 +47,7 @@ def test_a_question_holds_the_first_event_of_the_part_its_time_and_its_basket(sh
         (0, 4),
         (1, 1),
     ]
-    assert question.repeats().tolist() == [False, True]
+    assert question.is_repeat().tolist() == [False, True]
 
 
 def test_both_rules_rank_seen_items_and_leave_them_out(shop):
@@ -70,22 +70,22 @@ def test_the_rule_of_the_question_comes_first_whichever_it_is(shop):
 def test_repeats_reports_both_rules_and_the_users_with_a_new_target(shop):
     question = ask(shop, TEST)
 
-    both = repeats(rank(question, falling, 10, both_rules=True), question)
+    both = measure_repeats(rank(question, falling, 10, both_rules=True), question)
 
     assert both["seen_ranked"]["hr@10"] == 1 and both["seen_left_out"]["hr@10"] == 0.5
     assert both["new_targets"] == {"users": 1, "hr@10": 1.0, "ndcg@10": pytest.approx(0.63092975)}
-    assert repeats(rank(question, falling, 10), question) is None
+    assert measure_repeats(rank(question, falling, 10), question) is None
 
 
 def test_next_basket_recall_counts_all_that_was_held_out_in_that_instant(shop):
     question = ask(shop, TEST)
 
-    found = next_basket(rank(question, falling, 10), question)
+    found = measure_baskets(rank(question, falling, 10), question)
 
     assert found["users"] == 2 and found["of_several_items"] == 1
     assert found["recall@5"] == 1, "0 and 4 of user 0, 1 of user 1"
     cut = Ranking(np.array([5, 2]), np.array([[0, 1, 2, 3, 5], [0, 2, 3, 4, 5]], dtype=np.int32))
-    assert next_basket(cut, question)["recall@5"] == (0.5 + 0) / 2
+    assert measure_baskets(cut, question)["recall@5"] == (0.5 + 0) / 2
 
 
 def test_next_basket_is_none_where_each_user_has_one_held_out_item(shop):
@@ -93,7 +93,7 @@ def test_next_basket_is_none_where_each_user_has_one_held_out_item(shop):
 
     question = ask(shop, TEST)
 
-    assert next_basket(rank(question, falling, 10), question) is None
+    assert measure_baskets(rank(question, falling, 10), question) is None
 
 
 def test_a_ranking_is_saved_with_its_other_rule(shop, tmp_path):

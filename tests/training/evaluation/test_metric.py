@@ -13,7 +13,7 @@ from training.evaluation.metric import (
     rank_targets,
     reciprocal_rank,
     relative_difference,
-    summarise,
+    summarise_ranks,
 )
 
 RANKS = np.array([1, 2, 3, 5, 6, 10, 11, 20, 21, 100])
@@ -34,7 +34,7 @@ def test_metrics_at_5_equal_the_table_worked_out_by_hand(metric, expected):
 
 
 def test_summary_has_every_metric_at_every_cutoff():
-    summary = summarise(RANKS)
+    summary = summarise_ranks(RANKS)
 
     assert summary["hr@5"] == summary["recall@5"] == 0.4
     assert summary["hr@10"] == 0.6
