@@ -9,6 +9,7 @@ from training.evaluation.metric import (
     f1,
     hit,
     ndcg,
+    pooled_difference,
     precision,
     rank_targets,
     reciprocal_rank,
@@ -95,3 +96,22 @@ def test_paired_difference_is_narrower_than_the_noise_between_users():
 
     assert gain["difference"] == pytest.approx(0.1)
     assert gain["low"] == pytest.approx(0.1) and gain["high"] == pytest.approx(0.1)
+
+
+def test_pooled_difference_is_of_the_means_over_seeds_and_names_each_seed():
+    ours = np.array([[1.0, 0.0, 0.5, 0.5], [1.0, 1.0, 0.5, 0.5]])
+    theirs = np.full((2, 4), 0.5)
+
+    pooled = pooled_difference(ours, theirs)
+
+    assert pooled["difference"] == pytest.approx(0.25), "(2 + 3) / (2 + 2) - 1"
+    assert pooled["per_seed"] == pytest.approx([0.0, 0.5])
+    assert pooled["low"] <= 0.25 <= pooled["high"]
+
+
+def test_a_difference_that_every_user_shares_has_no_noise_left():
+    theirs = np.random.default_rng(0).random((3, 50)) + 0.1
+
+    pooled = pooled_difference(theirs * 1.2, theirs)
+
+    assert pooled["low"] == pytest.approx(0.2) and pooled["high"] == pytest.approx(0.2)
