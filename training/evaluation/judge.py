@@ -60,22 +60,6 @@ class Ranking:
             return cls(arrays["ranks"], arrays["top"], other)
 
 
-def model_scorer(model: SequenceModel) -> Scorer:
-    """Return the scorer of a torch model, which computes in float32 on the model's device."""
-
-    @torch.no_grad()
-    def score(rows: Tensor) -> NDArray[np.float32]:
-        return model.scores(model.users(rows.to(model.device))).cpu().numpy()
-
-    return score
-
-
-def popularity_scorer(prepared: Prepared) -> Scorer:
-    """Return a scorer that gives everybody the items' numbers of training events."""
-    counts = np.array([item.popularity for item in prepared.items], dtype=np.float32)
-    return lambda rows: np.repeat(counts[None, :], len(rows), axis=0)
-
-
 def score_all(question: Question, scorer: Scorer, max_history: int) -> NDArray[np.float32]:
     """Return the scores of every item for every user of a question [U, N], in the order of question.users.
 
@@ -129,10 +113,26 @@ def best_rows(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
     return torch.from_numpy(scores).topk(k, dim=1).indices.numpy()
 
 
+def model_scorer(model: SequenceModel) -> Scorer:
+    """Return the scorer of a torch model, which computes in float32 on the model's device."""
+
+    @torch.no_grad()
+    def score(rows: Tensor) -> NDArray[np.float32]:
+        return model.scores(model.users(rows.to(model.device))).cpu().numpy()
+
+    return score
+
+
 def judge(prepared: Prepared, model: SequenceModel) -> Ranking:
-    """Rank the judged part with a model, under both rules. Call it once a model is final: nothing is chosen by it."""
+    """Rank the judged part with a model. Called once a model is final: nothing is chosen by it."""
     question = ask(prepared, judged_part(prepared))
     return rank(question, model_scorer(model), model.size.max_history, both_rules=True)
+
+
+def popularity_scorer(prepared: Prepared) -> Scorer:
+    """Return a scorer that gives everybody the items' numbers of training events."""
+    counts = np.array([item.popularity for item in prepared.items], dtype=np.float32)
+    return lambda rows: np.repeat(counts[None, :], len(rows), axis=0)
 
 
 def validation_score(prepared: Prepared) -> Callable[[SequenceModel], float]:

@@ -76,14 +76,14 @@ def load_model(path: Path) -> SequenceModel:
 
 
 class Stateful(Protocol):
-    """Anything beside the model that learns during training: a loss with weights of its own."""
+    """Part of a loss that has weights of its own."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return its weights by name."""
+        """Return them."""
         ...
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
-        """Restore weights that state_dict returned."""
+        """Restore them."""
         ...
 
 
@@ -95,10 +95,7 @@ def save_checkpoint(
     state: Checkpoint,
     extra: Stateful | None = None,
 ) -> None:
-    """Write everything that a resumed training needs.
-
-    averaged: the moving average of model. extra: a loss that learns too.
-    """
+    """Write everything that a resumed run needs."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in state.best.items()}
@@ -116,7 +113,7 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     extra: Stateful | None = None,
 ) -> Checkpoint | None:
-    """Restore model, averaged, optimizer and extra in place, and return the rest; None where there is no checkpoint."""
+    """Restore models and optimizer from path and return the rest; None where there is no checkpoint."""
     if not path.exists():
         return None
     tensors, about = load_weights(path)
