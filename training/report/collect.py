@@ -128,13 +128,7 @@ def other_rankings(
 
 def rank_bundle(bundle: Bundle, question: Question) -> Ranking:
     """Rank with the bundle alone, through onnxruntime."""
-    student = ExportedStudent(bundle)
-    return rank(
-        question,
-        lambda rows: student.scores([[row for row in history if row >= 0] for history in rows.tolist()]),
-        bundle.manifest.max_history,
-        both_rules=True,
-    )
+    return rank(question, ExportedStudent(bundle).padded_scores, bundle.manifest.max_history, both_rules=True)
 
 
 def learning_curves(run: Path) -> dict[str, list[Epoch]]:

@@ -18,7 +18,7 @@ import numpy as np
 from training.data.prepared import Prepared, load_prepared
 from training.errors import InputError
 from training.evaluation.judge import Ranking
-from training.evaluation.metric import PerRun, Pool, _mean_over_seeds, bootstrap_interval, hit, ndcg, pooled_difference
+from training.evaluation.metric import PerRun, Pool, bootstrap_interval, hit, mean_over_seeds, ndcg, pooled_difference
 from training.evaluation.quality import COMPARED
 from training.evaluation.question import ask, judged_part
 from training.progress import Progress
@@ -48,7 +48,7 @@ def compare_runs(paths: Sequence[Path], progress: Progress) -> dict[str, Any]:
     """
     runs = [read_finished(path, progress) for path in paths]
     check_comparable(runs)
-    pool = np.concatenate if are_folds(runs) else _mean_over_seeds
+    pool = np.concatenate if are_folds(runs) else mean_over_seeds
     names = [name for name in runs[0].rankings if all(name in run.rankings for run in runs)]
     values = {
         name: {metric: [of(run.rankings[name].ranks, 10) for run in runs] for metric, of in METRICS.items()}

@@ -13,7 +13,7 @@ from training.__main__ import main
 from training.data.prepared import load_prepared
 from training.errors import StageError
 from training.export.compress import compress_table
-from training.export.export import check_export, sample_histories, torch_scores
+from training.export.export import check_export, golden_histories, torch_scores
 from training.export.graph import export_encoder
 from training.export.onnx_student import open_session
 from training.export.rounding import round_encoder
@@ -79,7 +79,7 @@ def test_a_bundle_that_differs_from_torch_is_refused(finished_run):
     prepared = load_prepared(finished_run / "prepared")
     model = load_model(finished_run / "student" / "student.safetensors")
     bundle = open_bundle(finished_run / "bundle")
-    histories = sample_histories(prepared, model.size.max_history)
+    histories = golden_histories(prepared, model.size.max_history)
 
     check_export(bundle, model, histories)
     with torch.no_grad():
