@@ -1,6 +1,6 @@
 """How the models of a run compare on the same held-out events, as numbers, for manifest and report."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from training.evaluation.metric import CUTOFFS, Ranks, basket_recall, hit, ndcg,
 from training.evaluation.question import Question
 from training.evaluation.variety import Features, diversity, item_features, novelty, overlap
 
-COMPARED = (
+Pairs = Sequence[tuple[str, str]]
+COMPARED: Pairs = (
     ("student", "student_alone"),
     ("student", "student_smoothed"),
     ("student", "teacher"),
@@ -24,25 +25,10 @@ COMPARED = (
     ("bundle", "student_alone"),
     ("bundle", "teacher"),
     ("teacher", "rectools_sasrec"),
-    ("transformer", "rectools_sasrec"),
     ("teacher", "popularity"),
 )
 OVERLAPPED = (("student", "teacher"), ("student_alone", "teacher"), ("bundle", "teacher"), ("bundle", "student"))
 DIVERSITY_AT = 10
-OWN_MODELS = frozenset(
-    {
-        "teacher",
-        "transformer",
-        "linear",
-        "text",
-        "twin",
-        "student",
-        "student_smoothed",
-        "student_alone",
-        "compressed",
-        "bundle",
-    }
-)
 LOST = 0.0  # a relative NDCG@10 gain at or below it is a failed run
 
 MEANING = {
@@ -82,12 +68,12 @@ def make_yardstick(prepared: Prepared, question: Question) -> Yardstick:
     )
 
 
-def summarise_quality(rankings: Mapping[str, Ranking], n_items: int) -> dict[str, Any]:
-    """Return {model: metrics with intervals} and the paired differences in NDCG@10 between them."""
+def summarise_quality(rankings: Mapping[str, Ranking], n_items: int, pairs: Pairs = COMPARED) -> dict[str, Any]:
+    """Return {model: metrics with intervals}, and the paired differences in NDCG@10 of those pairs that are there."""
     quality: dict[str, Any] = {name: describe(ranking, n_items) for name, ranking in rankings.items()}
     quality["ndcg@10_differences"] = {
         f"{ours} / {theirs}": relative_difference(ndcg(rankings[ours].ranks, 10), ndcg(rankings[theirs].ranks, 10))
-        for ours, theirs in COMPARED
+        for ours, theirs in pairs
         if ours in rankings and theirs in rankings
     }
     return quality
@@ -143,12 +129,14 @@ def overlaps(rankings: Mapping[str, Ranking]) -> dict[str, dict[str, float]]:
     }
 
 
-def beside_baselines(rankings: Mapping[str, Ranking]) -> dict[str, dict[str, float]]:
-    """Return {other: paired difference in NDCG@10 of the student to it} of peers and baselines, the strongest first."""
-    others = [name for name in rankings if name not in OWN_MODELS]
-    others.sort(key=lambda name: -ndcg(rankings[name].ranks, 10).mean())
+def beside_baselines(rankings: Mapping[str, Ranking], others: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Return {other: paired difference in NDCG@10 of the student to it}, the strongest first.
+
+    others: the names of peers and baselines among the rankings.
+    """
+    ordered = sorted(others, key=lambda name: -ndcg(rankings[name].ranks, 10).mean())
     ours = ndcg(rankings["student"].ranks, 10)
-    return {name: relative_difference(ours, ndcg(rankings[name].ranks, 10)) for name in others}
+    return {name: relative_difference(ours, ndcg(rankings[name].ranks, 10)) for name in ordered}
 
 
 def verdict(quality: Mapping[str, Any]) -> tuple[bool, str]:
