@@ -36,7 +36,7 @@ from training.data.split import TRAIN
 from training.loss.logits import hard_loss
 from training.model.batch import training_batches
 from training.model.encoder import SequenceModel, Size
-from training.model.fit import WEIGHT_DECAY, train_step
+from training.model.fit import Learner, Objective, train_step
 
 SIDES = ("ours", "rectools", "rectools bf16")
 
@@ -138,16 +138,14 @@ def our_steps(arguments: argparse.Namespace) -> Iterator[int]:
     events, n_items = training_events(arguments)
     torch.manual_seed(0)
     size = make_size(arguments)
-    model, averaged = SequenceModel(n_items, size).train(), SequenceModel(n_items, size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=WEIGHT_DECAY, fused=True)
+    model = SequenceModel(n_items, size).train()
+    objective = Objective(lambda logits, batch, chunk: hard_loss(logits, batch.target[chunk]))
+    learner = Learner.start(model, objective, 1e-3)
     positions = targets_per_batch(events, arguments)
-
-    def loss(logits, batch, chosen):
-        return hard_loss(logits, batch.target[chosen])
 
     for seed in cycle(range(1000)):
         for batch in training_batches(events, max_history=arguments.max_history, positions=positions, seed=seed):
-            train_step(model, averaged, optimizer, batch, loss, 1e-3)
+            train_step(learner, batch, 1e-3)
             yield len(batch.target)
 
 

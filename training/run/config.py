@@ -7,13 +7,14 @@ lists the known ones: an option that is accepted and does nothing is worse than 
 import dataclasses
 import json
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from training.distillation.term import TERMS, Pupil, check_terms, parse_terms
 from training.errors import InputError
+from training.teacher.registry import KINDS
 
 CHOICES = {
     "prepare.repeats": ("auto", "yes", "no"),
@@ -32,8 +33,8 @@ NUMBERS: dict[str, tuple[type, Callable[[float], bool], str]] = {
     "search.temperatures": (float, lambda v: 0 < v < 1000, "be above 0"),
     "ablation.scales": (float, lambda v: 0 < v < 1000, "be above 0"),
 }
-LISTS = {
-    "teacher.members": ("transformer", "linear", "text", "twin"),
+LISTS: dict[str, Iterable[str]] = {
+    "teacher.members": KINDS,
     "teacher.blocks": MIXERS,
     "student.blocks": MIXERS,
 }
@@ -265,8 +266,9 @@ def build_config(values: dict[str, Any]) -> Config:
     parse_candidates(config)
     _check_widths(config)
     check_terms(parse_terms(config.distill.terms), pupil_of(config))
-    if "text" in parse_names(config, "teacher.members") and not config.teacher.text:
-        raise InputError("teacher.members has text: set teacher.text to the directory of a Hugging Face encoder")
+    for name in parse_names(config, "teacher.members"):
+        if KINDS[name].needs_texts and not config.teacher.text:
+            raise InputError(f"teacher.members has {name}: set teacher.text to the directory of a Hugging Face encoder")
     if config.ablation.terms:
         parse_terms(config.ablation.terms, "ablation.terms")
     return config
