@@ -1,6 +1,6 @@
 """Every setting of the service, and the only reader of the environment: RETORT_ plus the name in capitals.
 
-Command-line flags of the same name win over the environment. Only __main__ and app see a Settings object.
+Command-line flags of the same name win over the environment. Only app and the modules of command see a Settings object.
 """
 
 from pathlib import Path
