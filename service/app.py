@@ -40,13 +40,16 @@ from service.recommendation.recommender import Recommender
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
 from service.release.generation import Generation, Generations
-from service.release.published import OWN_NUMBER, Releases
+from service.release.published import OWN_NUMBER, PublishedVersions
 from service.release.trial import try_bundle
 from service.settings import Settings
 from service.store.breaker import Breaker
 from service.store.client import Store
 from service.store.embedded import Embedded
-from service.user.history import Profile, Retention
+from service.user.embedding import EmbeddingCache
+from service.user.history import History, Retention
+from service.user.key import UserKeys
+from service.user.stream import EventStream
 from service.wire.crowd import Crowd, most_connections
 
 _STORE_START_S = 10.0
@@ -100,19 +103,19 @@ async def open_service(
     async with AsyncExitStack() as stack:
         store = await open_store(settings, stack, metrics=metrics, log=log)
         loader = GenerationLoader(settings, store, metrics, log)
-        releases = Releases(store, settings.namespace)
-        fetched = FetchedBundles(settings.data_dir / "releases", releases, trial_of(settings))
-        follower = Follower(releases, fetched, loader.load, metrics, log)
+        published = PublishedVersions(store, settings.namespace)
+        fetched = FetchedBundles(settings.data_dir / "releases", published, trial_of(settings))
+        follower = Follower(published, fetched, loader.load, metrics, log)
         first = None if is_pinned else await follower.find_first(settings.bundle)
         generations = Generations(first or _load_own(settings, loader))
         stack.push_async_callback(generations.rest)
         readiness = Readiness(store, store_kind or ("external" if settings.redis_url else "embedded"), generations)
-        profile = loader.profile()
+        history = history_of(settings, store)
         api = create_api(
             [
-                event_routes(profile, metrics),
-                user_routes(profile, generations),
-                model_routes(generations, releases, follower.look_soon),
+                event_routes(history, metrics),
+                user_routes(history, stream_of(settings, store), generations),
+                model_routes(generations, published, follower.look_soon),
                 probe_routes(readiness.describe, metrics),
             ]
         )
@@ -145,22 +148,17 @@ class GenerationLoader:
         """Load a bundle, hold it against its golden answers, and warm it. Raises StartError."""
         model = load_model(path, kind=self._settings.index, codes=codes_of(self._settings), warn=self._warn)
         manifest, catalogue = model.manifest, model.catalogue
-        profile = self.profile(manifest.dim, manifest.version)
-        lookup = Lookup(profile, catalogue, Memory(self._settings.memory_users), self._metrics)
+        history = history_of(self._settings, self._store)
+        embeddings = self._embeddings(history, manifest.dim, manifest.version)
+        lookup = Lookup(history, embeddings, catalogue, Memory(self._settings.memory_users), self._metrics)
         ranker = Ranker(model.student, catalogue, self._metrics, max_history=manifest.max_history)
         recommender = Recommender(catalogue, lookup, ranker, self._metrics)
         recommender.warm()
         return Generation(manifest, catalogue, recommender, number)
 
-    def profile(self, dim: int = 1, version: str = "") -> Profile:
-        """Reach the users' records of one version; without one, all that is not a version's."""
-        return Profile(
-            self._store,
-            namespace=self._settings.namespace,
-            retention=retention_of(self._settings),
-            dim=dim,
-            version=version,
-        )
+    def _embeddings(self, history: History, dim: int, version: str) -> EmbeddingCache:
+        keys, ttl_s = UserKeys(self._settings.namespace), max(1, round(self._settings.embedding_ttl_hours * 3600))
+        return EmbeddingCache(self._store, keys, history, ttl_s=ttl_s, dim=dim, version=version)
 
     def _warn(self, message: str) -> None:
         self._log.write("warning", "index", message=message)
@@ -241,13 +239,6 @@ async def reach_store(settings: Settings) -> AsyncIterator[Store]:
         yield store
 
 
-@asynccontextmanager
-async def open_profile(settings: Settings) -> AsyncIterator[Profile]:
-    """Reach the histories that the service uses."""
-    async with reach_store(settings) as store:
-        yield Profile(store, namespace=settings.namespace, retention=retention_of(settings), dim=1)
-
-
 def make_store(settings: Settings, url: str, *, metrics: Metrics | None, log: Log) -> Store:
     """Build the store's client."""
 
@@ -275,14 +266,19 @@ def make_store(settings: Settings, url: str, *, metrics: Metrics | None, log: Lo
     )
 
 
-def retention_of(settings: Settings) -> Retention:
-    """What the settings say about how much is kept."""
-    return Retention(
+def history_of(settings: Settings, store: Store) -> History:
+    """Return the histories that the service uses."""
+    retention = Retention(
         events=settings.history_events,
         history_ttl_s=round(settings.history_ttl_days * 86_400),
-        embedding_ttl_s=max(1, round(settings.embedding_ttl_hours * 3600)),
         stream=settings.event_stream_max,
     )
+    return History(store, UserKeys(settings.namespace), retention)
+
+
+def stream_of(settings: Settings, store: Store) -> EventStream:
+    """Return the stream of events that the service has accepted."""
+    return EventStream(store, UserKeys(settings.namespace))
 
 
 def _make_gate(settings: Settings, api: ASGIApp, endpoint: RecommendEndpoint, metrics: Metrics, log: Log) -> Gate:

@@ -1,6 +1,6 @@
 """Every setting of the service, read from the environment: the variable is RETORT_ and the name in capitals.
 
-A command-line flag of the same name takes precedence. Only __main__, app and service.command see a Settings object;
+A command-line flag of the same name takes precedence. Only app and the modules of command see a Settings object;
 everything else is given values.
 """
 

@@ -28,7 +28,7 @@ import throughput
 from overload import BUDGET_MS, Probe, probe
 from rig import NULL_APP, machine, percentiles, pinned, started_app
 
-from service.release.published import Releases
+from service.release.published import PublishedVersions
 from service.store.breaker import Breaker
 from service.store.client import Store
 
@@ -90,13 +90,13 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def with_releases(url: str, work):
-    """Do something with the releases of a store."""
+def with_published(url: str, work):
+    """Do something with the versions published in a store."""
 
     async def do():
         store = Store(url, max_connections=4, slow_s=5.0, breaker=Breaker())
         try:
-            return await work(Releases(store, "retort"))
+            return await work(PublishedVersions(store, "retort"))
         finally:
             await store.close()
 
@@ -108,8 +108,7 @@ def publish_all(arguments: argparse.Namespace, directory: Path, store_url: str) 
     versions = {}
     for seed, own in enumerate(OWN, start=1):
         throughput.draw_bundle(arguments.bundle, arguments.items, directory / own, seed=seed, own=own)
-        published = with_releases(store_url, lambda releases, own=own: releases.upload(directory / own))
-        versions[own] = published.version
+        versions[own] = with_published(store_url, lambda published, own=own: published.upload(directory / own)).version
     return versions
 
 
@@ -124,16 +123,16 @@ class Swapper:
 
     def run(self) -> None:
         """Swap so often."""
-        with_releases(self._store_url, self._run)
+        with_published(self._store_url, self._run)
 
-    async def _run(self, releases: Releases) -> None:
+    async def _run(self, published: PublishedVersions) -> None:
         end = time.monotonic() + self._most_s
         for number in range(self._n_swaps):
             if time.monotonic() > end:
                 return
             version = self._versions[number % len(self._versions)]
             start = time.monotonic()
-            await releases.activate(version)
+            await published.activate(version)
             while await asyncio.to_thread(served, self._url) != version:
                 await asyncio.sleep(0.02)
             self._took_s.append(time.monotonic() - start)

@@ -75,7 +75,7 @@ HOMES = {
     "rich": {"training.progress"},
 }
 """The folder, or the file at the root, where a library is named; in service and in training at most one each."""
-SEES_SETTINGS = {"service.__main__", "service.app", "service.command"}
+SEES_SETTINGS = {"service.app", "service.command"}
 SEES_CONFIG = {"training.__main__", "training.run"}
 
 
