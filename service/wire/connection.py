@@ -10,8 +10,6 @@ a rate far above what can be answered, that is the difference between answering 
 """
 
 import asyncio
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Protocol, cast
@@ -24,27 +22,15 @@ from service.wire.crowd import ANSWERING, IDLE, IN_BODY, IN_HEAD, Crowd
 from service.wire.lingering import LingeringTransport
 from service.wire.path import split_target
 from service.wire.reply import RawHeaders, Reply, error_body, write_reply
-from service.wire.request_parser import HEAD_BYTES, MalformedRequestError, RequestParser
+from service.wire.request_parser import MalformedRequestError, RequestParser
 from service.wire.trace import Trace
+from service.wire.whole_post import Post, read_post
 
 HEAD_S = 10.0
 BODY_S = 15.0
 """Longer than a route waits for a body, so that its 408 comes first."""
-_HEAD = re.compile(rb"POST (/[!-$&-~]*) HTTP/1\.1\r\n((?:[\w-]+: ?[!-~][ -~]*\r\n)+)\r\n")
-_FIELD = re.compile(rb"([^:]+): ?([^\r]+)\r\n")
-_UNUSUAL = {b"transfer-encoding", b"upgrade", b"expect", b"proxy-connection", b"content-encoding"}
-_MAX_DIGITS = 9
 _AT_ONCE = 4
 _CODES = {408: "head_timeout", 431: "head_too_large", 501: "malformed_request"}
-
-
-@dataclass(slots=True)
-class Post:
-    """A POST request that came in one piece. headers: by their names in lower case."""
-
-    url: bytes
-    headers: Mapping[bytes, bytes]
-    body: bytes
 
 
 @dataclass(slots=True)
@@ -332,21 +318,6 @@ class Connection(HttpToolsProtocol):
     def _is_free(self) -> bool:
         """Whether nothing is in progress."""
         return self.cycle is None or self.cycle.response_complete
-
-
-def read_post(data: bytes) -> Post | None:
-    """Return the request where data are one whole POST request and nothing more; None where that is not sure."""
-    head = _HEAD.match(data, 0, HEAD_BYTES)
-    if head is None:
-        return None
-    fields = _FIELD.findall(head[2])
-    headers = {name.lower(): value for name, value in fields}
-    length = headers.get(b"content-length", b"")
-    if len(headers) < len(fields) or not _UNUSUAL.isdisjoint(headers) or len(length) > _MAX_DIGITS:
-        return None
-    if headers.get(b"connection", b"keep-alive") != b"keep-alive" or not length.isdigit() or b"host" not in headers:
-        return None
-    return Post(head[1], headers, data[head.end() :]) if int(length) == len(data) - head.end() else None
 
 
 def _path_of(url: bytes) -> str:

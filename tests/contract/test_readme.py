@@ -7,12 +7,13 @@ import re
 import shutil
 import subprocess
 import tomllib
+from typing import get_args
 
 import pytest
 
 from service.__main__ import _parser as service_parser
-from service.http.schema import Event, RecommendRequest
-from service.metrics import LEVELS, REASONS, Metrics
+from service.http.schema import Event, Quality, RecommendRequest
+from service.metrics import REASONS, Metrics
 from service.settings import Settings
 from service.wire.reply import STATUS
 from tests.contract.document import DOCUMENTS, ROOT
@@ -185,7 +186,7 @@ def test_every_field_of_a_request_is_named_with_its_default(heading, model):
 
 
 def test_levels_and_reasons_are_named_in_their_order():
-    assert tuple(SERVICE.rows("level")) == LEVELS
+    assert tuple(SERVICE.rows("level")) == get_args(Quality.model_fields["level"].annotation)
     assert tuple(SERVICE.rows("reason")) == REASONS
 
 

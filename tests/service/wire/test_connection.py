@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.store.embedded import socket_path
-from service.wire.connection import read_post
 from service.wire.crowd import Crowd
 from service.wire.reply import RawHeaders, Reply, send_reply, write_reply
 from service.wire.server import Server, ServerRule, address_of, bind, loop_factory
 from service.wire.trace import Trace
+from service.wire.whole_post import read_post
 from tests.service.running import Proxy, Running, wait_for
 
 BODY = b'{"history": ["i1"]}'
