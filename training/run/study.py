@@ -15,7 +15,8 @@ from training.distillation.student import STUDENT
 from training.distillation.term import TERMS, check_terms, missing, parse_terms
 from training.errors import InputError
 from training.model.checkpoint import load_model
-from training.run.config import Compress, dump_config, parse_candidates, parse_numbers, pupil_of
+from training.run.config import Compress, parse_candidates, parse_numbers, pupil_of
+from training.run.config_file import dump_config
 from training.run.directory import (
     Run,
     check_student,
