@@ -9,7 +9,7 @@ import polars as pl
 
 from service.bundle import Bundle, BundleError, open_bundle, tie_hash
 from training.data.event import select_events
-from training.data.interaction_file import read_events
+from training.data.interaction_file import Cleaning, read_interactions
 from training.errors import InputError
 from training.evaluation.judge import describe, rank
 from training.evaluation.question import Question
@@ -47,8 +47,7 @@ def read_question(
     """Read both files into a question in the bundle's rows, and how many targets the bundle does not know."""
     row = {item_id: number for number, item_id in enumerate(bundle.items.ids)}
     known, asked = (
-        read_events(file, columns=columns, events=[], min_weight=0.0, max_history=MAX_HISTORY).frame
-        for file in (interactions, heldout)
+        read_interactions(file, Cleaning(columns, max_history=MAX_HISTORY)).frame for file in (interactions, heldout)
     )
     first = asked.group_by("user_id", maintain_order=True).first()
     known = _before(known, first)

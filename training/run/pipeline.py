@@ -19,8 +19,10 @@ import numpy as np
 import polars as pl
 
 from service.bundle import BundleError, open_bundle, read_manifest
+from training.data.interaction_file import Cleaning
 from training.data.prepare import parse_columns, prepare
 from training.data.prepared import ITEMS, Prepared
+from training.data.split import SplitRule
 from training.distillation.refit import refit_student
 from training.distillation.student import STUDENT, distill
 from training.distillation.term import NEURAL
@@ -62,28 +64,22 @@ PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
 def run_prepare(run: Run, interactions: Path, items: Path | None) -> None:
     """Read the files into prepared/ and say what was kept and dropped."""
     parse_models(run.config.baselines.models)  # a wrong name now, not after the training
-    settings, split = run.config.prepare, run.config.split
+    settings = run.config.prepare
+    cleaning = Cleaning(
+        parse_columns(settings.columns),
+        [name.strip() for name in settings.events.split(",") if name.strip()],
+        settings.min_weight,
+        settings.max_malformed,
+        settings.max_history,
+    )
+    rule = SplitRule(**asdict(run.config.split))
     inputs = {"interactions": file_fingerprint(interactions), "items": file_fingerprint(items) if items else ""}
 
     def work(out: Path) -> None:
         shutil.rmtree(out)  # prepare starts clean: it makes its directory itself
-        prepare(
-            interactions,
-            items,
-            out,
-            columns=parse_columns(settings.columns),
-            events=[name.strip() for name in settings.events.split(",") if name.strip()],
-            min_weight=settings.min_weight,
-            max_malformed=settings.max_malformed,
-            max_history=settings.max_history,
-            repeats=settings.repeats,
-            **asdict(split),
-        )
+        prepare(interactions, items, out, cleaning, rule, settings.repeats)
 
-    rules = asdict(split)
-    if split.test != "users":
-        del rules["folds"], rules["fold"]  # they say nothing: what was prepared without them stays
-    run.stage("prepared", {"prepare": asdict(settings), "split": rules}, inputs, work)
+    run.stage("prepared", {"prepare": asdict(settings), "split": rule.settings()}, inputs, work)
     _describe_data(run)
 
 
