@@ -32,7 +32,6 @@ ROUTES = (
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 STAGES = ("parse", "queue", "store", "encode", "score", "rules", "serialize")
-LEVELS = ("full", "degraded", "fallback")
 REASONS = (
     "cold_user", "stale_profile", "store_timeout", "store_error", "breaker_open", "deadline", "model_error",
     "nonfinite_scores", "not_enough_items",

@@ -57,11 +57,6 @@ def parse_terms(text: str, setting: str = "distill.terms") -> dict[str, float]:
     return terms
 
 
-def format_terms(terms: Mapping[str, float]) -> str:
-    """Return the list that parse_terms reads."""
-    return ",".join(f"{name}:{weight:g}" for name, weight in terms.items())
-
-
 NEURAL = frozenset({"transformer", "text"})  # the teachers with states, layers and item vectors
 
 

@@ -13,7 +13,7 @@ from training.data.event import Events
 from training.distillation.batch_term import PARTS
 from training.distillation.source import Source
 from training.distillation.teaching import Recipe, Teaching, smooth, teach
-from training.distillation.term import TERMS, Pupil, check_terms, format_terms, parse_terms
+from training.distillation.term import TERMS, Pupil, check_terms, parse_terms
 from training.distillation.validation_term import feedback_gradient
 from training.errors import InputError
 from training.evaluation.breakdown import popularity_quintile
@@ -238,9 +238,9 @@ class Backwards:
         return -self.labels.logits(event)
 
 
-def test_a_list_of_terms_reads_back_as_it_was_written():
+def test_a_list_of_terms_names_each_with_its_weight_or_the_terms_own():
     assert parse_terms(" kl , hint:0.1") == {"kl": 1.0, "hint": 0.1}
-    assert parse_terms(format_terms({"kl": 0.5, "relations": 3.0})) == {"kl": 0.5, "relations": 3.0}
+    assert parse_terms("kl:0.5,relations:3") == {"kl": 0.5, "relations": 3.0}
 
 
 @pytest.mark.parametrize(
