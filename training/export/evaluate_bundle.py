@@ -1,4 +1,7 @@
-"""Evaluate a bundle alone on a file of what was known and a file of what came next: no torch, no run directory."""
+"""Evaluate a bundle on a file of what was known and a file of what came next.
+
+It needs no run directory, and the scores are those of the bundle through onnxruntime, not those of torch.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -14,8 +14,8 @@ from pydantic.dataclasses import dataclass
 from training.distillation.term import TERMS, Pupil, parse_terms
 from training.errors import InputError
 
-MEMBERS = ("transformer", "linear", "text", "twin")
-MIXERS = ("attention", "pool", "gru")
+MEMBERS = ("transformer", "linear", "text", "twin")  # the kinds of teacher
+MIXERS = ("attention", "pool", "gru")  # the kinds of block
 KNOWN_ONLY = ConfigDict(extra="forbid")
 
 
@@ -77,19 +77,22 @@ OtherTemperature = Annotated[StrictFloat, _must("be above 0, or 0 for the studen
 
 @dataclass(frozen=True, config=KNOWN_ONLY)
 class Prepare:
-    """How the files are read."""
+    """How the files are read.
+
+    repeats: may seen items be recommended? auto: they may where more than 5 % of the held-out events repeat one.
+    """
 
     columns: Text = ""  # "user_id=CustomerID,item_id=StockCode": our name = theirs
     events: Text = ""  # "purchase,view": only these values of the event column count; empty: all
     min_weight: StrictFloat = 0.0  # rows of this weight or less are dropped; without a weight column every row counts
     max_malformed: Share = 0.01  # the run stops where a larger share of the rows cannot be read
     max_history: AtLeast1 = 500  # newest events kept of a user: as many as the store keeps
-    repeats: Annotated[Text, _one_of("auto", "yes", "no")] = "auto"  # recommend seen items? auto: if > 5 % repeat
+    repeats: Annotated[Text, _one_of("auto", "yes", "no")] = "auto"
 
 
 @dataclass(frozen=True, config=KNOWN_ONLY)
 class Split:
-    """What is held out. last: each user's last event (test), the one before (val). time: the newest share of events."""
+    """What is held out: each user's last event, the newest share of all events, a fold of the users, or nothing."""
 
     test: Annotated[Text, _one_of("last", "time", "users", "none")] = "last"
     val: Annotated[Text, _one_of("last", "time")] = "last"
@@ -100,7 +103,7 @@ class Split:
 
 @dataclass(frozen=True, config=KNOWN_ONLY)
 class Teacher:
-    """Which models teach, mixed as validation says; and the size and training of the transformers among them."""
+    """Which models teach, and the size and training of the transformers among them. Validation says how they mix."""
 
     dim: AtLeast1 = 128
     blocks: Blocks = "pool,attention,attention"
@@ -120,7 +123,7 @@ class Teacher:
 
 @dataclass(frozen=True, config=KNOWN_ONLY)
 class Student:
-    """The student's size and its training; the student alone is trained the same way without a teacher."""
+    """The student's size and training. The student without a teacher, to compare with, is trained the same way."""
 
     dim: AtLeast1 = 384
     blocks: Blocks = "pool"
