@@ -32,17 +32,25 @@ from service.http.users import user_routes
 from service.logs import Log
 from service.metrics import Metrics
 from service.model.model import load_model
+from service.recommendation.budget import BudgetRule
+from service.recommendation.lookup import Lookup
+from service.recommendation.memory import Memory
+from service.recommendation.ranker import Ranker
 from service.recommendation.recommender import Recommender
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
 from service.release.generation import Generation, Generations
-from service.release.published import OWN_NUMBER, Releases
+from service.release.published import OWN_NUMBER, PublishedVersions
 from service.release.trial import try_bundle
 from service.settings import Settings
 from service.store.breaker import Breaker
 from service.store.client import Store
 from service.store.embedded import Embedded
-from service.user.history import Profile, Retention
+from service.user.embedding import EmbeddingCache
+from service.user.history import History, Retention
+from service.user.key import UserKeys
+from service.user.stream import EventStream
+from service.wire.crowd import Crowd, most_connections
 
 _STORE_START_S = 10.0
 _COMMAND_TIMEOUT_S = 30.0
@@ -69,9 +77,14 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service ready to listen. version: the one that is served first. drain: says that it is not ready any more."""
+    """A service ready to listen.
+
+    app: the gate. crowd: its connections, of which there are none yet. version: the one that is served first. drain:
+    says that it is not ready any more.
+    """
 
     app: ASGIApp
+    crowd: Crowd
     version: str
     drain: Callable[[], None]
 
@@ -90,23 +103,23 @@ async def open_service(
     async with AsyncExitStack() as stack:
         store = await open_store(settings, stack, metrics=metrics, log=log)
         loader = GenerationLoader(settings, store, metrics, log)
-        releases = Releases(store, settings.namespace)
-        fetched = FetchedBundles(settings.data_dir / "releases", releases, trial_of(settings))
-        follower = Follower(releases, fetched, loader.load, metrics, log)
+        published = PublishedVersions(store, settings.namespace)
+        fetched = FetchedBundles(settings.data_dir / "releases", published, trial_of(settings))
+        follower = Follower(published, fetched, loader.load, metrics, log)
         first = None if is_pinned else await follower.find_first(settings.bundle)
         generations = Generations(first or _load_own(settings, loader))
         stack.push_async_callback(generations.rest)
         readiness = Readiness(store, store_kind or ("external" if settings.redis_url else "embedded"), generations)
-        profile = loader.profile()
+        history = history_of(settings, store)
         api = create_api(
             [
-                event_routes(profile, metrics),
-                user_routes(profile, generations),
-                model_routes(generations, releases, follower.look_soon),
+                event_routes(history, metrics),
+                user_routes(history, stream_of(settings, store), generations),
+                model_routes(generations, published, follower.look_soon),
                 probe_routes(readiness.describe, metrics),
             ]
         )
-        endpoint = RecommendEndpoint(generations, metrics, budget_ms=settings.budget_ms)
+        endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings))
         gate = _make_gate(settings, api, endpoint, metrics, log)
         _show(metrics, generations)
         stack.push_async_callback(_cancel, asyncio.create_task(_watch_lag(metrics)))
@@ -114,7 +127,7 @@ async def open_service(
             stack.push_async_callback(_cancel, asyncio.create_task(follower.run(generations)))
         gc.collect()
         gc.freeze()  # what lives as long as the process is not scanned again and again
-        yield Service(gate, generations.live.version, readiness.drain)
+        yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
 def _show(metrics: Metrics, generations: Generations) -> None:
@@ -134,31 +147,26 @@ class GenerationLoader:
     def load(self, path: Path, number: int) -> Generation:
         """Load a bundle, hold it against its golden answers, and warm it. Raises StartError."""
         model = load_model(path, kind=self._settings.index, codes=codes_of(self._settings), warn=self._warn)
-        manifest = model.manifest
-        recommender = Recommender(
-            model.student,
-            model.catalogue,
-            self.profile(manifest.dim, manifest.version),
-            self._metrics,
-            max_history=manifest.max_history,
-            store_share=self._settings.store_share,
-            memory_users=self._settings.memory_users,
-        )
+        manifest, catalogue = model.manifest, model.catalogue
+        history = history_of(self._settings, self._store)
+        embeddings = self._embeddings(history, manifest.dim, manifest.version)
+        lookup = Lookup(history, embeddings, catalogue, Memory(self._settings.memory_users), self._metrics)
+        ranker = Ranker(model.student, catalogue, self._metrics, max_history=manifest.max_history)
+        recommender = Recommender(catalogue, lookup, ranker, self._metrics)
         recommender.warm()
-        return Generation(manifest, model.catalogue, recommender, number)
+        return Generation(manifest, catalogue, recommender, number)
 
-    def profile(self, dim: int = 1, version: str = "") -> Profile:
-        """Reach the users' records of one version; without one, all that is not a version's."""
-        return Profile(
-            self._store,
-            namespace=self._settings.namespace,
-            retention=retention_of(self._settings),
-            dim=dim,
-            version=version,
-        )
+    def _embeddings(self, history: History, dim: int, version: str) -> EmbeddingCache:
+        keys, ttl_s = UserKeys(self._settings.namespace), max(1, round(self._settings.embedding_ttl_hours * 3600))
+        return EmbeddingCache(self._store, keys, history, ttl_s=ttl_s, dim=dim, version=version)
 
     def _warn(self, message: str) -> None:
         self._log.write("warning", "index", message=message)
+
+
+def budget_rule(settings: Settings) -> BudgetRule:
+    """Return how the time of a request is shared out."""
+    return BudgetRule(settings.budget_ms / 1000, settings.store_share)
 
 
 def codes_of(settings: Settings) -> Path:
@@ -231,13 +239,6 @@ async def reach_store(settings: Settings) -> AsyncIterator[Store]:
         yield store
 
 
-@asynccontextmanager
-async def open_profile(settings: Settings) -> AsyncIterator[Profile]:
-    """Reach the histories that the service uses."""
-    async with reach_store(settings) as store:
-        yield Profile(store, namespace=settings.namespace, retention=retention_of(settings), dim=1)
-
-
 def make_store(settings: Settings, url: str, *, metrics: Metrics | None, log: Log) -> Store:
     """Build the store's client."""
 
@@ -258,26 +259,31 @@ def make_store(settings: Settings, url: str, *, metrics: Metrics | None, log: Lo
     return Store(
         url,
         max_connections=settings.store_connections,
-        slow_s=settings.budget_ms / 1000 * settings.store_share,
+        slow_s=budget_rule(settings).slow_store_s,
         breaker=Breaker(on_change),
         on_call=on_call,
         on_error=on_error,
     )
 
 
-def retention_of(settings: Settings) -> Retention:
-    """What the settings say about how much is kept."""
-    return Retention(
+def history_of(settings: Settings, store: Store) -> History:
+    """Return the histories that the service uses."""
+    retention = Retention(
         events=settings.history_events,
         history_ttl_s=round(settings.history_ttl_days * 86_400),
-        embedding_ttl_s=max(1, round(settings.embedding_ttl_hours * 3600)),
         stream=settings.event_stream_max,
     )
+    return History(store, UserKeys(settings.namespace), retention)
+
+
+def stream_of(settings: Settings, store: Store) -> EventStream:
+    """Return the stream of events that the service has accepted."""
+    return EventStream(store, UserKeys(settings.namespace))
 
 
 def _make_gate(settings: Settings, api: ASGIApp, endpoint: RecommendEndpoint, metrics: Metrics, log: Log) -> Gate:
     few = max(1, settings.max_in_flight // 8)
-    answers = Limit(target_s=settings.budget_ms / 4000, most=settings.max_in_flight)
+    answers = Limit(target_s=budget_rule(settings).answer_target_s, most=settings.max_in_flight)
     metrics.watch(metrics.concurrency_limit, lambda: answers.value)
     return Gate(
         api,
@@ -287,6 +293,16 @@ def _make_gate(settings: Settings, api: ASGIApp, endpoint: RecommendEndpoint, me
         Rates(settings.rate_per_s),
         Account(metrics, log if settings.log_requests else None),
     )
+
+
+def _make_crowd(settings: Settings, metrics: Metrics, log: Log) -> Crowd:
+    def note_shed() -> None:
+        metrics.shed["connections"].inc()
+        log.fault("too_many_connections", most=crowd.most)
+
+    crowd = Crowd(most_connections(settings.max_connections), note_shed)
+    metrics.watch(metrics.connections, lambda: len(crowd))
+    return crowd
 
 
 async def _watch_lag(metrics: Metrics) -> None:

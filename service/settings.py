@@ -1,6 +1,7 @@
-"""Every setting of the service, and the only reader of the environment: RETORT_ plus the name in capitals.
+"""Every setting of the service, read from the environment: the variable is RETORT_ and the name in capitals.
 
-Command-line flags of the same name win over the environment. Only __main__ and app see a Settings object.
+A command-line flag of the same name takes precedence. Only app and the modules of command see a Settings object;
+everything else is given values.
 """
 
 from pathlib import Path
@@ -12,10 +13,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.errors import StartError
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+"""Hosts that only this machine can reach."""
 
 
 class Settings(BaseSettings):
-    """The settings, with their defaults and bounds."""
+    """The settings, each with its default, its bounds and what it means."""
 
     model_config = SettingsConfigDict(env_prefix="RETORT_", extra="ignore", frozen=True)
 
@@ -51,6 +53,11 @@ class Settings(BaseSettings):
         le=65536,
         description="answers in flight at most, else 503; fewer while they take a quarter of the budget",
     )
+    max_connections: int = Field(
+        0, ge=0, le=1_000_000, description="open connections at most, idle ones give way; 0: 4096, or what files allow"
+    )
+    keep_alive_s: int = Field(75, ge=1, le=3600, description="seconds that a connection may be idle")
+    root_path: str = Field("", pattern=r"^(/[^/?#%\s]+)*$", description="prefix of every path, as a proxy keeps it")
     rate_per_s: float = Field(
         0, ge=0, le=1e6, description="requests a second of one caller (key, else address), else 429; 0: no limit"
     )
@@ -90,12 +97,15 @@ class Settings(BaseSettings):
 
     @property
     def is_exposed_without_keys(self) -> bool:
-        """Whether it would listen beyond loopback with nothing to ask callers for."""
+        """Whether other machines could reach the service without a key, and allow_anonymous does not permit it."""
         return self.host not in LOOPBACK and not self.keys and not self.allow_anonymous
 
 
 def read_settings(**flags: object) -> Settings:
-    """Read the environment, with the flags that are not None in front. Raises StartError naming each bad setting."""
+    """Read the settings from the environment and from flags, of which those that are None do not count.
+
+    Raises StartError that names each bad setting, but not its value.
+    """
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         return Settings(**given)  # type: ignore[arg-type]

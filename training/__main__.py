@@ -18,7 +18,8 @@ from training.progress import Progress, TensorBoardLog
 from training.report.comparison import compare_runs
 from training.report.page import write_comparison
 from training.report.text import ablation_lines, capacity_lines, comparison_lines, compression_lines, summary_lines
-from training.run.config import Config, check_refit, differing_settings, dump_config, load_config
+from training.run.config import Config, check_refit
+from training.run.config_file import differing_settings, dump_config, load_config
 from training.run.demo import SMALL, check_port, serve_demo
 from training.run.directory import Run, check_prepared
 from training.run.pipeline import (

@@ -1,4 +1,4 @@
-"""python -m service serve: one process, or a parent and its workers."""
+"""The command serve: one process that answers requests, or a supervisor and its workers."""
 
 import argparse
 import asyncio
@@ -12,23 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.app import open_service, start_embedded
-from service.command.worker import Crew
+from service.command.worker import Supervisor, WorkerStart
 from service.errors import StartError
-from service.http.server import BACKLOG, Server, address_of, bind, loop_factory
 from service.logs import Log, LogHandler
 from service.settings import Settings, read_settings
+from service.wire.server import BACKLOG, Server, ServerRule, address_of, bind, loop_factory
 
 MAX_WORKERS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
-    """What a worker was given by its crew; nothing where it serves alone."""
+class Inherited:
+    """Descriptors inherited from the supervisor, and the kind of its store; None when alone.
+
+    listener_fd: the bound socket. ready_fd: a pipe, into which the worker writes once it serves.
+    """
 
     listener_fd: int | None
     ready_fd: int | None
     store_kind: str | None
-    is_pinned: bool
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -47,17 +49,17 @@ def serve(arguments: argparse.Namespace) -> int:
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             if arguments.workers > 1:
-                runner.run(_lead(settings, arguments.workers, log, is_pinned=arguments.pin))
+                runner.run(_supervise(settings, arguments.workers, log, is_pinned=arguments.pin))
             else:
-                post = Post(arguments.listener_fd, arguments.ready_fd, arguments.store_kind, arguments.pin)
-                runner.run(_listen(settings, log, post))
+                inherited = Inherited(arguments.listener_fd, arguments.ready_fd, arguments.store_kind)
+                runner.run(_listen(settings, log, inherited, is_pinned=arguments.pin))
     finally:
         log.close()
     return 0
 
 
-async def _lead(settings: Settings, n_workers: int, log: Log, *, is_pinned: bool) -> None:
-    """Be the parent of several workers."""
+async def _supervise(settings: Settings, n_workers: int, log: Log, *, is_pinned: bool) -> None:
+    """Run several workers until told to stop."""
     listener = bind(settings.host, settings.port)
     listener.set_inheritable(True)
     async with AsyncExitStack() as stack:
@@ -69,35 +71,30 @@ async def _lead(settings: Settings, n_workers: int, log: Log, *, is_pinned: bool
         if settings.redis_url is None:
             given["RETORT_REDIS_URL"] = start_embedded(settings, stack, log)
             arguments += ["--store-kind", "embedded"]
-        crew = Crew(
-            listener,
-            n_workers=n_workers,
-            arguments=arguments,
-            environment={**os.environ, **given},
-            metrics_dir=metrics_dir,
-            log=log,
-            stop_s=settings.drain_s + settings.shutdown_s,
-        )
+        start = WorkerStart(listener, arguments, {**os.environ, **given})
+        stop_s = settings.drain_s + settings.shutdown_s
+        supervisor = Supervisor(start, n_workers, metrics_dir=metrics_dir, log=log, stop_s=stop_s)
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, crew.stop)
-        await crew.wait_until_ready()
+            asyncio.get_running_loop().add_signal_handler(number, supervisor.stop)
+        await supervisor.wait_until_ready()
         log.write("info", "listening", **address_of(listener), pid=os.getpid(), workers=n_workers)
-        await crew.run()
+        await supervisor.run()
     log.write("info", "stopped")
 
 
-async def _listen(settings: Settings, log: Log, post: Post) -> None:
-    """Serve; alone, or as one of a crew."""
-    is_alone = post.listener_fd is None
-    listener = bind(settings.host, settings.port) if is_alone else socket.socket(fileno=post.listener_fd)
-    async with open_service(settings, log, store_kind=post.store_kind, is_pinned=post.is_pinned) as service:
+async def _listen(settings: Settings, log: Log, inherited: Inherited, *, is_pinned: bool) -> None:
+    """Serve in this process until told to stop, alone or as a worker."""
+    is_alone = inherited.listener_fd is None
+    listener = bind(settings.host, settings.port) if is_alone else socket.socket(fileno=inherited.listener_fd)
+    async with open_service(settings, log, store_kind=inherited.store_kind, is_pinned=is_pinned) as service:
         listener.listen(BACKLOG)  # before it is said: uvicorn itself listens a few ticks later
         event = "listening" if is_alone else "worker_ready"
         log.write("info", event, **address_of(listener), pid=os.getpid(), model_version=service.version)
-        if post.ready_fd is not None:
-            os.write(post.ready_fd, b"1")
-            os.close(post.ready_fd)
-        server = Server(service.app, service.drain, drain_s=settings.drain_s, shutdown_s=settings.shutdown_s)
+        if inherited.ready_fd is not None:
+            os.write(inherited.ready_fd, b"1")
+            os.close(inherited.ready_fd)
+        rule = ServerRule(settings.drain_s, settings.shutdown_s, settings.keep_alive_s, settings.root_path)
+        server = Server(service.app, service.crowd, service.drain, rule)
         await server.serve(sockets=[listener])
     log.write("info", "stopped")
 

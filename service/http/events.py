@@ -11,10 +11,10 @@ from service.errors import RequestError, StoreError
 from service.http.message import STORE_TIMEOUT_S, json_response, read_json, store_unavailable
 from service.http.openapi import documented
 from service.http.schema import Event, EventsRequest, EventsResponse, Rejected, check_events, parse_event_list
-from service.http.trace import Trace
 from service.metrics import Metrics
 from service.user.event import StoredEvent
-from service.user.history import Profile
+from service.user.history import History
+from service.wire.trace import Trace
 
 EVENTS_BODY_BYTES = 2 << 20
 MAX_FUTURE_S = 300
@@ -23,10 +23,10 @@ _TURN_S = 5.0
 """How long a body waits for those that came before it."""
 
 
-def event_routes(profile: Profile, metrics: Metrics) -> APIRouter:
+def event_routes(history: History, metrics: Metrics) -> APIRouter:
     """Return the route that stores events."""
     router = APIRouter()
-    writer = EventWriter(profile, metrics)
+    writer = EventWriter(history, metrics)
 
     @router.post("/events", **documented(EventsRequest, EventsResponse, 413, 415, 422, 503))
     async def events(request: Request) -> Response:
@@ -44,8 +44,8 @@ def event_routes(profile: Profile, metrics: Metrics) -> APIRouter:
 class EventWriter:
     """Writes lists of events in slices, one slice of one list at a time: a flood delays events, not answers."""
 
-    def __init__(self, profile: Profile, metrics: Metrics) -> None:
-        self._profile, self._metrics = profile, metrics
+    def __init__(self, history: History, metrics: Metrics) -> None:
+        self._history, self._metrics = history, metrics
         self._turn = asyncio.Lock()
 
     async def write(self, listed: list[object], trace: Trace) -> tuple[list[bool], list[Rejected]]:
@@ -82,7 +82,7 @@ class EventWriter:
         if not stored:
             return []
         try:
-            added = await self._profile.append(stored, STORE_TIMEOUT_S)
+            added = await self._history.append(stored, STORE_TIMEOUT_S)
         except StoreError as exc:
             self._metrics.events["unavailable"].inc(len(stored))
             raise store_unavailable() from exc

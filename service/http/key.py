@@ -4,7 +4,7 @@ import hmac
 from collections.abc import Sequence
 
 from service.errors import RequestError
-from service.http.message import RawHeaders
+from service.wire.reply import RawHeaders
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 ADMIN_PATHS = frozenset({"/model/activate", "/model/rollback"})

@@ -16,12 +16,14 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from service.errors import RequestError
-from service.http.message import BUG, RawHeaders, Reply, error_reply, read_json, send_reply
+from service.http.message import read_json
 from service.http.schema import RecommendRequest, parse_recommend
-from service.http.trace import Trace
 from service.metrics import Metrics
+from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Answer, Query
 from service.release.generation import Generation, Generations
+from service.wire.reply import BUG, RawHeaders, Reply, error_reply, send_reply
+from service.wire.trace import Trace
 
 BODY_BYTES = 1 << 20
 _LOGGER = logging.getLogger(__name__)
@@ -30,9 +32,9 @@ _LOGGER = logging.getLogger(__name__)
 class RecommendEndpoint:
     """Answers POST /recommend."""
 
-    def __init__(self, generations: Generations, metrics: Metrics, *, budget_ms: int) -> None:
-        """budget_ms: of a request that names none."""
-        self._generations, self._metrics, self._budget_ms = generations, metrics, budget_ms
+    def __init__(self, generations: Generations, metrics: Metrics, rule: BudgetRule) -> None:
+        """rule: makes the budget of a request."""
+        self._generations, self._metrics, self._rule = generations, metrics, rule
         self._qualities: dict[tuple[str, ...], bytes] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,29 +60,24 @@ class RecommendEndpoint:
             asked = parse_recommend(body)
             self._metrics.stage["parse"].observe(time.monotonic() - start)
             generation = self._generations.live  # to the end, whatever is swapped meanwhile
-            future = generation.recommender.recommend(self._query(asked, generation, trace))
+            query = self._query(asked, generation, trace)
+            future = generation.recommender.recommend(query)
         except Exception as exc:  # a border: a bug must still be answered
             reply(*_reply_to(exc))
             return
-        future.add_done_callback(partial(self._end, asked, generation, trace, reply))
+        future.add_done_callback(partial(self._end, query, generation, trace, reply))
 
     def _end(
-        self,
-        asked: RecommendRequest,
-        generation: Generation,
-        trace: Trace,
-        reply: Reply,
-        future: "asyncio.Future[Answer]",
+        self, query: Query, generation: Generation, trace: Trace, reply: Reply, future: "asyncio.Future[Answer]"
     ) -> None:
         try:
-            body = self._render(asked, future.result(), generation, trace)
+            body = self._render(query, future.result(), generation, trace)
         except (Exception, asyncio.CancelledError) as exc:  # a border: a bug must still be answered
             reply(*_reply_to(exc))
             return
         reply(200, body, ())
 
     def _query(self, asked: RecommendRequest, generation: Generation, trace: Trace) -> Query:
-        budget_s = (asked.budget_ms or self._budget_ms) / 1000
         return Query(
             user_id=asked.user_id,
             k=asked.k,
@@ -89,20 +86,18 @@ class RecommendEndpoint:
             exclude_seen=generation.exclude_seen if asked.exclude_seen is None else asked.exclude_seen,
             candidates=asked.candidates,
             caller=trace,
-            arrived=trace.arrived,
-            deadline=trace.arrived + budget_s,
-            budget_s=budget_s,
+            budget=self._rule.start(trace.arrived, asked.budget_ms),
             is_debug=asked.debug,
         )
 
-    def _render(self, asked: RecommendRequest, answer: Answer, generation: Generation, trace: Trace) -> bytes:
+    def _render(self, query: Query, answer: Answer, generation: Generation, trace: Trace) -> bytes:
         start = time.monotonic()
         took_s = start - trace.arrived
         recommendation_id = f"{random.getrandbits(128):032x}"  # a name, not a secret
-        extra = orjson.dumps({"stages_ms": answer.stages_ms, "funnel": answer.funnel}) if asked.debug else None
+        extra = orjson.dumps({"stages_ms": answer.stages_ms, "funnel": answer.funnel}) if query.is_debug else None
         parts = [
             b'{"recommendation_id":"', recommendation_id.encode(),
-            b'","user_id":', orjson.dumps(asked.user_id),
+            b'","user_id":', orjson.dumps(query.user_id),
             b',"model_version":', generation.version_json,
             b',"items":[', generation.catalogue.render(answer.ranked),
             b'],"quality":', self._quality(answer),
@@ -111,12 +106,10 @@ class RecommendEndpoint:
         ]  # fmt: skip
         parts += [b',"debug":', extra, b"}"] if extra else [b"}"]
         reason = answer.reasons[0] if answer.reasons else "none"
-        self._metrics.count_answer(
-            answer.level, reason, is_within=took_s <= (asked.budget_ms or self._budget_ms) / 1000
-        )
+        self._metrics.count_answer(answer.level, reason, is_within=query.budget.is_kept(start))
         trace.fields = {
-            "recommendation_id": recommendation_id, "user_id": asked.user_id, "level": answer.level,
-            "reason": reason, "k": asked.k,
+            "recommendation_id": recommendation_id, "user_id": query.user_id, "level": answer.level,
+            "reason": reason, "k": query.k,
         }  # fmt: skip
         body = b"".join(parts)
         self._metrics.stage["serialize"].observe(time.monotonic() - start)

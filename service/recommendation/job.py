@@ -1,4 +1,8 @@
-"""What is asked and what is answered: the values that pass between the endpoint and the recommender."""
+"""What passes between the rooms of a recommendation: the query, its job, what was found of its user, the answer.
+
+Each is made by one room and only read by the next: the endpoint makes the `Query`, the recommender the `Job`, the
+lookup the `Found`, the ranker the `Ranking` with the `Answer`.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,9 +11,12 @@ from typing import Protocol
 
 import numpy as np
 
-from service.recommendation.memory import NO_ROWS, Taste
+from service.bundle import Float32
+from service.recommendation.budget import Budget
 from service.search.protocol import Ranked
-from service.user.record import Int32
+from service.user.record import Int32, Sight
+
+NO_ROWS: Int32 = np.zeros(0, dtype=np.int32)
 
 
 class Caller(Protocol):
@@ -18,9 +25,9 @@ class Caller(Protocol):
     is_gone: bool
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Query:
-    """A checked request. arrived, deadline: on the clock of time.monotonic."""
+    """A checked request, in the caller's ids."""
 
     user_id: str | None
     k: int
@@ -29,10 +36,54 @@ class Query:
     exclude_seen: bool
     candidates: Sequence[str] | None
     caller: Caller
-    arrived: float
-    deadline: float
-    budget_s: float
+    budget: Budget
     is_debug: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Taste:
+    """What is known of a user: all rows seen, oldest first, int32, and the vector, float32 [dim], once encoded."""
+
+    seen: Int32 = field(default_factory=lambda: NO_ROWS)
+    user: Float32 | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A query on its way through a batch, in rows of the catalogue.
+
+    taste: of the history that was given with the request; None where the stored one is to be looked up.
+    """
+
+    query: Query
+    future: "asyncio.Future[Answer]"
+    taste: Taste | None
+    candidates: Sequence[int] | None
+    excluded: Sequence[int]
+    ignored_ids: Sequence[str]
+
+    def masked(self, seen: Int32) -> Sequence[int] | Int32:
+        """Return the rows that must not be shown to a user who has seen those."""
+        seen = seen if self.query.exclude_seen else NO_ROWS
+        return [*self.excluded, *seen.tolist()] if self.excluded else seen
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What was found of a job's user.
+
+    level, reasons: of the answer, as far as the lookup decides them. sight: of a user without a fresh record, so that
+    one is worth keeping. store_s: how long the store took; None where it was not asked. n_erasures: how many erasures
+    this process had seen before the store was asked; what was found is kept only while there was no other.
+    """
+
+    job: Job
+    taste: Taste
+    level: str = "full"
+    reasons: tuple[str, ...] = ()
+    sight: Sight | None = None
+    store_s: float | None = None
+    n_erasures: int = -1
 
 
 @dataclass(slots=True)
@@ -48,18 +99,19 @@ class Answer:
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """A query on its way through a batch. store_until: when the store's share of the budget is over."""
+class Ranking:
+    """How a job is answered. user: the vector, float32 [dim], once it is known. Only the ranker writes to it."""
 
-    query: Query
-    future: "asyncio.Future[Answer]"
-    store_until: float
-    candidates: list[int] | None
-    excluded: list[int]
+    found: Found
     answer: Answer
-    taste: Taste | None = None
+    user: Float32 | None
+    is_done: bool = False
+
+    @property
+    def job(self) -> Job:
+        """The job that is answered."""
+        return self.found.job
 
     def masked(self) -> Sequence[int] | Int32:
-        """The rows that must not be shown."""
-        seen = self.taste.seen if self.taste is not None and self.query.exclude_seen else NO_ROWS
-        return [*self.excluded, *seen.tolist()] if self.excluded else seen
+        """Return the rows that must not be shown."""
+        return self.found.job.masked(self.found.taste.seen)

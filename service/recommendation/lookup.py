@@ -1,88 +1,75 @@
 """What is known of the users of a batch: from the store inside its share of the budget, else from memory.
 
-One round trip for all, and a second for those whose record is not fresh; where two would not fit, histories are read in
-the first. A job whose time for the store is over is answered with what is remembered while the others go on waiting.
+One round trip reads the cached records of all users, and a second one the histories of those without a fresh record;
+where two would not fit, histories are read in the first. A job whose time for the store is over is given back with what
+is remembered of its user, while the others go on waiting.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 import numpy as np
 
 from service.errors import StoreError, StoreTimeoutError
 from service.metrics import Metrics
 from service.model.catalogue import Catalogue
-from service.recommendation.job import Job
-from service.recommendation.memory import NO_ROWS, Memory, Taste
-from service.recommendation.ranker import RESERVE_S
-from service.user.history import Profile
+from service.recommendation.budget import RESERVE_S, RoundTrip
+from service.recommendation.job import Found, Job, Ranking, Taste
+from service.recommendation.memory import Memory
+from service.user.embedding import EmbeddingCache
+from service.user.history import History
 from service.user.record import Record, Sight
 
 _MAX_WRITES = 4
 _WRITE_TIMEOUT_S = 0.25
-_NEWEST = 0.2  # share of the last round trip where it was shorter than those before; a longer one counts at once
-Unseen = list[tuple[Job, Sight]]
-"""Jobs whose history was read whole, so that a record of them is worth keeping."""
 
 
 class Lookup:
-    """Finds tastes for one model: rows of its item table."""
+    """Finds the tastes of users for one model: rows of its item table, and cached vectors."""
 
     def __init__(
-        self,
-        profile: Profile,
-        catalogue: Catalogue,
-        memory: Memory,
-        metrics: Metrics,
-        rank: Callable[[list[Job]], None],
+        self, history: History, embeddings: EmbeddingCache, catalogue: Catalogue, memory: Memory, metrics: Metrics
     ) -> None:
-        """rank: answers jobs that can wait no longer."""
-        self._profile, self._catalogue, self._memory, self._metrics = profile, catalogue, memory, metrics
-        self._rank = rank
+        self._history, self._embeddings = history, embeddings
+        self._catalogue, self._memory, self._metrics = catalogue, memory, metrics
         self._writes: set[asyncio.Task[None]] = set()
-        self._erasures = 0
-        self._trip_s = 0.0
+        self._n_erasures = 0
+        self._trip = RoundTrip()
 
-    async def find(self, jobs: list[Job]) -> Unseen:
-        """Give every job its taste, or the reason why not."""
-        now = time.monotonic()
-        until = max(job.store_until for job in jobs)
-        hurried = [job for job in jobs if job.store_until < until - RESERVE_S]
-        timer = None
+    async def find(self, jobs: Sequence[Job]) -> AsyncIterator[list[Found]]:
+        """Yield what is found of every job, each once: most together, those in a hurry as their time runs out."""
+        until = max(job.query.budget.store_until for job in jobs)
+        reading = _Reading(jobs, self._n_erasures)
+        hurried = [job for job in jobs if job.query.budget.store_until < until - RESERVE_S]
         if hurried:
-            first = min(job.store_until for job in hurried)
-            timer = asyncio.get_running_loop().call_later(first - now, self._give_up, hurried)
-        try:
-            if until <= now:
-                raise _NoTimeError
-            return await self._find_tastes(jobs, until)
-        except StoreError as exc:
-            if isinstance(exc, _NoTimeError):
-                self._metrics.deadline_exceeded["store"].inc(len(jobs))
-            for job in jobs:
-                self._recall(job, exc)
-            return []
-        finally:
-            if timer is not None:
-                timer.cancel()
+            task = asyncio.create_task(self._read(reading, until))
+            async for late in self._give_up(task, reading, hurried):
+                yield late
+            await task
+        else:
+            await self._read(reading, until)
+        yield reading.take(jobs)
 
-    def keep_later(self, unseen: Unseen) -> None:
-        """Cache fresh records after the answers; dropped when busy: they are only a saving."""
-        records = [
-            (str(job.query.user_id), sight, Record(job.taste.seen, job.taste.user))
-            for job, sight in unseen
-            if job.taste is not None and job.taste.user is not None
-        ]
-        if not records or len(self._writes) >= _MAX_WRITES:
-            return
-        task = asyncio.create_task(self._keep(records, self._erasures))
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
+    def keep(self, rankings: Sequence[Ranking]) -> None:
+        """Remember the users who were answered, and cache new records of them in the store, after the answers."""
+        records: list[tuple[str, Sight, Record]] = []
+        for ranking in rankings:
+            found = ranking.found
+            if found.n_erasures != self._n_erasures or found.level != "full" or not len(found.taste.seen):
+                continue
+            user_id = str(found.job.query.user_id)
+            self._memory.note(user_id, Taste(found.taste.seen, ranking.user))
+            if found.sight is not None and ranking.user is not None:
+                records.append((user_id, found.sight, Record(found.taste.seen, ranking.user)))
+        if records and len(self._writes) < _MAX_WRITES:  # dropped when busy: they only save work
+            task = asyncio.create_task(self._write(records, self._n_erasures))
+            self._writes.add(task)
+            task.add_done_callback(self._writes.discard)
 
     async def forget(self, user_id: str) -> None:
         """Drop what is remembered of a user, and let no write that began before bring it back."""
-        self._erasures += 1
+        self._n_erasures += 1
         self._memory.forget(user_id)
         await self.flush()
 
@@ -90,92 +77,139 @@ class Lookup:
         """Wait for the records being written."""
         await asyncio.gather(*self._writes, return_exceptions=True)
 
-    def _give_up(self, jobs: list[Job]) -> None:
-        """Answer the jobs whose time for the store is over without it."""
-        now = time.monotonic()
-        late = [job for job in jobs if job.store_until <= now and not job.future.done() and job.taste is None]
-        for job in late:
-            self._metrics.store_errors["timeout"].inc()
-            self._recall(job, StoreTimeoutError())
-        if late:
-            self._rank(late)
-        if left := [job for job in jobs if not job.future.done() and job.taste is None]:
-            first = min(job.store_until for job in left)
-            asyncio.get_running_loop().call_later(max(0.0, first - now), self._give_up, left)
+    async def rest(self) -> None:
+        """Wait for the records being written, and remember nobody."""
+        await self.flush()
+        self._memory.clear()
 
-    async def _find_tastes(self, jobs: list[Job], until: float) -> Unseen:
-        erasures = self._erasures
-        unseen: Unseen = []
+    async def _give_up(
+        self, task: "asyncio.Task[None]", reading: "_Reading", hurried: list[Job]
+    ) -> AsyncIterator[list[Found]]:
+        """Yield jobs whose time for the store is over while it is still being read."""
+        while hurried:
+            first = min(job.query.budget.store_until for job in hurried)
+            await asyncio.wait([task], timeout=max(0.0, first - time.monotonic()))
+            if task.done():
+                return
+            now = time.monotonic()
+            late = [job for job in hurried if job.query.budget.store_until <= now]
+            hurried = [job for job in hurried if job not in late]
+            for job in late:
+                if not reading.has(job):
+                    self._metrics.store_errors["timeout"].inc()
+                    self._recall(reading, job, StoreTimeoutError())
+            if late:
+                yield reading.take(late)
+
+    async def _read(self, reading: "_Reading", until: float) -> None:
+        """Find every job that has not been given back by then."""
+        try:
+            if until <= reading.started:
+                raise _NoTimeError
+            await self._read_store(reading, until)
+        except StoreError as exc:
+            if isinstance(exc, _NoTimeError):
+                self._metrics.deadline_exceeded["store"].inc(len(reading.jobs))
+            for job in reading.missing():
+                self._recall(reading, job, exc)
+        self._metrics.stage["store"].observe(time.monotonic() - reading.started)
+
+    async def _read_store(self, reading: "_Reading", until: float) -> None:
+        unread: list[tuple[Job, Sight]] = []
+        jobs = reading.jobs
         for job, sight in zip(jobs, await self._look(jobs, until), strict=True):
+            if reading.has(job):
+                continue
             if isinstance(sight, StoreError):
-                self._recall(job, sight)
-            elif not self._take(job, sight):
-                unseen.append((job, sight))
-        if unread := [job for job, sight in unseen if sight.item_ids is None]:
-            await self._read_histories(unread, until)
-        if erasures == self._erasures:
-            for job in jobs:
-                if job.answer.level == "full" and job.taste is not None and len(job.taste.seen):
-                    self._memory.note(str(job.query.user_id), job.taste)
-        return unseen
+                self._recall(reading, job, sight)
+            elif not self._take(reading, job, sight):
+                unread.append((job, sight))
+        if not unread:
+            return
+        users = _users([job for job, _ in unread])
+        histories = await self._history.read(users, max(0.0, until - time.monotonic()))
+        for (job, sight), item_ids in zip(unread, histories, strict=True):
+            if isinstance(item_ids, StoreError):
+                self._recall(reading, job, item_ids)
+            else:
+                reading.note(job, self._taste_of(item_ids), sight=sight)
 
-    async def _look(self, jobs: list[Job], until: float) -> list[Sight | StoreError]:
+    async def _look(self, jobs: Sequence[Job], until: float) -> list[Sight | StoreError]:
         """Look at the users' records; where there is no time for a second round trip, at their histories too."""
         start = time.monotonic()
         try:
-            return await self._profile.look(
-                _users(jobs), until - start, is_whole=start + 2 * self._trip_s + RESERVE_S > until
-            )
+            is_whole = not self._trip.fits_twice(start, until)
+            return await self._embeddings.look(_users(jobs), until - start, is_whole=is_whole)
         finally:
-            took_s = time.monotonic() - start
-            self._trip_s = max(took_s, self._trip_s + _NEWEST * (took_s - self._trip_s))
+            self._trip.note(time.monotonic() - start)
 
-    def _take(self, job: Job, sight: Sight) -> bool:
-        """Take what a first look shows; False where there is no fresh record."""
+    def _take(self, reading: "_Reading", job: Job, sight: Sight) -> bool:
+        """Take what a first look shows; False where the history must be read to know the user."""
         if sight.result == "none":
             self._memory.forget(str(job.query.user_id))  # erased, perhaps, by way of another worker
-            job.taste = Taste(NO_ROWS)
+            reading.note(job, Taste())
             return True
         self._metrics.embedding_cache[sight.result].inc()
         if sight.record is not None:
-            job.taste = Taste(sight.record.rows, sight.record.user)
+            reading.note(job, Taste(sight.record.rows, sight.record.user))
         elif sight.item_ids is not None:
-            job.taste = self._taste_of(sight.item_ids)
-        return sight.record is not None
+            reading.note(job, self._taste_of(sight.item_ids), sight=sight)
+        return reading.has(job)
 
-    async def _read_histories(self, jobs: list[Job], until: float) -> None:
-        histories = await self._profile.read(_users(jobs), max(0.0, until - time.monotonic()))
-        for job, item_ids in zip(jobs, histories, strict=True):
-            if isinstance(item_ids, StoreError):
-                self._recall(job, item_ids)
-                continue
-            job.taste = self._taste_of(item_ids)
-
-    def _taste_of(self, item_ids: Sequence[str]) -> Taste:
+    def _taste_of(self, item_ids: Iterable[str]) -> Taste:
         rows, _ = self._catalogue.find_rows(item_ids)
         return Taste(np.array(rows, dtype=np.int32))
 
-    def _recall(self, job: Job, exc: StoreError) -> None:
-        """Give a job that has no taste yet what is remembered of its user."""
-        if job.future.done() or job.taste is not None:
-            return
-        job.answer.reasons.append(exc.reason)
+    def _recall(self, reading: "_Reading", job: Job, exc: StoreError) -> None:
+        """Note what is remembered of a job's user in the place of what the store did not say."""
         taste = self._memory.recall(str(job.query.user_id))
         if taste is None:
-            job.answer.level = "fallback"
-            job.taste = Taste(NO_ROWS)
+            reading.note(job, Taste(), level="fallback", reasons=(exc.reason,))
         else:
-            job.answer.level = "degraded"
-            job.answer.reasons.append("stale_profile")
-            job.taste = taste
+            reading.note(job, taste, level="degraded", reasons=(exc.reason, "stale_profile"))
 
-    async def _keep(self, records: list[tuple[str, Sight, Record]], erasures: int) -> None:
-        if erasures != self._erasures:
+    async def _write(self, records: list[tuple[str, Sight, Record]], n_erasures: int) -> None:
+        if n_erasures != self._n_erasures:
             return  # one of the users may have been erased since the read
         try:
-            await self._profile.keep(records, _WRITE_TIMEOUT_S)
+            await self._embeddings.keep(records, _WRITE_TIMEOUT_S)
         except StoreError:
             return  # counted by the store; the next request encodes again
+
+
+class _Reading:
+    """What has been found so far of the jobs of a batch. The first that is noted of a job stands."""
+
+    def __init__(self, jobs: Sequence[Job], n_erasures: int) -> None:
+        self.jobs, self.started = jobs, time.monotonic()
+        self._n_erasures = n_erasures
+        self._found: dict[Job, Found] = {}
+        self._taken: set[Job] = set()
+
+    def note(
+        self,
+        job: Job,
+        taste: Taste,
+        *,
+        level: str = "full",
+        reasons: tuple[str, ...] = (),
+        sight: Sight | None = None,
+    ) -> None:
+        if job not in self._found:
+            store_s = time.monotonic() - self.started
+            self._found[job] = Found(job, taste, level, reasons, sight, store_s, self._n_erasures)
+
+    def has(self, job: Job) -> bool:
+        return job in self._found
+
+    def missing(self) -> list[Job]:
+        return [job for job in self.jobs if job not in self._found]
+
+    def take(self, jobs: Sequence[Job]) -> list[Found]:
+        """Return what was found of those jobs that have not been taken yet."""
+        found = [self._found[job] for job in jobs if job not in self._taken]
+        self._taken.update(jobs)
+        return found
 
 
 class _NoTimeError(StoreError):

@@ -3,46 +3,31 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
-
-from service.bundle import Float32
-from service.user.record import Int32
+from service.recommendation.job import Taste
 
 MAX_AGE_S = 3600.0
-NO_ROWS: Int32 = np.zeros(0, dtype=np.int32)
-
-
-@dataclass(slots=True)
-class Taste:
-    """What is known of a user: all rows seen, oldest first, and the vector once it is encoded."""
-
-    seen: Int32
-    user: Float32 | None = None
-    noted_at: float = 0.0
 
 
 class Memory:
-    """The tastes of at most max_users users."""
+    """The tastes of at most max_users users, none of them older than an hour."""
 
     def __init__(self, max_users: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_users = max_users
         self._clock = clock
-        self._tastes: OrderedDict[str, Taste] = OrderedDict()
+        self._tastes: OrderedDict[str, tuple[float, Taste]] = OrderedDict()
 
     def note(self, user_id: str, taste: Taste) -> None:
         """Remember a user, forgetting the one served longest ago."""
-        taste.noted_at = self._clock()
-        self._tastes[user_id] = taste
+        self._tastes[user_id] = (self._clock(), taste)
         self._tastes.move_to_end(user_id)
         if len(self._tastes) > self._max_users:
             self._tastes.popitem(last=False)
 
     def recall(self, user_id: str) -> Taste | None:
         """Return what is remembered of a user, unless it is older than an hour."""
-        taste = self._tastes.get(user_id)
-        return taste if taste is not None and self._clock() - taste.noted_at < MAX_AGE_S else None
+        noted_at, taste = self._tastes.get(user_id, (0.0, None))
+        return taste if taste is not None and self._clock() - noted_at < MAX_AGE_S else None
 
     def forget(self, user_id: str) -> None:
         """Erase a user."""

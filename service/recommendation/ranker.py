@@ -1,11 +1,12 @@
 """From what is known of users to ranked items: by the model where there is a history and time, else by popularity.
 
-One run of the encoder for those without a vector, one matrix product for all who rank the whole catalogue. Before each
-stage the running p99 of its cost says whether it still fits the budget; where it does not, the next level answers.
+The encoder runs once for all users of a batch without a vector, and the catalogue is scored once for all who rank the
+whole of it. A stage that would not fit a job's budget is not begun for it; the next cheaper level answers. Retrieved
+rows pass the re-ranking rules, and are cut to k at the very end.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,66 +15,61 @@ from service.errors import DegradedError, ModelError, NonFiniteError
 from service.metrics import REASONS, Metrics
 from service.model.catalogue import Catalogue
 from service.model.student import BUCKETS, Student
-from service.recommendation.budget import Estimate
-from service.recommendation.job import Job
-from service.recommendation.memory import NO_ROWS
+from service.recommendation.budget import Stage, StageCosts
+from service.recommendation.job import Answer, Found, Ranking
+from service.recommendation.rule import RULES, Rule, apply_rules, depth_of
 from service.search.protocol import Ranked
-from service.user.record import Int32
 
-RESERVE_S = 0.001
 _WARM_RUNS = 3
 
 
 class Ranker:
     """Answers jobs whose user's taste is known, from one model."""
 
-    def __init__(self, student: Student, catalogue: Catalogue, metrics: Metrics, *, max_history: int) -> None:
+    def __init__(
+        self,
+        student: Student,
+        catalogue: Catalogue,
+        metrics: Metrics,
+        *,
+        max_history: int,
+        rules: Sequence[Rule] = RULES,
+    ) -> None:
+        """max_history: how many events the encoder reads. rules: applied to every list, in this order."""
         self._student, self._catalogue, self._metrics = student, catalogue, metrics
-        self._max_history = max_history
-        self._encode_s = {bucket: Estimate() for bucket in BUCKETS}
-        self._score_s = {bucket: Estimate() for bucket in BUCKETS}
+        self._max_history, self._rules = max_history, rules
+        self._costs = StageCosts(BUCKETS)
 
     def warm(self) -> dict[int, float]:
-        """Run every bucket; return what a batch of each size costs, in seconds of this thread: the least of a few runs.
+        """Run every batch size; return what a batch of each costs in CPU seconds of this thread, the least of a few.
 
-        Not seconds of the clock: a swap warms beside traffic, and must not end with smaller batches for it.
+        CPU seconds, because a new version warms up beside traffic and must not end with smaller batches for it.
         """
         self._student.warm()
         return {bucket: min(self._try_batch(bucket) for _ in range(_WARM_RUNS)) for bucket in BUCKETS}
 
-    def rank(self, jobs: Iterable[Job]) -> None:
-        """Answer every job, all of whose tastes are known."""
-        known: list[Job] = []
-        for job in jobs:
-            if len(_seen(job)):
-                known.append(job)
-                continue
-            if job.answer.level == "full":
-                job.answer.reasons.append("cold_user")
-            self._answer_popular(job)
-        self._encode([job for job in known if job.taste is not None and job.taste.user is None])
-        needed_s = self._score_s[_bucket(len(known))].p99()
-        ready = [job for job in known if not job.future.done() and self.has_time(job, "score", needed_s)]
-        for job in [job for job in ready if job.candidates is not None]:
-            self._rank_candidates(job)
-        self._rank_all([job for job in ready if job.candidates is None])
+    def rank(self, found: Sequence[Found]) -> list[Ranking]:
+        """Return the answer of every job, in the same order."""
+        rankings = [_begin(each) for each in found]
+        for ranking in rankings:
+            if not len(ranking.found.taste.seen):
+                if ranking.answer.level == "full":
+                    ranking.answer.reasons.append("cold_user")
+                self._answer_popular(ranking)
+        self._encode([ranking for ranking in rankings if not ranking.is_done and ranking.user is None])
+        left = [ranking for ranking in rankings if not ranking.is_done]
+        ready = self._in_time(left, self._costs.scoring(len(left)))
+        for ranking in ready:
+            if ranking.job.candidates is not None:
+                self._rank_candidates(ranking, ranking.job.candidates)
+        self._rank_all([ranking for ranking in ready if ranking.job.candidates is None])
+        return rankings
 
-    def has_time(self, job: Job, stage: str, needed_s: float) -> bool:
-        """Whether a stage still fits into the budget; if not, the job is answered at once."""
-        if time.monotonic() + needed_s + RESERVE_S / 2 <= job.query.deadline:
-            return True
-        self._metrics.deadline_exceeded[stage].inc()
-        self._fall_back(job, _DeadlineError())
-        return False
-
-    def note_stage(self, name: str, start: float, jobs: Sequence[Job]) -> float:
-        """Note the time since start as that of a stage; return it."""
-        seconds = time.monotonic() - start
-        self._metrics.stage[name].observe(seconds)
-        for job in jobs:
-            if job.query.is_debug:
-                job.answer.stages_ms[name] = round(seconds * 1000, 3)
-        return seconds
+    def fall_back(self, found: Found, stage: Stage) -> Ranking:
+        """Return the answer of a job that has no time left for a stage: popular items."""
+        ranking = _begin(found)
+        self._miss(ranking, stage)
+        return ranking
 
     def _try_batch(self, bucket: int) -> float:
         start = time.thread_time()
@@ -81,97 +77,123 @@ class Ranker:
         middle = time.thread_time()
         self._catalogue.best(self._catalogue.score(users, 10, 1), 10, [[0]] * bucket)
         end = time.thread_time()
-        self._encode_s[bucket].note(middle - start)
-        self._score_s[bucket].note(end - middle)
+        self._costs.note_encoding(bucket, middle - start)
+        self._costs.note_scoring(bucket, end - middle)
         return end - start
 
-    def _encode(self, jobs: list[Job]) -> None:
-        """Give every job its vector, or answer it without."""
-        bucket = _bucket(len(jobs))
-        needed_s = self._encode_s[bucket].p99() + self._score_s[bucket].p99()
-        jobs = [job for job in jobs if self.has_time(job, "encode", needed_s)]
-        if not jobs:
-            return
-        start = time.monotonic()
-        try:
-            users = self._student.encode([_seen(job)[-self._max_history :].tolist() for job in jobs])
-        except ModelError as exc:
-            for job in jobs:
-                self._fall_back(job, exc)
-            return
-        self._metrics.batch_size.observe(len(jobs))
-        self._encode_s[bucket].note(self.note_stage("encode", start, jobs))
-        for job, user, is_finite in zip(jobs, users, _finite_lines(users), strict=True):
-            if is_finite and job.taste is not None:
-                job.taste.user = user.copy()  # remembered, it would keep the whole batch
+    def _in_time(self, rankings: list[Ranking], stage: Stage) -> list[Ranking]:
+        """Return those that still have time for a stage; the others are answered at once."""
+        ready = []
+        for ranking in rankings:
+            if ranking.job.query.budget.has_time_for(stage):
+                ready.append(ranking)
             else:
-                self._fall_back(job, NonFiniteError("the encoder returned NaN or infinity"))
+                self._miss(ranking, stage)
+        return ready
 
-    def _rank_all(self, jobs: list[Job]) -> None:
-        """Rank the whole catalogue for every job at once."""
-        if not jobs:
+    def _miss(self, ranking: Ranking, stage: Stage) -> None:
+        self._metrics.deadline_exceeded[stage.name].inc()
+        self._fall_back(ranking, _DeadlineError())
+
+    def _encode(self, rankings: list[Ranking]) -> None:
+        """Give every ranking its user's vector, or answer it without one."""
+        n_jobs = len(rankings)
+        rankings = self._in_time(rankings, self._costs.encoding(n_jobs)) if rankings else []
+        if not rankings:
             return
         start = time.monotonic()
-        k, masked = max(job.query.k for job in jobs), [job.masked() for job in jobs]
         try:
-            users = _vector(jobs[0])[None] if len(jobs) == 1 else np.stack([_vector(job) for job in jobs])
+            users = self._student.encode(
+                [ranking.found.taste.seen[-self._max_history :].tolist() for ranking in rankings]
+            )
+        except ModelError as exc:
+            for ranking in rankings:
+                self._fall_back(ranking, exc)
+            return
+        self._metrics.batch_size.observe(len(rankings))
+        self._costs.note_encoding(n_jobs, self._note_stage("encode", start, rankings))
+        for ranking, user in zip(rankings, users, strict=True):
+            if np.isfinite(user).all():
+                ranking.user = user.copy()  # remembered, a view would keep the whole batch
+            else:
+                self._fall_back(ranking, NonFiniteError("the encoder returned NaN or infinity"))
+
+    def _rank_all(self, rankings: list[Ranking]) -> None:
+        """Rank the whole catalogue for every job at once."""
+        if not rankings:
+            return
+        start = time.monotonic()
+        k = max(depth_of(self._rules, ranking.job.query) for ranking in rankings)
+        masked = [ranking.masked() for ranking in rankings]
+        try:
+            vectors = [_vector(ranking) for ranking in rankings]
+            users = vectors[0][None] if len(vectors) == 1 else np.stack(vectors)
             scores = self._catalogue.score(users, k, max(map(len, masked)))
         except ModelError as exc:
-            for job in jobs:
-                self._fall_back(job, exc)
+            for ranking in rankings:
+                self._fall_back(ranking, exc)
             return
-        middle_s = self.note_stage("score", start, jobs)
+        scoring_s = self._note_stage("score", start, rankings)
         start = time.monotonic()
-        found = self._catalogue.best(scores, k, masked)
-        self._score_s[_bucket(len(jobs))].note(middle_s + self.note_stage("rules", start, jobs))
-        for job, ranked in zip(jobs, found, strict=True):
+        best = self._catalogue.best(scores, k, masked)
+        self._costs.note_scoring(len(rankings), scoring_s + self._note_stage("rules", start, rankings))
+        for ranking, ranked in zip(rankings, best, strict=True):
             if ranked is None:
-                self._fall_back(job, NonFiniteError("a score is NaN or infinity"))
+                self._fall_back(ranking, NonFiniteError("a score is NaN or infinity"))
             else:
-                self._finish(job, (ranked[0][: job.query.k], ranked[1][: job.query.k]))
+                self._finish(ranking, ranked)
 
-    def _rank_candidates(self, job: Job) -> None:
+    def _rank_candidates(self, ranking: Ranking, candidates: Sequence[int]) -> None:
         start = time.monotonic()
+        depth = depth_of(self._rules, ranking.job.query)
         try:
-            ranked = self._catalogue.best_of(_vector(job), job.query.k, job.masked(), job.candidates or ())
+            ranked = self._catalogue.best_of(_vector(ranking), depth, ranking.masked(), candidates)
         except NonFiniteError as exc:
-            self._fall_back(job, exc)
+            self._fall_back(ranking, exc)
             return
-        self.note_stage("score", start, [job])
-        self._finish(job, ranked)
+        self._note_stage("score", start, [ranking])
+        self._finish(ranking, ranked)
 
-    def _fall_back(self, job: Job, exc: DegradedError) -> None:
-        job.answer.reasons = [reason for reason in job.answer.reasons if reason != "stale_profile"]
-        job.answer.reasons.append(exc.reason)
-        self._answer_popular(job)
+    def _fall_back(self, ranking: Ranking, exc: DegradedError) -> None:
+        reasons = ranking.answer.reasons
+        ranking.answer.reasons = [*(reason for reason in reasons if reason != "stale_profile"), exc.reason]
+        self._answer_popular(ranking)
 
-    def _answer_popular(self, job: Job) -> None:
-        job.answer.level = "fallback"
+    def _answer_popular(self, ranking: Ranking) -> None:
+        ranking.answer.level = "fallback"
         start = time.monotonic()
-        ranked = self._catalogue.most_popular(job.query.k, job.masked(), job.candidates)
-        self.note_stage("rules", start, [job])
-        self._finish(job, ranked)
+        job = ranking.job
+        ranked = self._catalogue.most_popular(depth_of(self._rules, job.query), ranking.masked(), job.candidates)
+        self._note_stage("rules", start, [ranking])
+        self._finish(ranking, ranked)
 
-    def _finish(self, job: Job, ranked: Ranked) -> None:
-        answer = job.answer
-        answer.ranked = ranked
-        if len(ranked[0]) < job.query.k:
+    def _finish(self, ranking: Ranking, ranked: Ranked) -> None:
+        answer, query = ranking.answer, ranking.job.query
+        answer.ranked = apply_rules(self._rules, query, ranked)
+        if len(answer.ranked[0]) < query.k:
             answer.reasons.append("not_enough_items")
         if len(answer.reasons) > 1:
             answer.reasons = sorted(set(answer.reasons), key=REASONS.index)
-        if answer.ignored_ids:
-            answer.ignored_ids = list(dict.fromkeys(answer.ignored_ids))
-        if job.query.is_debug:
-            answer.funnel = self._describe(job, ranked)
-        if not job.future.done():
-            job.future.set_result(answer)
+        if query.is_debug:
+            answer.funnel = self._describe(ranking)
+        ranking.is_done = True
 
-    def _describe(self, job: Job, ranked: Ranked) -> dict[str, int]:
+    def _note_stage(self, name: str, start: float, rankings: Sequence[Ranking]) -> float:
+        """Note the time since start as that of a stage, and return it in seconds."""
+        seconds = time.monotonic() - start
+        self._metrics.stage[name].observe(seconds)
+        for ranking in rankings:
+            if ranking.job.query.is_debug:
+                ranking.answer.stages_ms[name] = round(seconds * 1000, 3)
+        return seconds
+
+    def _describe(self, ranking: Ranking) -> dict[str, int]:
+        job = ranking.job
         return {
-            "history": min(len(_seen(job)), self._max_history),
-            "masked": len(set(job.masked())),
+            "history": min(len(ranking.found.taste.seen), self._max_history),
+            "masked": len(set(ranking.masked())),
             "candidates": len(self._catalogue) if job.candidates is None else len(job.candidates),
-            "returned": len(ranked[0]),
+            "returned": len(ranking.answer.ranked[0]),
         }
 
 
@@ -179,18 +201,13 @@ class _DeadlineError(DegradedError):
     reason = "deadline"
 
 
-def _bucket(n_jobs: int) -> int:
-    return next((bucket for bucket in BUCKETS if bucket >= n_jobs), BUCKETS[-1])
+def _begin(found: Found) -> Ranking:
+    answer = Answer(level=found.level, reasons=list(found.reasons), ignored_ids=list(found.job.ignored_ids))
+    if found.store_s is not None and found.job.query.is_debug:
+        answer.stages_ms["store"] = round(found.store_s * 1000, 3)
+    return Ranking(found, answer, found.taste.user)
 
 
-def _finite_lines(users: Float32) -> list[bool]:
-    return [bool(np.isfinite(user).all()) for user in users]
-
-
-def _seen(job: Job) -> Int32:
-    return NO_ROWS if job.taste is None else job.taste.seen
-
-
-def _vector(job: Job) -> Float32:
-    assert job.taste is not None and job.taste.user is not None  # noqa: S101  # ready
-    return job.taste.user
+def _vector(ranking: Ranking) -> Float32:
+    assert ranking.user is not None  # noqa: S101  # encoded, or answered already
+    return ranking.user

@@ -3,25 +3,25 @@
 full: the stored (or given) history, the model, the whole catalogue. degraded: the same with what this worker remembers
 of the user. fallback: the most popular items. Every reason is one of a closed list, in order of importance.
 
-Queries are answered in batches (see batcher): what is known of their users is looked up, then all are ranked.
+Queries are answered in batches (see batcher): what is known of their users is looked up, then all are ranked. Callers
+who give their history with the request are ranked first, and never wait for the store.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from service.errors import RequestError
 from service.metrics import Metrics
 from service.model.catalogue import Catalogue
-from service.model.student import BUCKETS, Student
+from service.model.student import BUCKETS
 from service.recommendation.batcher import Batcher
-from service.recommendation.job import Answer, Job, Query
+from service.recommendation.budget import QUEUE
+from service.recommendation.job import Answer, Found, Job, Query, Ranking, Taste
 from service.recommendation.lookup import Lookup
-from service.recommendation.memory import Memory, Taste
-from service.recommendation.ranker import RESERVE_S, Ranker
-from service.user.history import Profile
+from service.recommendation.ranker import Ranker
 
 _MAX_RUNNING = 4
 _PATIENCE_S = 0.002
@@ -31,21 +31,8 @@ _MAX_BATCH_S = 0.01
 class Recommender:
     """Answers queries from one model and one store."""
 
-    def __init__(
-        self,
-        student: Student,
-        catalogue: Catalogue,
-        profile: Profile,
-        metrics: Metrics,
-        *,
-        max_history: int,
-        store_share: float,
-        memory_users: int,
-    ) -> None:
-        self._catalogue, self._metrics, self._store_share = catalogue, metrics, store_share
-        self._ranker = Ranker(student, catalogue, metrics, max_history=max_history)
-        self._memory = Memory(memory_users)
-        self._lookup = Lookup(profile, catalogue, self._memory, metrics, self._ranker.rank)
+    def __init__(self, catalogue: Catalogue, lookup: Lookup, ranker: Ranker, metrics: Metrics) -> None:
+        self._catalogue, self._lookup, self._ranker, self._metrics = catalogue, lookup, ranker, metrics
         self._batcher: Batcher[Job] = Batcher(
             self._run, max_batch=BUCKETS[-1], max_running=_MAX_RUNNING, patience_s=_PATIENCE_S
         )
@@ -57,19 +44,17 @@ class Recommender:
 
     def recommend(self, query: Query) -> "asyncio.Future[Answer]":
         """Answer inside the budget, whatever fails."""
-        answer = Answer()
-        job = Job(
-            query,
-            asyncio.get_running_loop().create_future(),
-            min(query.arrived + query.budget_s * self._store_share, query.deadline - RESERVE_S),
-            None if query.candidates is None else list(dict.fromkeys(self._find(query.candidates, answer))),
-            self._find(query.exclude, answer),
-            answer,
-        )
+        ignored: dict[str, None] = {}
+        candidates = None if query.candidates is None else list(dict.fromkeys(self._find(query.candidates, ignored)))
+        excluded = self._find(query.exclude, ignored)
+        taste = None
         if query.history is not None:
-            job.taste = Taste(np.array(self._find(query.history, answer), dtype=np.int32))
-        self._batcher.submit(job)
-        return job.future
+            taste = Taste(np.array(self._find(query.history, ignored), dtype=np.int32))
+        elif query.user_id is None:
+            taste = Taste()
+        future = asyncio.get_running_loop().create_future()
+        self._batcher.submit(Job(query, future, taste, candidates, excluded, list(ignored)))
+        return future
 
     async def forget(self, user_id: str) -> None:
         """Drop what this worker remembers of a user, and let no write that began before bring it back."""
@@ -80,10 +65,9 @@ class Recommender:
         await self._lookup.flush()
 
     async def rest(self) -> None:
-        """Finish what was begun, and remember nobody: a way back may lie far ahead."""
+        """Finish what was begun, and remember nobody: this version may not be asked again for long."""
         await self._batcher.drain()
-        await self.flush()
-        self._memory.clear()
+        await self._lookup.rest()
 
     async def close(self) -> None:
         """Finish what was begun, and let go of the model: its memory is free as soon as nobody refers to this."""
@@ -97,11 +81,12 @@ class Recommender:
                 break
             self._batcher.max_batch = bucket
 
-    def _find(self, item_ids: Sequence[str], answer: Answer) -> list[int]:
+    def _find(self, item_ids: Sequence[str], ignored: dict[str, None]) -> list[int]:
+        """Return the rows of the known ids, and note the unknown ones."""
         if not item_ids:
             return []
         rows, unknown = self._catalogue.find_rows(item_ids)
-        answer.ignored_ids += unknown
+        ignored.update(dict.fromkeys(unknown))
         return rows
 
     async def _run(self, jobs: list[Job]) -> None:
@@ -114,21 +99,30 @@ class Recommender:
                     job.future.set_exception(exc)
 
     async def _answer(self, jobs: list[Job]) -> None:
-        started = time.monotonic()
-        jobs = [job for job in jobs if self._is_worth_it(job, started)]
-        asking = [job for job in jobs if job.taste is None and job.query.user_id is not None]
-        unseen = []
+        now = time.monotonic()
+        jobs = [job for job in jobs if self._is_worth_it(job, now)]
+        self._hand_out(self._ranker.rank([Found(job, job.taste) for job in jobs if job.taste is not None]))
+        asking = [job for job in jobs if job.taste is None]
         if asking:
-            unseen = await self._lookup.find(asking)
-            self._ranker.note_stage("store", started, asking)
-        self._ranker.rank(job for job in jobs if not job.future.done())
-        self._lookup.keep_later(unseen)
+            async for found in self._lookup.find(asking):
+                rankings = self._ranker.rank(found)
+                self._hand_out(rankings)
+                self._lookup.keep(rankings)
+
+    def _hand_out(self, rankings: Iterable[Ranking]) -> None:
+        for ranking in rankings:
+            if not ranking.job.future.done():
+                ranking.job.future.set_result(ranking.answer)
 
     def _is_worth_it(self, job: Job, now: float) -> bool:
         """Whether somebody still waits for the answer, and there is time for more than the cheapest one."""
-        self._metrics.stage["queue"].observe(now - job.query.arrived)
-        if job.query.caller.is_gone:
+        query = job.query
+        self._metrics.stage["queue"].observe(now - query.budget.arrived)
+        if query.caller.is_gone:
             self._metrics.shed["gone"].inc()
             job.future.set_exception(RequestError("caller_gone", "the caller hung up"))
             return False
-        return self._ranker.has_time(job, "queue", 0.0)
+        if not query.budget.has_time_for(QUEUE):
+            self._hand_out([self._ranker.fall_back(Found(job, job.taste or Taste()), QUEUE)])
+            return False
+        return True

@@ -54,5 +54,10 @@ def load_prepared(out: Path) -> Prepared:
 
 
 def training_events(prepared: Prepared) -> Events:
-    """Return what is trained on."""
+    """Return the events of the training part, which is what models are trained on."""
     return select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users))
+
+
+def all_events(prepared: Prepared) -> Events:
+    """Return the events of every part, which is what a refit is trained on."""
+    return select_events(prepared.user, prepared.item, np.ones(len(prepared.item), dtype=bool), len(prepared.users))

@@ -125,8 +125,12 @@ def model_scorer(model: SequenceModel) -> Scorer:
 
 def judge(prepared: Prepared, model: SequenceModel) -> Ranking:
     """Rank the judged part with a model. Called once a model is final: nothing is chosen by it."""
-    question = ask(prepared, judged_part(prepared))
-    return rank(question, model_scorer(model), model.size.max_history, both_rules=True)
+    return judge_scorer(prepared, model_scorer(model), model.size.max_history)
+
+
+def judge_scorer(prepared: Prepared, scorer: Scorer, max_history: int) -> Ranking:
+    """Rank the judged part with whatever scores histories of at most max_history events. See judge."""
+    return rank(ask(prepared, judged_part(prepared)), scorer, max_history, both_rules=True)
 
 
 def popularity_scorer(prepared: Prepared) -> Scorer:

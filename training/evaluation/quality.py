@@ -3,7 +3,7 @@
 Everything here works on rankings of the same question, so that every difference is taken over the same users.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from training.evaluation.metric import CUTOFFS, Ranks, basket_recall, hit, ndcg,
 from training.evaluation.question import Question
 from training.evaluation.variety import Features, diversity, item_features, novelty, overlap
 
-COMPARED = (  # pairs of models whose NDCG@10 is compared, where both were ranked
+Pairs = Sequence[tuple[str, str]]
+COMPARED: Pairs = (  # pairs of models whose NDCG@10 is compared, where both were ranked
     ("student", "student_alone"),
     ("student", "student_smoothed"),
     ("student", "teacher"),
@@ -27,26 +28,11 @@ COMPARED = (  # pairs of models whose NDCG@10 is compared, where both were ranke
     ("bundle", "student_alone"),
     ("bundle", "teacher"),
     ("teacher", "rectools_sasrec"),
-    ("transformer", "rectools_sasrec"),
     ("teacher", "popularity"),
 )
 OVERLAPPED = (("student", "teacher"), ("student_alone", "teacher"), ("bundle", "teacher"), ("bundle", "student"))
 DIVERSITY_AT = 10
 FAILS_AT = 0.0  # a run has failed whose student's relative gain in NDCG@10 over itself alone is at most this
-OWN_MODELS = frozenset(  # what the run itself trained; every other ranking is of a peer or a baseline
-    {
-        "teacher",
-        "transformer",
-        "linear",
-        "text",
-        "twin",
-        "student",
-        "student_smoothed",
-        "student_alone",
-        "compressed",
-        "bundle",
-    }
-)
 
 MEANING = {  # what each metric means, for the reader of a report
     "hr@k, recall@k": "share of users whose held-out item is among the k best of the whole catalogue",
@@ -85,15 +71,15 @@ def make_yardstick(prepared: Prepared, question: Question) -> Yardstick:
     )
 
 
-def summarise_quality(rankings: Mapping[str, Ranking], n_items: int) -> dict[str, Any]:
-    """Return the metrics of each model by its name, and under "ndcg@10_differences" those between COMPARED pairs.
+def summarise_quality(rankings: Mapping[str, Ranking], n_items: int, pairs: Pairs = COMPARED) -> dict[str, Any]:
+    """Return the metrics of each model by its name, and under "ndcg@10_differences" those between the pairs.
 
     A difference is named "student / teacher", and has the keys of relative_difference.
     """
     quality: dict[str, Any] = {name: summarise_ranking(ranking, n_items) for name, ranking in rankings.items()}
     quality["ndcg@10_differences"] = {
         f"{ours} / {theirs}": relative_difference(ndcg(rankings[ours].ranks, 10), ndcg(rankings[theirs].ranks, 10))
-        for ours, theirs in COMPARED
+        for ours, theirs in pairs
         if ours in rankings and theirs in rankings
     }
     return quality
@@ -159,12 +145,14 @@ def overlaps(rankings: Mapping[str, Ranking]) -> dict[str, dict[str, float]]:
     }
 
 
-def beside_baselines(rankings: Mapping[str, Ranking]) -> dict[str, dict[str, float]]:
-    """Return the student's relative difference in NDCG@10 to each peer and baseline, by name, the strongest first."""
-    others = [name for name in rankings if name not in OWN_MODELS]
-    others.sort(key=lambda name: -ndcg(rankings[name].ranks, 10).mean())
+def beside_baselines(rankings: Mapping[str, Ranking], others: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Return the student's relative difference in NDCG@10 to each peer and baseline, by name, the strongest first.
+
+    others: the names of peers and baselines among the rankings.
+    """
+    ordered = sorted(others, key=lambda name: -ndcg(rankings[name].ranks, 10).mean())
     ours = ndcg(rankings["student"].ranks, 10)
-    return {name: relative_difference(ours, ndcg(rankings[name].ranks, 10)) for name in others}
+    return {name: relative_difference(ours, ndcg(rankings[name].ranks, 10)) for name in ordered}
 
 
 def verdict(quality: Mapping[str, Any]) -> tuple[bool, str]:

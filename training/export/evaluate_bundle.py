@@ -13,7 +13,7 @@ import polars as pl
 
 from service.bundle import Bundle, BundleError, open_bundle, tie_hash
 from training.data.event import Events, select_events
-from training.data.interaction_file import read_events
+from training.data.interaction_file import Cleaning, read_interactions
 from training.errors import InputError
 from training.evaluation.judge import rank, summarise_ranking
 from training.evaluation.question import Question
@@ -54,8 +54,7 @@ def read_question(
     user.
     """
     known, asked = (
-        read_events(file, columns=columns, events=[], min_weight=0.0, max_history=MAX_HISTORY).frame
-        for file in (interactions, heldout)
+        read_interactions(file, Cleaning(columns, max_history=MAX_HISTORY)).frame for file in (interactions, heldout)
     )
     first = asked.group_by("user_id", maintain_order=True).first()
     known = _before(known, first)

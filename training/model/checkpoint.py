@@ -76,14 +76,14 @@ def load_model(path: Path) -> SequenceModel:
 
 
 class Stateful(Protocol):
-    """Part of a loss that has weights of its own."""
+    """A loss that has weights of its own."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return them."""
+        """Return the weights."""
         ...
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
-        """Restore them."""
+        """Restore the weights."""
         ...
 
 
@@ -93,14 +93,14 @@ def save_checkpoint(
     averaged: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: Checkpoint,
-    extra: Stateful | None = None,
+    batch_loss: Stateful | None = None,
 ) -> None:
     """Write everything that a resumed run needs."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in state.best.items()}
-    if extra:
-        tensors |= {f"extra.{name}": value for name, value in extra.state_dict().items()}
+    if batch_loss:
+        tensors |= {f"extra.{name}": value for name, value in batch_loss.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in slots.items()}
     save_weights(path, tensors, {"curve": state.curve})
@@ -111,7 +111,7 @@ def load_checkpoint(
     model: nn.Module,
     averaged: nn.Module,
     optimizer: torch.optim.Optimizer,
-    extra: Stateful | None = None,
+    batch_loss: Stateful | None = None,
 ) -> Checkpoint | None:
     """Restore models and optimizer from path and return the rest; None where there is no checkpoint."""
     if not path.exists():
@@ -119,8 +119,8 @@ def load_checkpoint(
     tensors, about = load_weights(path)
     model.load_state_dict(_under("model.", tensors))
     averaged.load_state_dict(_under("averaged.", tensors))
-    if extra:
-        extra.load_state_dict(_under("extra.", tensors))
+    if batch_loss:
+        batch_loss.load_state_dict(_under("extra.", tensors))
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in _under("optimizer.", tensors).items():
         index, slot = name.split(".", 1)

@@ -24,3 +24,8 @@ def save_curve(path: Path, curve: Sequence[Epoch]) -> None:
 def load_curve(path: Path) -> list[Epoch]:
     """Read a learning curve that save_curve wrote. Raises FileNotFoundError where there is none."""
     return [Epoch(**row) for row in json.loads(path.read_text())]
+
+
+def best_epochs(curve: Sequence[Epoch]) -> int:
+    """Return after how many epochs validation was best; the first of equals."""
+    return 1 + max(curve, key=lambda row: row.validation).epoch

@@ -16,6 +16,7 @@ from training.errors import InputError
 from training.evaluation.judge import Ranking, popularity_scorer, rank
 from training.evaluation.metric import ndcg
 from training.evaluation.quality import (
+    COMPARED,
     MEANING,
     beside_baselines,
     detail,
@@ -30,25 +31,11 @@ from training.model.checkpoint import load_model
 from training.model.curve import Epoch, load_curve
 from training.model.encoder import count_parameters
 from training.progress import Progress
-from training.teacher.kind import PLACES, mixed_members, open_member
+from training.teacher.kind import CURVE, RANKING, Kind
 from training.teacher.mix import load_shares
+from training.teacher.registry import KINDS, mixed_members, open_member, peer_pairs
 
-OWN = {  # where a model's ranking lies: the first path that is there. Where teachers are mixed, the mix is the teacher
-    "teacher": ("mix/ranking.npz", "teacher/ranking.npz"),
-    "transformer": ("teacher/ranking.npz",),
-    "linear": ("linear/ranking.npz",),
-    "text": ("text_teacher/ranking.npz",),
-    "student": ("student/student_ranking.npz",),
-    "student_smoothed": ("student/smoothed_ranking.npz",),
-    "student_alone": ("student/alone_ranking.npz",),
-}
-CURVES = {
-    "transformer": "teacher/curve.json",
-    "text": "text_teacher/curve.json",
-    "student": "student/student_curve.json",
-    "student_smoothed": "student/smoothed_curve.json",
-    "student_alone": "student/alone_curve.json",
-}
+STUDENTS = {"student": "student", "student_smoothed": "smoothed", "student_alone": "alone"}  # the stems of their files
 COMPRESSED = "compressed/ranking.npz"
 PEERS, BASELINES = "peers", "baselines"
 
@@ -62,13 +49,14 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
     bundle = open_bundle(run / "bundle")
     question = ask(prepared, judged_part(prepared))
     rankings = own_rankings(run)
+    own = {*rankings, "bundle"}
     if not bundle.manifest.refit:
         rankings["bundle"] = rank_bundle(bundle, question)
     others, about = other_rankings(run, prepared, question, progress)
     rankings |= others
     if "popularity" not in rankings:
         rankings["popularity"] = rank(question, popularity_scorer(prepared), 1, both_rules=True)
-    quality = summarise_quality(rankings, len(prepared.items))
+    quality = summarise_quality(rankings, len(prepared.items), [*COMPARED, *peer_pairs()])
     paid, sentence = verdict(quality)
     progress.note(sentence)
     yardstick = make_yardstick(prepared, question)
@@ -82,9 +70,9 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
         "models": {
             name: quality[name] | details[name] | sizes.get(name, {}) | about.get(name, {}) for name in rankings
         },
-        "mix": load_shares(run / "mix") if (run / "mix").exists() else {},
+        "mix": load_shares(run / "mix"),
         "ndcg@10_differences": quality["ndcg@10_differences"],
-        "beside_baselines": beside_baselines(rankings),
+        "beside_baselines": beside_baselines(rankings, [name for name in rankings if name not in own]),
         "overlap": overlaps(rankings),
         "diversity_by": yardstick.features.by,
         "meaning": MEANING,
@@ -96,18 +84,15 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
 
 
 def own_rankings(run: Path) -> dict[str, Ranking]:
-    """Return the rankings by model that the run's own stages left.
+    """Return the rankings that the run's own stages left: the mix as the teacher, each kind of teacher, the students.
 
-    Where the mix holds a single teacher, that teacher is not listed a second time under its own name.
+    Where the mix is one teacher, the kinds are left out: one of them is the teacher itself.
     """
-    found: dict[str, Path] = {}
-    for name, places in OWN.items():
-        path = next((run / place for place in places if (run / place).exists()), None)
-        if path is not None and path not in found.values():
-            found[name] = path
-    if (run / "mix").exists() and len(mixed_members(run)) == 1:  # it is the teacher itself
-        found = {name: path for name, path in found.items() if name not in PLACES}
-    return {name: Ranking.load(path) for name, path in found.items()}
+    places = {"teacher": f"mix/{RANKING}"}
+    if (run / "mix").exists() and len(mixed_members(run)) > 1:
+        places |= {kind.name: f"{kind.place}/{RANKING}" for kind in _shown_kinds()}
+    places |= {name: f"student/{stem}_ranking.npz" for name, stem in STUDENTS.items()}
+    return {name: Ranking.load(run / place) for name, place in places.items() if (run / place).exists()}
 
 
 def other_rankings(
@@ -141,8 +126,10 @@ def rank_bundle(bundle: Bundle, question: Question) -> Ranking:
 
 
 def learning_curves(run: Path) -> dict[str, list[Epoch]]:
-    """Return the learning curve of each model of the run that was trained in epochs."""
-    return {name: load_curve(run / place) for name, place in CURVES.items() if (run / place).exists()}
+    """Return the learning curves of all teachers and students that were trained in epochs."""
+    places = {kind.name: f"{kind.place}/{CURVE}" for kind in _shown_kinds()}
+    places |= {name: f"student/{stem}_curve.json" for name, stem in STUDENTS.items()}
+    return {name: load_curve(run / place) for name, place in places.items() if (run / place).exists()}
 
 
 def read_trials(run: Path) -> list[dict[str, Any]]:
@@ -166,6 +153,11 @@ def lineage_of(run: Path) -> dict[str, Any]:
         return dict(read_manifest(run / "bundle").lineage)
     except BundleError as exc:
         raise InputError(f"{exc}; export the run first") from exc
+
+
+def _shown_kinds() -> list[Kind]:
+    """Return the kinds of teachers that a report shows under their own name, and not as the student alone."""
+    return [kind for kind in KINDS.values() if not kind.is_student_alone]
 
 
 def _read_about(path: Path) -> dict[str, Any]:
@@ -212,8 +204,9 @@ def _seconds(run: Path) -> dict[str, float]:
 
 def titles_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return a title for the reader of every known model, and of those in models: their own, or made of their name."""
-    return TITLES | {
-        name: TITLES.get(name) or row.get("title") or name.replace("_", " ") for name, row in models.items()
+    titles = TITLES | {kind.name: kind.title for kind in KINDS.values()}
+    return titles | {
+        name: titles.get(name) or row.get("title") or name.replace("_", " ") for name, row in models.items()
     }
 
 
@@ -222,11 +215,7 @@ TITLES = {
     "student": "Student, distilled",
     "student_smoothed": "Student, smoothed labels for a teacher",
     "student_alone": "Student alone, no teacher",
-    "transformer": "Transformer alone",
-    "linear": "Linear model alone",
-    "text": "Transformer over texts alone",
     "compressed": "Student, compressed",
-    "twin": "Student alone in the teacher",
     "bundle": "Bundle, as it is served",
     "popularity": "Popularity",
     "recent_popularity": "Recent popularity (knows the day)",

@@ -23,6 +23,7 @@ from training.evaluation.quality import COMPARED
 from training.evaluation.question import ask, judged_part
 from training.progress import Progress
 from training.report.collect import COMPRESSED, lineage_of, other_rankings, own_rankings, titles_of
+from training.teacher.registry import peer_pairs
 
 TABULATED = {"ndcg@10": ndcg, "hr@10": hit}  # the metrics of the table
 PAIRS = (*COMPARED, ("compressed", "student_alone"), ("compressed", "teacher"))
@@ -56,7 +57,8 @@ def compare_runs(paths: Sequence[Path], progress: Progress) -> dict[str, Any]:
         name: {metric: [of(run.rankings[name].ranks, 10) for run in runs] for metric, of in TABULATED.items()}
         for name in names
     }
-    pairs = [*PAIRS, *(("student", name) for name in names if name != "student" and ("student", name) not in PAIRS)]
+    known = [*PAIRS, *peer_pairs()]
+    pairs = [*known, *(("student", name) for name in names if name != "student" and ("student", name) not in known)]
     data = runs[0].prepared.report
     return {
         "runs": [str(run.path) for run in runs],

@@ -13,14 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.model.curve import Epoch
+from training.teacher.registry import KINDS
 
 matplotlib.use("Agg")
 
 COLOURS = {
     "teacher": "#475569",
-    "transformer": "#94a3b8",
-    "linear": "#94a3b8",
-    "text": "#94a3b8",
     "student": "#0f766e",
     "student_smoothed": "#7c3aed",
     "student_alone": "#d97706",
@@ -34,6 +32,11 @@ MARKERS = "osD^vP"
 WIDTH = 6.6  # inches
 
 
+def colour_of(name: str) -> str | None:
+    """Return the colour of one of the run's own models; None of what they are compared with."""
+    return COLOURS.get(name) or (KINDS[name].colour if name in KINDS else None)
+
+
 def plot_bars(models: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]) -> str:
     """Plot NDCG@10 of each model with its interval, the first on top."""
     figure, axes = _blank(0.42 * len(models) + 0.7)
@@ -42,7 +45,7 @@ def plot_bars(models: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]
         row = models[name]
         low, high = row["ndcg@10_interval"]
         error = [[row["ndcg@10"] - low], [high - row["ndcg@10"]]]
-        axes.barh(place, row["ndcg@10"], xerr=error, color=COLOURS.get(name, GREY), ecolor=INK, capsize=2.5, height=0.7)
+        axes.barh(place, row["ndcg@10"], xerr=error, color=colour_of(name) or GREY, ecolor=INK, capsize=2.5, height=0.7)
         axes.annotate(
             f"{row['ndcg@10']:.4f}", (high, place), (5, 0), textcoords="offset points", va="center", fontsize=9
         )
@@ -55,7 +58,7 @@ def plot_curves(curves: Mapping[str, Sequence[Epoch]], titles: Mapping[str, str]
     """Plot validation NDCG@10 of each model over its epochs; a dot marks the epoch that was kept."""
     figure, axes = _blank(3.4)
     for name, rows in curves.items():
-        colour = COLOURS.get(name, GREY)
+        colour = colour_of(name) or GREY
         axes.plot([row.epoch + 1 for row in rows], [row.validation for row in rows], label=titles[name], color=colour)
         best = max(rows, key=lambda row: row.validation)
         axes.plot(best.epoch + 1, best.validation, "o", color=colour)
@@ -75,7 +78,7 @@ def plot_groups(
     for number, name in enumerate(names):
         heights = [row["ndcg@10"] or 0 for row in models[name][group]]
         places = [place + (number - (len(names) - 1) / 2) * width for place in range(len(rows))]
-        axes.bar(places, heights, width, label=titles[name], color=COLOURS.get(name) or next(greys, GREY))
+        axes.bar(places, heights, width, label=titles[name], color=colour_of(name) or next(greys, GREY))
     axes.set_xticks(range(len(rows)), [f"{group_label(group, row)}\n{row['users']:,} users" for row in rows])
     axes.set_ylabel("NDCG@10")
     axes.legend(frameon=False, fontsize=9)

@@ -168,7 +168,7 @@ def test_workers_and_store_end_with_a_parent_that_is_killed(service: Running) ->
     wait_for(lambda: not any(is_alive(pid) for pid in [*pids, store_pid]))
 
 
-def test_worker_that_cannot_start_ends_the_crew_with_its_message(tmp_path: Path) -> None:
+def test_worker_that_cannot_start_ends_the_others_with_its_message(tmp_path: Path) -> None:
     done = run_command("--bundle", str(tmp_path), "--workers", "2", "--port", "0", "--data-dir", str(tmp_path / "data"))
 
     assert done.returncode == 2

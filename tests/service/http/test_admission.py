@@ -1,9 +1,6 @@
 """Who is let in, on a clock of the test's own."""
 
-import pytest
-
 from service.http.admission import LEAST, Limit, Rates
-from service.recommendation.budget import USUAL_HALF_LIFE_S, Estimate
 
 
 class Clock:
@@ -92,44 +89,3 @@ def test_rate_below_one_a_second_still_lets_one_in() -> None:
     clock.now = 2.0
 
     assert [*now, rates.is_over(b"a")] == [False, True, False]
-
-
-def test_estimate_has_about_one_in_a_hundred_above_it() -> None:
-    estimate = Estimate(Clock())
-    for n in range(100_000):
-        estimate.note(((n * 7919) % 1000) / 1000)
-
-    above = sum(((n * 7919) % 1000) / 1000 > estimate.p99() for n in range(1000))
-
-    assert 0 < above <= 40
-
-
-def test_estimate_forgets_a_pause_of_the_machine() -> None:
-    clock = Clock()
-    estimate = Estimate(clock)
-    for _ in range(3):
-        estimate.note(0.001)
-    estimate.note(1.0)
-
-    assert estimate.p99() < 0.002
-
-
-def test_estimate_forgets_a_pause_that_it_began_with() -> None:
-    clock = Clock()
-    estimate = Estimate(clock)
-    estimate.note(1.0)
-
-    clock.now = 10 * USUAL_HALF_LIFE_S
-
-    assert estimate.p99() == pytest.approx(1 / 1024)
-
-
-def test_estimate_takes_what_is_always_slow_for_slow_after_an_idle_second_too() -> None:
-    clock = Clock()
-    estimate = Estimate(clock)
-    for _ in range(20):
-        clock.now += 1
-        estimate.note(0.1)
-    clock.now += 1
-
-    assert estimate.p99() > 0.05

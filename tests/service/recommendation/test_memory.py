@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from service.recommendation.memory import MAX_AGE_S, Memory, Taste
+from service.recommendation.job import Taste
+from service.recommendation.memory import MAX_AGE_S, Memory
 
 
 def taste(row: int) -> Taste:

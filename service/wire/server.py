@@ -4,41 +4,62 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 
 from service.errors import StartError
-from service.http.connection import Connection
+from service.wire.connection import Connection
+from service.wire.crowd import Crowd
+from service.wire.reply import SECURITY_HEADERS
 
 BACKLOG = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRule:
+    """How a server treats its connections.
+
+    drain_s: how long it serves on after the first signal. shutdown_s: how long requests in progress may take after
+    that. keep_alive_s: how long a connection may be idle. root_path: a prefix of every path, which is cut off.
+    """
+
+    drain_s: float
+    shutdown_s: int
+    keep_alive_s: int
+    root_path: str
 
 
 class Server(uvicorn.Server):
     """uvicorn's server, which on SIGTERM first says that it is not ready, serves on for a moment, and exits with 0."""
 
-    def __init__(self, app: Any, on_drain: Callable[[], None], *, drain_s: float, shutdown_s: int) -> None:
-        """on_drain: called at the first signal. drain_s, shutdown_s: see the settings."""
+    def __init__(self, app: Any, crowd: Crowd, on_drain: Callable[[], None], rule: ServerRule) -> None:
+        """app: an Entrance. crowd: the connections. on_drain: called at the first signal."""
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Connection,
+                http=cast(Any, partial(Connection, crowd=crowd)),
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
                 ws="none",
-                timeout_graceful_shutdown=shutdown_s,
-                timeout_keep_alive=75,
+                headers=[(name.decode(), value.decode()) for name, value in SECURITY_HEADERS],
+                root_path=rule.root_path,
+                timeout_graceful_shutdown=rule.shutdown_s,
+                timeout_keep_alive=rule.keep_alive_s,
             )
         )
-        self._on_drain, self._drain_s = on_drain, drain_s
+        self._crowd, self._on_drain, self._drain_s = crowd, on_drain, rule.drain_s
         self._stop_at: float | None = None
 
     def handle_exit(self, sig: int, frame: object) -> None:
         """Begin to drain; a second signal ends the draining, a third the waiting."""
         self._on_drain()
+        self._crowd.drain()
         if self._stop_at is None:
             self._stop_at = time.monotonic() + self._drain_s
         elif not self.should_exit:
