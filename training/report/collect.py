@@ -1,7 +1,7 @@
-"""What a finished run holds, put together: rankings of every model and of what it is compared with, and its metrics.
+"""Put together what a finished run holds: the rankings of its models and of what they are compared with, and metrics.
 
-The rankings come from the run directory; only the bundle itself is ranked here, through onnxruntime, because that is
-what will be served.
+The rankings were left in the run's directory by its stages. Only the bundle is ranked here, through onnxruntime,
+because that is what will be served.
 """
 
 import json
@@ -41,7 +41,11 @@ PEERS, BASELINES = "peers", "baselines"
 
 
 def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[dict[str, Any], dict[str, Ranking]]:
-    """Return what metrics.json holds, and the rankings that it is about."""
+    """Return what metrics.json will hold, and the rankings by model that it is about.
+
+    Raises InputError where a note of a peer or a baseline cannot be read, and BundleError where the bundle cannot be
+    opened.
+    """
     bundle = open_bundle(run / "bundle")
     question = ask(prepared, judged_part(prepared))
     rankings = own_rankings(run)
@@ -94,9 +98,11 @@ def own_rankings(run: Path) -> dict[str, Ranking]:
 def other_rankings(
     run: Path, prepared: Prepared, question: Question, progress: Progress
 ) -> tuple[dict[str, Ranking], dict[str, dict[str, Any]]]:
-    """Return rankings of peers/ and baselines/, and what their JSON says (title, seconds, parameters, setting).
+    """Return the rankings in peers/ and baselines/ by name, the strongest first, and what is said of each.
 
-    One of other data is left out and named: its users are not these.
+    The latter are title, seconds, parameters and setting, as far as NAME.json has them. A ranking that was made of
+    other data is left out, and named by progress: its users are not those of the question. Raises InputError where a
+    NAME.json cannot be read.
     """
     rankings: dict[str, Ranking] = {}
     about: dict[str, dict[str, Any]] = {}
@@ -115,7 +121,7 @@ def other_rankings(
 
 
 def rank_bundle(bundle: Bundle, question: Question) -> Ranking:
-    """Rank with the bundle alone, through onnxruntime."""
+    """Rank the question with a bundle through onnxruntime, under both rules about seen items."""
     return rank(question, ExportedStudent(bundle).padded_scores, bundle.manifest.max_history, both_rules=True)
 
 
@@ -127,19 +133,22 @@ def learning_curves(run: Path) -> dict[str, list[Epoch]]:
 
 
 def read_trials(run: Path) -> list[dict[str, Any]]:
-    """Return the candidates that a search under a budget measured; none where there was no search."""
+    """Return the trials that a search under a budget measured; an empty list where there was no search."""
     path = run / "search" / "trials.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def read_table(run: Path, name: str) -> dict[str, Any] | None:
-    """Return the table that a study left, "ablation" for one; None where there was none."""
+    """Return the table that a study left in the run's directory, None where it was not run. name: "ablation", ..."""
     path = run / name / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def lineage_of(run: Path) -> dict[str, Any]:
-    """Return what the bundle says of its making: seeds, config, commit. Raises InputError where it cannot be read."""
+    """Return what the bundle's manifest says of its making: seeds, config, commit, packages and data.
+
+    Raises InputError where there is no bundle that can be read.
+    """
     try:
         return dict(read_manifest(run / "bundle").lineage)
     except BundleError as exc:
@@ -152,6 +161,7 @@ def _shown_kinds() -> list[Kind]:
 
 
 def _read_about(path: Path) -> dict[str, Any]:
+    """Return the JSON beside a ranking, empty where there is none. Raises InputError where it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -161,7 +171,10 @@ def _read_about(path: Path) -> dict[str, Any]:
 
 
 def _sizes(run: Path, bundle: Bundle) -> dict[str, dict[str, float]]:
-    """Parameters, float32 bytes and encode time; both students have the bundle's encoder, so its time is theirs."""
+    """Return parameters, float32 bytes and microseconds to encode one history, of each model that has them.
+
+    All students have an encoder of the bundle's size, so its time is theirs. A mix has the sums of its members.
+    """
     dim, longest = bundle.manifest.dim, bundle.manifest.max_history
     encode_us = time_encoder(bundle.encoder, dim=dim, max_history=longest)
     own = _size(count_parameters(load_model(run / "student" / "student.safetensors")), encode_us)
@@ -178,18 +191,19 @@ def _sizes(run: Path, bundle: Bundle) -> dict[str, dict[str, float]]:
 
 
 def _size(parameters: int, encode_us: float) -> dict[str, float]:
+    """Return the row of a model whose parameters are float32."""
     return {"parameters": parameters, "bytes": 4 * parameters, "encode_us": encode_us}
 
 
 def _seconds(run: Path) -> dict[str, float]:
-    """Return the seconds of training of each model."""
+    """Return how many seconds the training of each model took; a mix took the sum of its members."""
     members = {name: open_member(run, name).seconds for name in mixed_members(run)}
     curves = {name: sum(row.seconds for row in rows) for name, rows in learning_curves(run).items()}
     return curves | members | {"teacher": sum(members.values())}
 
 
 def titles_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return a name for the reader of each model."""
+    """Return a title for the reader of every known model, and of those in models: their own, or made of their name."""
     titles = TITLES | {kind.name: kind.title for kind in KINDS.values()}
     return titles | {
         name: titles.get(name) or row.get("title") or name.replace("_", " ") for name, row in models.items()
