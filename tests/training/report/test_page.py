@@ -10,7 +10,6 @@ import pytest
 from training.__main__ import main
 from training.evaluation.judge import Ranking
 from training.report.page import stronger_baselines
-from training.report.plot import pareto_front
 
 
 @pytest.fixture
@@ -28,12 +27,6 @@ def report(run):
 def trial(dim, quality, cost, **more):
     row = {"dim": dim, "layers": 1, "kind": "attention", "items": "int8", "ndcg@10": quality, "encode_us": cost}
     return row | {"bytes": 1000 * cost, "chosen": False} | more
-
-
-def test_the_front_is_what_nothing_cheaper_beats():
-    trials = [trial(8, 0.1, 10), trial(16, 0.3, 20), trial(24, 0.2, 30), trial(32, 0.4, 40), trial(9, 0.05, 10)]
-
-    assert [row["dim"] for row in pareto_front(trials, "encode_us")] == [8, 16, 32]
 
 
 def test_every_model_of_metrics_has_every_detail_and_a_row_on_the_page(finished_run):
