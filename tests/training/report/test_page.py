@@ -78,15 +78,6 @@ def test_a_peer_is_a_row_under_its_own_title_and_one_of_other_data_is_left_out(r
     assert "stranger.npz: of other data than this run" in capsys.readouterr().err
 
 
-def test_damaged_peer_notes_are_an_error_that_names_the_file(run, capsys):
-    (run / "peers").mkdir()
-    shutil.copy(run / "baselines" / "ease.npz", run / "peers" / "odd.npz")
-    (run / "peers" / "odd.json").write_text("{")
-
-    assert main(["report", "--out", str(run)]) == 2
-    assert "odd.json: not JSON" in capsys.readouterr().err
-
-
 def test_a_search_is_drawn_with_its_front(run):
     assert "What a smaller model costs" not in (run / "report.html").read_text()
     (run / "search").mkdir()
