@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--listener-fd", type=int, help=argparse.SUPPRESS)
     serving.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     serving.add_argument("--store-kind", help=argparse.SUPPRESS)
+    serving.add_argument("--rates-file", type=Path, help=argparse.SUPPRESS)
     serving.add_argument("--pin", action="store_true", help="serve --bundle whatever version the store calls live")
     serving.set_defaults(run=serve)
     for name, text, run in (

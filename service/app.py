@@ -21,12 +21,15 @@ from service import __version__
 from service.bundle import BundleError, read_manifest
 from service.errors import StartError
 from service.http.account import Account
-from service.http.admission import Admission, Limit, Rates
+from service.http.admission import Admission, Limit, Shares
 from service.http.api import create_api
+from service.http.caller import Hosts, Proxies
 from service.http.events import event_routes
 from service.http.gate import Gate
+from service.http.guard import Guard
 from service.http.key import Keys
 from service.http.model import model_routes, probe_routes
+from service.http.rate import Ledger, Rates
 from service.http.recommend import RecommendEndpoint
 from service.http.users import user_routes
 from service.logs import Log
@@ -91,12 +94,17 @@ class Service:
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, log: Log, *, store_kind: str | None = None, is_pinned: bool = False
+    settings: Settings,
+    log: Log,
+    *,
+    store_kind: str | None = None,
+    ledger: Ledger | None = None,
+    is_pinned: bool = False,
 ) -> AsyncIterator[Service]:
     """Open the service. Raises StartError with a message for the operator.
 
-    store_kind: embedded, where the URL is that of an embedded server which somebody else owns. is_pinned: serve
-    --bundle whatever version the store calls live.
+    store_kind: embedded, where the URL is that of an embedded server which somebody else owns. ledger: of the rates of
+    callers, where several processes share them. is_pinned: serve --bundle whatever version the store calls live.
     """
     check_bundle(settings, is_pinned=is_pinned)
     metrics = Metrics(__version__)
@@ -111,16 +119,18 @@ async def open_service(
         stack.push_async_callback(generations.rest)
         readiness = Readiness(store, store_kind or ("external" if settings.redis_url else "embedded"), generations)
         history = history_of(settings, store)
+        account = Account(metrics, log if settings.log_requests else None)
+        guard = _make_guard(settings, account, ledger)
         api = create_api(
             [
-                event_routes(history, metrics),
+                event_routes(history, metrics, guard.charge),
                 user_routes(history, stream_of(settings, store), generations),
                 model_routes(generations, published, follower.look_soon),
                 probe_routes(readiness.describe, metrics),
             ]
         )
         endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings))
-        gate = _make_gate(settings, api, endpoint, metrics, log)
+        gate = Gate(api, endpoint, guard, _make_admission(settings, metrics), account)
         _show(metrics, generations)
         stack.push_async_callback(_cancel, asyncio.create_task(_watch_lag(metrics)))
         if not is_pinned:
@@ -281,18 +291,18 @@ def stream_of(settings: Settings, store: Store) -> EventStream:
     return EventStream(store, UserKeys(settings.namespace))
 
 
-def _make_gate(settings: Settings, api: ASGIApp, endpoint: RecommendEndpoint, metrics: Metrics, log: Log) -> Gate:
+def _make_guard(settings: Settings, account: Account, ledger: Ledger | None) -> Guard:
+    keys = Keys(settings.parsed_keys, settings.admin_key.get_secret_value())
+    hosts = Hosts([*settings.hosts, settings.host], is_on=not keys.is_on)
+    return Guard(hosts, keys, Proxies(settings.proxies), Rates(settings.rate_per_s, ledger), account)
+
+
+def _make_admission(settings: Settings, metrics: Metrics) -> Admission:
     few = max(1, settings.max_in_flight // 8)
     answers = Limit(target_s=budget_rule(settings).answer_target_s, most=settings.max_in_flight)
     metrics.watch(metrics.concurrency_limit, lambda: answers.value)
-    return Gate(
-        api,
-        endpoint,
-        Keys(settings.keys, settings.admin_key.get_secret_value()),
-        Admission(answers, Limit(target_s=math.inf, most=few), Limit(target_s=math.inf, most=few)),
-        Rates(settings.rate_per_s),
-        Account(metrics, log if settings.log_requests else None),
-    )
+    limits = (answers, Limit(target_s=math.inf, most=few), Limit(target_s=math.inf, most=few))
+    return Admission(*(Shares(limit, len(settings.keys)) for limit in limits))
 
 
 def _make_crowd(settings: Settings, metrics: Metrics, log: Log) -> Crowd:

@@ -11,6 +11,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import StartError
+from service.http.caller import Network, parse_networks
+from service.http.key import LEAST_KEY, Key, parse_key
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 """Hosts that only this machine can reach."""
@@ -39,6 +41,12 @@ class Settings(BaseSettings):
     namespace: str = Field("retort", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="prefix of every key")
     api_keys: SecretStr = Field(
         SecretStr(""), description="comma-separated keys, any of which opens the API; empty: no keys, loopback only"
+    )
+    allowed_hosts: str = Field(
+        "", description="comma-separated names it answers to where there are no keys, beside localhost; `*` for any"
+    )
+    trusted_proxies: str = Field(
+        "", description="comma-separated addresses or networks whose `X-Forwarded-For` names the caller"
     )
     admin_key: SecretStr = Field(SecretStr(""), description="opens the API and the model routes")
     allow_anonymous: bool = Field(False, description="1: listen beyond loopback without keys")
@@ -89,6 +97,34 @@ class Settings(BaseSettings):
         if not (text.isascii() and text.isprintable()):
             raise ValueError("keys travel in a header: use ASCII letters, digits and signs")
         return keys
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        parse_networks(text)
+        return text
+
+    @property
+    def hosts(self) -> list[str]:
+        """The further names that it answers to where there are no keys."""
+        return [name.strip() for name in self.allowed_hosts.split(",") if name.strip()]
+
+    @property
+    def proxies(self) -> list[Network]:
+        """The networks of trusted proxies."""
+        return parse_networks(self.trusted_proxies)
+
+    @property
+    def parsed_keys(self) -> list[Key]:
+        """The API keys with their scopes, without the admin key."""
+        return [parse_key(key) for key in self.keys]
+
+    @property
+    def has_short_keys(self) -> bool:
+        """Whether a key is too short to be one, where more than this machine can try them."""
+        secrets = [key.secret for key in self.parsed_keys]
+        admin = self.admin_key.get_secret_value().encode()
+        return self.host not in LOOPBACK and any(0 < len(each) < LEAST_KEY for each in [*secrets, admin])
 
     @property
     def keys(self) -> tuple[str, ...]:

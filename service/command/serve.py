@@ -7,13 +7,15 @@ import os
 import signal
 import socket
 import tempfile
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.app import open_service, start_embedded
 from service.command.worker import Supervisor, WorkerStart
 from service.errors import StartError
+from service.http.key import LEAST_KEY
+from service.http.rate import FILE_BYTES, SharedLedger
 from service.logs import Log, LogHandler
 from service.settings import Settings, read_settings
 from service.wire.server import BACKLOG, Server, ServerRule, address_of, bind, loop_factory
@@ -23,14 +25,16 @@ MAX_WORKERS = 64
 
 @dataclass(frozen=True, slots=True)
 class Inherited:
-    """Descriptors inherited from the supervisor, and the kind of its store; None when alone.
+    """What a worker has from its supervisor; None when alone.
 
-    listener_fd: the bound socket. ready_fd: a pipe, into which the worker writes once it serves.
+    listener_fd: the bound socket. ready_fd: a pipe, into which the worker writes once it serves. store_kind: of the
+    store that the supervisor started. rates_file: where all workers note the rates of callers.
     """
 
     listener_fd: int | None
     ready_fd: int | None
     store_kind: str | None
+    rates_file: Path | None
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -44,6 +48,8 @@ def serve(arguments: argparse.Namespace) -> int:
         raise StartError(
             f"refusing to listen on {settings.host} without keys: set RETORT_API_KEYS, or RETORT_ALLOW_ANONYMOUS=1"
         )
+    if settings.has_short_keys:
+        raise StartError(f"refusing to listen on {settings.host} with a key of less than {LEAST_KEY} characters")
     log = Log(settings.log_level)
     _route_logging(log)
     try:
@@ -51,7 +57,9 @@ def serve(arguments: argparse.Namespace) -> int:
             if arguments.workers > 1:
                 runner.run(_supervise(settings, arguments.workers, log, is_pinned=arguments.pin))
             else:
-                inherited = Inherited(arguments.listener_fd, arguments.ready_fd, arguments.store_kind)
+                inherited = Inherited(
+                    arguments.listener_fd, arguments.ready_fd, arguments.store_kind, arguments.rates_file
+                )
                 runner.run(_listen(settings, log, inherited, is_pinned=arguments.pin))
     finally:
         log.close()
@@ -67,7 +75,9 @@ async def _supervise(settings: Settings, n_workers: int, log: Log, *, is_pinned:
         given = {"PROMETHEUS_MULTIPROC_DIR": str(metrics_dir), "RETORT_DATA_DIR": str(settings.data_dir)}
         if settings.bundle is not None:
             given["RETORT_BUNDLE"] = str(settings.bundle)
-        arguments = ["--pin"] if is_pinned else []
+        rates_file = metrics_dir / "rates"
+        rates_file.write_bytes(bytes(FILE_BYTES))
+        arguments = ["--rates-file", str(rates_file), *(["--pin"] if is_pinned else [])]
         if settings.redis_url is None:
             given["RETORT_REDIS_URL"] = start_embedded(settings, stack, log)
             arguments += ["--store-kind", "embedded"]
@@ -86,7 +96,13 @@ async def _listen(settings: Settings, log: Log, inherited: Inherited, *, is_pinn
     """Serve in this process until told to stop, alone or as a worker."""
     is_alone = inherited.listener_fd is None
     listener = bind(settings.host, settings.port) if is_alone else socket.socket(fileno=inherited.listener_fd)
-    async with open_service(settings, log, store_kind=inherited.store_kind, is_pinned=is_pinned) as service:
+    async with AsyncExitStack() as stack:
+        ledger = None
+        if inherited.rates_file is not None:
+            ledger = stack.enter_context(closing(SharedLedger(inherited.rates_file)))
+        service = await stack.enter_async_context(
+            open_service(settings, log, store_kind=inherited.store_kind, ledger=ledger, is_pinned=is_pinned)
+        )
         listener.listen(BACKLOG)  # before it is said: uvicorn itself listens a few ticks later
         event = "listening" if is_alone else "worker_ready"
         log.write("info", event, **address_of(listener), pid=os.getpid(), model_version=service.version)

@@ -56,6 +56,7 @@ class _Worker:
         os.close(child_end)
         self.started = time.monotonic()
         self.is_ready = False
+        self._is_asked = False
 
     @property
     def pid(self) -> int:
@@ -67,7 +68,16 @@ class _Worker:
             self.is_ready = os.read(self._ready, 1) == b"1"
         return self._process.poll()
 
-    def tell(self, number: signal.Signals) -> None:
+    def ask_to_end(self) -> None:
+        """Send SIGTERM, once: a second one would cut short the draining that the first began."""
+        if not self._is_asked:
+            self._is_asked = True
+            self._tell(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._tell(signal.SIGKILL)
+
+    def _tell(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
@@ -87,10 +97,9 @@ class Supervisor:
 
     def stop(self) -> None:
         """Tell every worker to end; a second call kills them."""
-        number = signal.SIGKILL if self._is_stopping.is_set() else signal.SIGTERM
-        self._is_stopping.set()
         for worker in self._workers:
-            worker.tell(number)
+            worker.kill() if self._is_stopping.is_set() else worker.ask_to_end()
+        self._is_stopping.set()
 
     async def wait_until_ready(self) -> None:
         """Wait until every worker serves. Raises StartError if one ends first, which has said why itself."""
@@ -116,12 +125,12 @@ class Supervisor:
     async def end(self) -> None:
         """Tell every worker to end, and wait for it; kill those that take too long."""
         for worker in self._workers:
-            worker.tell(signal.SIGTERM)
+            worker.ask_to_end()
         end = time.monotonic() + self._stop_s + _SLACK_S
         while any(worker.look() is None for worker in self._workers):
             if time.monotonic() > end:
                 for worker in self._workers:
-                    worker.tell(signal.SIGKILL)
+                    worker.kill()
             await asyncio.sleep(_WATCH_EVERY_S)
         for worker in self._workers:
             worker.close()

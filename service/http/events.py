@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, Request, Response
@@ -18,13 +18,16 @@ from service.wire.trace import Trace
 
 EVENTS_BODY_BYTES = 2 << 20
 MAX_FUTURE_S = 300
+EVENTS_PER_REQUEST = 10
+"""Events that weigh as much as one request where a caller's rate is limited."""
+Charge = Callable[[bytes, float], None]
 _SLICE_EVENTS = 50
 _TURN_S = 5.0
 """How long a body waits for those that came before it."""
 
 
-def event_routes(history: History, metrics: Metrics) -> APIRouter:
-    """Return the route that stores events."""
+def event_routes(history: History, metrics: Metrics, charge: Charge) -> APIRouter:
+    """Return the route that stores events. charge: counts a list as so many requests more of its caller's rate."""
     router = APIRouter()
     writer = EventWriter(history, metrics)
 
@@ -33,6 +36,7 @@ def event_routes(history: History, metrics: Metrics) -> APIRouter:
         """Store events; what is accepted is in the store, and visible to the user's next request."""
         listed = parse_event_list(await read_json(request.scope, request.receive, EVENTS_BODY_BYTES))
         trace: Trace = request.scope["retort"]
+        charge(trace.caller, len(listed) / EVENTS_PER_REQUEST - 1)
         added, rejected = await writer.write(listed, trace)
         counts = {"accepted": sum(added), "duplicates": len(added) - sum(added)}
         trace.fields.update(counts, rejected=len(rejected))

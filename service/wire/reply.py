@@ -10,7 +10,8 @@ from service.errors import RequestError
 
 STATUS = {
     "malformed": 422, "unsupported_media_type": 415, "too_large": 413, "body_timeout": 408, "no_key": 401,
-    "wrong_key": 403, "admin_key_needed": 403, "not_found": 404, "method_not_allowed": 405, "not_built": 501,
+    "wrong_key": 403, "wrong_scope": 403,
+    "wrong_host": 403, "admin_key_needed": 403, "not_found": 404, "method_not_allowed": 405, "not_built": 501,
     "overloaded": 503, "rate_limited": 429, "caller_gone": 499, "store_unavailable": 503, "not_ready": 503,
     "internal": 500,
 }  # fmt: skip

@@ -15,7 +15,7 @@ from training.distillation.term import TERMS, Pupil, parse_terms
 from training.errors import InputError
 from training.teacher.registry import KINDS
 
-MIXERS = ("attention", "pool", "gru")
+MIXERS = ("attention", "pool", "gru")  # the kinds of block
 KNOWN_ONLY = ConfigDict(extra="forbid")
 
 
@@ -68,9 +68,9 @@ BlockLists = Annotated[
     Text,
     _must(f"list some of {', '.join(MIXERS)}", lambda text: all(set(one) <= set(MIXERS) for one in _block_lists(text))),
 ]
-Dims = Annotated[Text, _each("be a list of numbers from 1 to 4096", lambda word: 1 <= int(word) <= 4096)]
-Alphas = Annotated[Text, _each("be a list of numbers between 0 and 1", lambda word: 0 <= float(word) <= 1)]
-Scales = Annotated[Text, _each("be a list of numbers above 0", lambda word: 0 < float(word) < 1000)]
+Dims = Annotated[Text, _each("be a list of numbers from 1 to 4096, each of them", lambda word: 1 <= int(word) <= 4096)]
+Alphas = Annotated[Text, _each("lie between 0 and 1, each of them", lambda word: 0 <= float(word) <= 1)]
+Scales = Annotated[Text, _each("be above 0, each of them", lambda word: 0 < float(word) < 1000)]
 AtLeast1 = Annotated[StrictInt, _must("be at least 1", lambda v: v >= 1)]
 AtLeast0 = Annotated[StrictInt, _must("be at least 0", lambda v: v >= 0)]
 Seed = Annotated[StrictInt, _must("be at least 0", lambda v: 0 <= v < 1 << 32)]
@@ -84,19 +84,22 @@ OtherTemperature = Annotated[StrictFloat, _must("be above 0, or 0 for the studen
 
 @dataclass(frozen=True, config=KNOWN_ONLY)
 class Prepare:
-    """How the files are read."""
+    """How the files are read.
+
+    repeats: may seen items be recommended? auto: they may where more than 5 % of the held-out events repeat one.
+    """
 
     columns: Text = ""  # "user_id=CustomerID,item_id=StockCode": our name = theirs
     events: Text = ""  # "purchase,view": only these values of the event column count; empty: all
     min_weight: StrictFloat = 0.0  # rows of this weight or less are dropped; without a weight column every row counts
     max_malformed: Share = 0.01  # the run stops where a larger share of the rows cannot be read
     max_history: AtLeast1 = 500  # newest events kept of a user: as many as the store keeps
-    repeats: Annotated[Text, _one_of("auto", "yes", "no")] = "auto"  # recommend seen items? auto: if > 5 % repeat
+    repeats: Annotated[Text, _one_of("auto", "yes", "no")] = "auto"
 
 
 @dataclass(frozen=True, config=KNOWN_ONLY)
 class Split:
-    """What is held out. last: each user's last event (test), the one before (val). time: the newest share of events."""
+    """What is held out: each user's last event, the newest share of all events, a fold of the users, or nothing."""
 
     test: Annotated[Text, _one_of("last", "time", "users", "none")] = "last"
     val: Annotated[Text, _one_of("last", "time")] = "last"
@@ -107,7 +110,7 @@ class Split:
 
 @dataclass(frozen=True, config=KNOWN_ONLY)
 class Teacher:
-    """Which models teach, mixed as validation says; and the size and training of the transformers among them."""
+    """Which models teach, and the size and training of the transformers among them. Validation says how they mix."""
 
     dim: AtLeast1 = 128
     blocks: Blocks = "pool,attention,attention"
@@ -127,7 +130,7 @@ class Teacher:
 
 @dataclass(frozen=True, config=KNOWN_ONLY)
 class Student:
-    """The student's size and its training; the student alone is trained the same way without a teacher."""
+    """The student's size and training. The student without a teacher, to compare with, is trained the same way."""
 
     dim: AtLeast1 = 384
     blocks: Blocks = "pool"

@@ -7,10 +7,12 @@ rank, M codes an item.
 
 from collections.abc import Mapping
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2, vq
 from torch import Tensor, nn
 
 from training.export.rounding import quantise_rows, round_rows
@@ -52,21 +54,19 @@ def quantise_product(weights: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """
     padded = nn.functional.pad(weights, (0, -weights.shape[1] % width))
     groups = padded.unflatten(1, (-1, width)).transpose(0, 1).contiguous()  # [M, N, W]
-    found = [_cluster(group) for group in groups]
-    return torch.stack([books for books, _ in found]), torch.stack([codes for _, codes in found], dim=1)
+    found = [_cluster(group.numpy()) for group in groups]
+    books, codes = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*found, strict=True))
+    return books, codes.T.long().contiguous()
 
 
-def _cluster(points: Tensor) -> tuple[Tensor, Tensor]:
+def _cluster(points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Return centroids [256, W] of points [N, W] by k-means from random points, and the nearest of each point [N]."""
-    generator = torch.Generator().manual_seed(0)
-    first = torch.randperm(len(points), generator=generator)[:CENTROIDS]
-    books = points[first.repeat(-(-CENTROIDS // len(first)))[:CENTROIDS]].clone()
-    for _ in range(ROUNDS):
-        codes = torch.cdist(points, books).argmin(dim=1)
-        sums = torch.zeros_like(books).index_add_(0, codes, points)
-        counts = torch.bincount(codes, minlength=CENTROIDS)[:, None]
-        books = torch.where(counts > 0, sums / counts.clamp(min=1), books)
-    return books, torch.cdist(points, books).argmin(dim=1)
+    chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:CENTROIDS]
+    start = np.resize(points[chosen.numpy()], (CENTROIDS, points.shape[1]))  # fewer points than centroids repeat
+    with catch_warnings():
+        simplefilter("ignore")  # a centroid that is nearest to no point stays where it was, which costs nothing
+        books, _ = kmeans2(points, start, iter=ROUNDS, minit="matrix")
+    return books, vq(points, books)[0]
 
 
 class Rounded(nn.Module):

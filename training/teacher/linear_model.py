@@ -66,7 +66,8 @@ START = Setting(0.85, 1, 1.0, 50.0, 0.0)
 class LinearModel:
     """A solved model: weights [M, M] between the covered rows [M] of a catalogue of N ≥ M items.
 
-    The rows of weights are contiguous in memory, because scoring a history gathers the rows of its items.
+    The rows of weights are contiguous in memory, because scoring a history gathers the rows of its items. With
+    contiguous columns that takes seconds (tests/bench/README.md, "Training").
     """
 
     weights: NDArray[np.float16]

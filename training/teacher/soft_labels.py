@@ -1,8 +1,9 @@
 """What a teacher says at every training position, over the whole catalogue and at any temperature.
 
 A neural teacher is saved as its final state after every event, in half precision, and its item table: the logits of a
-chunk of positions are the product of the two. That is smaller than a list of the top 100 items of each position, and it
-loses no item. A linear teacher is its matrix (linear.py). A mix is the sum of its teachers, each times its factor.
+chunk of positions are the product of the two. That is smaller than a list of the top 100 items of each position
+(tests/bench/README.md, "Training"), and it loses no item. A linear teacher is its matrix (linear.py). A mix is the sum
+of its teachers, each times its factor.
 
 The state of a position comes from the window in which it has the longest history before it. Windows overlap by half, so
 beyond a user's first events every state has seen at least half of max_history.

@@ -215,7 +215,9 @@ def is_refused(host: str, port: int) -> bool:
 
 def test_request_in_progress_at_sigterm_is_answered(toy_bundle: Path, tmp_path: Path) -> None:
     body = b'{"history": ["i1"], "k": 3}'
-    head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    head = (
+        b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    )
     with Running(toy_bundle, tmp_path, drain_s="0") as service:
         host, port = service.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as caller:
@@ -425,7 +427,7 @@ def test_overload_is_refused_at_once_with_a_hint(toy_bundle: Path, tmp_path: Pat
 def test_bodies_that_do_not_come_hold_no_place_among_the_answers(toy_bundle: Path, tmp_path: Path) -> None:
     with Running(toy_bundle, tmp_path, max_in_flight="4") as service:
         host, _, port = service.url.removeprefix("http://").partition(":")
-        head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n{"
+        head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n{"
         holders = [socket.create_connection((host, int(port)), timeout=10) for _ in range(260)]
         for number, holder in enumerate(holders):
             holder.sendall(head % (b"/recommend", b"/events")[number % 2])

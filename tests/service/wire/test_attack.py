@@ -15,7 +15,7 @@ from service.wire.request_parser import HEAD_BYTES
 from tests.service.running import Running, wait_for
 from tests.service.wire.test_connection import Standing, connect, is_answering, post, read_status
 
-LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+LIVEZ = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def exchange(service: Running | Standing, data: bytes) -> bytes:
 def test_body_of_a_request_that_asks_for_an_upgrade_is_its_body(
     standing: Standing, upgrade: list[str], n_pieces: int
 ) -> None:
-    smuggled = b"DELETE /users/b HTTP/1.1\r\nHost: x\r\n\r\n"
+    smuggled = b"DELETE /users/b HTTP/1.1\r\nHost: localhost\r\n\r\n"
     standing.door.seen.clear()
     request = post("/echo", *upgrade, body=smuggled)
     size = -(-len(request) // n_pieces)
@@ -147,7 +147,7 @@ def test_refusal_reaches_a_caller_who_is_still_sending(standing: Standing) -> No
 def test_caller_who_sends_for_ever_is_not_read_for_ever(standing: Standing) -> None:
     sent = 0
     with connect(standing) as connection, pytest.raises((ConnectionError, TimeoutError)):
-        connection.sendall(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n")
+        connection.sendall(b"POST /early HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999999\r\n\r\n")
         while sent < 1 << 30:
             sent += connection.send(b"x" * (1 << 20))
 
@@ -215,7 +215,7 @@ def test_requests_that_are_sent_ahead_stay_in_the_socket(service: Running) -> No
         connection.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             for _ in range(40):
-                connection.send(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n" * 9000)
+                connection.send(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n" * 9000)
     assert service.client.get("/livez").status_code == 200
     peak = memory(service)
     for connection in crowd:
@@ -228,7 +228,7 @@ def test_heads_without_end_cost_no_memory(service: Running) -> None:
     before = memory(service)
     for line in (b"X: y\r\n" * 20000, b"X" * 120_000, b"X: " + b"y" * 120_000 + b"\r\n"):
         with connect(service) as connection, contextlib.suppress(ConnectionError, TimeoutError):
-            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
             for _ in range(200):
                 connection.sendall(line)
     assert service.client.get("/livez").status_code == 200

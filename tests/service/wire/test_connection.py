@@ -29,7 +29,12 @@ LIMIT = 4
 
 
 def post(path: str = "/recommend", *headers: str, body: bytes = BODY) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    ]
     return "\r\n".join([*lines, *headers, "", ""]).encode() + body
 
 
@@ -40,7 +45,7 @@ def test_one_whole_post_is_known_as_such(path: str) -> None:
     assert found is not None
     assert (found.url, found.body) == (path.encode(), BODY)
     assert found.headers == {
-        b"host": b"x", b"content-type": b"application/json", b"content-length": b"19",
+        b"host": b"localhost", b"content-type": b"application/json", b"content-length": b"19",
         b"connection": b"keep-alive", b"x-api-key": b"a b",
     }  # fmt: skip
 
@@ -207,7 +212,7 @@ def standing() -> Iterator[Standing]:
 def is_answering(service: "Running | Standing") -> bool:
     """Whether a probe over a connection of its own is answered."""
     with connect(service) as connection:
-        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         return read_status(connection) == 200
 
 
@@ -262,7 +267,7 @@ def test_refused_connection_goes_on_in_any_pieces(full: Standing, n_pieces: int)
             connection.sendall(post()[start : start + size])
             assert is_answering(full)  # by now the loop has read the piece
         assert read_status(connection) == 503
-    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
     assert read_status(connection) == 200
     connection.close()
@@ -327,7 +332,7 @@ def test_request_in_one_piece_is_answered_as_one_in_two(guarded: Running, body: 
                 connection.sendall(request[start : start + size])
                 guarded.client.get("/livez")
             answers.append(read_answer(connection))
-            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert read_status(connection) == 200
     (status, names, whole), (other_status, other_names, pieces) = answers
 

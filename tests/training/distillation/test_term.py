@@ -237,6 +237,7 @@ class Backwards:
 
 def test_a_term_without_a_number_has_its_own_weight():
     assert parse_terms(" kl , relations, hint:0.1") == {"kl": 1.0, "relations": 10.0, "hint": 0.1}
+    assert parse_terms("kl:0.5,relations:3") == {"kl": 0.5, "relations": 3.0}
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def ranked(*ranks):
 def test_the_student_is_compared_with_peers_and_baselines_the_strongest_first():
     rankings = {"student": ranked(1, 2), "teacher": ranked(1, 1), "weak": ranked(9, 9), "strong": ranked(1, 1)}
 
-    beside = beside_baselines(rankings)
+    beside = beside_baselines(rankings, ["weak", "strong"])
 
     assert list(beside) == ["strong", "weak"]
     assert beside["strong"]["difference"] < 0 < beside["weak"]["difference"]
