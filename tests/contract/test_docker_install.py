@@ -147,7 +147,7 @@ def test_service_image_holds_exactly_the_pinned_versions(image: Path) -> None:
 
 
 def test_service_image_answers_and_is_healthy_with_keys(image: Path) -> None:
-    with run_image(image, RETORT_API_KEYS="a-key") as listening:
+    with run_image(image, RETORT_API_KEYS="a-key-of-an-image") as listening:
         done = health_command(listening["port"])
 
     assert listening["host"] == "0.0.0.0"
@@ -183,7 +183,7 @@ def test_service_image_runs_on_a_read_only_root_without_a_privilege(image: Path)
     )
 
     with run_image(
-        image, "unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", RETORT_API_KEYS="a-key"
+        image, "unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", RETORT_API_KEYS="a-key-of-an-image"
     ) as listening:
         status = Path(f"/proc/{listening['pid']}/status").read_text()
         done = health_command(listening["port"])
