@@ -102,16 +102,18 @@ async def open_service(
         stack.push_async_callback(generations.rest)
         readiness = Readiness(store, store_kind or ("external" if settings.redis_url else "embedded"), generations)
         profile = loader.profile()
+        keys = Keys(settings.keys, settings.admin_key.get_secret_value())
         api = create_api(
             [
                 event_routes(profile, metrics),
                 user_routes(profile, generations),
                 model_routes(generations, releases, follower.look_soon),
                 probe_routes(readiness.describe, metrics),
-            ]
+            ],
+            is_keyed=keys.is_on,
         )
         endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings))
-        gate = _make_gate(settings, api, endpoint, metrics, log)
+        gate = _make_gate(settings, keys, api, endpoint, metrics, log)
         _show(metrics, generations)
         stack.push_async_callback(_cancel, asyncio.create_task(_watch_lag(metrics)))
         if not is_pinned:
@@ -279,14 +281,16 @@ def retention_of(settings: Settings) -> Retention:
     )
 
 
-def _make_gate(settings: Settings, api: ASGIApp, endpoint: RecommendEndpoint, metrics: Metrics, log: Log) -> Gate:
+def _make_gate(
+    settings: Settings, keys: Keys, api: ASGIApp, endpoint: RecommendEndpoint, metrics: Metrics, log: Log
+) -> Gate:
     few = max(1, settings.max_in_flight // 8)
     answers = Limit(target_s=budget_rule(settings).answer_target_s, most=settings.max_in_flight)
     metrics.watch(metrics.concurrency_limit, lambda: answers.value)
     return Gate(
         api,
         endpoint,
-        Keys(settings.keys, settings.admin_key.get_secret_value()),
+        keys,
         Admission(answers, Limit(target_s=math.inf, most=few), Limit(target_s=math.inf, most=few)),
         Rates(settings.rate_per_s),
         Account(metrics, log if settings.log_requests else None),

@@ -116,7 +116,7 @@ class Gate:
         self._keys.check(path, headers)
         if not self._rates.is_on or path in OPEN_PATHS:
             return
-        key = given_key(headers) if self._keys.is_on else None  # else anything could be made up
+        key = given_key(headers) if self._keys.is_asked_for(path) else None  # else anything could be made up
         if self._rates.is_over(key or (client or ("-",))[0].encode()):
             self._account.shed("rate")
             raise RequestError("rate_limited", "too many requests a second", headers={"Retry-After": "1"})
