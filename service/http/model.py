@@ -63,7 +63,7 @@ class LiveResponse(BaseModel):
 class AliveResponse(BaseModel):
     """The answer of GET /livez."""
 
-    alive: Literal[True]
+    alive: bool = Field(description="true; a process that is not alive does not answer")
 
 
 class StoreResponse(BaseModel):

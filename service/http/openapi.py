@@ -42,7 +42,7 @@ _SCHEMES = {
         "scheme": "bearer",
         "description": "One of RETORT_API_KEYS, or RETORT_ADMIN_KEY, which /model/activate and /model/rollback need.",
     },
-    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same keys, bare."},
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same keys, bare."},
 }
 _USER_ID_PARAMETER = {
     "name": "user_id", "in": "path", "required": True, "description": "percent-encoded, slashes included",

@@ -55,7 +55,7 @@ def test_readme_names_every_endpoint(shared_service):
     served = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     named = set(re.findall(r"^\| `(GET|POST|PUT|DELETE) (/[^`]*)`", README, flags=re.MULTILINE))
     assert served <= named
-    assert named - served == {("GET", "/metrics"), ("GET", "/docs")}
+    assert named - served == {("GET", "/docs")}
 
 
 def test_readme_names_every_reason():

@@ -20,6 +20,8 @@ import redis
 from service.store.embedded import socket_path
 
 DEADLINE_S = 20.0
+KEY = "a-key-that-only-tests-know"
+ADMIN_KEY = "the-admin-key-that-only-tests-know"
 
 
 def wait_for(claim: Callable[[], Any], timeout_s: float = DEADLINE_S, every_s: float = 0.02) -> Any:
