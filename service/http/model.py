@@ -28,10 +28,10 @@ class IndexResponse(BaseModel):
 
     kind: Literal["exact", "approximate"]
     recall_at_100: float = Field(ge=0, le=1, description="share of the true best 100 that are found, as measured")
-    depths: list[int] | None = Field(
-        None, max_length=2, description="approximate: candidates scored for 10 and for 100"
+    depths: list[int] = Field(
+        default_factory=list, max_length=2, description="approximate: candidates scored for 10 and for 100 items"
     )
-    lists: float | None = Field(None, ge=0, le=1, description="approximate: share of the lists that is read")
+    lists: float = Field(default_factory=float, ge=0, le=1, description="approximate: share of the lists that is read")
 
 
 class ModelResponse(BaseModel):

@@ -62,7 +62,9 @@ class ErrorBody(BaseModel):
 
     code: str = Field(max_length=64)
     message: str = Field(max_length=2000)
-    details: list[FieldError] | None = Field(None, max_length=20, description="of a malformed body")
+    details: list[FieldError] = Field(
+        default_factory=list, max_length=20, description="of a malformed body; left out where there is nothing to say"
+    )
 
 
 class ErrorResponse(BaseModel):

@@ -65,7 +65,9 @@ class RecommendResponse(BaseModel):
     quality: Quality
     ignored_ids: list[Annotated[str, StringConstraints(max_length=128)]] = Field(max_length=2200)
     took_ms: float = Field(ge=0)
-    debug: Debug | None = Field(None, description="only where the request asked for it")
+    debug: Debug = Field(
+        default_factory=lambda: Debug(stages_ms={}, funnel={}), description="left out unless the request asked for it"
+    )
 
 
 class RecommendEndpoint:

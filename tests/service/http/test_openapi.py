@@ -11,7 +11,8 @@ import jsonschema
 import jsonschema_rs
 import pytest
 
-from tests.service.running import ADMIN_KEY, KEY, Running, wait_for
+from tests.service.running import ADMIN_KEY, KEY, SWAP_S, Running, wait_for
+from tests.service.toy import write_toy
 
 OF_THE_GATE = {"401", "403", "429", "500", "503"}
 OF_A_BODY = {"408", "413", "415", "422"}
@@ -146,13 +147,24 @@ def test_user_with_a_history_and_an_embedding_keeps_to_its_schema(
 def test_activation_and_rollback_keep_to_their_schemas(
     document: dict[str, Any], keyed_service: Running, published_versions: list[str]
 ) -> None:
+    client = keyed_service.client
     for version in published_versions:
-        flipped = keyed_service.client.post("/model/activate", json={"version": version}, headers=ADMIN)
-    back = keyed_service.client.post("/model/rollback", headers=ADMIN)
+        flipped = client.post("/model/activate", json={"version": version}, headers=ADMIN)
+        wait_for(lambda now=version: client.get("/model", headers=KEYED).json()["version"] == now, SWAP_S)
+    back = client.post("/model/rollback", headers=ADMIN)
 
     check(document, ("POST", "/model/activate"), flipped)
     check(document, ("POST", "/model/rollback"), back)
     assert back.json()["live"] == published_versions[0]
+
+
+def test_model_of_an_approximate_index_keeps_to_its_schema(document: dict[str, Any], tmp_path: Path) -> None:
+    bundle = write_toy(tmp_path / "bundle", n_items=5000).path
+    with Running(bundle, tmp_path / "data", index="approximate") as service:
+        response = service.client.get("/model")
+
+    check(document, ("GET", "/model"), response)
+    assert set(response.json()["index"]) == {"kind", "recall_at_100", "depths", "lists"}
 
 
 def test_answers_of_a_service_in_trouble_keep_to_their_schemas(
