@@ -1,6 +1,7 @@
 """The FastAPI application: the routes, each from its own file, and the one place where errors become responses.
 
 POST /recommend is answered by the gate without passing here; it is listed so that the OpenAPI document is whole.
+/docs is made of nothing but what is served here: it works without internet, and no key leaves for elsewhere.
 """
 
 from collections.abc import Awaitable, Callable, Iterable

@@ -1,6 +1,7 @@
 """The first thing a request meets, in pure ASGI: arrival time, keys, the cap on calls, metrics, the log line.
 
-Deny by default: every path but the probes and /metrics needs a key where keys are set, whether it exists or not.
+Deny by default: where keys are set every path needs one, whether it exists or not, but the probes, /metrics, the API's
+description and the page that shows it.
 """
 
 import time
