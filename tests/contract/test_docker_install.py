@@ -183,7 +183,16 @@ def test_service_image_runs_on_a_read_only_root_without_a_privilege(image: Path)
     )
 
     with run_image(
-        image, "unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", RETORT_API_KEYS="a-key-of-an-image"
+        image,
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        RETORT_API_KEYS="a-key-of-an-image",
     ) as listening:
         status = Path(f"/proc/{listening['pid']}/status").read_text()
         done = health_command(listening["port"])

@@ -20,6 +20,9 @@ import redis
 from service.store.embedded import socket_path
 
 DEADLINE_S = 20.0
+SWAP_S = 90.0  # the trial of a new version steps back behind everything else on the machine
+KEY = "a-key-that-only-tests-know"
+ADMIN_KEY = "the-admin-key-that-only-tests-know"
 
 
 def wait_for(claim: Callable[[], Any], timeout_s: float = DEADLINE_S, every_s: float = 0.02) -> Any:
