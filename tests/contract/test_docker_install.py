@@ -18,21 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_docker_files import ROOT, SOURCE_SETTINGS, arguments_of, read_instructions
+from tests.contract.build_context import ROOT, copy_context
+from tests.contract.test_docker_files import SOURCE_SETTINGS, arguments_of, read_instructions
 from tests.service.running import wait_for
 
 USER = 10001
-
-
-def copy_context(target: Path) -> None:
-    """Copy what .dockerignore lets into a build."""
-    lines = (ROOT / ".dockerignore").read_text().splitlines()
-    for name in (line[1:] for line in lines if line.startswith("!")):
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-        else:
-            shutil.copy(source, target / name)
 
 
 def build(name: str, root: Path, given: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":

@@ -36,8 +36,18 @@ def wait_for(claim: Callable[[], Any], timeout_s: float = DEADLINE_S, every_s: f
 class Running:
     """A service process. Use it as a context manager; it is ready inside."""
 
-    def __init__(self, bundle: Path, data_dir: Path, *arguments: str, **environment: str) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        data_dir: Path,
+        *arguments: str,
+        python: str | Path = sys.executable,
+        cwd: Path | None = None,
+        **environment: str,
+    ) -> None:
+        """python, cwd: the interpreter that has the service, and the directory that it is started in."""
         self.data_dir = data_dir
+        self._python, self._cwd = str(python), cwd
         self._log_path = Path(tempfile.mkstemp(prefix="retort-log-")[1])
         self._bundle, self._arguments = bundle, arguments
         self._environment = {"drain_s": "0", **environment}
@@ -63,8 +73,9 @@ class Running:
         self._log_path.write_text("")
         with self._log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "service", "--bundle", str(self._bundle), "--port", "0",
+                [self._python, "-m", "service", "--bundle", str(self._bundle), "--port", "0",
                  "--data-dir", str(self.data_dir), *self._arguments],
+                cwd=self._cwd,
                 env=clean_environment(self._environment),
                 stderr=log,
             )  # fmt: skip
