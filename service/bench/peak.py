@@ -5,11 +5,15 @@ request misses the budget. Prints a table, writes a plot, JSON on the last line.
 """
 
 import asyncio
+import atexit
 import gzip
 import importlib
 import json
+import os
 import random
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,9 +209,12 @@ def draw_latencies(steps: Sequence[Mapping[str, Any]], budget_ms: float, path: P
     if path is None:
         return "no plot was asked for (--plot FILE.png)"
     try:
+        _keep_fonts_elsewhere()
         figure_module = importlib.import_module("matplotlib.figure")
     except ImportError:
         return f"{path} was not drawn: pip install matplotlib"
+    except OSError as exc:
+        return f"{path} was not drawn: {exc.strerror or exc}"
     figure = figure_module.Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot(xscale="log", yscale="log", xlabel="requests/s offered", ylabel="latency, ms")
     rows = sorted(steps, key=lambda step: float(step["rate"]))
@@ -222,3 +229,10 @@ def draw_latencies(steps: Sequence[Mapping[str, Any]], budget_ms: float, path: P
     except (OSError, ValueError) as exc:
         return f"{path} was not drawn: {exc}"
     return f"plot: {path}"
+
+
+def _keep_fonts_elsewhere() -> None:
+    """Let matplotlib's list of fonts go with the process: it would be left under HOME. Raises OSError."""
+    if not os.environ.get("MPLCONFIGDIR"):
+        os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="retort-matplotlib-")
+        atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)

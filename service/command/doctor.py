@@ -108,7 +108,7 @@ def check_files(max_in_flight: int, n_connections: int) -> Finding:
 
 def check_disk(data_dir: Path) -> Finding:
     """Whether the data directory can be written to, and has room for the append-only file and two bundles."""
-    place = next(path for path in (data_dir, *data_dir.absolute().parents) if path.exists())
+    place = next(path for path in (data_dir, *data_dir.absolute().parents) if os.access(path, os.F_OK))
     if not os.access(place, os.W_OK | os.X_OK):
         return Finding(FAIL, "disk", f"{place} cannot be written to", "set RETORT_DATA_DIR to a directory of your own")
     free = shutil.disk_usage(place).free

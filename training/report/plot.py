@@ -1,12 +1,21 @@
 """The report's pictures, each as a data address, so that the page needs no other file.
 
-One colour a model, the same in every picture; what a model is compared with is grey.
+One colour a model, the same in every picture; what a model is compared with is grey. matplotlib keeps a list of the
+machine's fonts under HOME unless it is told otherwise; here the list goes with the process, and HOME stays as it was.
 """
 
+import atexit
 import base64
 import io
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+if not os.environ.get("MPLCONFIGDIR"):
+    os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="retort-matplotlib-")
+    atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
 
 import matplotlib
 from matplotlib.axes import Axes
