@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.build_context import ROOT, copy_context
+from tests.contract.namespace import enter_namespace, not_checked, open_interpreter
 from tests.contract.test_docker_files import SOURCE_SETTINGS, arguments_of, read_instructions
 from tests.service.running import wait_for
 
@@ -109,19 +110,6 @@ def health_command(port: object) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-def open_interpreter(root: Path) -> str:
-    """The shell commands that let every user reach this Python where it lies in root's home: in a mount namespace."""
-    python = Path(sys.base_prefix).resolve()
-    closed = next((path for path in reversed(python.parents) if not path.stat().st_mode & 0o001), None)
-    if closed is None:
-        return ""
-    (root / "python").mkdir()
-    return (
-        f"mount --bind {python} {root}/python && mount -t tmpfs -o mode=0755 tmpfs {closed} && "
-        f"mkdir -p {python} && mount --bind {root}/python {python} &&"
-    )
-
-
 def test_service_image_holds_the_service_and_neither_torch_nor_test_tools(image: Path) -> None:
     done = subprocess.run(
         [f"{image}/opt/retort/bin/python", "-I", "-m", "pip", "list", "--format=json"], capture_output=True, check=True
@@ -168,23 +156,17 @@ def test_service_image_refuses_to_start_without_keys(image: Path) -> None:
 
 
 def test_service_image_runs_on_a_read_only_root_without_a_privilege(image: Path) -> None:
-    tools = ["unshare", "setpriv"]
-    if (
-        os.geteuid() != 0
-        or not all(map(shutil.which, tools))
-        or subprocess.run(["unshare", "--mount", "true"]).returncode
-    ):
-        pytest.skip("NOT CHECKED: a read-only root needs root, unshare (with its privilege) and setpriv")
+    if os.geteuid() != 0:
+        not_checked("a read-only root needs root")
+    enter = enter_namespace(tools=("setpriv",))
     script = (
-        f"{open_interpreter(image)} mount -t tmpfs -o mode=0700,uid={USER},gid={USER} tmpfs {image}/data && "
+        f"{open_interpreter(image)} && mount -t tmpfs -o mode=0700,uid={USER},gid={USER} tmpfs {image}/data && "
         f"mount -o remount,bind,ro / && ! touch {image}/written 2>/dev/null && cd {image}/data && "
         f"exec setpriv --reuid {USER} --regid {USER} --clear-groups --no-new-privs --inh-caps=-all "
         '--bounding-set=-all "$@"'
     )
 
-    with run_image(
-        image, "unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", RETORT_API_KEYS="a-key"
-    ) as listening:
+    with run_image(image, *enter, "sh", "-c", script, "sh", RETORT_API_KEYS="a-key") as listening:
         status = Path(f"/proc/{listening['pid']}/status").read_text()
         done = health_command(listening["port"])
         with urllib.request.urlopen(f"http://127.0.0.1:{listening['port']}/readyz", timeout=5) as reply:
