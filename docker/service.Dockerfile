@@ -2,7 +2,7 @@
 #
 #   docker build -f docker/service.Dockerfile -t retort .
 #   docker run --rm --init --read-only --cap-drop ALL -p 127.0.0.1:8000:8000 \
-#     -v "$PWD/.demo/run/bundle:/bundle:ro" -v retort-data:/data -e RETORT_API_KEYS=choose-a-key retort
+#     -v "$PWD/.demo/run/bundle:/bundle:ro" -v retort-data:/data -e RETORT_API_KEYS=choose-a-long-random-key retort
 
 FROM python:3.11-slim-bookworm AS build
 # pip's own settings, given with --build-arg; what is not declared here never reaches pip.

@@ -1,30 +1,27 @@
-"""The commands: python -m service [serve] --bundle DIR; publish DIR; ... Exit codes: 0, 1 no, 2 asked wrongly."""
+"""The command line: python -m service [serve] --bundle DIR; publish DIR; ...
+
+This module parses the arguments and calls the function of the command (see command), which returns the exit code: 0 for
+yes and 1 for no. 2 stands for a wrong question or a missing part, whose message is one line on stderr; 130 for Ctrl-C.
+"""
 
 from service import environment  # noqa: F401, I001  # before numpy and prometheus_client
 
 import argparse
-import asyncio
-import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from service import __version__
-from service.command import doctor, rollout
-from service.app import budget_rule, open_profile, reach_store, trial_of
-from service.bench.peak import Question, run_bench
-from service.bench.client import Target
-from service.errors import RetortError, StartError
-from service.user.history import Profile
-from service.release.published import Releases
-from service.http.server import loop_factory
-from service.settings import Settings, read_settings
-from service.command.transfer import export_events, import_histories
+from service.command import rollout
+from service.command.bench import bench
+from service.command.doctor import examine
 from service.command.serve import serve
+from service.command.transfer import export_events, import_histories
+from service.errors import RetortError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the process entry."""
+    """Run one command and return its exit code. Without a command, serve."""
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
         given.insert(0, "serve")
@@ -57,23 +54,25 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serving = commands.add_parser("serve", help="answer requests (the default)")
     _add_serving_flags(serving)
-    serving.add_argument("--listener-fd", type=int, help=argparse.SUPPRESS)  # these 3: to a worker
+    # Descriptors inherited from the supervisor; None when alone.
+    serving.add_argument("--listener-fd", type=int, help=argparse.SUPPRESS)
     serving.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     serving.add_argument("--store-kind", help=argparse.SUPPRESS)
+    serving.add_argument("--rates-file", type=Path, help=argparse.SUPPRESS)
     serving.add_argument("--pin", action="store_true", help="serve --bundle whatever version the store calls live")
     serving.set_defaults(run=serve)
     for name, text, run in (
-        ("import", "load histories (JSON lines or CSV, also .gz) into the store", _import),
-        ("export", "write the accepted events to a file, to retrain", _export),
+        ("import", "load histories (JSON lines or CSV, also .gz) into the store", import_histories),
+        ("export", "write the accepted events to a file, to retrain", export_events),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("file", type=_path, metavar="FILE")
         command.set_defaults(run=run)
     _add_bench(commands.add_parser("bench", help="find the rate at which a running service keeps a latency budget"))
     _add_releases(commands)
-    ill = commands.add_parser("doctor", help="look for what is wrong with machine, settings, store and bundle")
-    _add_serving_flags(ill)
-    ill.set_defaults(run=_examine)
+    checked = commands.add_parser("doctor", help="look for what is wrong with machine, settings, store and bundle")
+    _add_serving_flags(checked)
+    checked.set_defaults(run=examine)
     for name in ("serve", "import", "export", "publish", "activate", "rollback", "status", "doctor"):
         command = commands.choices[name]
         command.add_argument(
@@ -113,7 +112,7 @@ def _add_bench(command: argparse.ArgumentParser) -> None:
     command.add_argument("--connections", type=_between(1, 10_000), default=256, help="at most (default %(default)s)")
     command.add_argument("-k", type=_between(1, 200), default=10, help="items asked for (default %(default)s)")
     command.add_argument("--plot", type=Path, default=Path("bench.png"), help="a PNG (default %(default)s)")
-    command.set_defaults(run=_bench)
+    command.set_defaults(run=bench)
 
 
 def _between(least: int, most: int) -> Callable[[str], int]:
@@ -125,92 +124,20 @@ def _between(least: int, most: int) -> Callable[[str], int]:
     return number
 
 
-def _bench(arguments: argparse.Namespace) -> int:
-    key = arguments.key or next(iter(read_settings().keys), None)
-    question = Question(
-        budget_ms=arguments.budget_ms,
-        seconds=arguments.seconds,
-        max_rate=arguments.max_rate,
-        n_connections=arguments.connections,
-        k=arguments.k,
-        users=arguments.users,
-        plot=arguments.plot,
-    )
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(run_bench(Target(arguments.url, key), question))
-
-
 def _add_releases(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     publish = commands.add_parser("publish", help="upload a bundle into the store and make it live")
     publish.add_argument("bundle", type=_path, metavar="DIR")
     publish.add_argument("--no-activate", action="store_true", help="upload only")
-    publish.set_defaults(work=lambda given, releases, settings: rollout.publish(
-        releases, given.bundle, trial_of(settings), is_to_activate=not given.no_activate, wait_s=given.wait
-    ))  # fmt: skip
+    publish.set_defaults(run=rollout.publish)
     activate = commands.add_parser("activate", help="make a published version live")
     activate.add_argument("version", metavar="VERSION")
-    activate.set_defaults(work=lambda given, releases, _: rollout.activate(releases, given.version, wait_s=given.wait))
+    activate.set_defaults(run=rollout.activate)
     rollback = commands.add_parser("rollback", help="make the version before the live one live again")
-    rollback.set_defaults(work=lambda given, releases, _: rollout.rollback(releases, wait_s=given.wait))
+    rollback.set_defaults(run=rollout.rollback)
     status = commands.add_parser("status", help="say which versions there are, which is live, who serves what")
-    status.set_defaults(work=lambda given, releases, _: rollout.show_status(releases))
+    status.set_defaults(run=rollout.show_status)
     for command in (publish, activate, rollback):
         command.add_argument("--wait", type=float, default=0.0, metavar="S", help="wait so long for all to serve it")
-    for command in (publish, activate, rollback, status):
-        command.set_defaults(run=_roll_out)
-
-
-def _import(arguments: argparse.Namespace) -> int:
-    settings = read_settings(data_dir=arguments.data_dir)
-    return asyncio.run(_with_profile(settings, arguments.file, import_histories))
-
-
-def _export(arguments: argparse.Namespace) -> int:
-    settings = read_settings(data_dir=arguments.data_dir)
-    return asyncio.run(_with_profile(settings, arguments.file, export_events))
-
-
-def _roll_out(arguments: argparse.Namespace) -> int:
-    settings = read_settings(data_dir=arguments.data_dir)
-    return asyncio.run(_with_releases(settings, arguments))
-
-
-async def _with_releases(settings: Settings, arguments: argparse.Namespace) -> int:
-    async with reach_store(settings) as store:
-        status: int = await arguments.work(arguments, Releases(store, settings.namespace), settings)
-        return status
-
-
-def _examine(arguments: argparse.Namespace) -> int:
-    settings = read_settings(
-        bundle=arguments.bundle, host=arguments.host, port=arguments.port, data_dir=arguments.data_dir
-    )
-    return doctor.print_findings(asyncio.run(_examine_all(settings, arguments.workers)))
-
-
-async def _examine_all(settings: Settings, n_workers: int) -> list[doctor.Finding]:
-    findings = [
-        doctor.check_cores(n_workers, len(os.sched_getaffinity(0)), os.environ),
-        doctor.check_files(settings.max_in_flight, settings.store_connections),
-        doctor.check_disk(settings.data_dir),
-        doctor.check_metrics_directory(os.environ),
-        doctor.check_keys(
-            settings.host,
-            is_exposed=settings.is_exposed_without_keys,
-            has_admin=bool(settings.admin_key.get_secret_value()),
-        ),
-        await doctor.check_bundle(settings.bundle, trial_of(settings)),
-    ]
-    try:
-        async with reach_store(settings) as store:
-            return findings + await doctor.check_store(store, budget_rule(settings).slow_store_s)
-    except StartError as exc:
-        return [*findings, doctor.Finding(doctor.FAIL, "store", str(exc), "see RETORT_REDIS_URL")]
-
-
-async def _with_profile(settings: Settings, file: Path, work: Callable[[Path, Profile], Awaitable[int]]) -> int:
-    async with open_profile(settings) as profile:
-        return await work(file, profile)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,15 @@ from service import __version__
 from service.bundle import BundleError, read_manifest
 from service.errors import StartError
 from service.http.account import Account
-from service.http.admission import Admission, Limit, Rates
+from service.http.admission import Admission, Limit, Shares
 from service.http.api import create_api
+from service.http.caller import Hosts, Proxies
 from service.http.events import event_routes
 from service.http.gate import Gate
+from service.http.guard import Guard
 from service.http.key import Keys
 from service.http.model import model_routes, probe_routes
+from service.http.rate import Ledger, Rates
 from service.http.recommend import RecommendEndpoint
 from service.http.users import user_routes
 from service.logs import Log
@@ -40,13 +43,17 @@ from service.recommendation.recommender import Recommender
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
 from service.release.generation import Generation, Generations
-from service.release.published import OWN_NUMBER, Releases
+from service.release.published import OWN_NUMBER, PublishedVersions
 from service.release.trial import try_bundle
 from service.settings import Settings
 from service.store.breaker import Breaker
 from service.store.client import Store
 from service.store.embedded import Embedded
-from service.user.history import Profile, Retention
+from service.user.embedding import EmbeddingCache
+from service.user.history import History, Retention
+from service.user.key import UserKeys
+from service.user.stream import EventStream
+from service.wire.crowd import Crowd, most_connections
 
 _STORE_START_S = 10.0
 _COMMAND_TIMEOUT_S = 30.0
@@ -73,52 +80,64 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service ready to listen. version: the one that is served first. drain: says that it is not ready any more."""
+    """A service ready to listen.
+
+    app: the gate. crowd: its connections, of which there are none yet. version: the one that is served first. drain:
+    says that it is not ready any more.
+    """
 
     app: ASGIApp
+    crowd: Crowd
     version: str
     drain: Callable[[], None]
 
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, log: Log, *, store_kind: str | None = None, is_pinned: bool = False
+    settings: Settings,
+    log: Log,
+    *,
+    store_kind: str | None = None,
+    ledger: Ledger | None = None,
+    is_pinned: bool = False,
 ) -> AsyncIterator[Service]:
     """Open the service. Raises StartError with a message for the operator.
 
-    store_kind: embedded, where the URL is that of an embedded server which somebody else owns. is_pinned: serve
-    --bundle whatever version the store calls live.
+    store_kind: embedded, where the URL is that of an embedded server which somebody else owns. ledger: of the rates of
+    callers, where several processes share them. is_pinned: serve --bundle whatever version the store calls live.
     """
     check_bundle(settings, is_pinned=is_pinned)
     metrics = Metrics(__version__)
     async with AsyncExitStack() as stack:
         store = await open_store(settings, stack, metrics=metrics, log=log)
         loader = GenerationLoader(settings, store, metrics, log)
-        releases = Releases(store, settings.namespace)
-        fetched = FetchedBundles(settings.data_dir / "releases", releases, trial_of(settings))
-        follower = Follower(releases, fetched, loader.load, metrics, log)
+        published = PublishedVersions(store, settings.namespace)
+        fetched = FetchedBundles(settings.data_dir / "releases", published, trial_of(settings))
+        follower = Follower(published, fetched, loader.load, metrics, log)
         first = None if is_pinned else await follower.find_first(settings.bundle)
         generations = Generations(first or _load_own(settings, loader))
         stack.push_async_callback(generations.rest)
         readiness = Readiness(store, store_kind or ("external" if settings.redis_url else "embedded"), generations)
-        profile = loader.profile()
+        history = history_of(settings, store)
+        account = Account(metrics, log if settings.log_requests else None)
+        guard = _make_guard(settings, account, ledger)
         api = create_api(
             [
-                event_routes(profile, metrics),
-                user_routes(profile, generations),
-                model_routes(generations, releases, follower.look_soon),
+                event_routes(history, metrics, guard.charge),
+                user_routes(history, stream_of(settings, store), generations),
+                model_routes(generations, published, follower.look_soon),
                 probe_routes(readiness.describe, metrics),
             ]
         )
         endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings))
-        gate = _make_gate(settings, api, endpoint, metrics, log)
+        gate = Gate(api, endpoint, guard, _make_admission(settings, metrics), account)
         _show(metrics, generations)
         stack.push_async_callback(_cancel, asyncio.create_task(_watch_lag(metrics)))
         if not is_pinned:
             stack.push_async_callback(_cancel, asyncio.create_task(follower.run(generations)))
         gc.collect()
         gc.freeze()  # what lives as long as the process is not scanned again and again
-        yield Service(gate, generations.live.version, readiness.drain)
+        yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
 def _show(metrics: Metrics, generations: Generations) -> None:
@@ -139,22 +158,17 @@ class GenerationLoader:
         """Load a bundle, hold it against its golden answers, and warm it. Raises StartError."""
         model = load_model(path, kind=self._settings.index, codes=codes_of(self._settings), warn=self._warn)
         manifest, catalogue = model.manifest, model.catalogue
-        profile = self.profile(manifest.dim, manifest.version)
-        lookup = Lookup(profile, catalogue, Memory(self._settings.memory_users), self._metrics)
+        history = history_of(self._settings, self._store)
+        embeddings = self._embeddings(history, manifest.dim, manifest.version)
+        lookup = Lookup(history, embeddings, catalogue, Memory(self._settings.memory_users), self._metrics)
         ranker = Ranker(model.student, catalogue, self._metrics, max_history=manifest.max_history)
         recommender = Recommender(catalogue, lookup, ranker, self._metrics)
         recommender.warm()
         return Generation(manifest, catalogue, recommender, number)
 
-    def profile(self, dim: int = 1, version: str = "") -> Profile:
-        """Reach the users' records of one version; without one, all that is not a version's."""
-        return Profile(
-            self._store,
-            namespace=self._settings.namespace,
-            retention=retention_of(self._settings),
-            dim=dim,
-            version=version,
-        )
+    def _embeddings(self, history: History, dim: int, version: str) -> EmbeddingCache:
+        keys, ttl_s = UserKeys(self._settings.namespace), max(1, round(self._settings.embedding_ttl_hours * 3600))
+        return EmbeddingCache(self._store, keys, history, ttl_s=ttl_s, dim=dim, version=version)
 
     def _warn(self, message: str) -> None:
         self._log.write("warning", "index", message=message)
@@ -235,13 +249,6 @@ async def reach_store(settings: Settings) -> AsyncIterator[Store]:
         yield store
 
 
-@asynccontextmanager
-async def open_profile(settings: Settings) -> AsyncIterator[Profile]:
-    """Reach the histories that the service uses."""
-    async with reach_store(settings) as store:
-        yield Profile(store, namespace=settings.namespace, retention=retention_of(settings), dim=1)
-
-
 def make_store(settings: Settings, url: str, *, metrics: Metrics | None, log: Log) -> Store:
     """Build the store's client."""
 
@@ -269,28 +276,43 @@ def make_store(settings: Settings, url: str, *, metrics: Metrics | None, log: Lo
     )
 
 
-def retention_of(settings: Settings) -> Retention:
-    """What the settings say about how much is kept."""
-    return Retention(
+def history_of(settings: Settings, store: Store) -> History:
+    """Return the histories that the service uses."""
+    retention = Retention(
         events=settings.history_events,
         history_ttl_s=round(settings.history_ttl_days * 86_400),
-        embedding_ttl_s=max(1, round(settings.embedding_ttl_hours * 3600)),
         stream=settings.event_stream_max,
     )
+    return History(store, UserKeys(settings.namespace), retention)
 
 
-def _make_gate(settings: Settings, api: ASGIApp, endpoint: RecommendEndpoint, metrics: Metrics, log: Log) -> Gate:
+def stream_of(settings: Settings, store: Store) -> EventStream:
+    """Return the stream of events that the service has accepted."""
+    return EventStream(store, UserKeys(settings.namespace))
+
+
+def _make_guard(settings: Settings, account: Account, ledger: Ledger | None) -> Guard:
+    keys = Keys(settings.parsed_keys, settings.admin_key.get_secret_value())
+    hosts = Hosts([*settings.hosts, settings.host], is_on=not keys.is_on)
+    return Guard(hosts, keys, Proxies(settings.proxies), Rates(settings.rate_per_s, ledger), account)
+
+
+def _make_admission(settings: Settings, metrics: Metrics) -> Admission:
     few = max(1, settings.max_in_flight // 8)
     answers = Limit(target_s=budget_rule(settings).answer_target_s, most=settings.max_in_flight)
     metrics.watch(metrics.concurrency_limit, lambda: answers.value)
-    return Gate(
-        api,
-        endpoint,
-        Keys(settings.keys, settings.admin_key.get_secret_value()),
-        Admission(answers, Limit(target_s=math.inf, most=few), Limit(target_s=math.inf, most=few)),
-        Rates(settings.rate_per_s),
-        Account(metrics, log if settings.log_requests else None),
-    )
+    limits = (answers, Limit(target_s=math.inf, most=few), Limit(target_s=math.inf, most=few))
+    return Admission(*(Shares(limit, len(settings.keys)) for limit in limits))
+
+
+def _make_crowd(settings: Settings, metrics: Metrics, log: Log) -> Crowd:
+    def note_shed() -> None:
+        metrics.shed["connections"].inc()
+        log.fault("too_many_connections", most=crowd.most)
+
+    crowd = Crowd(most_connections(settings.max_connections), note_shed)
+    metrics.watch(metrics.connections, lambda: len(crowd))
+    return crowd
 
 
 async def _watch_lag(metrics: Metrics) -> None:

@@ -1,8 +1,8 @@
-"""What must stand in the environment before other modules are imported: this one is imported first, by __main__ alone.
+"""Sets thread counts. Import it before numpy and prometheus_client, which read these variables once, at import.
 
-numpy's BLAS and prometheus_client read these once, at import. One BLAS thread: the matrix product of one request takes
-well under a millisecond, and threads that wait for each other on a busy machine cost more than they save. What the
-environment says already stays; an empty value says nothing.
+numpy's BLAS gets one thread. The product of one request takes well under a millisecond, and on a busy machine threads
+that wait for each other cost more than they save. What the environment says already stays; an empty value says nothing.
+Only the entry points of a process import this module: training uses service.bundle, and must keep its threads.
 """
 
 import os

@@ -1,18 +1,19 @@
-"""The error tree of the service.
+"""The errors of the service.
 
     RetortError
-    ├── StartError              start-up: one line on stderr, exit code 2
+    ├── StartError              the service cannot start: one line on stderr, exit code 2
     │   └── GoldenError         a model whose answers are not those of its bundle
-    ├── RefusedError            a published bundle that is not served: result is the label of model_swaps_total
-    ├── RequestError            the caller's: status, code and message of the envelope
-    └── DegradedError           caught in recommender: counted, and answered from the next level
-        ├── StoreError          kind is the label of store_errors_total
+    ├── RefusedError            a published bundle is not served
+    ├── RequestError            a request is refused: an error answer to the caller
+    └── DegradedError           something failed, and a request is answered without it
+        ├── StoreError
         │   ├── StoreTimeoutError
         │   └── BreakerOpenError
         └── ModelError
             └── NonFiniteError
 
-Foreign exceptions become one of these in the module that owns the library.
+An error of a library becomes one of these in the module that owns the library. The errors of a bundle (BundleError) are
+apart: service.bundle is also used without the service.
 """
 
 from collections.abc import Mapping
@@ -24,27 +25,29 @@ class RetortError(Exception):
 
 
 class StartError(RetortError):
-    """The service cannot start as asked."""
+    """The service, or a command, cannot do what it was started for. The message is for the operator."""
 
 
 class GoldenError(StartError):
-    """The model loads, and answers something else than its bundle says."""
+    """The model can be loaded, but its answers are not the golden answers of its bundle."""
 
 
 class RefusedError(RetortError):
-    """A published bundle is not served. result: a label of model_swaps_total; error alone is worth another try."""
+    """A published bundle is not served."""
 
     def __init__(self, result: str, message: str) -> None:
+        """result: one of SWAP_RESULTS in service.metrics; only "error" may go away by itself and is tried again."""
         super().__init__(message)
         self.result = result
 
 
 class RequestError(RetortError):
-    """A request that is refused. code is a key of the status table in api."""
+    """A request is refused, with an error that its caller sees."""
 
     def __init__(
         self, code: str, message: str, *, details: Any = None, headers: Mapping[str, str] | None = None
     ) -> None:
+        """code: a key of STATUS in service.http.message. details: JSON for the caller. headers: of the answer."""
         super().__init__(message)
         self.code = code
         self.message = message
@@ -53,13 +56,13 @@ class RequestError(RetortError):
 
 
 class DegradedError(RetortError):
-    """A part failed; the request is answered without it. reason is one of the closed list in recommender."""
+    """Something failed that a request can be answered without. reason: one of REASONS in service.metrics."""
 
     reason = "model_error"
 
 
 class StoreError(DegradedError):
-    """The store did not do what it was asked."""
+    """The store did not do what it was asked. kind: one of STORE_KINDS in service.metrics, or "breaker_open"."""
 
     reason = "store_error"
 
@@ -78,7 +81,7 @@ class StoreTimeoutError(StoreError):
 
 
 class BreakerOpenError(StoreError):
-    """The store failed a moment ago and is not asked."""
+    """The store failed a moment ago, and was not asked."""
 
     reason = "breaker_open"
 
@@ -87,10 +90,10 @@ class BreakerOpenError(StoreError):
 
 
 class ModelError(DegradedError):
-    """The encoder raised."""
+    """onnxruntime failed, or returned what it should not."""
 
 
 class NonFiniteError(ModelError):
-    """The encoder or a score came out as NaN or infinity."""
+    """A user vector or a score is NaN or infinite."""
 
     reason = "nonfinite_scores"

@@ -1,8 +1,8 @@
-"""JSON lines on stderr, written by a thread of their own, so that a slow reader of the log never slows an answer.
+"""The log: lines of JSON on stderr, written by a thread of its own, so that a slow reader never slows an answer.
 
-The thread looks every FLUSH_S and writes what has gathered at once: waking it for each line cost a busy service a third
-of its core. A full queue drops lines and says how many. Faults that repeat are logged at most once a second. Never
-logged: bodies, headers, keys. Ids are JSON strings, so that no id can forge a line.
+Every 50 ms the thread writes what has gathered since (tests/bench/README.md, "The log is written in batches"). If too
+much has gathered, lines are dropped, and how many is logged. Bodies, headers and keys are never logged. User and item
+ids are written as JSON strings, so no id can pose as a line of its own.
 """
 
 import logging
@@ -17,13 +17,15 @@ import orjson
 FLUSH_S = 0.05
 _MAX_QUEUED = 10_000
 _PIPE_BYTES = 4096
+"""The most that is written to a pipe in one go: the lines of several workers never mix within a line."""
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class Log:
-    """The log of one process. Close it last."""
+    """The log of one process. Whoever opens it closes it, last of all."""
 
     def __init__(self, level: str = "info", stream: TextIO | None = None) -> None:
+        """level: the least severe level that is written, a key of _LEVELS. stream: stderr if none is given."""
         self._least = _LEVELS[level]
         self._stream = stream or sys.stderr
         self._lines: deque[bytes] = deque()
@@ -34,7 +36,7 @@ class Log:
         self._thread.start()
 
     def write(self, level: str, event: str, /, **fields: Any) -> None:
-        """Queue one line."""
+        """Queue a line. level: debug, info, warning or error. fields: whatever orjson or str() can write."""
         if _LEVELS[level] < self._least:
             return
         if len(self._lines) >= _MAX_QUEUED:
@@ -44,14 +46,14 @@ class Log:
         self._lines.append(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
 
     def fault(self, event: str, /, **fields: Any) -> None:
-        """Write a warning, unless the same event was written within the last second."""
+        """Queue a warning, unless one of the same event was queued within the last second."""
         now = time.monotonic()
         if now - self._last_fault.get(event, -1.0) >= 1.0:
             self._last_fault[event] = now
             self.write("warning", event, **fields)
 
     def close(self) -> None:
-        """Write what is queued and stop."""
+        """Write what is queued and end the thread; give up after 5 s if nobody reads."""
         self._is_closing.set()
         self._thread.join(timeout=5)
 
@@ -64,35 +66,35 @@ class Log:
                 dropped, self._n_dropped = self._n_dropped, 0
                 lines.append(orjson.dumps({"severity": "warning", "event": "log_lines_dropped", "n": dropped}) + b"\n")
             while lines:
-                self._emit(_take_piece(lines))
+                self._emit(_take_some(lines))
 
     def _emit(self, lines: list[bytes]) -> None:
         try:
             self._stream.write(b"".join(lines).decode())
             self._stream.flush()
         except (OSError, ValueError):
-            self._n_dropped += len(lines)  # nobody reads: go on serving
+            self._n_dropped += len(lines)  # the reader is gone: go on serving
 
 
-def _take_piece(lines: list[bytes]) -> list[bytes]:
-    """Take lines off the front, as many as a pipe takes in one piece, so that no worker's line cuts another's."""
-    piece = [lines.pop(0)]
-    room = _PIPE_BYTES - len(piece[0])
+def _take_some(lines: list[bytes]) -> list[bytes]:
+    """Remove lines from the front and return them: as many as a pipe takes at once, and at least one."""
+    taken = [lines.pop(0)]
+    room = _PIPE_BYTES - len(taken[0])
     while lines and len(lines[0]) <= room:
         room -= len(lines[0])
-        piece.append(lines.pop(0))
-    return piece
+        taken.append(lines.pop(0))
+    return taken
 
 
 class LogHandler(logging.Handler):
-    """Brings the lines of the standard logging module (uvicorn's) into the Log."""
+    """Passes records of the standard logging module, which uvicorn uses, to a Log."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record; tracebacks as one field."""
+        """Queue one record; a traceback is one field of its line. Records of level INFO are queued as debug."""
         level = "error" if record.levelno >= 40 else "warning" if record.levelno >= 30 else "info"
         fields: dict[str, Any] = {"logger": record.name, "message": _printable(record.getMessage())}
         if record.exc_info:
@@ -101,5 +103,5 @@ class LogHandler(logging.Handler):
 
 
 def _printable(text: str) -> str:
-    """Return text that can be written as UTF-8: an error may quote anything, and must not fail again here."""
+    """Return text that can be written as UTF-8. An error may quote anything, and logging it must not fail."""
     return text.encode("utf-8", "backslashreplace").decode()

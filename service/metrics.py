@@ -1,10 +1,11 @@
-"""Every metric of the service, its labels closed and created beforehand, so that no series is ever missing.
+"""Every metric of the service. Label values are listed here and created at start, so that no series is ever missing.
 
-One Metrics per process, with a registry of its own: nothing is registered at import. User and item ids are never
-labels. Children that the request path uses are kept in attributes or plain dictionaries.
+A process has one Metrics, with a registry of its own; nothing is registered at import. User and item ids are never
+labels. Series that the request path uses are kept in attributes or dictionaries, because finding one is slow.
 
-Where PROMETHEUS_MULTIPROC_DIR is set (by crew, before the import), values live in files of that directory, and every
-worker answers with the sum of all of them, those of dead workers included: 1.8 µs an observation instead of 0.6.
+With several workers, `serve` sets PROMETHEUS_MULTIPROC_DIR in their environment. Values are then in files of that
+directory, and every worker reports the sum over all workers, dead ones included. This makes an observation slower:
+tests/bench/README.md, "Metrics of several workers".
 """
 
 import os
@@ -32,12 +33,12 @@ ROUTES = (
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 STAGES = ("parse", "queue", "store", "encode", "score", "rules", "serialize")
-LEVELS = ("full", "degraded", "fallback")
 REASONS = (
     "cold_user", "stale_profile", "store_timeout", "store_error", "breaker_open", "deadline", "model_error",
     "nonfinite_scores", "not_enough_items",
 )  # fmt: skip
-_PAIRS = [
+"""Why an answer is not all it could be, the most important reason first."""
+_LEVELS_AND_REASONS = [
     ("full", "none"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
     *[("fallback", reason) for reason in REASONS if reason not in ("stale_profile", "not_enough_items")],
 ]  # fmt: skip
@@ -46,17 +47,19 @@ STORE_KINDS = (
     "timeout", "connection", "pool_exhausted", "loading", "readonly", "oom", "wrongtype", "decode", "noauth",
     "noperm", "other",
 )  # fmt: skip
-_Sum = Literal["livesum", "livemin", "livemax"]
-SHED_REASONS = ("concurrency", "events", "other_routes", "rate", "gone")
+SHED_REASONS = ("concurrency", "events", "other_routes", "rate", "gone", "connections")
 EVENT_RESULTS = ("accepted", "duplicate", "invalid", "future", "unavailable")
 CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
 SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "error")
+_Sum = Literal["livesum", "livemin", "livemax"]
+"""What a gauge of several workers is: the sum, the least or the greatest over those that live."""
 
 
 class Metrics:
     """The metrics of one process."""
 
     def __init__(self, version: str) -> None:
+        """version: of the service, a label of build_info."""
         self.registry = CollectorRegistry()
         self._watched: list[tuple[Gauge, Callable[[], float]]] = []
         self._http_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
@@ -67,7 +70,7 @@ class Metrics:
         self._declare_process(version)
 
     def render(self) -> bytes:
-        """Return the Prometheus text format, of all workers."""
+        """Return all metrics, of all workers, in Prometheus' text format."""
         self.refresh()
         directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if directory is None:
@@ -77,18 +80,19 @@ class Metrics:
         return generate_latest(everybody)
 
     def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
-        """Keep a gauge at what read returns."""
+        """Set a gauge to what read() returns, at every refresh()."""
         self._watched.append((gauge, read))
 
     def refresh(self) -> None:
-        """Set the gauges that are watched: the other workers see only what was set."""
+        """Set the gauges that are watched. Other workers see a value only once it is set."""
         for gauge, read in self._watched:
             gauge.set(read())
 
     def count_http(self, route: str, method: str, status: int, seconds: float | None) -> None:
-        """Count one finished HTTP request. route: a template of ROUTES; anything else counts as unmatched.
+        """Count one finished HTTP request.
 
-        seconds: None where it was refused at the door, which would only make durations look better.
+        route: one of ROUTES; anything else is counted as "unmatched". seconds: what it took, or None if it was refused
+        before it was read: so short a time would only make the durations look better.
         """
         found = self._http_children.get((route, method, status))
         if found is None:
@@ -105,7 +109,10 @@ class Metrics:
             found[1].observe(seconds)
 
     def count_answer(self, level: str, reason: str, *, is_within: bool) -> None:
-        """Count one answer of /recommend."""
+        """Count one answer of /recommend.
+
+        reason: its most important one, or "none". is_within: whether it came within its budget.
+        """
         child = self._answer_children.get((level, reason))
         if child is None:
             child = self._answer_children[level, reason] = self.recommendations.labels(level, reason)
@@ -125,6 +132,7 @@ class Metrics:
             self.http_duration.labels("/recommend", code)
         self.http_requests.labels("/recommend", "POST", "503")
         self.in_flight = self._gauge("http_requests_in_flight", "HTTP requests being answered")
+        self.connections = self._gauge("connections", "Open connections of callers")
         shed = self._counter("shed", "Requests refused because of overload", "reason")
         self.shed = {name: shed.labels(name) for name in SHED_REASONS}
         self.concurrency_limit = self._gauge("concurrency_limit", "Answers in flight that are let in at present")
@@ -134,7 +142,7 @@ class Metrics:
         self.recommendations = self._counter(
             "recommendations", "Answers of /recommend by level and most important reason", "level", "reason"
         )
-        for level, reason in _PAIRS:
+        for level, reason in _LEVELS_AND_REASONS:
             self.recommendations.labels(level, reason)
         within = self._counter("within_budget", "Answers of /recommend inside and past their budget", "within")
         self.within = {True: within.labels("yes"), False: within.labels("no")}

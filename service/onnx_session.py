@@ -1,7 +1,7 @@
-"""onnxruntime's sessions. The only module that names onnxruntime.
+"""Runs ONNX graphs with onnxruntime. It is the only module of the service that names onnxruntime.
 
-One thread and no spinning: one request's work is well under a millisecond, and a spinning thread takes the core that
-the store and the event loop need.
+A session has one thread, which does not spin while it waits. One request's work takes well under a millisecond, and a
+spinning thread would take the core that the store and the event loop need.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from service.errors import ModelError, StartError
 
 
 class Session:
-    """One graph, ready to run on the CPU."""
+    """One graph, loaded and ready to run on the CPU."""
 
     def __init__(self, graph: bytes, name: str) -> None:
-        """Raises StartError, with name in it, if onnxruntime refuses the graph."""
+        """graph: the bytes of an ONNX model. name: what to call it in messages. Raises StartError."""
         try:
             self._session = onnxruntime.InferenceSession(graph, _options(), providers=["CPUExecutionProvider"])
         except Exception as exc:  # onnxruntime's exceptions share no narrower public base
@@ -24,7 +24,7 @@ class Session:
 
     @property
     def inputs(self) -> dict[str, tuple[str, int]]:
-        """The inputs: name to (type, number of axes)."""
+        """The inputs, name to (type, number of axes), such as {"length": ("tensor(int64)", 1)}."""
         return {arg.name: (arg.type, len(arg.shape)) for arg in self._session.get_inputs()}
 
     @property
@@ -33,7 +33,7 @@ class Session:
         return [arg.name for arg in self._session.get_outputs()]
 
     def run(self, output: str, inputs: Mapping[str, Any]) -> Any:
-        """Return one output as an array. Raises ModelError."""
+        """Run the graph and return one of its outputs as an array. inputs: name to array. Raises ModelError."""
         try:
             return self._session.run([output], inputs)[0]
         except Exception as exc:  # see above

@@ -1,7 +1,8 @@
-"""Every setting of the service, and the only reader of the environment: RETORT_ plus the name in capitals.
+"""Every setting of the service, read from the environment: the variable is RETORT_ and the name in capitals.
 
-Command-line flags of the same name win over the environment. A setting that is empty is one that is not set. A RETORT_
-name that is no setting is refused. Only __main__ and app see a Settings object.
+A command-line flag of the same name takes precedence. A setting that is empty is one that is not set. A RETORT_ name
+that is no setting is refused. Only app and the modules of command see a Settings object; everything else is given
+values.
 """
 
 import json
@@ -14,13 +15,16 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import StartError
+from service.http.caller import Network, parse_networks
+from service.http.key import LEAST_KEY, Key, parse_key
 from service.setting_name import PREFIX, find_addresses, find_mistakes, is_of_kubernetes
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+"""Hosts that only this machine can reach."""
 
 
 class Settings(BaseSettings):
-    """The settings, with their defaults and bounds."""
+    """The settings, each with its default, its bounds and what it means."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -43,6 +47,12 @@ class Settings(BaseSettings):
     api_keys: SecretStr = Field(
         SecretStr(""), description="comma-separated keys, any of which opens the API; empty: no keys, loopback only"
     )
+    allowed_hosts: str = Field(
+        "", description="comma-separated names it answers to where there are no keys, beside localhost; `*` for any"
+    )
+    trusted_proxies: str = Field(
+        "", description="comma-separated addresses or networks whose `X-Forwarded-For` names the caller"
+    )
     admin_key: SecretStr = Field(SecretStr(""), description="opens the API and the model routes")
     allow_anonymous: bool = Field(False, description="1: listen beyond loopback without keys")
     budget_ms: int = Field(50, ge=1, le=1000, description="budget of a request that names none, from its arrival")
@@ -56,6 +66,11 @@ class Settings(BaseSettings):
         le=65536,
         description="answers in flight at most, else 503; fewer while they take a quarter of the budget",
     )
+    max_connections: int = Field(
+        0, ge=0, le=1_000_000, description="open connections at most, idle ones give way; 0: 4096, or what files allow"
+    )
+    keep_alive_s: int = Field(75, ge=1, le=3600, description="seconds that a connection may be idle")
+    root_path: str = Field("", pattern=r"^(/[^/?#%\s]+)*$", description="prefix of every path, as a proxy keeps it")
     rate_per_s: float = Field(
         0, ge=0, le=1e6, description="requests a second of one caller (key, else address), else 429; 0: no limit"
     )
@@ -101,6 +116,34 @@ class Settings(BaseSettings):
             raise ValueError("keys travel in a header: use ASCII letters, digits and signs")
         return keys
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        parse_networks(text)
+        return text
+
+    @property
+    def hosts(self) -> list[str]:
+        """The further names that it answers to where there are no keys."""
+        return [name.strip() for name in self.allowed_hosts.split(",") if name.strip()]
+
+    @property
+    def proxies(self) -> list[Network]:
+        """The networks of trusted proxies."""
+        return parse_networks(self.trusted_proxies)
+
+    @property
+    def parsed_keys(self) -> list[Key]:
+        """The API keys with their scopes, without the admin key."""
+        return [parse_key(key) for key in self.keys]
+
+    @property
+    def has_short_keys(self) -> bool:
+        """Whether a key is too short to be one, where more than this machine can try them."""
+        secrets = [key.secret for key in self.parsed_keys]
+        admin = self.admin_key.get_secret_value().encode()
+        return self.host not in LOOPBACK and any(0 < len(each) < LEAST_KEY for each in [*secrets, admin])
+
     @property
     def keys(self) -> tuple[str, ...]:
         """The API keys, without the admin key."""
@@ -108,14 +151,14 @@ class Settings(BaseSettings):
 
     @property
     def is_exposed_without_keys(self) -> bool:
-        """Whether it would listen beyond loopback with nothing to ask callers for."""
+        """Whether other machines could reach the service without a key, and allow_anonymous does not permit it."""
         return self.host not in LOOPBACK and not self.keys and not self.allow_anonymous
 
 
 def read_settings(**flags: object) -> Settings:
-    """Read the environment, with the flags that are neither None nor empty in front.
+    """Read the settings from the environment and from flags, of which those that are None or empty do not count.
 
-    Raises StartError naming each bad setting, and for a name that is no setting the nearest that is one.
+    Raises StartError that names each bad setting, but not its value, and for a name that is no setting the nearest.
     """
     known = [_full_name(name) for name in Settings.model_fields]
     if mistakes := find_mistakes(os.environ, known):

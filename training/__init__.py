@@ -1,8 +1,8 @@
 """Training: teachers, soft labels, the student, and the bundle that the service loads.
 
-torch's threads (GNU OpenMP) spin for milliseconds where one waits for another, and on a core that somebody else uses
-too, spinning keeps from running whoever is waited for. Spinning 30 times less, a training step on two cores takes 5 %
-longer on a quiet machine and a fifth less beside one busy process (2026-11-21). It is read when torch is loaded.
+A thread of torch (GNU OpenMP) that waits for another spins for milliseconds. On a core that another process uses too,
+that keeps the awaited thread from running, so the spinning is shortened here (tests/bench/README.md, "Training on
+shared cores"). The variable is read when torch is loaded, which is why it is set before any other import.
 
 onnxruntime sends telemetry unless ORT_DISABLE_TELEMETRY is set before it is imported, see service/__init__.py.
 """

@@ -1,22 +1,22 @@
-"""What ends a training command on purpose. Everything else is a bug and shows its trace.
+"""The errors that end a training command on purpose. Any other exception is a bug and shows its trace.
 
 TrainingError
-├── InputError      the user's file, row, setting or path is wrong: exit code 2, message names it and the way out
-└── StageError      a stage finished with a result that must not be used (an export unlike torch): exit code 1
+├── InputError      a file, row, setting or path of the user is wrong: exit code 2
+└── StageError      a stage finished, but its result must not be used (an export unlike torch): exit code 1
 """
 
 
 class TrainingError(Exception):
-    """The root: caught once, in __main__, printed without a trace."""
+    """The root of the tree. __main__ catches it and prints its message without a trace."""
 
     exit_code = 1
 
 
 class InputError(TrainingError):
-    """Something the user gave is wrong."""
+    """Something that the user gave is wrong. The message names it and says what to do."""
 
     exit_code = 2
 
 
 class StageError(TrainingError):
-    """A stage's result did not pass its own check."""
+    """The result of a stage did not pass the stage's own check."""

@@ -1,6 +1,7 @@
-"""What a person sees of long work: a bar with rate and time left on a terminal, plain lines otherwise, and curves.
+"""What a person sees of long work: bars on a terminal, plain lines elsewhere, and learning curves.
 
-Curves go to TensorBoard's event files where `--tensorboard` names a directory.
+Everything is printed on stderr, because stdout is for results. Curves are written for TensorBoard where `--tensorboard`
+names a directory, and nowhere otherwise.
 """
 
 from collections.abc import Iterator
@@ -17,32 +18,33 @@ from rich.progress import Progress as RichProgress
 
 from training.errors import InputError
 
-LINE_EVERY_S = 15.0
+LINE_EVERY_S = 15.0  # between two lines of a bar, where there is no terminal
 
 
 class Log(Protocol):
-    """Where the values of finished epochs go."""
+    """Where learning curves go."""
 
     def write(self, name: str, step: int, value: float) -> None:
-        """Note a value of a curve."""
+        """Add a value to the curve of that name."""
         ...
 
 
 class NoLog:
-    """Keeps nothing."""
+    """A log that keeps nothing."""
 
     def write(self, name: str, step: int, value: float) -> None:
-        """As Log says."""
+        """Forget the value."""
 
 
 class TensorBoardLog:
-    """Event files that TensorBoard reads, in a directory. Raises InputError.
+    """A directory of event files that TensorBoard reads.
 
-    The package's own SummaryWriter writes from a thread some time later, and loses what was not written at an exit.
+    Raises InputError where tensorboardX is not installed or the directory cannot be made. tensorboardX's own
+    SummaryWriter is not used: it writes later, from a thread, and loses what is not written when the process exits.
     """
 
     def __init__(self, directory: Path) -> None:
-        try:  # an extra: only those who ask for logs need it
+        try:  # an optional dependency, which only --tensorboard needs
             self._events, self._summary, self._file = (
                 import_module(f"tensorboardX.{name}") for name in ("proto.event_pb2", "summary", "event_file_writer")
             )
@@ -56,14 +58,14 @@ class TensorBoardLog:
         finalize(self, self._writer.close)
 
     def write(self, name: str, step: int, value: float) -> None:
-        """As Log says; it is in the file when this returns."""
+        """Add a value to the curve of that name. It is in the file when this returns."""
         summary = self._summary.scalar(name, value)
         self._writer.write_event(self._events.Event(step=step, wall_time=time(), summary=summary))
         self._writer.flush()
 
 
 class Bar:
-    """One piece of work being counted."""
+    """The progress of one piece of work. rich: the bar's display on a terminal; None: lines are printed instead."""
 
     def __init__(self, console: Console, title: str, total: int, rich: RichProgress | None) -> None:
         self._console, self._title, self._total, self._rich = console, title, total, rich
@@ -72,7 +74,7 @@ class Bar:
         self._started = self._printed = monotonic()
 
     def advance(self, count: int) -> None:
-        """Count work done."""
+        """Count work as done, and show the rate and the time left."""
         self._done += count
         rate = self._done / max(monotonic() - self._started, 1e-9)
         if self._rich and self._task is not None:
@@ -84,7 +86,7 @@ class Bar:
 
 
 class Progress:
-    """Where bars and lines go: stderr, so that stdout keeps results."""
+    """Prints headings, lines and bars on stderr, and holds the log of learning curves."""
 
     def __init__(self, log: Log | None = None) -> None:
         self.log: Log = log or NoLog()
@@ -92,7 +94,7 @@ class Progress:
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:
-        """Open a bar for total pieces of work."""
+        """Show a bar while the block runs. total: how much its advance() will count."""
         if not self._console.is_terminal:
             yield Bar(self._console, title, total, None)
             return
@@ -102,7 +104,7 @@ class Progress:
             yield Bar(self._console, title, total, rich)
 
     def note(self, line: str) -> None:
-        """Print one line."""
+        """Print one line below the heading of the stage."""
         self._console.print(f"  {line}")
 
     def stage(self, name: str, line: str) -> None:

@@ -1,7 +1,8 @@
-"""How a stage leaves its output: whole, under its name, with the key of what it was made from; or not at all.
+"""Run a stage, or skip it where its output was made from the same settings and inputs.
 
-A stage works in a directory of its own beside the final one, which is renamed when it is done. A run that is stopped
-leaves that directory; the next one with the same key goes on in it, one with another key starts clean.
+What a stage was made from is hashed into a key, which is stored with its output. A stage works in a directory of its
+own, which gets its final name when the stage is complete: an output is there as a whole or not at all. A stage that was
+stopped leaves its working directory; the next run with the same key goes on in it, one with another key starts anew.
 """
 
 import hashlib
@@ -15,17 +16,17 @@ from training.errors import InputError
 from training.progress import Progress
 
 KEY = "stage.json"
-REVISION = 5  # raise when a stage's code changes what it makes from the same inputs
+REVISION = 5  # to be raised when a change of the code changes what a stage makes from the same inputs
 
 
 def make_key(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Return the hex key of a stage: its name, its settings and the keys or fingerprints of its inputs."""
+    """Return the key of a stage, in hex, from its name, its settings and the keys or fingerprints of its inputs."""
     about = {"stage": name, "revision": REVISION, "settings": settings, "inputs": inputs}
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def read_key(out: Path) -> str | None:
-    """Return the key that a finished stage was made with, None where it is not finished."""
+    """Return the key that a finished stage was made with; None where it is not finished."""
     try:
         return json.loads((out / KEY).read_text())["key"]
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
@@ -33,7 +34,10 @@ def read_key(out: Path) -> str | None:
 
 
 def run_stage(out: Path, key: str, work: Callable[[Path], None], progress: Progress) -> bool:
-    """Run work(directory) unless out was made with the same key; returns whether it ran."""
+    """Run work(directory) unless out was made with the same key. Return whether it ran.
+
+    An InputError of the work is passed on, and its directory is removed.
+    """
     if read_key(out) == key:
         progress.stage(out.name, "unchanged, skipped")
         return False
@@ -56,7 +60,7 @@ def run_stage(out: Path, key: str, work: Callable[[Path], None], progress: Progr
 
 
 def keep_or_clear(out: Path, key: str) -> None:
-    """Make a directory whose parts are kept from run to run, emptied first where they were made from something else."""
+    """Make a directory whose files are kept from run to run, and empty it where they were made with another key."""
     if read_key(out) != key:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
@@ -68,7 +72,7 @@ def _write_key(directory: Path, key: str) -> None:
 
 
 def file_fingerprint(path: Path) -> str:
-    """Return the sha256 of a file. Raises InputError where it cannot be read."""
+    """Return the sha256 of a file in hex. Raises InputError where it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""Open-loop load: requests arrive as a Poisson process, whether or not earlier ones are answered.
+"""Open-loop load: requests arrive as a Poisson process, whether or not earlier ones have been answered.
 
-A latency counts from the moment at which its request was due, not from when it was sent: a service that stalls is not
-asked less, and what would have arrived meanwhile counts as late (no coordinated omission). How late the requests were
-sent for reasons of this process is measured, too: a generator at its end looks like a slow service.
+A latency counts from the moment at which its request was due, not from when it was sent. So a service that stalls is
+not asked less, and what was due meanwhile counts as late (no coordinated omission). How late this process itself sent
+the requests is measured too, because an overloaded generator looks like a slow service.
 """
 
 import asyncio
@@ -17,14 +17,19 @@ from typing import Any
 from service.bench.client import Caller, Target
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
+"""The percentiles of a summary, each as the share of latencies that do not exceed it."""
 _SPIN_S = 0.002
-"""The loop's timers are a millisecond coarse: so long before a request is due, it turns without sleeping."""
+"""For so long before a request is due the event loop does not sleep, because its timers are a millisecond coarse."""
 _LEVEL = b'"quality":{"level":"'
 
 
 @dataclass(slots=True)
-class Step:
-    """What one rate gave. latencies_s: of every request, those that failed as infinity; lags_s: sent after due."""
+class LoadResult:
+    """What was measured while requests were sent at one rate, in requests a second.
+
+    latencies_s: of every request, infinity if it failed. lags_s: how long after it was due each request was sent.
+    levels: the answers by quality level. errors: the others by status, or "timeout" or "connection".
+    """
 
     rate: float
     seconds: float
@@ -34,15 +39,18 @@ class Step:
     errors: Counter[str] = field(default_factory=Counter)
 
     def within(self, budget_s: float) -> float:
-        """Return the share of requests that were answered inside the budget."""
+        """Return the share of requests that were answered within the budget."""
         return sum(latency <= budget_s for latency in self.latencies_s) / max(1, len(self.latencies_s))
 
     def lag_p99_s(self) -> float:
-        """Return how late this process itself was."""
+        """Return the 99th percentile of how late this process sent the requests."""
         return percentile(self.lags_s, 0.99)
 
     def summary(self, budget_s: float) -> dict[str, Any]:
-        """Return the figures, for JSON: milliseconds; None where so many failed that there is no such percentile."""
+        """Return the figures for JSON, latencies in milliseconds.
+
+        A percentile is None if more requests failed than it leaves out.
+        """
         found = {name: _milliseconds(percentile(self.latencies_s, share)) for name, share in SHARES.items()}
         return {
             "rate": round(self.rate, 1), "requests": len(self.latencies_s), "seconds": round(self.seconds, 2), **found,
@@ -52,7 +60,7 @@ class Step:
 
 
 class Load:
-    """Some requests to one target, over as many connections as are needed, at most n_connections."""
+    """Sends requests to one target, over as many connections as are needed. Close it with `async with`."""
 
     def __init__(
         self,
@@ -64,7 +72,10 @@ class Load:
         seed: int = 0,
         on_answer: Callable[[bytes, int, bytes], None] = lambda request, status, body: None,
     ) -> None:
-        """requests: whole ones, drawn at random. on_answer: is shown each answer: request, status, body."""
+        """requests: from Target.post() or get(), drawn at random by seed. n_connections: how many may be open.
+
+        timeout_s: after so long a request has failed. on_answer: is called with each request, status and body.
+        """
         self._on_answer = on_answer
         self._target, self._requests = target, requests
         self._n_connections, self._timeout_s = n_connections, timeout_s
@@ -80,32 +91,32 @@ class Load:
         for caller in self._idle:
             caller.close()
 
-    async def run(self, rate: float, seconds: float) -> Step:
-        """Offer rate requests a second for some seconds; return once all are answered or given up."""
-        step = Step(rate, seconds)
+    async def run(self, rate: float, seconds: float) -> LoadResult:
+        """Send `rate` requests a second for some seconds; return once all are answered or have failed."""
+        result = LoadResult(rate, seconds)
         sent: set[asyncio.Task[None]] = set()
         due = start = time.monotonic()
         while (due := due + self._random.expovariate(rate)) < start + seconds:
             await _wait_until(due)
-            step.lags_s.append(time.monotonic() - due)
-            task = asyncio.create_task(self._send(due, step))
+            result.lags_s.append(time.monotonic() - due)
+            task = asyncio.create_task(self._send(due, result))
             sent.add(task)
             task.add_done_callback(sent.discard)
         if sent:
             await asyncio.wait(sent)
-        return step
+        return result
 
-    async def ask_in_turn(self, n_requests: int) -> Step:
-        """Ask one request after the other, as a single client does."""
-        step = Step(0.0, 0.0)
+    async def ask_in_turn(self, n_requests: int) -> LoadResult:
+        """Send one request after the other, as a single client does."""
+        result = LoadResult(0.0, 0.0)
         start = time.monotonic()
         for _ in range(n_requests):
-            await self._send(time.monotonic(), step)
-        step.seconds = time.monotonic() - start
-        step.rate = n_requests / step.seconds
-        return step
+            await self._send(time.monotonic(), result)
+        result.seconds = time.monotonic() - start
+        result.rate = n_requests / result.seconds
+        return result
 
-    async def _send(self, due: float, step: Step) -> None:
+    async def _send(self, due: float, result: LoadResult) -> None:
         request = self._random.choice(self._requests)
         try:
             status, body = await self._ask(request)
@@ -113,13 +124,13 @@ class Load:
             status, body = 0, b"timeout"
         except OSError:
             status, body = 0, b"connection"
-        step.latencies_s.append(time.monotonic() - due if status == 200 else float("inf"))
+        result.latencies_s.append(time.monotonic() - due if status == 200 else float("inf"))
         if status:
             self._on_answer(request, status, body)
         if status == 200:
-            step.levels[_level(body)] += 1
+            result.levels[_level(body)] += 1
         else:
-            step.errors[str(status) if status else body.decode()] += 1
+            result.errors[str(status) if status else body.decode()] += 1
 
     async def _ask(self, request: bytes) -> tuple[int, bytes]:
         async with asyncio.timeout(self._timeout_s):
@@ -144,7 +155,7 @@ class Load:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value that a share of all do not exceed; 0 where there is none."""
+    """Return the value that a share of all values do not exceed; 0 if there are no values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 

@@ -1,6 +1,10 @@
-"""The bundle: the contract between training and serving. Import from here; the files below are its own."""
+"""The bundle: the contract between training and serving. Import its names from here, never from the files below.
+
+Both packages import it, so it needs the standard library and numpy, and nothing else of either package.
+"""
 
 from service.bundle.directory import Bundle, Golden, open_bundle, write_bundle
+from service.bundle.error import BundleCorruptError, BundleError, BundleFormatError, BundleMissingError
 from service.bundle.item import MAX_ID_LENGTH, Item, Items, check_item_id, popularity_order, tie_hash
 from service.bundle.manifest import (
     EMBEDDINGS,
@@ -12,10 +16,6 @@ from service.bundle.manifest import (
     REQUIRED,
     SCALES,
     TIE_RULE,
-    BundleCorruptError,
-    BundleError,
-    BundleFormatError,
-    BundleMissingError,
     Manifest,
     bundle_version,
     fingerprint,

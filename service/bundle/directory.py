@@ -1,19 +1,17 @@
-"""The bundle, format 1: the contract between training and serving, as a directory.
+"""The bundle as a directory, format 1.
 
     manifest.json           what the model is, and sha256 and size of every other file
-    user_encoder.onnx       history float32 [batch, time <= max_history, dim], newest last, zeros padding the left;
-                            length int64 [batch]; out: user float32 [batch, dim]
+    user_encoder.onnx       inputs: history float32 [batch, time <= max_history, dim], newest last, zeros on the left;
+                            length int64 [batch]; output: user float32 [batch, dim]
     item_embeddings.npy     float32 | float16 | int8 [n_items, dim]; int8 with item_scales.npy float32 [n_items]
-    input_embeddings.npy    only where the model is untied: float32 [n_items, dim], gathered for histories instead
+    input_embeddings.npy    optional float32 [n_items, dim]: histories are made of these vectors instead
     item_biases.npy         optional float32 [n_items]
     items.jsonl             row i: {"item_id", "title"?, "attributes": {name: [values]}, "popularity"}
     golden.jsonl            {"history": [item_id], "k", "items": [[item_id, score]]}
 
 score(user, item) = user · item (+ bias); the answer is the K highest. Nothing else is needed to reproduce the model.
 
-Both packages import this module, so it needs the standard library and numpy, and nothing of either package. A bundle
-is verified before any of it is parsed: names, file kinds, sizes, sums (service.manifest, its lower half), then shapes
-and values. It does not run the encoder.
+The file table is checked first (see manifest), then the shape and the values of each file. The encoder is not run.
 """
 
 import json
@@ -28,13 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.item import (
-    Item,
-    Items,
-    finite,
-    read_items,
-    read_lines,
-)
+from service.bundle.error import BundleCorruptError
+from service.bundle.item import Item, Items, read_items
 from service.bundle.manifest import (
     BIASES,
     EMBEDDINGS,
@@ -44,19 +37,22 @@ from service.bundle.manifest import (
     ITEMS,
     MANIFEST,
     SCALES,
-    BundleCorruptError,
     Manifest,
     bundle_version,
     check_files,
     fingerprint,
     read_manifest,
 )
+from service.bundle.strict_json import finite, read_lines
 from service.bundle.table import ItemTable
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A request and its exact answer: the k best (item_id, score) for a history, nothing excluded."""
+    """A request and its exact answer, by which a loaded model is checked.
+
+    history: item ids, oldest first. items: the k best (item_id, score), the best first; nothing was excluded.
+    """
 
     history: Sequence[str]
     k: int
@@ -65,7 +61,7 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A verified bundle, open for reading."""
+    """A bundle whose files were checked, open for reading. The arrays of the table are memory maps."""
 
     path: Path
     manifest: Manifest
@@ -75,7 +71,7 @@ class Bundle:
 
     @property
     def encoder(self) -> bytes:
-        """The ONNX graph, as bytes: loaded so, it cannot reach for data outside the bundle."""
+        """The ONNX graph as bytes. Loaded from bytes, it cannot refer to files outside the bundle."""
         return (self.path / ENCODER).read_bytes()
 
 
@@ -88,10 +84,11 @@ def write_bundle(
     golden: Sequence[Golden],
     manifest: Mapping[str, Any],
 ) -> Bundle:
-    """Write a bundle aside, rename it to out, and return it reopened.
+    """Write a bundle beside out, check it, rename it to out, and return it opened again.
 
     manifest: the fields of Manifest that are not computed here (created_at, max_history, repeat_consumption, ...).
-    An existing bundle at out is replaced; a crash leaves the old one or the new one, never a mix.
+    A bundle that is already at out is replaced. A crash never leaves a mix of both.
+    Raises BundleError if what was given is no valid bundle; what was at out is then unchanged.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -111,7 +108,7 @@ def write_bundle(
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Verify the bundle at path, whole, and open it. Raises BundleError naming the file that is wrong."""
+    """Check every file of the bundle at path and open it. Raises BundleError naming the file that is wrong."""
     path = Path(path)
     manifest = read_manifest(path)
     check_files(path, manifest)

@@ -1,11 +1,10 @@
-"""The items of a bundle: ids and popularity in memory, titles and attributes in the file. A part of service.bundle.
+"""The items of a bundle. Ids and popularity are kept in memory; titles and attributes stay in the file.
 
-Every line is checked when the bundle is opened; what a search needs is kept as columns, and an Item is parsed again
-when it is asked for: a million of them in memory would be 160 MB of every worker. Needs the standard library and numpy.
+Every line of the file is checked when the bundle is opened. An Item is parsed again each time it is asked for: a
+million of them in memory would cost every worker 160 MB (tests/bench/README.md, "Items stay in the file").
 """
 
 import hashlib
-import math
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.manifest import BundleCorruptError, parse_json
+from service.bundle.error import BundleCorruptError
+from service.bundle.strict_json import finite, parse_json, read_lines
 
 MAX_ID_LENGTH = 128
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -25,7 +25,10 @@ _NO_ATTRIBUTES: Mapping[str, Sequence[str]] = {}
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One row of the catalogue. popularity: a count or weight, higher is more popular."""
+    """One item of the catalogue.
+
+    popularity: a count or a weight; the higher, the more popular. attributes: {"genre": ["noir", "crime"], ...}.
+    """
 
     item_id: str
     popularity: float
@@ -34,10 +37,13 @@ class Item:
 
 
 class Items(Sequence[Item]):
-    """Row i is line i of the file. ids: list of str; popularity: float64 [n_items]."""
+    """All items of a bundle: item i is line i of the file and row i of the item table.
+
+    ids: list of str; popularity: float64 [n_items]. Both are in memory; an Item is read from the file.
+    """
 
     def __init__(self, path: Path, ids: list[str], popularity: NDArray[np.float64], starts: NDArray[np.int64]) -> None:
-        """starts: where each line begins, in bytes."""
+        """starts: int64 [n_items], the offset of each line in the file, in bytes."""
         self.ids, self.popularity = ids, popularity
         self._path, self._starts = path, starts
 
@@ -60,7 +66,7 @@ class Items(Sequence[Item]):
 
 
 def check_item_id(item_id: str) -> str:
-    """Return item_id unchanged. Raises ValueError unless it is 1..128 code points without control characters."""
+    """Return item_id unchanged. Raises ValueError unless it has 1 to 128 code points and no control characters."""
     if not 1 <= len(item_id) <= MAX_ID_LENGTH:
         raise ValueError(f"an id must have 1 to {MAX_ID_LENGTH} characters, this one has {len(item_id)}")
     if _CONTROL.search(item_id):
@@ -69,7 +75,7 @@ def check_item_id(item_id: str) -> str:
 
 
 def read_items(path: Path, n_items: int) -> Items:
-    """Read and check items.jsonl. Raises BundleCorruptError."""
+    """Read items.jsonl and check every line. Raises BundleCorruptError unless it holds n_items different items."""
     ids, popularity, starts = [], array("d"), array("q", [0])
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -88,28 +94,22 @@ def read_items(path: Path, n_items: int) -> Items:
     return Items(path, ids, np.array(popularity), np.array(starts[:-1]))
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, parsed line) of a file. Raises BundleCorruptError."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            yield number, parse_json(f"{path}:{number}", line)
-
-
-def finite(value: Any) -> float:
-    """Return a finite float. Raises ValueError."""
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{value} is not finite")
-    return number
-
-
 def popularity_order(items: Iterable[Item]) -> NDArray[np.int64]:
-    """Return the rows of items, most popular first; ties by item_id."""
+    """Return the rows of items, the most popular first, int64 [n_items]; equally popular ones in the order of ids."""
     if isinstance(items, Items):
         keys = list(zip((-items.popularity).tolist(), items.ids, strict=True))
     else:
         keys = [(-item.popularity, item.item_id) for item in items]
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+
+
+def tie_hash(user_id: str, item_id: str) -> bytes:
+    """Return 4 bytes: events of one user and one time are ordered by them.
+
+    The order in the file may tell the model what comes next. So does a hash of the item alone, which a model learns
+    (tests/bench/README.md, "Ties in time are ordered by user and item").
+    """
+    return hashlib.blake2b(f"{user_id}\0{item_id}".encode(), digest_size=4).digest()
 
 
 def _item_of(fields: Any) -> Item:
@@ -118,14 +118,5 @@ def _item_of(fields: Any) -> Item:
         check_item_id(fields["item_id"]),
         finite(fields["popularity"]),
         fields.get("title"),
-        attributes or _NO_ATTRIBUTES,  # one for all: of a million items, 64 MB
+        attributes or _NO_ATTRIBUTES,  # one empty mapping for all items, not one each: 64 MB of a million
     )
-
-
-def tie_hash(user_id: str, item_id: str) -> bytes:
-    """Return the 4 bytes that order events of one user and one time.
-
-    In file order a tie would leak the future. So would a hash of the item alone: the last of every basket is then an
-    item of high hash, which a model learns (of online_retail's test items 86 % were in the top fifth of all hashes).
-    """
-    return hashlib.blake2b(f"{user_id}\0{item_id}".encode(), digest_size=4).digest()

@@ -1,16 +1,18 @@
-"""The bundle's manifest: what a bundle holds, and that its files are those. The lower half of service.bundle.
+"""The bundle's manifest: it lists the files of the bundle and says what the model is.
 
-Names, file kinds, sizes and sums, before anything is parsed. Needs the standard library alone.
+The file table is checked before any other file is parsed: names, kinds, sizes and sha256 sums.
 """
 
 import hashlib
-import json
 import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from service.bundle.error import BundleCorruptError, BundleFormatError, BundleMissingError
+from service.bundle.strict_json import parse_json
 
 FORMAT = 1
 TIE_RULE = "blake2b4(user_id 0x00 item_id) then item_id then event"
@@ -27,25 +29,17 @@ REQUIRED = frozenset({ENCODER, EMBEDDINGS, ITEMS, GOLDEN})
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
-class BundleError(Exception):
-    """A bundle that must not be served. The message names the file."""
-
-
-class BundleMissingError(BundleError):
-    """There is no bundle at the path."""
-
-
-class BundleFormatError(BundleError):
-    """The manifest is not of a format that this version reads."""
-
-
-class BundleCorruptError(BundleError):
-    """A file differs from what the manifest promises."""
-
-
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What manifest.json says; see DESIGN of each field in the README. Unknown extra fields are ignored."""
+    """The fields of manifest.json. Fields that are not listed here are ignored.
+
+    version: of the bundle, see bundle_version(). created_at: when it was exported, ISO 8601. dim: width of every
+    vector. max_history: the encoder sees at most so many events of a history, the newest. files: name to {"sha256",
+    "size"} of every other file. repeat_consumption: whether users take items again, so that items of the history are
+    recommended unless a request says otherwise. tie_rule: the order of events of one user and one time, always
+    TIE_RULE. split: how training divided the events. refit: whether the model was trained once more, on all events.
+    quality: the figures measured on the test events. lineage: the data, settings and versions it was made from.
+    """
 
     version: str
     created_at: str
@@ -69,7 +63,7 @@ def bundle_version(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and check manifest.json alone: format, fields, file names. Raises BundleError."""
+    """Read manifest.json in the bundle at path, and check its format and its fields. Raises BundleError."""
     manifest = path / MANIFEST
     if not manifest.exists():
         raise BundleMissingError(
@@ -85,35 +79,23 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def check_files(path: Path, manifest: Manifest) -> None:
-    """Check that the files of a bundle are those of its manifest, and no others. Raises BundleError naming one."""
+    """Check that the bundle at path has the files that its manifest lists, unchanged, and no others.
+
+    Raises BundleCorruptError naming the first file that is wrong.
+    """
     _check_listing(path, manifest)
     for name, expected in manifest.files.items():
         _check_file(path / name, expected)
 
 
-def parse_json(where: object, text: bytes) -> Any:
-    """Return parsed JSON without NaN and infinity. Raises BundleCorruptError that says where."""
-    try:
-        return _DECODER.decode(text.decode())
-    except (ValueError, RecursionError) as exc:
-        raise BundleCorruptError(f"{where}: not JSON: {exc}") from exc
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # json.loads would build one for every line
-
-
 def fingerprint(path: Path) -> dict[str, Any]:
-    """Return the sha256 and the size of a file."""
+    """Return {"sha256": hex digits, "size": bytes} of a file."""
     with path.open("rb") as file:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": path.stat().st_size}
 
 
 def _regular_size(path: Path) -> int:
-    """Size in bytes of a plain file with one name. Raises BundleCorruptError for links, devices and missing files."""
+    """Return the size of a plain file in bytes. Raises BundleCorruptError if it is missing, a link or a device."""
     try:
         status = path.lstat()
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""The item matrix of a bundle, and the histories that are gathered from it."""
+"""The item table of a bundle, and the histories whose vectors are gathered from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,16 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
-
-
 Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class ItemTable:
-    """The item matrix as stored. Rows come out as float32 whatever the stored type is.
+    """The vectors of all items, as they are stored. Whatever the stored type is, the methods return float32.
 
-    embeddings: [n_items, dim]; scales: [n_items] for int8; biases: [n_items]; inputs: [n_items, dim] where untied.
+    embeddings: float32, float16 or int8 [n_items, dim], what a user vector is multiplied with.
+    scales: float32 [n_items], only with int8: the vector of an item is its row times its scale.
+    biases: float32 [n_items] or None, added to the scores.
+    inputs: float32 [n_items, dim] or None: what histories are made of, where it is not the same table.
     """
 
     embeddings: NDArray[Any]
@@ -26,26 +27,26 @@ class ItemTable:
     inputs: Float32 | None = None
 
     def dense(self) -> Float32:
-        """Return the whole output table, float32 [n_items, dim]."""
+        """Return the vectors that users are multiplied with, of all items, float32 [n_items, dim]."""
         return _to_float32(self.embeddings, self.scales)
 
     def pick(self, rows: Sequence[int] | Int64) -> Float32:
-        """Return the output embeddings of rows, float32 [len(rows), dim]."""
-        index = np.asarray(rows, dtype=np.int64)
-        return _to_float32(self.embeddings[index], None if self.scales is None else self.scales[index])
+        """Return the vectors that users are multiplied with, of some rows, float32 [len(rows), dim]."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        return _to_float32(self.embeddings[chosen], None if self.scales is None else self.scales[chosen])
 
     def gather(self, rows: Sequence[int] | Int64) -> Float32:
-        """Return the input embeddings of rows, float32 [len(rows), dim]."""
+        """Return the vectors that histories are made of, of some rows, float32 [len(rows), dim]."""
         if self.inputs is None:
             return self.pick(rows)
         return np.ascontiguousarray(self.inputs[np.asarray(rows, dtype=np.int64)], dtype=np.float32)
 
 
 def pad_histories(table: ItemTable, histories: Sequence[Sequence[int]], max_history: int) -> tuple[Float32, Int64]:
-    """Gather the encoder's two inputs from row histories (oldest first).
+    """Return the two inputs of the encoder for a batch of histories, each the rows of its items, oldest first.
 
-    Returns history float32 [batch, time, dim], zeros padding the left, and length int64 [batch]; time is the longest
-    history cut to its newest max_history rows, and at least 1.
+    The first is float32 [batch, time, dim]: the vectors of each history's newest max_history items, with zeros on the
+    left of shorter ones; time is the length of the longest, and at least 1. The second is the lengths, int64 [batch].
     """
     recent = [list(rows[-max_history:]) for rows in histories]
     length = np.array([len(rows) for rows in recent], dtype=np.int64)

@@ -1,10 +1,11 @@
-"""python -m service doctor: what would go wrong on this machine, with these settings, and the way out of it.
+"""The command doctor: what would go wrong on this machine with these settings, and the way out of it.
 
-Every check looks at one thing and returns a Finding; none changes anything. PASS, WARN: it serves, and something is
-weaker than it could be; FAIL: it does not serve, or loses what it acknowledged. Values come from the caller: the
-settings are not seen here.
+Every check looks at one thing and returns a Finding; none changes anything. PASS: nothing is wrong. WARN: the service
+works, and something is weaker than it could be. FAIL: it does not work, or may lose events that it has acknowledged.
 """
 
+import argparse
+import asyncio
 import os
 import resource
 import shutil
@@ -12,10 +13,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from service.errors import RefusedError, StoreError
+from service.app import budget_rule, reach_store, trial_of
+from service.errors import RefusedError, StartError, StoreError
+from service.settings import Settings, read_settings
 from service.store.client import Store
+from service.store.reply import Reply, read_info, read_time
 
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
 _CALL_S = 2.0
@@ -28,7 +31,7 @@ _SPARE_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check. advice: the way out, where it is not PASS."""
+    """The result of one check. advice: the way out, if the level is not PASS."""
 
     level: str
     subject: str
@@ -36,8 +39,36 @@ class Finding:
     advice: str = ""
 
 
+def examine(arguments: argparse.Namespace) -> int:
+    """Run every check and print what was found; return the exit code: 1 if something is FAIL. Raises StartError."""
+    settings = read_settings(
+        bundle=arguments.bundle, host=arguments.host, port=arguments.port, data_dir=arguments.data_dir
+    )
+    return print_findings(asyncio.run(_examine(settings, arguments.workers)))
+
+
+async def _examine(settings: Settings, n_workers: int) -> list[Finding]:
+    findings = [
+        check_cores(n_workers, len(os.sched_getaffinity(0)), os.environ),
+        check_files(settings.max_in_flight, settings.store_connections),
+        check_disk(settings.data_dir),
+        check_metrics_directory(os.environ),
+        check_keys(
+            settings.host,
+            is_exposed=settings.is_exposed_without_keys,
+            has_admin=bool(settings.admin_key.get_secret_value()),
+        ),
+        await check_bundle(settings.bundle, trial_of(settings)),
+    ]
+    try:
+        async with reach_store(settings) as store:
+            return findings + await check_store(store, budget_rule(settings).slow_store_s)
+    except StartError as exc:
+        return [*findings, Finding(FAIL, "store", str(exc), "see RETORT_REDIS_URL")]
+
+
 def check_cores(n_workers: int, n_cores: int, environment: Mapping[str, str]) -> Finding:
-    """Threads times workers against the cores that this process may use. One worker is one thread that computes."""
+    """Compare workers times threads with the cores that this process may use."""
     given = [environment.get(name, "") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")]
     n_threads = max(1, *[int(value) if value.isdigit() else 1 for value in given])
     text = f"{n_workers} workers x {n_threads} threads on {n_cores} cores"
@@ -51,7 +82,7 @@ def check_cores(n_workers: int, n_cores: int, environment: Mapping[str, str]) ->
 
 
 def check_keys(host: str, *, is_exposed: bool, has_admin: bool) -> Finding:
-    """Who may ask."""
+    """Judge who may send requests, and whether the model routes are open to anybody."""
     if is_exposed:
         advice = "RETORT_API_KEYS, or RETORT_ALLOW_ANONYMOUS=1 behind something that asks for keys"
         return Finding(FAIL, "keys", f"{host} is open to everybody, and no key is set: it refuses to start", advice)
@@ -61,7 +92,7 @@ def check_keys(host: str, *, is_exposed: bool, has_admin: bool) -> Finding:
 
 
 async def check_bundle(path: Path | None, try_bundle: Callable[[Path], Awaitable[None]]) -> Finding:
-    """Sums, shapes, and golden answers, in a process of its own."""
+    """Try the bundle: its sums, its shapes and its golden answers. try_bundle: raises RefusedError."""
     if path is None:
         return Finding(WARN, "bundle", "none given", "RETORT_BUNDLE or --bundle, unless a version is live in the store")
     try:
@@ -72,19 +103,22 @@ async def check_bundle(path: Path | None, try_bundle: Callable[[Path], Awaitable
 
 
 async def check_store(store: Store, slow_s: float) -> list[Finding]:
-    """Latency, memory policy, persistence and clock of the server."""
+    """Judge the latency, the memory policy, the persistence and the clock of the server.
+
+    slow_s: the time that the default budget leaves for the store.
+    """
     try:
         findings = [await _check_latency(store, slow_s)]
-        info = _parse_info(await _ask(store, "INFO"))
-        clock = await _ask(store, "TIME")
+        info = read_info(await _ask(store, "INFO"))
+        server_time = read_time(await _ask(store, "TIME"))
     except StoreError as exc:
         advice = "see RETORT_REDIS_URL: address, password and ACL; without a store, answers are fallbacks"
         return [Finding(FAIL, "store", f"does not answer: {exc.kind}", advice)]
-    return [*findings, judge_memory(info), judge_persistence(info), judge_clock(clock)]
+    return [*findings, judge_memory(info), judge_persistence(info), judge_clock(server_time)]
 
 
 def check_metrics_directory(environment: Mapping[str, str]) -> Finding:
-    """The directory of the counts, where somebody sets it by hand: --workers makes one of its own."""
+    """Judge the directory of the metrics, if it is set by hand: --workers makes one of its own."""
     name = environment.get("PROMETHEUS_MULTIPROC_DIR")
     if name is None:
         return Finding(PASS, "metrics", "one registry, or one that --workers makes")
@@ -97,7 +131,7 @@ def check_metrics_directory(environment: Mapping[str, str]) -> Finding:
 
 
 def check_files(max_in_flight: int, n_connections: int) -> Finding:
-    """File descriptors: callers keep connections open, the store's and the log's come on top."""
+    """Compare the file descriptors that are allowed with the connections that callers and the store may need."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = max_in_flight + n_connections + SPARE_FILES
     text = f"{soft} may be open, {needed} are wanted"
@@ -107,7 +141,7 @@ def check_files(max_in_flight: int, n_connections: int) -> Finding:
 
 
 def check_disk(data_dir: Path) -> Finding:
-    """Whether the data directory can be written to, and has room for the append-only file and two bundles."""
+    """Judge whether the data directory can be written to, and has room for the append-only file and two bundles."""
     place = next(path for path in (data_dir, *data_dir.absolute().parents) if os.access(path, os.F_OK))
     if not os.access(place, os.W_OK | os.X_OK):
         return Finding(FAIL, "disk", f"{place} cannot be written to", "set RETORT_DATA_DIR to a directory of your own")
@@ -136,7 +170,7 @@ async def _check_latency(store: Store, slow_s: float) -> Finding:
 
 
 def judge_memory(info: Mapping[str, str]) -> Finding:
-    """Whether the server may throw away what it was told to keep."""
+    """Judge by a reply to INFO whether the server may throw away what it was told to keep."""
     policy, most = info.get("maxmemory_policy", "unknown"), int(info.get("maxmemory", "0"))
     text = f"maxmemory {most / 1e6:.0f} MB, {policy}" if most else f"maxmemory not set, {policy}"
     if policy != "noeviction" and most:
@@ -152,7 +186,7 @@ def judge_memory(info: Mapping[str, str]) -> Finding:
 
 
 def judge_persistence(info: Mapping[str, str]) -> Finding:
-    """Whether what it keeps outlives it."""
+    """Judge by a reply to INFO whether what the server keeps outlives it."""
     if info.get("loading") == "1":
         return Finding(WARN, "persistence", "the server is loading its file", "wait")
     if info.get("role") in ("slave", "replica"):
@@ -165,9 +199,9 @@ def judge_persistence(info: Mapping[str, str]) -> Finding:
     return Finding(PASS, "persistence", "append-only file, last write well")
 
 
-def judge_clock(reply: Any) -> Finding:
-    """How far apart the clocks are; reply: of TIME, seconds and microseconds."""
-    apart_s = abs(time.time() - (int(reply[0]) + int(reply[1]) / 1e6))
+def judge_clock(server_time: float) -> Finding:
+    """Judge how far the server's clock is from this machine's. server_time: Unix seconds, now."""
+    apart_s = abs(time.time() - server_time)
     text = f"{apart_s:.3f} s from the store's"
     if apart_s > _CLOCK_FAIL_S:
         return Finding(FAIL, "clock", text, "synchronise clocks (NTP): events of the future are refused")
@@ -176,23 +210,12 @@ def judge_clock(reply: Any) -> Finding:
     return Finding(PASS, "clock", text)
 
 
-async def _ask(store: Store, *command: str) -> Any:
-    (reply,) = await store.call("user", [command], _CALL_S)
-    if kind := store.explain(reply):
-        raise StoreError(kind)
-    return reply
-
-
-def _parse_info(reply: Any) -> dict[str, str]:
-    """The reply to INFO, which redis-py may have parsed already."""
-    if isinstance(reply, dict):
-        return {str(name): str(value) for name, value in reply.items()}
-    text = reply.decode() if isinstance(reply, bytes) else str(reply)
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))
+async def _ask(store: Store, command: str) -> Reply:
+    return await store.call_one("user", (command,), _CALL_S)
 
 
 def print_findings(findings: list[Finding]) -> int:
-    """Print every finding and its way out; return the exit code: 1 if one is FAIL."""
+    """Print every finding and its way out; return the exit code: 1 if one of them is FAIL."""
     for finding in findings:
         print(f"{finding.level}  {finding.subject:<12} {finding.text}")
         if finding.advice:

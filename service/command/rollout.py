@@ -1,5 +1,9 @@
-"""The commands that say which version is served: publish, activate, rollback, status. Each returns its exit code."""
+"""The commands that say which version is served: publish, activate, rollback, status.
 
+Each takes the parsed arguments and returns its exit code. Each raises StartError if it cannot do as asked.
+"""
+
+import argparse
 import asyncio
 import sys
 import time
@@ -9,68 +13,92 @@ from pathlib import Path
 
 import orjson
 
+from service.app import reach_store, trial_of
 from service.errors import RefusedError, StartError, StoreError
-from service.release.published import Live, Releases
+from service.release.published import Live, PublishedVersion, PublishedVersions
+from service.settings import Settings, read_settings
 
 _LOOK_EVERY_S = 0.2
+Work = Callable[[argparse.Namespace, PublishedVersions, Settings], Awaitable[int]]
 
 
-async def publish(
-    releases: Releases,
-    path: Path,
-    try_bundle: Callable[[Path], Awaitable[None]],
-    *,
-    is_to_activate: bool,
-    wait_s: float,
-) -> int:
-    """Try a bundle, upload it, and make it live. try_bundle: raises RefusedError."""
+def publish(arguments: argparse.Namespace) -> int:
+    """Try a bundle, upload it, and make it live unless told not to."""
+    return _run(arguments, _publish)
+
+
+def activate(arguments: argparse.Namespace) -> int:
+    """Make a published version live."""
+    return _run(arguments, _activate)
+
+
+def rollback(arguments: argparse.Namespace) -> int:
+    """Make the version before the live one live again."""
+    return _run(arguments, _roll_back)
+
+
+def show_status(arguments: argparse.Namespace) -> int:
+    """Print which versions are in the store, which is live, and which process serves what; JSON on the last line."""
+    return _run(arguments, _show_status)
+
+
+def _run(arguments: argparse.Namespace, work: Work) -> int:
+    settings = read_settings(data_dir=arguments.data_dir)
+
+    async def run() -> int:
+        async with reach_store(settings) as store:
+            return await work(arguments, PublishedVersions(store, settings.namespace), settings)
+
+    return asyncio.run(run())
+
+
+async def _publish(arguments: argparse.Namespace, published: PublishedVersions, settings: Settings) -> int:
     started = time.monotonic()
+    await _try(arguments.bundle, trial_of(settings))
     try:
-        await try_bundle(path)
-    except RefusedError as exc:
-        raise StartError(f"not published: {exc}") from exc
-    try:
-        published = await releases.upload(path)
+        version = await published.upload(arguments.bundle)
         _say(
-            f"published {published.version}: {published.n_items} items, {published.bytes / 1e6:.1f} MB, "
+            f"published {version.version}: {version.n_items} items, {version.bytes / 1e6:.1f} MB, "
             f"{time.monotonic() - started:.1f} s"
         )
-        if not is_to_activate:
+        if arguments.no_activate:
             return 0
-        live = await releases.activate(published.version)
-        for version in await releases.prune():
-            _say(f"removed {version} from the store")
-        return await _announce(releases, live, wait_s)
+        live = await published.activate(version.version)
+        for removed in await published.prune():
+            _say(f"removed {removed} from the store")
+        return await _announce(published, live, arguments.wait)
     except StoreError as exc:
         raise StartError(f"publish stopped: the store: {exc.kind}; what was live still is, run it again") from exc
 
 
-async def activate(releases: Releases, version: str, *, wait_s: float) -> int:
-    """Make a published version live."""
+async def _try(path: Path, try_bundle: Callable[[Path], Awaitable[None]]) -> None:
     try:
-        return await _announce(releases, await releases.activate(version), wait_s)
+        await try_bundle(path)
+    except RefusedError as exc:
+        raise StartError(f"not published: {exc}") from exc
+
+
+async def _activate(arguments: argparse.Namespace, published: PublishedVersions, settings: Settings) -> int:
+    try:
+        return await _announce(published, await published.activate(arguments.version), arguments.wait)
     except (RefusedError, StoreError) as exc:
         raise StartError(str(exc)) from exc
 
 
-async def rollback(releases: Releases, *, wait_s: float) -> int:
-    """Make the version before the live one live again."""
+async def _roll_back(arguments: argparse.Namespace, published: PublishedVersions, settings: Settings) -> int:
     try:
-        return await _announce(releases, await releases.rollback(), wait_s)
+        return await _announce(published, await published.rollback(), arguments.wait)
     except (RefusedError, StoreError) as exc:
         raise StartError(str(exc)) from exc
 
 
-async def show_status(releases: Releases) -> int:
-    """Print what is in the store, what is live, and who serves what; JSON on the last line."""
+async def _show_status(arguments: argparse.Namespace, published: PublishedVersions, settings: Settings) -> int:
     try:
-        live, versions, replicas = await releases.live(), await releases.versions(), await releases.replicas()
+        live, versions, replicas = await published.live(), await published.listed(), await published.replicas()
     except StoreError as exc:
         raise StartError(f"the store: {exc.kind}") from exc
-    for published in versions:
-        mark = "live  " if live and published.version == live.version else "      "
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(published.published_at))
-        print(f"{mark}{published.version}  {published.n_items:>9} items  {published.bytes / 1e6:9.1f} MB  {when} UTC")
+    for version in versions:
+        print(_line_of(version, is_live=live is not None and version.version == live.version))
     if live is None:
         print("no version is live: every service serves its --bundle")
     for replica in replicas:
@@ -78,18 +106,24 @@ async def show_status(releases: Releases) -> int:
         print(f"{replica.name}  serves {replica.version}{note}")
     print(orjson.dumps({
         "live": live and asdict(live),
-        "versions": [asdict(published) for published in versions],
+        "versions": [asdict(version) for version in versions],
         "replicas": [asdict(replica) for replica in replicas],
     }).decode())  # fmt: skip
     return 0
 
 
-async def _announce(releases: Releases, live: Live, wait_s: float) -> int:
-    """Say what is live now, and wait for the replicas if asked to: exit code 1 if one does not follow in time."""
+def _line_of(version: PublishedVersion, *, is_live: bool) -> str:
+    mark = "live  " if is_live else "      "
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(version.published_at))
+    return f"{mark}{version.version}  {version.n_items:>9} items  {version.bytes / 1e6:9.1f} MB  {when} UTC"
+
+
+async def _announce(published: PublishedVersions, live: Live, wait_s: float) -> int:
+    """Say what is live now, and wait up to wait_s until all replicas serve it; return 1 if one does not, else 0."""
     _say(f"live: {live.version}, flip {live.number}; before: {live.previous or 'none'}")
     end = time.monotonic() + wait_s
     while wait_s > 0:
-        replicas = await releases.replicas()
+        replicas = await published.replicas()
         behind = [replica for replica in replicas if replica.number < live.number]
         refused = [replica for replica in behind if replica.result != "ok"]
         for replica in refused:

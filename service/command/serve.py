@@ -1,4 +1,4 @@
-"""python -m service serve: one process, or a parent and its workers."""
+"""The command serve: one process that answers requests, or a supervisor and its workers."""
 
 import argparse
 import asyncio
@@ -7,30 +7,36 @@ import os
 import signal
 import socket
 import tempfile
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from service.app import open_service, start_embedded
-from service.command.worker import Crew
+from service.command.worker import Supervisor, WorkerStart
 from service.errors import StartError
-from service.http.server import BACKLOG, Server, address_of, bind, loop_factory
+from service.http.key import LEAST_KEY
+from service.http.rate import FILE_BYTES, SharedLedger
 from service.logs import Log, LogHandler
 from service.settings import Settings, environment_of, ignored_names, read_settings
+from service.wire.server import BACKLOG, Server, ServerRule, address_of, bind, loop_factory
 
 MAX_WORKERS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
-    """What a worker was given by its crew; nothing where it serves alone."""
+class Inherited:
+    """What a worker has from its supervisor; None when alone.
+
+    listener_fd: the bound socket. ready_fd: a pipe, into which the worker writes once it serves. store_kind: of the
+    store that the supervisor started. rates_file: where all workers note the rates of callers.
+    """
 
     listener_fd: int | None
     ready_fd: int | None
     store_kind: str | None
-    is_pinned: bool
+    rates_file: Path | None
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -44,6 +50,8 @@ def serve(arguments: argparse.Namespace) -> int:
         raise StartError(
             f"refusing to listen on {settings.host} without keys: set RETORT_API_KEYS, or RETORT_ALLOW_ANONYMOUS=1"
         )
+    if settings.has_short_keys:
+        raise StartError(f"refusing to listen on {settings.host} with a key of less than {LEAST_KEY} characters")
     log = Log(settings.log_level)
     _route_logging(log)
     if names := ignored_names():
@@ -51,40 +59,39 @@ def serve(arguments: argparse.Namespace) -> int:
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             if arguments.workers > 1:
-                runner.run(_lead(settings, arguments.workers, log, is_pinned=arguments.pin))
+                runner.run(_supervise(settings, arguments.workers, log, is_pinned=arguments.pin))
             else:
-                post = Post(arguments.listener_fd, arguments.ready_fd, arguments.store_kind, arguments.pin)
-                runner.run(_listen(settings, log, post))
+                inherited = Inherited(
+                    arguments.listener_fd, arguments.ready_fd, arguments.store_kind, arguments.rates_file
+                )
+                runner.run(_listen(settings, log, inherited, is_pinned=arguments.pin))
     finally:
         log.close()
     return 0
 
 
-async def _lead(settings: Settings, n_workers: int, log: Log, *, is_pinned: bool) -> None:
-    """Be the parent of several workers."""
+async def _supervise(settings: Settings, n_workers: int, log: Log, *, is_pinned: bool) -> None:
+    """Run several workers until told to stop."""
     listener = bind(settings.host, settings.port)
     listener.set_inheritable(True)
     async with AsyncExitStack() as stack:
         metrics_dir = _make_metrics_directory(stack)
-        arguments = ["--pin"] if is_pinned else []
+        rates_file = metrics_dir / "rates"
+        rates_file.write_bytes(bytes(FILE_BYTES))
+        arguments = ["--rates-file", str(rates_file), *(["--pin"] if is_pinned else [])]
         if settings.redis_url is None:
             url = SecretStr(start_embedded(settings, stack, log))
             settings = settings.model_copy(update={"redis_url": url})
             arguments += ["--store-kind", "embedded"]
-        crew = Crew(
-            listener,
-            n_workers=n_workers,
-            arguments=arguments,
-            environment=environment_of(settings, os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)}),
-            metrics_dir=metrics_dir,
-            log=log,
-            stop_s=settings.drain_s + settings.shutdown_s,
-        )
+        environment = environment_of(settings, os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)})
+        start = WorkerStart(listener, arguments, environment)
+        stop_s = settings.drain_s + settings.shutdown_s
+        supervisor = Supervisor(start, n_workers, metrics_dir=metrics_dir, log=log, stop_s=stop_s)
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, crew.stop)
-        await crew.wait_until_ready()
+            asyncio.get_running_loop().add_signal_handler(number, supervisor.stop)
+        await supervisor.wait_until_ready()
         log.write("info", "listening", **address_of(listener), pid=os.getpid(), workers=n_workers)
-        await crew.run()
+        await supervisor.run()
     log.write("info", "stopped")
 
 
@@ -96,18 +103,25 @@ def _make_metrics_directory(stack: AsyncExitStack) -> Path:
         raise StartError(f"--workers needs a directory for temporary files: {exc.strerror}; set TMPDIR") from exc
 
 
-async def _listen(settings: Settings, log: Log, post: Post) -> None:
-    """Serve; alone, or as one of a crew."""
-    is_alone = post.listener_fd is None
-    listener = bind(settings.host, settings.port) if is_alone else socket.socket(fileno=post.listener_fd)
-    async with open_service(settings, log, store_kind=post.store_kind, is_pinned=post.is_pinned) as service:
+async def _listen(settings: Settings, log: Log, inherited: Inherited, *, is_pinned: bool) -> None:
+    """Serve in this process until told to stop, alone or as a worker."""
+    is_alone = inherited.listener_fd is None
+    listener = bind(settings.host, settings.port) if is_alone else socket.socket(fileno=inherited.listener_fd)
+    async with AsyncExitStack() as stack:
+        ledger = None
+        if inherited.rates_file is not None:
+            ledger = stack.enter_context(closing(SharedLedger(inherited.rates_file)))
+        service = await stack.enter_async_context(
+            open_service(settings, log, store_kind=inherited.store_kind, ledger=ledger, is_pinned=is_pinned)
+        )
         listener.listen(BACKLOG)  # before it is said: uvicorn itself listens a few ticks later
         event = "listening" if is_alone else "worker_ready"
         log.write("info", event, **address_of(listener), pid=os.getpid(), model_version=service.version)
-        if post.ready_fd is not None:
-            os.write(post.ready_fd, b"1")
-            os.close(post.ready_fd)
-        server = Server(service.app, service.drain, drain_s=settings.drain_s, shutdown_s=settings.shutdown_s)
+        if inherited.ready_fd is not None:
+            os.write(inherited.ready_fd, b"1")
+            os.close(inherited.ready_fd)
+        rule = ServerRule(settings.drain_s, settings.shutdown_s, settings.keep_alive_s, settings.root_path)
+        server = Server(service.app, service.crowd, service.drain, rule)
         await server.serve(sockets=[listener])
     log.write("info", "stopped")
 

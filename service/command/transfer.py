@@ -1,9 +1,11 @@
-"""Many users' histories into the store (import), and the accepted events out of it (export).
+"""The commands import (many users' histories into the store) and export (the accepted events out of it).
 
-Import is idempotent and leaves the event stream alone: what training already has is not exported to it again. Export
-writes each event once, aside, and renames.
+Import may be run again, and leaves the event stream alone, so that events which training already has are not exported
+to it. Export writes each event once, into a file aside that is renamed when it is whole.
 """
 
+import argparse
+import asyncio
 import csv
 import gzip
 import sys
@@ -15,32 +17,44 @@ from typing import IO, Any
 
 import orjson
 
+from service.app import history_of, reach_store, stream_of
 from service.bundle import check_item_id
 from service.errors import StartError, StoreError
+from service.settings import Settings, read_settings
 from service.user.event import StoredEvent
-from service.user.history import Profile
+from service.user.history import History
+from service.user.stream import EventStream
 
 COLUMNS = ("user_id", "item_id", "timestamp", "event", "weight", "recommendation_id", "event_id")
 MAX_BAD_SHARE = 0.01
 _BATCH_EVENTS = 2000
 _SHOWN_BAD = 20
 _JUDGE_AFTER = 1000
-_READ_COUNT = 1000
 _TIMEOUT_S = 30.0
 
 
-async def import_histories(path: Path, profile: Profile) -> int:
-    """Load a file of events into the histories. Returns the exit code: 2 if more than 1 % of the lines are bad."""
+def import_histories(arguments: argparse.Namespace) -> int:
+    """Load a file of events into the histories.
+
+    Returns the exit code, 2 if more than 1 % of the lines are bad. Raises StartError where it has to stop.
+    """
+    settings = read_settings(data_dir=arguments.data_dir)
+    return asyncio.run(_import(arguments.file, settings))
+
+
+def export_events(arguments: argparse.Namespace) -> int:
+    """Write the stream of accepted events to a file: CSV or JSON lines by its name, also .gz.
+
+    Returns the exit code. Raises StartError where it has to stop.
+    """
+    settings = read_settings(data_dir=arguments.data_dir)
+    return asyncio.run(_export(arguments.file, settings))
+
+
+async def _import(path: Path, settings: Settings) -> int:
     count = _Count()
-    start = last = time.monotonic()
-    for batch in _batches(path, count):
-        try:
-            count.new += await profile.load(batch, _TIMEOUT_S)
-        except StoreError as exc:
-            raise StartError(f"import stopped at line {count.lines}: the store: {exc.kind}; run it again") from exc
-        if time.monotonic() - last > 1:
-            last = time.monotonic()
-            _say(f"{count.lines} lines, {count.lines / (last - start):.0f} a second")
+    async with reach_store(settings) as store:
+        await _load(path, history_of(settings, store), count)
     known = count.lines - count.bad - count.new
     _say(f"imported {count.new} events; {known} were already there; {count.bad} of {count.lines} lines are bad")
     if count.is_too_bad:
@@ -49,26 +63,48 @@ async def import_histories(path: Path, profile: Profile) -> int:
     return 0
 
 
-async def export_events(path: Path, profile: Profile) -> int:
-    """Write the stream of accepted events to a file: CSV or JSON lines by its name, also .gz. Returns the exit code."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    seen: set[tuple[str, bytes]] = set()
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
-        part = Path(aside) / path.name
-        with _open_text(part, "wt") as file:
-            write = _writer(path, file)
-            async for fields in _read_stream(profile):
-                key = (fields["user_id"], _as_event(fields).member)
-                if key not in seen:  # one older than everything kept can be accepted twice
-                    seen.add(key)
-                    write({"weight": 1, **fields})  # no value said: it happened once
-        part.replace(path)
-    _say(f"exported {len(seen)} events to {path}")
+async def _load(path: Path, history: History, count: "_Count") -> None:
+    start = last = time.monotonic()
+    for batch in _batches(path, count):
+        try:
+            count.new += await history.load(batch, _TIMEOUT_S)
+        except StoreError as exc:
+            raise StartError(f"import stopped at line {count.lines}: the store: {exc.kind}; run it again") from exc
+        if time.monotonic() - last > 1:
+            last = time.monotonic()
+            _say(f"{count.lines} lines, {count.lines / (last - start):.0f} a second")
+
+
+async def _export(path: Path, settings: Settings) -> int:
+    async with reach_store(settings) as store:
+        n_events = await _write_file(path, stream_of(settings, store))
+    _say(f"exported {n_events} events to {path}")
     return 0
 
 
+async def _write_file(path: Path, stream: EventStream) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
+        part = Path(aside) / path.name
+        with _open_text(part, "wt") as file:
+            n_events = await _write_events(stream, _writer(path, file))
+        part.replace(path)
+    return n_events
+
+
+async def _write_events(stream: EventStream, write: Callable[[dict[str, Any]], Any]) -> int:
+    """Write each event of the stream once; return how many there were."""
+    seen: set[tuple[str, bytes]] = set()
+    async for fields in _read_stream(stream):
+        key = (fields["user_id"], _as_event(fields).member)
+        if key not in seen:  # an event older than everything kept of its user can be accepted twice
+            seen.add(key)
+            write({"weight": 1, **fields})  # no value said: it happened once
+    return len(seen)
+
+
 class _Count:
-    """The lines of a file, read, bad and new."""
+    """How many lines of a file were read, how many of them are bad, and how many events were new."""
 
     def __init__(self) -> None:
         self.lines = self.bad = self.new = 0
@@ -134,7 +170,7 @@ def _loads(line: str) -> dict[str, Any] | Exception:
 
 
 def _as_event(fields: dict[str, Any]) -> StoredEvent:
-    """Check one row. Raises KeyError, TypeError, ValueError."""
+    """Return the event that a line's fields describe. Raises KeyError, TypeError or ValueError if it is none."""
     user_id, item_id, event_id = fields["user_id"], fields["item_id"], fields.get("event_id") or None
     if not all(isinstance(value, str) for value in (user_id, item_id, event_id or "")):
         raise TypeError("ids must be text")
@@ -146,20 +182,16 @@ def _as_event(fields: dict[str, Any]) -> StoredEvent:
     return StoredEvent(user_id, item_id, round(seconds * 1000), event_id)
 
 
-async def _read_stream(profile: Profile) -> AsyncIterator[dict[str, Any]]:
-    last = b"-"
-    while True:
-        try:
-            entries = await profile.read_stream(last, _READ_COUNT, _TIMEOUT_S)
-        except StoreError as exc:
-            raise StartError(f"export stopped: the store: {exc.kind}") from exc
-        for entry_id, event in entries:
-            last = entry_id
-            fields = _loads(event.decode(errors="replace"))
-            if isinstance(fields, dict):
-                yield fields
-        if len(entries) < _READ_COUNT:
-            return
+async def _read_stream(stream: EventStream) -> AsyncIterator[dict[str, Any]]:
+    """Yield the stream's events that are JSON objects. Raises StartError."""
+    try:
+        async for page in stream.pages(_TIMEOUT_S):
+            for _, event in page:
+                fields = _loads(event.decode(errors="replace"))
+                if isinstance(fields, dict):
+                    yield fields
+    except StoreError as exc:
+        raise StartError(f"export stopped: the store: {exc.kind}") from exc
 
 
 def _writer(path: Path, file: IO[str]) -> Callable[[dict[str, Any]], Any]:

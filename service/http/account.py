@@ -1,9 +1,9 @@
 """What is counted and logged of every request, under labels of closed lists."""
 
 from service.http.key import OPEN_PATHS
-from service.http.trace import Trace
 from service.logs import Log
 from service.metrics import ROUTES, Metrics
+from service.wire.trace import Trace
 
 
 class Account:
@@ -22,6 +22,10 @@ class Account:
         """Count a request that was refused before it began."""
         self.shed(reason)
         self._metrics.count_http(route_of(path), method, 503, None)
+
+    def malformed(self, status: int) -> None:
+        """Count bytes that are no request."""
+        self._metrics.count_http("unmatched", "OTHER", status, None)
 
     def ended(self, path: str, method: str, trace: Trace, now: float) -> None:
         """Count and log a request that has ended. now: in seconds of time.monotonic()."""

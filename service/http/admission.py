@@ -1,4 +1,4 @@
-"""Who is let in: a limit on answers in flight that adapts, a share of its own for everything else, a rate per caller.
+"""Who is let in: a limit on answers in flight that adapts, limits for everything else, and a share for each caller.
 
 The limit is steered by the gradient between what answers take and what they may take, not what an idle service takes:
 an answer inside the budget is a good one, however many are asked for at once. Probes and /metrics never ask here.
@@ -6,7 +6,6 @@ an answer inside the budget is a good one, however many are asked for at once. P
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
 LEAST = 48
@@ -14,7 +13,7 @@ LEAST = 48
 process (a swap, the machine) would only be answered with refusals."""
 _WINDOW_S = 0.1
 _WINDOW_ANSWERS = 20
-_MAX_CALLERS = 10_000
+_LEFT_FREE = 8
 
 
 class Limit:
@@ -63,49 +62,61 @@ class Limit:
         self._limit = min(float(self._most), max(float(self._least), wanted))
 
 
+class Shares:
+    """A limit, and who holds how many places of it: where they are scarce, no caller holds more than its share.
+
+    While half of the places are free, everybody may take one. Past that, callers who hold some may hold equally many
+    each; one who is alone leaves an eighth to whoever comes next.
+    """
+
+    def __init__(self, limit: Limit, n_callers: int) -> None:
+        """n_callers: how many can be told apart; with fewer than two nothing is shared out."""
+        self.limit, self._is_shared = limit, n_callers > 1
+        self._held: dict[bytes, int] = {}
+
+    def enter(self, caller: bytes) -> bool:
+        """Give a caller a place; False where there is none for it."""
+        if self.limit.is_reached or (self._is_shared and self._is_over(caller)):
+            return False
+        self.limit.enter()
+        if self._is_shared:
+            self._held[caller] = self._held.get(caller, 0) + 1
+        return True
+
+    def leave(self, caller: bytes, seconds: float) -> None:
+        """Take a place back, which was held for an answer that took so long."""
+        self.limit.leave(seconds)
+        if self._is_shared:
+            left = self._held.pop(caller) - 1
+            if left:
+                self._held[caller] = left
+
+    def _is_over(self, caller: bytes) -> bool:
+        most = self.limit.value
+        if 2 * self.limit.n_in_flight < most:
+            return False
+        n_callers = len(self._held) + (caller not in self._held)
+        share = most - most // _LEFT_FREE if n_callers == 1 else most // n_callers
+        return self._held.get(caller, 0) >= max(1, share)
+
+
 class Admission:
     """The limits of the three kinds of requests: answers, events and all others. Probes and /metrics have none.
 
     Events have a limit of their own, so that a flood of them keeps nobody else out.
     """
 
-    def __init__(self, answers: Limit, events: Limit, others: Limit) -> None:
+    def __init__(self, answers: Shares, events: Shares, others: Shares) -> None:
         self.answers = answers
         self._by_path = {"/recommend": (answers, "concurrency"), "/events": (events, "events")}
         self._others = (others, "other_routes")
-        self._limits = (answers, events, others)
+        self._limits = (answers.limit, events.limit, others.limit)
 
     @property
     def is_full(self) -> bool:
         """Whether some request would be refused."""
         return any(limit.is_reached for limit in self._limits)
 
-    def find(self, path: str) -> tuple[Limit, str]:
-        """Return the limit of a path, and the label of shed_total for what it refuses."""
+    def find(self, path: str) -> tuple[Shares, str]:
+        """Return the places for a path, and the label of shed_total for what it refuses."""
         return self._by_path.get(path, self._others)
-
-
-class Rates:
-    """A bucket of one second's requests for each caller; the caller heard of longest ago is forgotten."""
-
-    def __init__(self, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """per_s: 0 is no limit."""
-        self._per_s, self._clock = per_s, clock
-        self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
-
-    @property
-    def is_on(self) -> bool:
-        """Whether there is a limit at all."""
-        return self._per_s > 0
-
-    def is_over(self, caller: bytes) -> bool:
-        """Whether this request is one too many of its caller's; counts it if not."""
-        now = self._clock()
-        most = max(1.0, self._per_s)
-        left, at = self._buckets.pop(caller, (most, now))
-        left = min(most, left + (now - at) * self._per_s)
-        is_over = left < 1
-        self._buckets[caller] = (left if is_over else left - 1, now)
-        if len(self._buckets) > _MAX_CALLERS:
-            self._buckets.popitem(last=False)
-        return is_over

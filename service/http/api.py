@@ -10,9 +10,9 @@ from starlette.exceptions import HTTPException
 
 from service import __version__
 from service.errors import RequestError
-from service.http.message import BUG, STATUS, error_body
 from service.http.openapi import describe_bodies, documented
 from service.http.schema import RecommendRequest, RecommendResponse
+from service.wire.reply import BUG, STATUS, error_body
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -25,6 +25,7 @@ def create_api(routers: Iterable[APIRouter]) -> FastAPI:
         version=__version__,
         description="Top-K recommendations from a distilled model, inside a latency budget.",
         redoc_url=None,
+        redirect_slashes=False,
         telemetry=off,  # type: ignore[arg-type]
     )
     api.add_exception_handler(RequestError, _on_request_error)

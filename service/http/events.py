@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, Request, Response
@@ -11,28 +11,32 @@ from service.errors import RequestError, StoreError
 from service.http.message import STORE_TIMEOUT_S, json_response, read_json, store_unavailable
 from service.http.openapi import documented
 from service.http.schema import Event, EventsRequest, EventsResponse, Rejected, check_events, parse_event_list
-from service.http.trace import Trace
 from service.metrics import Metrics
 from service.user.event import StoredEvent
-from service.user.history import Profile
+from service.user.history import History
+from service.wire.trace import Trace
 
 EVENTS_BODY_BYTES = 2 << 20
 MAX_FUTURE_S = 300
+EVENTS_PER_REQUEST = 10
+"""Events that weigh as much as one request where a caller's rate is limited."""
+Charge = Callable[[bytes, float], None]
 _SLICE_EVENTS = 50
 _TURN_S = 5.0
 """How long a body waits for those that came before it."""
 
 
-def event_routes(profile: Profile, metrics: Metrics) -> APIRouter:
-    """Return the route that stores events."""
+def event_routes(history: History, metrics: Metrics, charge: Charge) -> APIRouter:
+    """Return the route that stores events. charge: counts a list as so many requests more of its caller's rate."""
     router = APIRouter()
-    writer = EventWriter(profile, metrics)
+    writer = EventWriter(history, metrics)
 
     @router.post("/events", **documented(EventsRequest, EventsResponse, 413, 415, 422, 503))
     async def events(request: Request) -> Response:
         """Store events; what is accepted is in the store, and visible to the user's next request."""
         listed = parse_event_list(await read_json(request.scope, request.receive, EVENTS_BODY_BYTES))
         trace: Trace = request.scope["retort"]
+        charge(trace.caller, len(listed) / EVENTS_PER_REQUEST - 1)
         added, rejected = await writer.write(listed, trace)
         counts = {"accepted": sum(added), "duplicates": len(added) - sum(added)}
         trace.fields.update(counts, rejected=len(rejected))
@@ -44,8 +48,8 @@ def event_routes(profile: Profile, metrics: Metrics) -> APIRouter:
 class EventWriter:
     """Writes lists of events in slices, one slice of one list at a time: a flood delays events, not answers."""
 
-    def __init__(self, profile: Profile, metrics: Metrics) -> None:
-        self._profile, self._metrics = profile, metrics
+    def __init__(self, history: History, metrics: Metrics) -> None:
+        self._history, self._metrics = history, metrics
         self._turn = asyncio.Lock()
 
     async def write(self, listed: list[object], trace: Trace) -> tuple[list[bool], list[Rejected]]:
@@ -82,7 +86,7 @@ class EventWriter:
         if not stored:
             return []
         try:
-            added = await self._profile.append(stored, STORE_TIMEOUT_S)
+            added = await self._history.append(stored, STORE_TIMEOUT_S)
         except StoreError as exc:
             self._metrics.events["unavailable"].inc(len(stored))
             raise store_unavailable() from exc

@@ -1,6 +1,6 @@
-"""The first thing a request meets, in pure ASGI: arrival time, keys, the cap on calls, metrics, the log line.
+"""The first thing a request meets, in pure ASGI: its arrival is noted, the guard checks it, it is given a place.
 
-Deny by default: every path but the probes and /metrics needs a key where keys are set, whether it exists or not.
+A place among the answers is taken once the whole body is here, and given back when the answer is sent.
 """
 
 import time
@@ -10,12 +10,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import RequestError
 from service.http.account import Account
-from service.http.admission import Admission, Limit, Rates
-from service.http.key import OPEN_PATHS, Keys, given_key
-from service.http.message import RawHeaders, Reply, error_reply, send_reply, write_reply
-from service.http.trace import Trace
-
-Client = tuple[str, int] | None
+from service.http.admission import Admission
+from service.http.caller import Client
+from service.http.guard import Guard
+from service.http.key import OPEN_PATHS
+from service.wire.reply import SECURITY_HEADERS, RawHeaders, Reply, error_body, error_reply, send_reply, write_reply
+from service.wire.trace import Trace
 
 
 class Recommend(Protocol):
@@ -32,99 +32,119 @@ class Gate:
     """ASGI middleware around the whole application."""
 
     def __init__(
-        self, app: ASGIApp, recommend: Recommend, keys: Keys, admission: Admission, rates: Rates, account: Account
+        self, app: ASGIApp, recommend: Recommend, guard: Guard, admission: Admission, account: Account
     ) -> None:
         """recommend: answers POST /recommend. app: answers everything else."""
         self._app, self._recommend = app, recommend
-        self._keys, self._admission, self._rates, self._account = keys, admission, rates, account
+        self._guard, self._admission, self._account = guard, admission, account
 
     @property
     def is_full(self) -> bool:
         """Whether some request would be refused."""
         return self._admission.is_full
 
-    def refuse(self, url: bytes, method: str) -> bytes | None:
+    def malformed(self, status: int) -> None:
+        """Count bytes that are no request, and that were answered with this status."""
+        self._account.malformed(status)
+
+    def refuse(self, path: str, method: str) -> bytes | None:
         """Return the whole reply for a request that is one too many, before anything is done for it; else None."""
-        path = url.partition(b"?")[0].decode("ascii", "replace")
-        limit, reason = self._admission.find(path)
-        if not limit.is_reached or path in OPEN_PATHS:
+        shares, reason = self._admission.find(path)
+        if not shares.limit.is_reached or path in OPEN_PATHS:
             return None
         self._account.refused(path, method, reason)
         return _REFUSAL
 
-    def admit(self, scope: Scope) -> Limit:
-        """Count a request in, before its task runs: others that are read in this turn of the loop must see it.
+    def admit(self, scope: Scope) -> None:
+        """Note that a request has arrived now, and whether it may: what its body takes is part of its budget."""
+        trace = scope["retort"] = Trace(time.monotonic())
+        self._account.n_in_flight += 1
+        try:
+            trace.caller = self._guard.check(scope["path"], scope["method"], scope["headers"], scope.get("client"))
+        except RequestError as exc:
+            trace.refusal = exc
 
-        It has arrived now: what its task has to wait for is part of its budget.
+    def enter(self, scope: Scope) -> None:
+        """Give a request whose body is whole a place among the answers, or note that there is none.
+
+        Called before its task runs: others that are read in this turn of the loop must see it.
         """
-        scope["retort"] = Trace(time.monotonic())
-        limit, _ = self._admission.find(scope["path"])
-        scope["retort_limit"] = limit
-        self._enter(limit)
-        return limit
+        trace: Trace = scope["retort"]
+        if trace.refusal is None and scope["path"] not in OPEN_PATHS:
+            self._take_place(scope["path"], trace)
 
     def answer(self, headers: RawHeaders, client: Client, body: bytes, reply: Reply) -> Trace:
         """Answer POST /recommend with a JSON body that is already here, without the ASGI around it.
 
         reply: called once, now or later, with what is to be sent.
         """
-        trace, limit = Trace(time.monotonic()), self._admission.answers
-        self._enter(limit)
+        trace = Trace(time.monotonic())
+        self._account.n_in_flight += 1
 
         def finish(status: int, body: bytes, more: RawHeaders) -> None:
             trace.status = status
             try:
                 reply(status, body, more)
             finally:
-                self._leave(limit, "/recommend", "POST", trace)
+                self._leave("/recommend", "POST", trace)
 
         try:
-            self._check("/recommend", headers, client)
+            trace.caller = self._guard.check("/recommend", "POST", headers, client)
+            self._take_place("/recommend", trace)
+            _raise_if_refused(trace)
         except RequestError as exc:
             finish(*error_reply(exc))
         else:
             self._recommend.begin(body, trace, finish)
         return trace
 
-    def _enter(self, limit: Limit) -> None:
-        limit.enter()
-        self._account.n_in_flight += 1
+    def _take_place(self, path: str, trace: Trace) -> None:
+        shares, reason = self._admission.find(path)
+        if shares.enter(trace.caller):
+            trace.has_place = True
+        else:
+            self._account.shed(reason)
+            trace.refusal = _OVERLOADED
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and count it when it ends."""
         if scope["type"] != "http":
             return
-        limit = scope.get("retort_limit") or self.admit(scope)
         trace: Trace = scope["retort"]
         try:
-            await self._serve(scope, receive, send, trace)
+            await self._serve(scope, receive, _noting(send, trace), trace)
         finally:
-            self._leave(limit, scope["path"], scope["method"], trace)
+            self._leave(scope["path"], scope["method"], trace)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, trace: Trace) -> None:
-        path = scope["path"]
-        is_recommend = path == "/recommend" and scope["method"] == "POST"
-        try:
-            self._check(path, scope["headers"], scope.get("client"))
-        except RequestError as exc:
-            await send_reply(_noting(send, trace), *error_reply(exc))
+        if trace.refusal is not None:
+            await send_reply(send, *error_reply(trace.refusal))
             return
-        await (self._recommend if is_recommend else self._app)(scope, receive, _noting(send, trace))
+        is_recommend = scope["path"] == "/recommend" and scope["method"] == "POST"
+        await (self._recommend if is_recommend else self._app)(scope, _refusing(receive, trace), send)
 
-    def _check(self, path: str, headers: RawHeaders, client: Client) -> None:
-        """Raises RequestError unless the key opens the path and the caller's rate is not passed."""
-        self._keys.check(path, headers)
-        if not self._rates.is_on or path in OPEN_PATHS:
-            return
-        key = given_key(headers) if self._keys.is_on else None  # else anything could be made up
-        if self._rates.is_over(key or (client or ("-",))[0].encode()):
-            self._account.shed("rate")
-            raise RequestError("rate_limited", "too many requests a second", headers={"Retry-After": "1"})
-
-    def _leave(self, limit: Limit, path: str, method: str, trace: Trace) -> None:
+    def _leave(self, path: str, method: str, trace: Trace) -> None:
         now = time.monotonic()
-        limit.leave(0.0 if trace.began is None else now - trace.began)
+        if trace.has_place:
+            shares, _ = self._admission.find(path)
+            shares.leave(trace.caller, 0.0 if trace.began is None else now - trace.began)
         self._account.ended(path, method, trace, now)
+
+
+def _raise_if_refused(trace: Trace) -> None:
+    if trace.refusal is not None:
+        raise trace.refusal
+
+
+def _refusing(receive: Receive, trace: Trace) -> Receive:
+    """Wrap receive so that a body which came whole when there was no place left is answered with 503."""
+
+    async def take() -> Message:
+        message = await receive()
+        _raise_if_refused(trace)
+        return message
+
+    return take
 
 
 def _noting(send: Send, trace: Trace) -> Send:
@@ -138,7 +158,9 @@ def _noting(send: Send, trace: Trace) -> Send:
     return note
 
 
+_OVERLOADED = RequestError("overloaded", "too many requests in flight", headers={"Retry-After": "1"})
 _REFUSAL = write_reply(
     b"HTTP/1.1 503 Service Unavailable\r\n",
-    *error_reply(RequestError("overloaded", "too many requests in flight", headers={"Retry-After": "1"}))[1:],
+    error_body(_OVERLOADED),
+    [*SECURITY_HEADERS, (b"retry-after", b"1")],
 )

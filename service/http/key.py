@@ -1,32 +1,76 @@
-"""The keys that open the API, and the paths that need none or the admin key."""
+"""The keys that open the API, what each of them opens, and the paths that need none or the admin key.
+
+RETORT_API_KEYS lists keys, each alone or with scopes before it: `recommend+events:KEY`. A key without scopes opens all
+routes but those of the admin key.
+"""
 
 import hmac
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from service.errors import RequestError
-from service.http.message import RawHeaders
+from service.wire.reply import RawHeaders
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 ADMIN_PATHS = frozenset({"/model/activate", "/model/rollback"})
+SCOPES = ("recommend", "events", "users.read", "users.erase", "model", "metrics")
+LEAST_KEY = 16
+"""The shortest key, in characters, that may stand between this service and more than this machine."""
+_GROUPS = {"users": {"users.read", "users.erase"}, **{scope: {scope} for scope in SCOPES}}
+_OF_PATH = {"/recommend": "recommend", "/events": "events", "/model": "model", "/metrics": "metrics"}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key. scopes: what it opens; None for everything but the admin routes."""
+
+    secret: bytes
+    scopes: frozenset[str] | None = None
+
+    def opens(self, scope: str | None) -> bool:
+        """Whether the key opens what needs a scope; None: any key will do."""
+        return self.scopes is None or scope is None or scope in self.scopes
+
+
+def parse_key(text: str) -> Key:
+    """Return the key of one entry: KEY, or SCOPE+SCOPE:KEY. What is no scope before a colon belongs to the key."""
+    listed, colon, secret = text.partition(":")
+    names = listed.split("+")
+    if not colon or not secret or not set(names) <= set(_GROUPS):
+        return Key(text.encode())
+    return Key(secret.encode(), frozenset(scope for name in names for scope in _GROUPS[name]))
+
+
+def scope_of(path: str, method: str) -> str | None:
+    """Return the scope that a request needs; None where any key will do."""
+    if path.startswith("/users/"):
+        return "users.erase" if method == "DELETE" else "users.read"
+    return _OF_PATH.get(path)
 
 
 class Keys:
-    """The keys that open the API; none set: everybody may."""
+    """The keys of one service; where none are set, everybody may do everything but what needs the admin key."""
 
-    def __init__(self, keys: Sequence[str], admin_key: str) -> None:
-        self._keys = [key.encode() for key in keys]
-        self._admin = admin_key.encode()
+    def __init__(self, keys: Sequence[Key], admin_key: str) -> None:
+        self._keys, self._admin = keys, admin_key.encode()
+        guards_metrics = any(key.scopes is not None and "metrics" in key.scopes for key in keys)
+        self._open_paths = OPEN_PATHS - {"/metrics"} if guards_metrics else OPEN_PATHS
 
     @property
     def is_on(self) -> bool:
         """Whether a key is needed, so that the one given is a known one."""
         return bool(self._keys or self._admin)
 
-    def check(self, path: str, headers: RawHeaders) -> None:
+    @property
+    def n_callers(self) -> int:
+        """How many callers can be told apart by their keys."""
+        return len(self._keys) + bool(self._admin)
+
+    def check(self, path: str, method: str, headers: RawHeaders) -> None:
         """Raises RequestError unless the headers open the path. Compares every key, in constant time."""
         if path in ADMIN_PATHS and not self._admin:
             raise RequestError("admin_key_needed", "this path needs the admin key, and RETORT_ADMIN_KEY is not set")
-        if path in OPEN_PATHS or not self.is_on:
+        if path in self._open_paths or not self.is_on:
             return
         given = given_key(headers)
         if given is None:
@@ -35,12 +79,17 @@ class Keys:
                 "send a key: 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        is_admin = bool(self._admin) and hmac.compare_digest(given, self._admin)
-        is_known = sum([hmac.compare_digest(given, key) for key in self._keys]) > 0
-        if not (is_admin or is_known):
+        is_admin = hmac.compare_digest(given, self._admin) and bool(self._admin)
+        known = [key for key in self._keys if hmac.compare_digest(given, key.secret)]
+        if not (is_admin or known):
             raise RequestError("wrong_key", "this key does not open this service")
-        if path in ADMIN_PATHS and not is_admin:
+        if is_admin:
+            return
+        if path in ADMIN_PATHS:
             raise RequestError("admin_key_needed", "this path needs the admin key")
+        scope = scope_of(path, method)
+        if not any(key.opens(scope) for key in known):
+            raise RequestError("wrong_scope", f"this key is not for this; it lacks the scope {scope}")
 
 
 def given_key(headers: RawHeaders) -> bytes | None:

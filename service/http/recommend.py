@@ -16,13 +16,14 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from service.errors import RequestError
-from service.http.message import BUG, RawHeaders, Reply, error_reply, read_json, send_reply
+from service.http.message import read_json
 from service.http.schema import RecommendRequest, parse_recommend
-from service.http.trace import Trace
 from service.metrics import Metrics
 from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Answer, Query
 from service.release.generation import Generation, Generations
+from service.wire.reply import BUG, RawHeaders, Reply, error_reply, send_reply
+from service.wire.trace import Trace
 
 BODY_BYTES = 1 << 20
 _LOGGER = logging.getLogger(__name__)

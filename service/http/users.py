@@ -1,9 +1,7 @@
 """GET and DELETE /users/{user_id}: what is kept of a user, and its erasure."""
 
-import time
 from urllib.parse import unquote_to_bytes
 
-import orjson
 from fastapi import APIRouter, Request, Response
 
 from service.errors import StoreError
@@ -11,13 +9,13 @@ from service.http.message import STORE_TIMEOUT_S, json_response, store_unavailab
 from service.http.openapi import documented
 from service.http.schema import check_user_id
 from service.release.generation import Generations
-from service.user.history import Profile
+from service.user.history import History
+from service.user.stream import EventStream
 
 _ERASE_SCAN_S = 5.0
-_SCAN_COUNT = 1000
 
 
-def user_routes(profile: Profile, generations: Generations) -> APIRouter:
+def user_routes(history: History, stream: EventStream, generations: Generations) -> APIRouter:
     """Return the routes of one user."""
     router = APIRouter()
 
@@ -26,7 +24,7 @@ def user_routes(profile: Profile, generations: Generations) -> APIRouter:
         """What is kept of a user."""
         user_id = _user_of(request)
         try:
-            kept = await profile.describe(user_id, STORE_TIMEOUT_S)
+            kept = await history.describe(user_id, STORE_TIMEOUT_S)
         except StoreError as exc:
             raise store_unavailable() from exc
         return json_response({"user_id": user_id, **kept})
@@ -37,31 +35,15 @@ def user_routes(profile: Profile, generations: Generations) -> APIRouter:
         user_id = _user_of(request)
         try:
             await generations.forget(user_id)
-            n_keys = await profile.erase(user_id, STORE_TIMEOUT_S)
+            n_keys = await history.erase(user_id, STORE_TIMEOUT_S)
             await generations.forget(user_id)  # what an answer read before, and remembered while, it was erased
-            n_events, is_complete = await _erase_events(user_id, profile)
+            n_events, is_complete = await stream.erase_user(user_id, STORE_TIMEOUT_S, within_s=_ERASE_SCAN_S)
         except StoreError as exc:
             raise store_unavailable() from exc
-        stream = {"erased": n_events, "complete": is_complete}
-        return json_response({"user_id": user_id, "keys_erased": n_keys, "event_stream": stream})
+        erased = {"erased": n_events, "complete": is_complete}
+        return json_response({"user_id": user_id, "keys_erased": n_keys, "event_stream": erased})
 
     return router
-
-
-async def _erase_events(user_id: str, profile: Profile) -> tuple[int, bool]:
-    """Delete the user's entries of the stream, as far as the time allows: (how many, whether all was looked at)."""
-    needle = orjson.dumps(user_id)
-    end = time.monotonic() + _ERASE_SCAN_S
-    last, n_erased = b"-", 0
-    while time.monotonic() < end:
-        entries = await profile.read_stream(last, _SCAN_COUNT, STORE_TIMEOUT_S)
-        mine = [key for key, event in entries if needle in event and orjson.loads(event)["user_id"] == user_id]
-        if mine:
-            n_erased += await profile.erase_from_stream(mine, STORE_TIMEOUT_S)
-        if len(entries) < _SCAN_COUNT:
-            return n_erased, True
-        last = entries[-1][0]
-    return n_erased, False
 
 
 def _user_of(request: Request) -> str:

@@ -1,4 +1,4 @@
-"""A loaded model: a verified bundle's encoder and item matrix, held against the bundle's golden answers."""
+"""A loaded model: the encoder and the catalogue of a bundle, which must reproduce the bundle's golden answers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,14 @@ from service.model.student import Student
 from service.search.choice import Kind, open_search
 
 GOLDEN_TOLERANCE = 1e-4
+"""How far off a score may be, as a share of the greatest score of the answer's user."""
 GOLDEN_RECALL = 0.9
+"""The share of the golden items that an approximate search must find."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What answers requests. The bundle's list of items is not kept: the catalogue has what it needs of it."""
+    """What requests are answered from. The bundle's items are not kept: the catalogue has what is needed of them."""
 
     manifest: Manifest
     student: Student
@@ -27,9 +29,10 @@ class Model:
 
 
 def load_model(path: Path, *, kind: Kind, codes: Path, warn: Callable[[str], Any]) -> Model:
-    """Verify and load a bundle, and hold it against its golden answers. Raises StartError.
+    """Check the bundle at path, load it, and compare its answers with the golden ones. Raises StartError.
 
-    kind, codes, warn: how the catalogue is searched, where codes are kept, and who hears that it is slow (see plan).
+    kind: how the catalogue is searched. codes: the directory where codes are kept. warn: is told what makes the search
+    slow (see service.search.choice).
     """
     try:
         bundle = open_bundle(path)
@@ -42,9 +45,10 @@ def load_model(path: Path, *, kind: Kind, codes: Path, warn: Callable[[str], Any
 
 
 def compare_golden(bundle: Bundle, student: Student, catalogue: Catalogue) -> None:
-    """Raises GoldenError unless the loaded model reproduces every golden answer of its bundle.
+    """Check that a loaded model reproduces the golden answers of its bundle. Raises GoldenError if it does not.
 
-    An approximate search may miss a few of the best; what it finds must be as good as its recall says, or nearly.
+    Exact scores must agree with every answer. An exact search must find all golden items, an approximate one
+    GOLDEN_RECALL of them.
     """
     try:
         users = student.encode([catalogue.find_rows(golden.history)[0] for golden in bundle.golden])
@@ -62,7 +66,11 @@ def compare_golden(bundle: Bundle, student: Student, catalogue: Catalogue) -> No
 
 
 def _compare_answer(golden: Golden, users: Float32, catalogue: Catalogue) -> tuple[bool, float]:
-    """Return whether the named items have their scores and none has better ones; and the share that a search finds."""
+    """Compare one answer. users: the user vector, float32 [1, dim].
+
+    Returns whether its items have the scores it says and no other item has a better one; and the share of its items, or
+    of equally good ones, that the search finds.
+    """
     expected = np.array([score for _, score in golden.items])
     rows, _ = catalogue.find_rows([item_id for item_id, _ in golden.items])
     scores = catalogue.exact_scores(users)[0]

@@ -1,6 +1,6 @@
-"""The student: the bundle's encoder in onnxruntime.
+"""The student: the bundle's encoder, run by onnxruntime.
 
-Batches are padded to a few fixed sizes, or the arena grows with every new shape.
+Batches are padded to a few fixed sizes, because onnxruntime's memory grows with every new shape.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,14 @@ from service.errors import ModelError, StartError
 from service.onnx_session import Session
 
 BUCKETS = (1, 2, 4, 8, 16, 32)
+"""The sizes of a batch. Larger batches are encoded in several runs."""
 
 
 class Student:
-    """Encodes histories (rows of the item table, oldest first) into user vectors."""
+    """Turns histories into user vectors."""
 
     def __init__(self, bundle: Bundle) -> None:
-        """Build the session. Raises StartError if the graph is not the one that the bundle format describes."""
+        """Load the encoder. Raises StartError unless its inputs and outputs are those of the bundle format."""
         self._table = bundle.table
         self._max_history = bundle.manifest.max_history
         self._dim = bundle.manifest.dim
@@ -26,13 +27,20 @@ class Student:
         self._check_signature(bundle)
 
     def encode(self, histories: Sequence[Sequence[int]]) -> Float32:
-        """Return user vectors, float32 [len(histories), dim]; a bad line spoils no other. Raises ModelError."""
+        """Return user vectors, float32 [len(histories), dim]. Raises ModelError.
+
+        histories: the rows of each one's items, oldest first; only the newest max_history count. A vector that is not
+        finite affects no other.
+        """
         return np.concatenate(
             [self._encode_bucket(histories[i : i + BUCKETS[-1]]) for i in range(0, len(histories), BUCKETS[-1])]
         )
 
     def warm(self) -> None:
-        """Run every bucket at the shortest and the longest history, so that no request pays for the first."""
+        """Run every size of batch with the shortest and the longest histories: the first run of each is slow.
+
+        Raises ModelError.
+        """
         for bucket in BUCKETS:
             for length in (0, 1, self._max_history):
                 self.encode([[0] * length] * bucket)

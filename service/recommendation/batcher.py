@@ -1,14 +1,10 @@
-"""Natural batching: whatever waits while one batch runs forms the next. No added wait when idle.
+"""Natural batching: the jobs that arrive while one batch runs form the next. An idle batcher adds no wait.
 
-A job that meets an idle batcher runs in the same turn of the event loop, together with what else arrived in it. The
-size of a batch is bounded by what its owner measured it to cost. The one timer ends the wait for a batch that waits
-itself, for a slow store.
+A job that finds the batcher idle runs at the end of the same turn of the event loop, with the other jobs of that turn.
+The size of a batch is limited; its owner measures what a batch of each size costs. If a batch is stuck on a slow store,
+the next starts beside it after `patience_s`.
 
-Batches run on the event loop. Product and top-K in a thread of their own instead, interleaved, server on one core of an
-AMD EPYC, commit cd87f91: 20,000 items 6,005 requests/s against 5,517 at 16 connections, but a p50 of 0.58 ms against
-0.51 at one; 100,000 items 3,167 against 2,824, and 0.84 ms against 0.77. A tenth more at the peak was not worth futures
-and metrics that cross threads. One batch at a time instead of two did more (4,798 to 5,468, the p50 at one unchanged):
-while it runs, a larger one gathers.
+Batches run on the event loop, one at a time: tests/bench/README.md, "Batches run on the event loop".
 """
 
 import asyncio

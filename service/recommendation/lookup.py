@@ -17,7 +17,8 @@ from service.model.catalogue import Catalogue
 from service.recommendation.budget import RESERVE_S, RoundTrip
 from service.recommendation.job import Found, Job, Ranking, Taste
 from service.recommendation.memory import Memory
-from service.user.history import Profile
+from service.user.embedding import EmbeddingCache
+from service.user.history import History
 from service.user.record import Record, Sight
 
 _MAX_WRITES = 4
@@ -27,8 +28,11 @@ _WRITE_TIMEOUT_S = 0.25
 class Lookup:
     """Finds the tastes of users for one model: rows of its item table, and cached vectors."""
 
-    def __init__(self, profile: Profile, catalogue: Catalogue, memory: Memory, metrics: Metrics) -> None:
-        self._profile, self._catalogue, self._memory, self._metrics = profile, catalogue, memory, metrics
+    def __init__(
+        self, history: History, embeddings: EmbeddingCache, catalogue: Catalogue, memory: Memory, metrics: Metrics
+    ) -> None:
+        self._history, self._embeddings = history, embeddings
+        self._catalogue, self._memory, self._metrics = catalogue, memory, metrics
         self._writes: set[asyncio.Task[None]] = set()
         self._n_erasures = 0
         self._trip = RoundTrip()
@@ -123,7 +127,7 @@ class Lookup:
         if not unread:
             return
         users = _users([job for job, _ in unread])
-        histories = await self._profile.read(users, max(0.0, until - time.monotonic()))
+        histories = await self._history.read(users, max(0.0, until - time.monotonic()))
         for (job, sight), item_ids in zip(unread, histories, strict=True):
             if isinstance(item_ids, StoreError):
                 self._recall(reading, job, item_ids)
@@ -135,7 +139,7 @@ class Lookup:
         start = time.monotonic()
         try:
             is_whole = not self._trip.fits_twice(start, until)
-            return await self._profile.look(_users(jobs), until - start, is_whole=is_whole)
+            return await self._embeddings.look(_users(jobs), until - start, is_whole=is_whole)
         finally:
             self._trip.note(time.monotonic() - start)
 
@@ -168,7 +172,7 @@ class Lookup:
         if n_erasures != self._n_erasures:
             return  # one of the users may have been erased since the read
         try:
-            await self._profile.keep(records, _WRITE_TIMEOUT_S)
+            await self._embeddings.keep(records, _WRITE_TIMEOUT_S)
         except StoreError:
             return  # counted by the store; the next request encodes again
 

@@ -1,8 +1,8 @@
-"""The bundles fetched onto this machine: each fetched once, tried once, and kept until it is two versions old.
+"""The bundles fetched onto this machine: each is fetched once, tried once, and kept until it is two versions old.
 
 {data_dir}/releases/lock                one process at a time fetches and tries; the others wait and find it done
 {data_dir}/releases/{version}/          the bundle, written aside and renamed
-{data_dir}/releases/{version}.json      the verdict of its trial, and the number of the flip that it was for
+{data_dir}/releases/{version}.json      the verdict of its trial, and the number of the release that it was for
 {data_dir}/releases/live.json           the live record last served, for a start while the store is away
 """
 
@@ -23,7 +23,7 @@ import orjson
 
 from service.bundle import MANIFEST, BundleError, Manifest, read_manifest
 from service.errors import RefusedError
-from service.release.published import Live, Releases, is_version
+from service.release.published import Live, PublishedVersions, is_version
 
 _LOCK_EVERY_S = 0.05
 
@@ -31,12 +31,14 @@ _LOCK_EVERY_S = 0.05
 class FetchedBundles:
     """One directory of fetched bundles, shared by the processes of one machine."""
 
-    def __init__(self, directory: Path, releases: Releases, try_bundle: Callable[[Path], Awaitable[None]]) -> None:
+    def __init__(
+        self, directory: Path, published: PublishedVersions, try_bundle: Callable[[Path], Awaitable[None]]
+    ) -> None:
         """try_bundle: raises RefusedError for a bundle that must not be served."""
-        self._dir, self._releases, self._try = directory, releases, try_bundle
+        self._dir, self._published, self._try = directory, published, try_bundle
 
     async def bring(self, live: Live) -> Path:
-        """Return the directory of a version, fetched and tried. Raises RefusedError, StoreError."""
+        """Return the directory of a version, once it is fetched and tried. Raises RefusedError, StoreError."""
         try:
             self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             async with self._locked():
@@ -45,7 +47,7 @@ class FetchedBundles:
             raise RefusedError("error", f"{exc.filename or self._dir}: {exc.strerror}; see RETORT_DATA_DIR") from exc
 
     def remember(self, live: Live) -> None:
-        """Note what is served now, and remove what is neither it nor the version before."""
+        """Note which version is served now, and remove all bundles but its own and that of the version before."""
         with contextlib.suppress(OSError):  # a full disk keeps nobody from serving
             self._write("live.json", asdict(live))
             with self._open_lock() as lock:
@@ -53,7 +55,7 @@ class FetchedBundles:
                     self._prune({live.version, live.previous})
 
     def last_live(self) -> Live | None:
-        """Return what was served last on this machine, if it is still here and passed its trial."""
+        """Return the live record that was last served on this machine, if its bundle is here and passed its trial."""
         try:
             live = Live(**self._read("live.json"))
         except (TypeError, ValueError):
@@ -62,7 +64,7 @@ class FetchedBundles:
         return live if is_whole and (self._dir / live.version).is_dir() else None
 
     def discard(self, version: str) -> None:
-        """Remove a bundle that passed its trial and does not load: the disk has damaged it."""
+        """Remove a bundle that has passed its trial and does not load: the disk has damaged it."""
         with contextlib.suppress(OSError):
             self._remove(version)
 
@@ -90,11 +92,11 @@ class FetchedBundles:
         return path
 
     async def _fetch(self, version: str, path: Path) -> None:
-        """Write a version's files aside, each against its sum, and rename."""
+        """Write a version's files aside, check each against its sum, and rename the directory."""
         await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=self._dir))
         try:
-            text, chunk_bytes = await self._releases.manifest(version)
+            text, chunk_bytes = await self._published.manifest(version)
             (aside / MANIFEST).write_bytes(text)
             manifest = _read_manifest(aside, version)
             for name, entry in manifest.files.items():
@@ -106,7 +108,7 @@ class FetchedBundles:
     async def _fetch_file(self, path: Path, version: str, entry: Any, chunk_bytes: int) -> None:
         total = hashlib.sha256()
         with path.open("wb") as file:
-            async for chunk in self._releases.chunks(version, path.name, entry["size"], chunk_bytes):
+            async for chunk in self._published.chunks(version, path.name, entry["size"], chunk_bytes):
                 await asyncio.to_thread(_take, file.write, total.update, chunk)
         if total.hexdigest() != entry["sha256"]:
             raise RefusedError(

@@ -1,10 +1,14 @@
-"""Follows the live version of the store: fetch, try, load, compare, warm, swap, drain, while the old one serves on.
+"""Follows the live version of the store, while the generation before goes on serving.
 
-It asks for one small key every POLL_S, never in a request's path. A version that is refused is left alone until the
-next flip; what may pass by itself (a store that fails, a full disk) is tried again, at ever longer intervals.
+A new version is fetched, tried in a process of its own, loaded, compared with its golden answers and warmed. Then the
+generations are swapped, and the old one answers the requests that it has begun.
 
-Loading runs in a thread, with the collector of cyclic garbage off and short turns of the interpreter, so that the event
-loop waits for a turn and never for the whole. A swap itself is one assignment.
+The live record is one small key, read every POLL_S and never in a request's path. A version that is refused is left
+alone until the next release. An error that may pass by itself (a store that fails, a full disk) is tried again, at ever
+longer intervals.
+
+Loading runs in a thread, with the collector of cyclic garbage off and with short turns of the interpreter, so that the
+event loop waits for one turn and never for the whole load. The swap itself is one assignment.
 """
 
 import asyncio
@@ -26,7 +30,7 @@ from service.logs import Log
 from service.metrics import Metrics
 from service.release.fetched import FetchedBundles
 from service.release.generation import Generation, Generations
-from service.release.published import Live, Releases, Replica
+from service.release.published import Live, PublishedVersions, Replica
 
 POLL_S = 1.0
 _REPORT_EVERY_S = 10.0
@@ -40,10 +44,15 @@ Load = Callable[[Path, int], Generation]
 class Follower:
     """Keeps one process's generations at the store's live version."""
 
-    def __init__(self, releases: Releases, fetched: FetchedBundles, load: Load, metrics: Metrics, log: Log) -> None:
-        """load: builds a warm generation from a directory; runs in a thread. Raises StartError."""
-        self._releases, self._fetched, self._load, self._metrics, self._log = releases, fetched, load, metrics, log
-        self._settled = 0  # the number of the flip that was served or refused
+    def __init__(
+        self, published: PublishedVersions, fetched: FetchedBundles, load: Load, metrics: Metrics, log: Log
+    ) -> None:
+        """load: makes a warm generation of a bundle's directory and a release's number, or raises StartError.
+
+        It runs in a thread.
+        """
+        self._published, self._fetched, self._load, self._metrics, self._log = published, fetched, load, metrics, log
+        self._settled = 0  # the number of the release that was served or refused
         self._wait_s, self._again_at = _FIRST_WAIT_S, 0.0
         self._result, self._message, self._reported_at = "ok", "", 0.0
         self._name = f"{socket.gethostname()}:{os.getpid()}"
@@ -51,12 +60,13 @@ class Follower:
         self._loader = ThreadPoolExecutor(1, "loader", _step_back)  # of its own: nobody gets a priority back
 
     async def find_first(self, own: Path | None) -> Generation | None:
-        """Return the generation to start with: the live version, or while the store is away what was live; else None.
+        """Return the generation of the live version, or None where none is live or it is refused.
 
-        own: the directory of a bundle at hand. If it is the live version, nothing is fetched.
+        While the store is away it is that of the version which was last served on this machine. own: the directory of
+        a bundle at hand; if that is the live version, nothing is fetched. Raises StartError if own does not load.
         """
         try:
-            live = await self._releases.live()
+            live = await self._published.live()
         except StoreError:
             live = self._fetched.last_live()
         if live is None:
@@ -77,15 +87,15 @@ class Follower:
         finally:
             self._loader.shutdown(wait=False)
             with contextlib.suppress(StoreError):
-                await self._releases.forget(self._name)
+                await self._published.forget(self._name)
 
     def look_soon(self) -> None:
-        """Look at once: this process has just flipped the live version."""
+        """Look at once: this process has just made a version live."""
         self._is_due.set()
 
     async def _look(self, generations: Generations) -> None:
-        with contextlib.suppress(StoreError):  # the store's troubles are counted where they happen
-            live = await self._releases.live()
+        with contextlib.suppress(StoreError):  # the store's client has counted it
+            live = await self._published.live()
             if live is not None and live.number != self._settled and time.monotonic() >= self._again_at:
                 await self._follow(live, generations)
                 self._reported_at = 0.0
@@ -123,7 +133,7 @@ class Follower:
         )  # fmt: skip
 
     async def _obtain(self, live: Live) -> Generation | None:
-        """Fetch, try and load a version; None, counted and logged, if it is not to be served."""
+        """Fetch, try and load a version. Return None if it must not be served, which is counted and logged."""
         started = time.monotonic()
         try:
             path = await self._fetched.bring(live)
@@ -145,15 +155,13 @@ class Follower:
         with _short_turns():
             try:
                 return self._load(path, live.number)
-            except (
-                Exception
-            ) as exc:  # a border: it passed its trial, so this machine is in trouble, and following goes on
+            except Exception as exc:  # a border: it has passed its trial, so the fault is this machine's; follow on
                 self._fetched.discard(live.version)
                 text = str(exc) if isinstance(exc, StartError) else f"loading raised {type(exc).__name__}"
                 raise RefusedError("error", f"version {live.version} passed its trial, and then: {text}") from exc
 
     def _refuse(self, live: Live, exc: RefusedError) -> None:
-        """Stay with what is served. An error may pass by itself; everything else is wrong for good."""
+        """Stay with the generation that serves. An error may pass by itself; every other refusal is for good."""
         self._metrics.model_swaps[exc.result].inc()
         self._log.write(
             "error",
@@ -179,13 +187,13 @@ class Follower:
 
     async def _report(self, generation: Generation) -> None:
         self._reported_at = time.monotonic()
-        await self._releases.report(
+        await self._published.report(
             Replica(self._name, generation.version, generation.number, self._result, self._message[:500], time.time())
         )
 
 
 def show_generation(metrics: Metrics, generation: Generation) -> None:
-    """Set the gauges that tell which generation serves."""
+    """Set the gauges that tell which generation serves: its numbers, its catalogue, and when it became live."""
     metrics.generation_min.set(generation.number)
     metrics.generation_max.set(generation.number)
     metrics.model_loaded.set(generation.live_since)
@@ -194,7 +202,7 @@ def show_generation(metrics: Metrics, generation: Generation) -> None:
 
 
 async def _retire(generation: Generation | None) -> None:
-    """End an generation that is no longer kept: its last requests first. It was not the live one any more."""
+    """Let a generation, which is not the live one any more, finish its requests; then free its memory in steps."""
     if generation is not None:
         await generation.recommender.close()
         for _ in generation.catalogue.dissolve():
@@ -202,14 +210,14 @@ async def _retire(generation: Generation | None) -> None:
 
 
 def _step_back() -> None:
-    """Let the event loop's thread go first: on Linux a thread has a priority of its own."""
+    """Give this thread a lower priority than that of the event loop: on Linux each thread has its own."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 @contextmanager
 def _short_turns() -> Iterator[None]:
-    """Let the event loop have the interpreter soon while this thread works, and no collection walk the whole heap."""
+    """While this thread works: give up the interpreter soon, and do not collect garbage from the whole heap."""
     turn_s = sys.getswitchinterval()
     sys.setswitchinterval(_TURN_S)
     gc.disable()

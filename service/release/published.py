@@ -1,24 +1,26 @@
-"""Published bundles in the store, and the one live version. Whoever reads them verifies them first: see fetched.
+"""The versions published in the store, and which of them is live. Whoever fetches one verifies it: see fetched.
 
-    {namespace}:release:live                    JSON {version, number, previous, since}: which version is to be served.
-                                                One write flips it; number rises with every flip, to whatever version
+    {namespace}:release:live                    JSON {version, number, previous, since}: the version to be served. It is
+                                                replaced in one write; number rises with every release, of any version
     {namespace}:release:versions                hash: version -> JSON {n_items, dim, bytes, published_at}
     {namespace}:release:{version}:table         JSON {chunk_bytes, manifest, sha256}: the manifest, whole, and its sum
     {namespace}:release:{version}:{file}:{n}    chunk n of a file: crc32 uint32, little-endian, and the bytes
     {namespace}:release:replicas                hash: a process -> JSON {version, number, result, message, at}
 
-Chunks are small, so that a store that answers requests too is never busy with one for long. Everything of a version is
-written before it is listed, and it is listed before it can be live: a publish cut short changes nothing, and what it
-left expires. The version before the live one is the last that was served: a way back to what was refused is none.
+A version is what a bundle becomes once it is published; a release is the act of making a version live. `previous` is
+the last version actually served; a refused one never becomes it.
+
+Chunks are small, so that a store that answers requests too is never busy with one for long. A version is listed once
+everything of it is written, and can be made live once it is listed. So a publish that was cut short changes nothing,
+and the chunks that it left expire.
 """
 
 import hashlib
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -26,9 +28,10 @@ from service.bundle import MANIFEST, Manifest, read_manifest
 from service.errors import RefusedError, StoreError
 from service.store.client import Store
 from service.store.connection import Command
+from service.store.reply import Reply, read_hash
 
 CHUNK_BYTES = 256 << 10
-OWN_NUMBER = 1  # of what is served without a flip: --bundle
+OWN_NUMBER = 1  # of a bundle that is served without a release: --bundle
 KEPT_VERSIONS = 3
 REPLICA_S = 30.0
 _AT_ONCE = 4
@@ -36,8 +39,8 @@ _KEYS_AT_ONCE = 256
 _QUICK_S = 1.0
 _CHUNK_S = 10.0
 _UPLOAD_S = 86_400  # that chunks live which belong to no listed version
-# KEYS: live; the table of the version, but in a Cluster. ARGV: the live record as it was read, the new one.
-_FLIP = """
+# KEYS: live, and the table of the version, except in a Cluster. ARGV: the live record as it was read, the new one.
+_RELEASE = """
 if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 0 then return -1 end
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
@@ -48,7 +51,7 @@ _VERSION_LENGTH = 16
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Which version is to be served. number: of the flip; previous: the version before; since: Unix seconds."""
+    """The version to be served. number: of its release. previous: see above. since: Unix seconds of its release."""
 
     version: str
     number: int
@@ -57,8 +60,8 @@ class Live:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """A version in the store. published_at: Unix seconds."""
+class PublishedVersion:
+    """A version in the store. bytes: of its files. published_at: Unix seconds."""
 
     version: str
     n_items: int
@@ -69,7 +72,10 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """What a process last said of itself. result: of its last swap; at: Unix seconds."""
+    """What a process last said of itself. number: of the release that it serves. at: Unix seconds.
+
+    result, message: of its last attempt to follow; ok, or another label of model_swaps_total and why it was refused.
+    """
 
     name: str
     version: str
@@ -80,12 +86,12 @@ class Replica:
 
 
 def is_version(text: str) -> bool:
-    """Whether a text can be a version, and so a part of a key or a path."""
+    """Return whether a text can be a version, so that it may stand in a key or a path."""
     return len(text) == _VERSION_LENGTH and all(letter in "0123456789abcdef" for letter in text)
 
 
-class Releases:
-    """The published bundles of one store. Every method raises StoreError where the store does not do as asked."""
+class PublishedVersions:
+    """The versions in one store. Every method raises StoreError where the store does not do as asked."""
 
     def __init__(self, store: Store, namespace: str) -> None:
         self._store = store
@@ -96,7 +102,7 @@ class Releases:
         return _parse_live(await self._one(("GET", self._prefix + "live")))
 
     async def activate(self, version: str) -> Live:
-        """Make a published version live, in one write. Raises RefusedError if it is not in the store."""
+        """Make a version live, in one write; return the new live record. Raises RefusedError for an unknown version."""
         table = self._key(version, "table")
         while True:
             known = await self._one(("GET", self._prefix + "live")) or b""
@@ -105,8 +111,7 @@ class Releases:
             keys = [self._prefix + "live"] if self._store.is_cluster else [self._prefix + "live", table]
             arguments = (len(keys), *keys, known, orjson.dumps(asdict(live)))
             is_there = await self._one(("EXISTS", table))
-            (result,) = await self._store.call_script("release", _FLIP, [arguments], _QUICK_S) if is_there else (-1,)
-            self._check(result)
+            (result,) = await self._store.call_script("release", _RELEASE, [arguments], _QUICK_S) if is_there else (-1,)
             if result == -1:
                 raise RefusedError("error", f"version {version} is not in the store; 'status' lists what is")
             if result == 1:
@@ -119,14 +124,14 @@ class Releases:
             raise RefusedError("error", "there is no version before the live one")
         return await self.activate(live.previous)
 
-    async def versions(self) -> list[Published]:
-        """List what is in the store, the newest first."""
-        found = _pairs(await self._one(("HGETALL", self._prefix + "versions")))
+    async def listed(self) -> list[PublishedVersion]:
+        """Return the versions in the store, the newest first."""
+        found = read_hash(await self._one(("HGETALL", self._prefix + "versions")))
         listed = [fields for version, value in found.items() if (fields := _parse_published(version, value))]
         return sorted(listed, key=lambda published: -published.published_at)
 
-    async def upload(self, path: Path) -> Published:
-        """Write a verified bundle into the store, and list it; it is not live yet."""
+    async def upload(self, path: Path) -> PublishedVersion:
+        """Write a verified bundle into the store and list it as a version, which is not live yet."""
         manifest = read_manifest(path)
         is_listed = await self._one(("HEXISTS", self._prefix + "versions", manifest.version))
         until = () if is_listed else ("EX", _UPLOAD_S)
@@ -176,8 +181,8 @@ class Releases:
             yield value[4:]
 
     async def prune(self) -> list[str]:
-        """Delete all but the newest versions, the live one and the one before; return what was deleted."""
-        live, versions = await self.live(), [published.version for published in await self.versions()]
+        """Delete all but the newest versions, the live one and the one before it; return which were deleted."""
+        live, versions = await self.live(), [published.version for published in await self.listed()]
         needed = {live.version, live.previous} if live else set()
         old = [version for version in versions[KEPT_VERSIONS:] if version not in needed]
         for version in old:
@@ -185,15 +190,15 @@ class Releases:
         return old
 
     async def report(self, replica: Replica) -> None:
-        """Say what this process serves."""
+        """Write down what a process serves."""
         fields = orjson.dumps({name: value for name, value in asdict(replica).items() if name != "name"})
         await self._all([("HSET", self._prefix + "replicas", replica.name, fields)])
 
     async def replicas(self) -> list[Replica]:
-        """List the processes heard of lately; those that are not are taken off the list."""
+        """Return the processes that have reported within REPLICA_S; the others are taken off the list."""
         listed: list[Replica] = []
         gone: list[bytes] = []
-        for name, value in _pairs(await self._one(("HGETALL", self._prefix + "replicas"))).items():
+        for name, value in read_hash(await self._one(("HGETALL", self._prefix + "replicas"))).items():
             replica = _parse_replica(name, value)
             if replica is None or time.time() - replica.at > REPLICA_S:
                 gone.append(name)
@@ -204,16 +209,16 @@ class Releases:
         return sorted(listed, key=lambda replica: replica.name)
 
     async def forget(self, name: str) -> None:
-        """Take a process that ends off the list."""
+        """Take a process off the list: it ends."""
         await self._all([("HDEL", self._prefix + "replicas", name)])
 
     async def _is_served(self, version: str) -> bool:
-        """Whether a process serves a version, as far as processes are heard of."""
+        """Return whether a process serves a version, or none has reported."""
         replicas = await self.replicas()
         return not replicas or any(replica.version == version for replica in replicas)
 
     async def _delete(self, version: str) -> None:
-        """Delete a version: off the list first, so that it cannot become live any more."""
+        """Delete a version, its table and its place in the list first, so that it cannot become live any more."""
         table = self._key(version, "table")
         value = await self._one(("GET", table))
         await self._all([("DEL", table), ("HDEL", self._prefix + "versions", version)])
@@ -230,23 +235,16 @@ class Releases:
     def _key(self, version: str, part: str) -> str:
         return f"{self._prefix}{version}:{part}"
 
-    async def _one(self, command: Command, timeout_s: float = _QUICK_S) -> Any:
-        (reply,) = await self._store.call("release", [command], timeout_s)
-        return self._check(reply)
+    async def _one(self, command: Command, timeout_s: float = _QUICK_S) -> Reply:
+        return await self._store.call_one("release", command, timeout_s)
 
-    async def _all(self, commands: list[Command]) -> None:
+    async def _all(self, commands: Sequence[Command]) -> None:
         if commands:
-            for reply in await self._store.call("release", commands, _CHUNK_S):
-                self._check(reply)
-
-    def _check(self, reply: Any) -> Any:
-        if kind := self._store.explain(reply):
-            raise StoreError(kind)
-        return reply
+            await self._store.call("release", commands, _CHUNK_S)
 
 
 def _next_live(before: Live | None, version: str, *, is_served: bool) -> Live:
-    """is_served: whether before was more than a wish."""
+    """Return the live record that follows another. is_served: whether a process serves the version of that one."""
     now = time.time()
     if before is None:
         return Live(version, OWN_NUMBER + 1, None, now)
@@ -268,10 +266,10 @@ def _parse_live(value: bytes | None) -> Live | None:
     return live
 
 
-def _parse_published(version: bytes, value: bytes) -> Published | None:
+def _parse_published(version: bytes, value: bytes) -> PublishedVersion | None:
     try:
         fields = orjson.loads(value)
-        return Published(
+        return PublishedVersion(
             version.decode(), int(fields["n_items"]), int(fields["dim"]), int(fields["bytes"]),
             float(fields["published_at"]),
         )  # fmt: skip
@@ -284,11 +282,6 @@ def _parse_replica(name: bytes, value: bytes) -> Replica | None:
         return Replica(name.decode(), **orjson.loads(value))
     except (TypeError, ValueError):
         return None
-
-
-def _pairs(reply: Any) -> Mapping[bytes, bytes]:
-    """The reply to HGETALL, which redis-py leaves flat or not by its version."""
-    return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 def _read_chunks(path: Path, key: str) -> Iterator[tuple[str, bytes]]:
@@ -305,6 +298,6 @@ def _table(manifest: Path) -> bytes:
     )
 
 
-def _describe(manifest: Manifest) -> Published:
+def _describe(manifest: Manifest) -> PublishedVersion:
     size = sum(entry["size"] for entry in manifest.files.values())
-    return Published(manifest.version, manifest.n_items, manifest.dim, size, time.time())
+    return PublishedVersion(manifest.version, manifest.n_items, manifest.dim, size, time.time())

@@ -1,8 +1,9 @@
-"""A bundle's trial: python -m service.release.trial DIR loads it in a process of its own and says what came of it.
+"""A bundle's trial: python -m service.release.trial DIR KIND CODES loads it in a process of its own and judges it.
 
-A bundle from elsewhere is code of a kind: its graph is parsed and run by a C++ library. So the first who does it is a
-process that has no keys in its environment, bounded memory and time, and nothing to lose. It also keeps the work, which
-takes seconds for a large catalogue, away from the process that answers requests; it is nicer than that one.
+A bundle from elsewhere is code of a kind, because a C++ library parses and runs its graph. So it is first loaded by a
+process that has no keys in its environment, that may use so much memory and time and no more, and whose end harms
+nobody. The trial also keeps work that takes seconds for a large catalogue away from the process that answers requests;
+it runs at a lower priority than that one.
 """
 
 from service import environment  # noqa: F401, I001  # before numpy
@@ -17,7 +18,7 @@ from typing import cast
 import orjson
 
 from service.bundle import BundleError, BundleMissingError, read_manifest
-from service.child import mortal
+from service.child import tie_to_parent
 from service.errors import GoldenError, RefusedError, StartError
 from service.model.model import load_model
 from service.search.choice import Kind
@@ -41,17 +42,18 @@ _ENVIRONMENT = (
 
 
 async def try_bundle(path: Path, *, kind: Kind, codes: Path) -> None:
-    """Load the bundle at path in a process of its own, and leave the codes of a large one behind. Raises RefusedError.
+    """Load the bundle at path in a process of its own. Raises RefusedError, with the reason why it is not to be served.
 
-    kind, codes: how its catalogue is searched, and where codes are kept (see plan).
+    kind: how its catalogue is searched. codes: the directory where the codes of a large catalogue are left for the
+    service (see search.choice).
     """
     process = await asyncio.create_subprocess_exec(
-        *mortal([sys.executable, "-m", "service.release.trial", str(path), kind, str(codes)]),
+        *tie_to_parent([sys.executable, "-m", "service.release.trial", str(path), kind, str(codes)]),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
         env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-    )  # in the session of this process: Linux shares the processor among sessions first, and is nice only inside one
+    )  # in this process's session: Linux shares the processor among sessions first, and is nice only inside of one
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             said, _ = await process.communicate()
@@ -74,7 +76,7 @@ def _read_verdict(path: Path, said: bytes, code: int | None) -> None:
 
 
 def _judge(path: Path, kind: Kind, codes: Path) -> tuple[str, str]:
-    """Return (a label of model_swaps_total, what is wrong)."""
+    """Return a label of model_swaps_total, and what is wrong with the bundle."""
     try:
         _limit(path)
         load_model(path, kind=kind, codes=codes, warn=lambda message: None)
@@ -89,7 +91,7 @@ def _judge(path: Path, kind: Kind, codes: Path) -> tuple[str, str]:
 
 
 def _limit(path: Path) -> None:
-    """Bound this process by what a bundle of this size may take, and let others go first."""
+    """Bound this process's memory and time by what a bundle of this size may take, and lower its priority."""
     os.nice(_NICE)
     size = sum(entry["size"] for entry in read_manifest(path).files.values())
     for kind, most in (

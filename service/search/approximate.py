@@ -1,8 +1,9 @@
-"""Approximate search: the best of all by their codes, scored exactly from the true table, and of those the K best.
+"""Approximate search: find a shortlist by the items' codes, score it exactly, and take the k best.
 
-Scores are exact, and so are exclusions: the search looks as deep as if every masked row were among the best, in all
-lists where many are, only as much as those found call for is scored, and should fewer than K be left, that user is
-answered by a scan of the whole table. How many rows and lists are looked at was measured when the codes were made.
+The shortlist is as long as k plus the number of masked rows calls for, so that it suffices even if all of these are
+among the best. Of what is left of it without the masked rows, only as much is scored as k and the masked rows that were
+really in it call for. If fewer than k rows are left, the whole table is scanned for that user. So the scores are exact,
+masked rows are never returned, and an answer is never too short; only an item of the true best may be missed.
 """
 
 from collections.abc import Sequence
@@ -13,56 +14,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Float32, Int64, ItemTable
-from service.search.code import Codes
+from service.search.code import extend_users
+from service.search.measured_code import FEW, MANY, MeasuredCodes
 from service.search.protocol import Masked, Ranked, rank
-from service.search.scan import scan_scores, with_ones
+from service.search.scan import scan_scores
 
-FEW_AND_MANY = (10, 100)
-RECALL_AT = FEW_AND_MANY[1]
 _AT_ONCE = 256
-"""Rows scored at once: what they are turned into stays in the cache. 1,500 of 384 dimensions: .66 ms, at once .81."""
+"""Rows scored at once, so that their float32 copies stay in the cache.
+
+The times: tests/bench/README.md, "A shortlist is scored 256 rows at a time".
+"""
 
 
 @dataclass(slots=True)
 class Shortlist:
-    """A batch of users, float32 [batch, dim], and their rows best by code, best first: int64 [batch, depth], or -1."""
+    """The rows that are best by code, for a batch of users.
+
+    users: float32 [batch, dim]. rows: int64 [batch, depth], the best first, -1 past the last one found.
+    """
 
     users: Float32
     rows: Int64
 
 
 class Approximate:
-    """Search through codes. depths: how many of the best by code are scored exactly for 10 and for 100 items."""
+    """Searches through codes."""
 
-    def __init__(self, table: ItemTable, codes: Codes, *, depths: tuple[int, int], recall: float) -> None:
-        self.depths, self.recall = depths, recall
-        self._table, self._codes = table, codes
+    def __init__(self, table: ItemTable, measured: MeasuredCodes) -> None:
+        """measured: the codes of this table, and how deep to look."""
+        self.measured, self.recall = measured, measured.recall
+        self._table, self._codes = table, measured.codes
         self._embeddings = np.asarray(table.embeddings)
-        self._scales = None if table.scales is None else np.asarray(table.scales)  # of a memory map each [] is slow
-        self._is_masked = np.zeros(len(codes), dtype=np.bool_)
+        self._scales = None if table.scales is None else np.asarray(table.scales)  # indexing a memory map is slow
+        self._is_masked = np.zeros(len(measured.codes), dtype=np.bool_)
 
     def describe(self) -> dict[str, Any]:
-        """Return what GET /model says of it."""
-        return {"kind": "approximate", "recall_at_100": self.recall, "depths": self.depths, "lists": self._codes.share}
+        """Return the field `index` of GET /model."""
+        depths, share = self.measured.depths, self._codes.share
+        return {"kind": "approximate", "recall_at_100": self.recall, "depths": depths, "lists": share}
 
     def score(self, users: Float32, k: int, n_masked: int) -> Shortlist:
-        """Return the shortlist of users, float32 [batch, dim]. n_masked: of the user who has most."""
-        depth, is_thorough = self._depth(k, n_masked), k + n_masked > 2 * RECALL_AT
+        """Return the shortlists of users, float32 [batch, dim]. n_masked: the most masked rows of one of them."""
+        depth, is_thorough = self._depth(k, n_masked), k + n_masked > 2 * MANY
         with np.errstate(all="ignore"):
-            queries = with_ones(users, self._table)
+            queries = extend_users(users, self._table)
             return Shortlist(users, self._codes.nearest(queries, depth, is_thorough=is_thorough))
 
-    def _depth(self, k: int, n_masked: int) -> int:
-        """Return how deep to look: the k best of the rest are among the k + n_masked best of all."""
-        few, many = self.depths
-        if k + n_masked <= RECALL_AT:
-            return few + (many - few) * max(0, k + n_masked - FEW_AND_MANY[0]) // (RECALL_AT - FEW_AND_MANY[0])
-        return many * max(RECALL_AT, k) // RECALL_AT + 2 * n_masked
-
     def best(self, scores: Shortlist, k: int, masked: Masked) -> list[Ranked | None]:
-        """Return for each user the k best, without the masked rows; None where a score is not finite."""
+        """Return for each user the k best rows that are not masked, or None if one of its scores is not finite."""
         with np.errstate(all="ignore"):
-            return [self._choose(*line, k) for line in zip(scores.users, scores.rows, masked, strict=True)]
+            each = zip(scores.users, scores.rows, masked, strict=True)
+            return [self._choose(user, rows, hidden, k) for user, rows, hidden in each]
+
+    def _depth(self, k: int, n_masked: int) -> int:
+        """Return how long a shortlist must be: without n_masked rows, the k best are among the k + n_masked best."""
+        for_few, for_many = self.measured.depths
+        if k + n_masked <= MANY:
+            return for_few + (for_many - for_few) * max(0, k + n_masked - FEW) // (MANY - FEW)
+        return for_many * max(MANY, k) // MANY + 2 * n_masked
 
     def _choose(self, user: Float32, rows: Int64, masked: "Sequence[int] | NDArray[Any]", k: int) -> Ranked | None:
         hidden = np.asarray(masked, dtype=np.int64)
@@ -80,9 +89,10 @@ class Approximate:
         return rows, scan_scores(self._table, user[None])[0][rows]
 
     def _score(self, rows: Int64, user: Float32) -> Float32:
-        parts = [rows[first : first + _AT_ONCE] for first in range(0, len(rows), _AT_ONCE)]
+        """Return the exact scores of rows, float32 [len(rows)]."""
+        blocks = [rows[first : first + _AT_ONCE] for first in range(0, len(rows), _AT_ONCE)]
         scores: Float32 = np.concatenate(
-            [self._embeddings.take(p, axis=0).astype(np.float32, copy=False) @ user for p in parts]
+            [self._embeddings.take(block, axis=0).astype(np.float32, copy=False) @ user for block in blocks]
         )
         if self._scales is not None:
             scores *= self._scales[rows]

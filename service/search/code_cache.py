@@ -1,36 +1,48 @@
-"""Codes on disk: made once for a version, found again by other workers and later starts."""
+"""Codes on disk. They are made once for a version of a bundle; other workers and later starts find them there.
+
+The directory belongs to the service: a bundle is never written to. Codes of versions that were not used for long are
+deleted.
+"""
 
 import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from service.search.code import Codes, open_codes
+from service.bundle import Manifest
+from service.search.code import faiss_version, open_codes
+from service.search.measured_code import MeasuredCodes
 
-FORMAT = 5
+_FORMAT = 5
+_MEASURED = "plan.json"
 _KEPT = 3
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredCodes:
-    """Codes, how many of the best by them must be looked at for 10 and for 100 items, and the recall of the 100."""
+def read_or_make_codes(directory: Path, manifest: Manifest, make: Callable[[], MeasuredCodes]) -> MeasuredCodes:
+    """Return the codes of a bundle, from directory if they are there; else make them and keep them there.
 
-    codes: Codes
-    depths: tuple[int, int]
-    recall: float
+    One process does so at a time, and the others wait for it. Raises OSError if directory cannot be read or written,
+    and what make() raises.
+    """
+    with _locked(directory):
+        place = directory / f"{manifest.version}-{_FORMAT}-{faiss_version()}"
+        if (kept := _read(place, manifest.n_items)) is not None:
+            return kept
+        made = make()
+        _keep(made, place)
+        return made
 
 
-def read_codes(place: Path, n_items: int) -> MeasuredCodes | None:
-    """Return what keep_codes() wrote, if it is there and whole."""
+def _read(place: Path, n_items: int) -> MeasuredCodes | None:
+    """Return what _keep() wrote, or None if it is not there; what is damaged is deleted."""
     try:
-        plan = json.loads((place / "plan.json").read_bytes())
-        few, many = plan["depths"]
-        kept = MeasuredCodes(open_codes(place), (int(few), int(many)), float(plan["recall"]))
+        fields = json.loads((place / _MEASURED).read_bytes())
+        few, many = fields["depths"]
+        kept = MeasuredCodes(open_codes(place), (int(few), int(many)), float(fields["recall"]))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
@@ -40,12 +52,12 @@ def read_codes(place: Path, n_items: int) -> MeasuredCodes | None:
     return kept if len(kept.codes) == n_items else None
 
 
-def keep_codes(made: MeasuredCodes, place: Path) -> None:
-    """Write codes aside and rename; drop those of versions not used for long."""
+def _keep(made: MeasuredCodes, place: Path) -> None:
+    """Write codes beside place and rename them, then delete all but the versions used last."""
     aside = Path(tempfile.mkdtemp(prefix=".new-", dir=place.parent))
     try:
         made.codes.save(aside)
-        (aside / "plan.json").write_text(json.dumps({"depths": made.depths, "recall": made.recall}))
+        (aside / _MEASURED).write_text(json.dumps({"depths": made.depths, "recall": made.recall}))
         shutil.rmtree(place, ignore_errors=True)
         aside.rename(place)
     finally:
@@ -56,7 +68,8 @@ def keep_codes(made: MeasuredCodes, place: Path) -> None:
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def _locked(directory: Path) -> Iterator[None]:
+    """Make directory if need be, and hold its lock."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,14 +1,13 @@
-"""The product of a few users and every item: a graph of one node, written out by hand as ONNX's protobuf.
+"""The scores of all items for a few users: one matrix product, run by onnxruntime.
 
-onnxruntime packs a constant right-hand side once, at load; numpy's BLAS packs it at every call. Per user of a batch of
-8, 20,000 items of 32 dimensions: 13 µs against 21; 100,000 items: 115 against 267 (one core of an AMD EPYC with
-AVX-512). A package that writes ONNX is not among the service's dependencies, and the format's own is 30 lines.
+onnxruntime rearranges a constant matrix once, when it is loaded; numpy's BLAS does so at every call. The matrix is the
+only content of the graph (see onnx_graph).
 
-Where the table is int8, so is the product. A user becomes 7-bit integers (with 8, processors without VNNI would
-saturate), enough to find the few items that are worth scoring in float32; or 14-bit ones, in two halves that are two
-rows of one product, at twice the price, which loses some 1e-5 of a score. Milliseconds a user alone and in batches of 8
-with 14 bits, against float32: 20,000 items of 384 dimensions .11 and .11 against 3.9 and .83; 12,600 .07 and .05
-against 1.1 and .25; 20,000 of 128 .05 and .03 against .15 and .08 (a training on the other core).
+With an int8 table the product is one of integers. Users are rounded to 7 bits, because with 8 processors without VNNI
+would overflow. That is enough to find the few items worth scoring in float32. Or they are rounded to 14 bits, as two
+rows of 7 bits each, which takes twice the time and changes a score by about 1e-5 of its size.
+
+The times: tests/bench/README.md, "onnxruntime multiplies, not numpy" and "An int8 table is multiplied as int8".
 """
 
 from typing import Any
@@ -20,24 +19,25 @@ from service.bundle import Float32
 from service.onnx_session import Session
 from service.search.onnx_graph import CONTRIB, one_node_model
 
-_MAX_BYTES = 1 << 30  # protobuf ends at 2 GiB
-_HALF, _MIDDLE = 7, 64
-_LEAST = 1e-20  # of a user's numbers: a bias, in units of it, stays finite
-_PEAK = (_MIDDLE << _HALF) - _MIDDLE - 1
+_MAX_BYTES = 1 << 30  # a protobuf message cannot exceed 2 GiB
+_HALF_BITS, _MIDDLE = 7, 64
+_LEAST = 1e-20  # the least unit of a user: a bias is divided by it and must stay finite
+_GREATEST = (_MIDDLE << _HALF_BITS) - _MIDDLE - 1
 
 
-class Product:
-    """users @ columns, for columns float32 [dim, n] that never change."""
+class MatMul:
+    """Multiplies users with the same float32 matrix again and again."""
 
     def __init__(self, columns: Float32) -> None:
+        """columns: float32 [dim, n]; must not change afterwards. Raises StartError."""
         is_small = columns.nbytes <= _MAX_BYTES
         self._session = (
             Session(one_node_model("MatMul", "", "float32", {"columns": columns}), "product") if is_small else None
         )
         self._columns = columns if self._session is None else None  # onnxruntime has its own copy
 
-    def __call__(self, users: Float32) -> Float32:
-        """Return float32 [batch, n] for users float32 [batch, dim]. Raises ModelError."""
+    def multiply(self, users: Float32) -> Float32:
+        """Return users @ columns, float32 [batch, n], for users float32 [batch, dim]. Raises ModelError."""
         if self._columns is not None:
             with np.errstate(all="ignore"):
                 return users @ self._columns
@@ -46,10 +46,11 @@ class Product:
         return scores
 
 
-class IntegerProduct:
-    """users @ (columns * scales), for columns int8 [dim, n] and scales float32 [n] that never change; nearly so."""
+class Int8MatMul:
+    """Multiplies users with the same int8 matrix again and again; users are rounded, to 14 bits or to 7."""
 
     def __init__(self, columns: NDArray[np.int8], scales: Float32) -> None:
+        """columns: int8 [dim, n], scales: float32 [n], one for each column. Raises StartError."""
         constants: dict[str, NDArray[Any]] = {
             "columns": columns,
             "one": np.ones((), dtype=np.float32),
@@ -58,27 +59,28 @@ class IntegerProduct:
         }
         self._session = Session(one_node_model("MatMulIntegerToFloat", CONTRIB, "uint8", constants), "product")
 
-    def __call__(self, users: Float32) -> Float32:
-        """Return float32 [batch, n] for users float32 [batch, dim]; NaN throughout where a user is not finite.
+    def multiply(self, users: Float32) -> Float32:
+        """Return users @ (columns * scales), float32 [batch, n], for users float32 [batch, dim] rounded to 14 bits.
 
-        Raises ModelError.
+        All scores of a user whose vector is not finite are NaN. Raises ModelError.
         """
         with np.errstate(all="ignore"):
-            step = np.maximum(np.abs(users).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / _PEAK
-            whole = np.rint(users / step).astype(np.int16) + ((_MIDDLE << _HALF) + _MIDDLE)
-            halves = np.concatenate([whole >> _HALF, whole & (1 << _HALF) - 1]).astype(np.uint8)
+            step = np.maximum(np.abs(users).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / _GREATEST
+            whole = np.rint(users / step).astype(np.int16) + ((_MIDDLE << _HALF_BITS) + _MIDDLE)
+            halves = np.concatenate([whole >> _HALF_BITS, whole & (1 << _HALF_BITS) - 1]).astype(np.uint8)
             scores: Float32 = self._session.run("scores", {"users": halves})
             high, low = scores[: len(users)], scores[len(users) :]
-            low *= 1 / (1 << _HALF)
+            low *= 1 / (1 << _HALF_BITS)
             high += low
-            high *= step * (1 << _HALF)
+            high *= step * (1 << _HALF_BITS)
         return high
 
-    def rough(self, users: Float32) -> tuple[Float32, Float32, Float32]:
-        """Multiply users rounded to 7 bits: in half the time, some 1e-2 of a score off.
+    def multiply_roughly(self, users: Float32) -> tuple[Float32, Float32, Float32]:
+        """Multiply users, float32 [batch, dim], rounded to 7 bits: in half the time, and about 1e-2 of a score off.
 
-        Returns scores [batch, n] in units of their user; the units [batch], NaN where a user is not finite; and the
-        length of what rounding took off each user [batch]. Raises ModelError.
+        Returns the scores, float32 [batch, n], each in a unit of its user's own; these units, float32 [batch], NaN for
+        a user whose vector is not finite; and the length of what rounding took off each user, float32 [batch].
+        Raises ModelError.
         """
         with np.errstate(all="ignore"):
             units = np.maximum(np.abs(users).max(axis=1), _LEAST) / (_MIDDLE - 1)

@@ -1,4 +1,7 @@
-"""An ONNX model of one node, written out by hand as protobuf: the service has no package that writes ONNX."""
+"""An ONNX model of one node, written by hand in protobuf's wire format.
+
+The service does not depend on a package that writes ONNX, and what is needed of the format fits into this file.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,27 +16,30 @@ CONTRIB = "com.microsoft"  # onnxruntime's own operators
 
 
 def one_node_model(operator: str, domain: str, input_type: str, constants: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return a model of one node, scores = operator(users, *constants), put together in one step.
+    """Return a model that computes scores = operator(users, *constants).
 
-    Each copy of the constants, of which the first is [dim, n], would hold the interpreter for all it takes.
+    domain: of the operator, "" for ONNX's own. input_type: of users [batch, dim], a key of _TYPES. constants: name to
+    array, in the order of the operator's inputs; "columns" is [dim, n]. scores is float32 [batch, n].
+
+    The bytes are joined once, at the end, because each copy of a large matrix holds up every other thread.
     """
     dim, n = constants["columns"].shape
     names = b"".join(_text(1, name) for name in ("users", *constants))
     node = names + _text(2, "scores") + _text(4, operator) + _text(7, domain)
-    parts: list[Any] = [_bytes(1, node), _text(2, "product")]
+    fields: list[Any] = [_bytes(1, node), _text(2, "product")]
     for name, values in constants.items():
         head = b"".join(_integer(1, size) for size in values.shape)
         head += _integer(2, _TYPES[values.dtype.name]) + _text(8, name) + _opening(9, values.nbytes)
-        parts += [_opening(5, len(head) + values.nbytes), head, np.ascontiguousarray(values).data]
-    parts.append(_bytes(11, _tensor("users", input_type, dim)) + _bytes(12, _tensor("scores", "float32", n)))
+        fields += [_opening(5, len(head) + values.nbytes), head, np.ascontiguousarray(values).data]
+    fields.append(_bytes(11, _tensor("users", input_type, dim)) + _bytes(12, _tensor("scores", "float32", n)))
     versions = _integer(1, _IR_VERSION) + _bytes(8, _text(1, "") + _integer(2, _OPSET))
     versions += _bytes(8, _text(1, CONTRIB) + _integer(2, 1))
-    n_bytes = sum(memoryview(part).nbytes for part in parts)
-    return b"".join([versions, _opening(7, n_bytes), *parts])
+    n_bytes = sum(memoryview(field).nbytes for field in fields)
+    return b"".join([versions, _opening(7, n_bytes), *fields])
 
 
 def _tensor(name: str, kind: str, width: int) -> bytes:
-    """A ValueInfoProto: [batch, width]."""
+    """Return a ValueInfoProto: the name, the type and the shape [batch, width] of an input or output."""
     shape = _bytes(1, _text(2, "batch")) + _bytes(1, _integer(1, width))
     return _text(1, name) + _bytes(2, _bytes(1, _integer(1, _TYPES[kind]) + _bytes(2, shape)))
 
@@ -47,6 +53,7 @@ def _bytes(field: int, value: bytes) -> bytes:
 
 
 def _opening(field: int, n_bytes: int) -> bytes:
+    """Return what stands before the n_bytes of a field of variable length."""
     return _varint(field << 3 | 2) + _varint(n_bytes)
 
 

@@ -1,4 +1,7 @@
-"""What every way of searching the catalogue has in common: the shape of a question and of an answer."""
+"""What every way to search a catalogue has in common: the types of its inputs and of its answers.
+
+A search works on vectors and on rows of the item table. It knows no item ids: the catalogue (service.model) does.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -9,33 +12,42 @@ from numpy.typing import NDArray
 from service.bundle import Float32, Int64
 
 Ranked = tuple[Sequence[int], NDArray[Any]]
-"""Rows and their scores, best first."""
+"""Rows of the item table and their scores, the best first."""
 Masked = Sequence["Sequence[int] | NDArray[Any]"]
-"""For each line of a batch the rows that must not be shown."""
+"""For each user of a batch, the rows that must not be in the answer."""
 Encode = Callable[[Sequence[Sequence[int]]], Float32]
-"""Turns histories, as rows of the item table, oldest first, into user vectors, float32 [batch, dim]."""
+"""Turns a batch of histories, each the rows of its items, oldest first, into user vectors, float32 [batch, dim]."""
 Scores = TypeVar("Scores")
+"""What score() hands to best(): each kind of search has a type of its own."""
+_FEW = 200
+"""So few rows are sorted in less time than the best of them are chosen first."""
 
 
 class Search(Protocol[Scores]):
-    """The k best items of each user of a batch, in two steps that are timed apart."""
+    """Finds the k best items of each user of a batch. It has two steps, because their times are measured apart."""
 
     recall: float
-    """Share of the true 100 best that are found: 1 where the search is exact."""
+    """The share of the true best 100 items that it finds: 1 where the search is exact."""
 
     def describe(self) -> dict[str, Any]:
-        """Return what GET /model says of it."""
+        """Return the field `index` of GET /model."""
 
     def score(self, users: Float32, k: int, n_masked: int) -> Scores:
-        """Return what best() chooses from, for users float32 [batch, dim] of whom each has n_masked rows at most."""
+        """Score items for users, float32 [batch, dim]; return what best() chooses from. Raises ModelError.
+
+        k: how many items best() will be asked for at most. n_masked: the most masked rows that one of the users has.
+        """
 
     def best(self, scores: Scores, k: int, masked: Masked) -> list[Ranked | None]:
-        """Return for each user the k best rows but the masked ones; None where a score is not finite."""
+        """Return for each user the k best rows that are not masked, or None if one of its scores is not finite.
+
+        An answer has fewer than k rows only if fewer than k are not masked. scores may be overwritten.
+        """
 
 
 def rank(rows: Int64, scores: NDArray[Any], k: int) -> Ranked:
-    """Return the k best of rows by their scores; equal ones in the order of rows."""
-    if len(rows) > 2 * k:
+    """Return the k best of rows by their scores, the best first; equal scores in the order of rows."""
+    if len(rows) > max(_FEW, 2 * k):
         least = np.partition(scores, len(scores) - k)[len(scores) - k]
         kept = scores >= least
         rows, scores = rows[kept], scores[kept]

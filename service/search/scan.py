@@ -1,6 +1,7 @@
-"""The item table, block by block: exact and without a copy of it, tens of milliseconds a million items.
+"""Exact scores from the item table itself, block by block, without a copy of the table.
 
-For checks at load, and for the rare request that the approximate search cannot fill.
+It takes tens of milliseconds for a million items, so it serves checks at load and the rare request that the approximate
+search cannot fill.
 """
 
 from collections.abc import Iterator
@@ -10,25 +11,13 @@ import numpy as np
 from service.bundle import Float32, Int64, ItemTable
 
 BLOCK_ROWS = 1 << 13
-"""12 MB of 384 dimensions. Blocks of 100 MB left holes in the heap: 100 hot swaps took a worker from 359 to 455 MB."""
+"""12 MB at 384 dimensions. Larger ones leave holes in the heap: tests/bench/README.md, "Tables are read in blocks"."""
 
 
 def read_blocks(table: ItemTable) -> Iterator[tuple[int, Float32]]:
-    """Yield (first row, float32 [rows, dim]) of the whole table, in order."""
+    """Yield (first row, vectors float32 [n_rows, dim]) of each block of the table, in order."""
     for first in range(0, len(table.embeddings), BLOCK_ROWS):
         yield first, table.pick(np.arange(first, min(first + BLOCK_ROWS, len(table.embeddings))))
-
-
-def with_ones(users: Float32, table: ItemTable) -> Float32:
-    """Return users, with a column of ones where items have biases: what with_biases() is multiplied with."""
-    return users if table.biases is None else np.pad(users, ((0, 0), (0, 1)), constant_values=1)
-
-
-def with_biases(block: Float32, first: int, table: ItemTable) -> Float32:
-    """Return a block of the table, with its biases as one more column where there are any."""
-    if table.biases is None:
-        return block
-    return np.concatenate([block, table.biases[first : first + len(block), None]], axis=1)
 
 
 def scan_scores(table: ItemTable, users: Float32) -> Float32:
@@ -43,7 +32,10 @@ def scan_scores(table: ItemTable, users: Float32) -> Float32:
 
 
 def scan_best(table: ItemTable, users: Float32, k: int) -> Int64:
-    """Return each user's k best rows, the best first: int64 [batch, min(k, n_items)]."""
+    """Return the k best rows of each user, the best first: int64 [batch, min(k, n_items)].
+
+    users: float32 [batch, dim].
+    """
     k = min(k, len(table.embeddings))
     best_rows = np.zeros((len(users), 0), dtype=np.int64)
     best_scores = np.zeros((len(users), 0), dtype=np.float32)

@@ -1,7 +1,7 @@
-"""Users made up for a catalogue, to learn and to measure a search by: no histories come with a bundle but a few.
+"""User vectors made for a catalogue: its codes are learned from them and measured by them.
 
-Half of the histories are drawn by popularity, as strangers' would be. The other half are drawn from what the model
-itself recommends to the first half: users with a taste, whose vectors reach further out.
+A bundle comes with only a few histories, so others are drawn at random. One half is drawn by popularity. The other half
+is drawn from what the model recommends to the first half: these users have a taste, and their vectors differ more.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,12 @@ _N_POOL = 20_000
 _N_LIKED = 100
 
 
-def sample_users(bundle: Bundle, encode: Encode, n_users: int) -> Float32:
-    """Return user vectors, float32 [n_users, dim], the same ones for the same bundle: both halves take turns."""
+def draw_users(bundle: Bundle, encode: Encode, n_users: int) -> Float32:
+    """Return user vectors, float32 [at most n_users, dim]; those that are not finite are left out.
+
+    Users drawn by popularity and users with a taste take turns. The same bundle always gives the same users.
+    Raises ModelError.
+    """
     rng = np.random.default_rng(0)
     popularity = np.sqrt(np.maximum(0.0, bundle.items.popularity)) + 1e-9
     n_items = len(popularity)
@@ -31,12 +35,13 @@ def sample_users(bundle: Bundle, encode: Encode, n_users: int) -> Float32:
 
 
 def _cut(drawn: Int64, rng: np.random.Generator) -> Sequence[Sequence[int]]:
-    """Give the histories lengths from 1 to all."""
+    """Return histories of 1 to all of the drawn rows, int64 [n_users, max_history]."""
     lengths = rng.integers(1, drawn.shape[1] + 1, size=len(drawn))
-    return [line[:length].tolist() for line, length in zip(drawn, lengths, strict=True)]
+    return [rows[:length].tolist() for rows, length in zip(drawn, lengths, strict=True)]
 
 
 def _best(bundle: Bundle, users: Float32, pool: Int64) -> Int64:
+    """Return for each user the places in pool of its best rows, int64 [n_users, n_liked], in no order."""
     scores = users @ bundle.table.pick(pool).T
     if bundle.table.biases is not None:
         scores += bundle.table.biases[pool]

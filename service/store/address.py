@@ -1,11 +1,11 @@
-"""Where the store is: RETORT_REDIS_URL, read once, as redis-py's client and as what a StoreConnection connects by.
+"""Where the store is: RETORT_REDIS_URL, read once, becomes redis-py's client and, where it can, a lean connection.
 
     redis://[[user]:password@]host[:port][/db]      rediss:// the same under TLS      unix://path[?db=n]
     redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/name[/db][?sentinel_password=...]
     redis+cluster://[[user]:password@]host[:port][,host[:port]...]      rediss+cluster://, rediss+sentinel://: under TLS
 
-With service.store the only module that names redis. Its own defaults (seconds of timeout, ten retries, RESP3) never
-reach a request.
+redis-py's own defaults never reach a request: timeouts of seconds, ten retries, RESP3. Nor do the shapes that it gives
+to replies: all of them are left as the server sent them (see reply).
 """
 
 import asyncio
@@ -32,16 +32,16 @@ _CLUSTER = re.compile(_HOSTS % "cluster" + "/?")
 _HOST = re.compile(r"(\[[^\]]+\]|[^:]+)(?::(\d{1,5}))?")
 _PORT, _SENTINEL_PORT = 6379, 26379
 _ASKING_S = 0.3  # one sentinel; the next is asked after it
-_LINE_PARTS = frozenset({"host", "port", "path", "db", "username", "password", "connection_class"})
+_PLAIN_PARTS = frozenset({"host", "port", "path", "db", "username", "password", "connection_class"})
 _OPTIONS = frozenset({"sentinel_password", "sentinel_username"})
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A client of the store, and what closes it.
+    """A client of the store, and the function that closes it.
 
-    line: a lean connection, but not to a Cluster, nor under TLS or options of redis-py's own. renew: learn anew which
-    nodes a Cluster has; None where there is none.
+    connection: a lean connection; None to a Cluster, under TLS, and where the URL has options of redis-py's own. renew:
+    asks a Cluster again which nodes it has; None where there is no Cluster.
     """
 
     client: "redis.asyncio.Redis | RedisCluster"
@@ -51,29 +51,38 @@ class Address:
 
 
 def open_address(url: str, max_connections: int) -> Address:
-    """Read a URL; nothing is connected yet. Raises StartError, which never quotes the URL: it may hold a password."""
+    """Read a URL; nothing is connected yet. Raises StartError, which never quotes the URL: it may hold a password.
+
+    max_connections: of the client's pool and, likewise, calls in flight on the lean connection.
+    """
     try:
-        if url.startswith(("redis://", "rediss://", "unix://")):
-            return _open_single(url, max_connections)
-        if url.startswith(("redis+sentinel://", "rediss+sentinel://")):
-            return _open_sentinel(url, max_connections)
-        if url.startswith(("redis+cluster://", "rediss+cluster://")):
-            return _open_cluster(url, max_connections)
+        address = _open(url, max_connections)
     except (ValueError, TypeError):
         raise StartError("RETORT_REDIS_URL: not a valid URL") from None
+    _leave_replies_alone(address.client)
+    return address
+
+
+def _open(url: str, max_connections: int) -> Address:
+    if url.startswith(("redis://", "rediss://", "unix://")):
+        return _open_single(url, max_connections)
+    if url.startswith(("redis+sentinel://", "rediss+sentinel://")):
+        return _open_sentinel(url, max_connections)
+    if url.startswith(("redis+cluster://", "rediss+cluster://")):
+        return _open_cluster(url, max_connections)
     raise StartError("RETORT_REDIS_URL: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
 
 
 def _open_single(url: str, max_connections: int) -> Address:
     pool = redis.asyncio.ConnectionPool.from_url(url, max_connections=max_connections + 2, **_limits())
     parts = dict(parse_url(url))
-    is_plain = not url.startswith("rediss") and set(parts) <= _LINE_PARTS
-    line = (
+    is_plain = not url.startswith("rediss") and set(parts) <= _PLAIN_PARTS
+    connection = (
         StoreConnection(_connect_to(parts), _greeting(parts), ResponseError, max_pending=max_connections)
         if is_plain
         else None
     )
-    return Address(redis.asyncio.Redis(connection_pool=pool), line, pool.disconnect)
+    return Address(redis.asyncio.Redis(connection_pool=pool), connection, pool.disconnect)
 
 
 def _open_sentinel(url: str, max_connections: int) -> Address:
@@ -101,8 +110,9 @@ def _open_sentinel(url: str, max_connections: int) -> Address:
         await client.connection_pool.disconnect()
         await sentinel.aclose()
 
-    line = None if is_tls else StoreConnection(connect, _greeting(parts), ResponseError, max_pending=max_connections)
-    return Address(client, line, close)
+    greeting = _greeting(parts)
+    connection = None if is_tls else StoreConnection(connect, greeting, ResponseError, max_pending=max_connections)
+    return Address(client, connection, close)
 
 
 def _open_cluster(url: str, max_connections: int) -> Address:
@@ -118,6 +128,13 @@ def _open_cluster(url: str, max_connections: int) -> Address:
         **_limits(),
     )
     return Address(client, None, client.aclose, client.nodes_manager.initialize)
+
+
+def _leave_replies_alone(client: "redis.asyncio.Redis | RedisCluster") -> None:
+    """Keep redis-py from reshaping replies, but those to what it asks a Cluster for itself."""
+    for name in list(client.response_callbacks):
+        if not name.startswith(("CLUSTER", "COMMAND")):
+            del client.response_callbacks[name]
 
 
 def _limits() -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""The way to the Redis-protocol server.
+"""The client of the Redis-protocol server: bounded calls that fail quickly and are never retried.
 
-Every call is one pipeline, one round trip, under a time limit of its caller's, behind a cap on calls in flight and the
-breaker. Nothing is retried, and a connection whose call was cut off is closed, never used again. A call slower than
-slow_s counts as failed for the breaker even where its caller could wait longer; a caller with much less time than
-slow_s cannot open the breaker for others.
+Every call is one pipeline, which is one round trip. Its caller gives it a time limit; a cap bounds the calls in flight;
+while the breaker is open a call fails at once. A connection whose call was cut off is closed and never used again. For
+the breaker a call counts as failed if it was slower than slow_s, even where its caller could have waited longer. A
+caller that has much less time than slow_s cannot open the breaker for the others.
 
-Reads and pings go over a StoreConnection unless the URL asks for TLS or options of redis-py's own; all the rest goes
-through redis-py.
+Reads and pings go over a StoreConnection where the address allows one (see address). All other calls go through
+redis-py.
 """
 
 import asyncio
@@ -22,21 +22,25 @@ from redis.asyncio.cluster import RedisCluster
 from service.errors import BreakerOpenError, StoreError, StoreTimeoutError
 from service.store.address import open_address
 from service.store.breaker import Breaker
-from service.store.connection import Command, ConnectionFullError
+from service.store.connection import Command
+from service.store.reply import UNKNOWN_SCRIPT, Reply, kind_of
 
 _SLOT_SHARE = 0.25
 _PATIENT_SHARE = 0.75  # of slow_s: a default request has waited for its batch before it asks
 _PROBE_EVERY_S = 0.05
 _PING_EVERY_S = 1.0
-# Of these the breaker hears; the others concern one key, or writes alone.
 _KEYLESS = frozenset({"PING", "INFO", "TIME"})
 _SCRIPTS = frozenset({"EVAL", "EVALSHA"})
 _QUICK_OPS = frozenset({"read", "ping"})  # the others may carry a thousand events
+# The breaker counts these as failures of the server. All other kinds concern one key, or writes alone.
 _DOWN_KINDS = frozenset({"timeout", "connection", "loading", "noauth", "noperm", "other"})
 
 
 class Store:
-    """A bounded pool of connections to one server. Open it with open(), close it with close()."""
+    """A bounded pool of connections to one server or Cluster. Its owner calls open(), and close() at the end.
+
+    op, of every call: the label of store_operation_duration_seconds.
+    """
 
     def __init__(
         self,
@@ -48,7 +52,12 @@ class Store:
         on_call: Callable[[str, float], None] = lambda op, seconds: None,
         on_error: Callable[[str], None] = lambda kind: None,
     ) -> None:
-        """url: see address. slow_s: what the default budget leaves for the store. Raises StartError."""
+        """Connects to nothing yet. Raises StartError if the URL cannot be read.
+
+        url: see address. slow_s: the time that the default budget leaves for the store. on_call: is told the op and the
+        seconds of every call that was answered. on_error: is told the kind of every error, a label of
+        store_errors_total.
+        """
         self.breaker = breaker
         self._slow_s = slow_s
         self._slots = asyncio.Semaphore(max_connections)
@@ -68,7 +77,7 @@ class Store:
         return self._renew is not None
 
     def open(self) -> None:
-        """Begin to watch the server: a ping when nothing else goes by, and the breaker's probes."""
+        """Begin to watch the server: send a ping when nothing else is sent, and the breaker's probes."""
         self._watch_task = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
@@ -84,31 +93,56 @@ class Store:
             await self._client.aclose()
             await self._close()  # a pool that was given is not closed with the client
         except Exception as exc:  # the border: a failing close hides nothing else
-            self._on_error(_kind(exc))
+            self._on_error(kind_of(exc))
 
-    async def call(self, op: str, commands: Sequence[Command], timeout_s: float) -> list[Any]:
-        """Send commands as one pipeline and return their results; a single command's error stands as its result.
+    async def call(self, op: str, commands: Sequence[Command], timeout_s: float) -> list[Reply]:
+        """Send commands in one round trip and return their replies.
 
-        Raises BreakerOpenError at once, StoreTimeoutError within timeout_s, StoreError for everything else.
+        Raises BreakerOpenError at once, StoreTimeoutError within timeout_s, and StoreError for everything else, also if
+        a single command fails; the server may have run the others.
         """
-        if not self.breaker.is_closed:
-            raise BreakerOpenError
-        return await self._attempt(op, commands, timeout_s)
+        return self._require(await self._ask(op, commands, timeout_s))
 
-    async def call_script(self, op: str, script: str, arguments: Iterable[Command], timeout_s: float) -> list[Any]:
-        """Run a script once for each tuple of arguments (key count, keys, values); sent whole only if unknown."""
+    async def call_one(self, op: str, command: Command, timeout_s: float) -> Reply:
+        """Send one command and return its reply. Raises StoreError, see call."""
+        (reply,) = await self.call(op, [command], timeout_s)
+        return reply
+
+    async def call_each(self, op: str, groups: Sequence[Sequence[Command]], timeout_s: float) -> list[list[Reply]]:
+        """Send groups of commands in one round trip and return the replies of each group.
+
+        For callers who can use a part of the replies, because a key of the wrong type concerns one user, and a node of
+        a Cluster some of them. So the error of a single command stands in the place of its reply, as a StoreError; each
+        kind is counted once a group. What concerns all commands is raised, see call.
+        """
+        replies = iter(await self._ask(op, [command for group in groups for command in group], timeout_s))
+        found = [[next(replies) for _ in group] for group in groups]
+        for group in found:
+            for kind in {reply.kind for reply in group if isinstance(reply, StoreError)}:
+                self._on_error(kind)
+        return found
+
+    async def call_script(self, op: str, script: str, arguments: Iterable[Command], timeout_s: float) -> list[Reply]:
+        """Run a script once for each tuple of arguments (number of keys, keys, values) and return what it returned.
+
+        The script's text is sent only where the server does not know it yet. Raises StoreError, see call.
+        """
         listed = list(arguments)
         digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-        results = await self.call(op, [("EVALSHA", digest, *each) for each in listed], timeout_s)
-        unknown = [place for place, result in enumerate(results) if isinstance(result, exceptions.NoScriptError)]
+        replies = await self._ask(op, [("EVALSHA", digest, *each) for each in listed], timeout_s)
+        unknown = [
+            place
+            for place, reply in enumerate(replies)
+            if isinstance(reply, StoreError) and reply.kind == UNKNOWN_SCRIPT
+        ]
         if unknown:
-            again = await self.call(op, [("EVAL", script, *listed[place]) for place in unknown], timeout_s)
-            for place, result in zip(unknown, again, strict=True):
-                results[place] = result
-        return results
+            again = await self._ask(op, [("EVAL", script, *listed[place]) for place in unknown], timeout_s)
+            for place, reply in zip(unknown, again, strict=True):
+                replies[place] = reply
+        return self._require(replies)
 
     async def wait_until_up(self, timeout_s: float) -> bool:
-        """Whether the server answers a ping within timeout_s; if not, the breaker is opened."""
+        """Return whether the server answers a ping within timeout_s; if not, the breaker is opened."""
         end = time.monotonic() + timeout_s
         self._is_starting = True
         while time.monotonic() < end and not await self._answers():
@@ -122,24 +156,30 @@ class Store:
 
     async def _answers(self) -> bool:
         try:
-            (result,) = await self._attempt("ping", [("PING",)], 0.25)
+            (reply,) = await self._attempt("ping", [("PING",)], 0.25)
         except StoreError:
             return False
-        return not isinstance(result, Exception)
-
-    def explain(self, result: Any) -> str | None:
-        """Return the error kind of one command's result and count it, or None if it is no error."""
-        if not isinstance(result, Exception):
-            return None
-        kind = _kind(result)
-        self._on_error(kind)
-        return kind
+        return not isinstance(reply, StoreError)
 
     def count_undecodable(self) -> None:
         """Count a value in the store that is not what this service writes."""
         self._on_error("decode")
 
-    async def _attempt(self, op: str, commands: Sequence[Command], timeout_s: float) -> list[Any]:
+    def _require(self, replies: list[Reply]) -> list[Reply]:
+        """Return replies of which none is an error; count and raise the first one that is."""
+        for reply in replies:
+            if isinstance(reply, StoreError):
+                self._on_error(reply.kind)
+                raise reply
+        return replies
+
+    async def _ask(self, op: str, commands: Sequence[Command], timeout_s: float) -> list[Reply]:
+        if not self.breaker.is_closed:
+            raise BreakerOpenError
+        return await self._attempt(op, commands, timeout_s)
+
+    async def _attempt(self, op: str, commands: Sequence[Command], timeout_s: float) -> list[Reply]:
+        """Send commands whatever the breaker says; a single command's error stands uncounted in its reply's place."""
         start = time.monotonic()
         try:
             if self._connection is not None and op in _QUICK_OPS:
@@ -149,11 +189,12 @@ class Store:
         except StoreError:
             raise
         except Exception as exc:  # redis-py on asyncio has raised TypeError and AttributeError for a peer's reset
-            raise self._failed(_kind(exc), timeout_s) from exc
+            raise self._failed(kind_of(exc), timeout_s) from exc
         seconds = time.monotonic() - start
         self._on_call(op, seconds)
-        self._judge(op, results, seconds)
-        return results
+        replies = [StoreError(kind_of(result)) if isinstance(result, Exception) else result for result in results]
+        self._judge(op, replies, seconds)
+        return replies
 
     async def _send_in_slot(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
         start = time.monotonic()
@@ -203,7 +244,7 @@ class Store:
         return results
 
     def _renew_later(self) -> None:
-        """Learn anew which nodes a Cluster has: redis-py does so only where a node answers with MOVED."""
+        """Ask a Cluster again which nodes it has: redis-py itself does so only where a node answers with MOVED."""
         if self._renew is None or time.monotonic() - self._renewed < _PING_EVERY_S:
             return
         self._renewed = time.monotonic()
@@ -213,8 +254,9 @@ class Store:
         with contextlib.suppress(exceptions.RedisError, OSError):
             await renew()
 
-    def _judge(self, op: str, results: Sequence[Any], seconds: float) -> None:
-        kinds = {_kind(result) if isinstance(result, Exception) else None for result in results}
+    def _judge(self, op: str, replies: Sequence[Reply], seconds: float) -> None:
+        """Tell the breaker how a call that was answered went."""
+        kinds = {reply.kind if isinstance(reply, StoreError) else None for reply in replies}
         is_down = bool(kinds & _DOWN_KINDS) and None not in kinds  # else some nodes of a Cluster answered
         if (op in _QUICK_OPS and seconds > self._slow_s) or is_down:
             self.breaker.record_failure()
@@ -223,6 +265,7 @@ class Store:
             self.breaker.record_success()
 
     def _failed(self, kind: str, timeout_s: float) -> StoreError:
+        """Count a call that was not answered, tell the breaker, and return the error to raise."""
         if self._is_starting:
             return StoreError(kind)
         self._on_error(kind)
@@ -243,7 +286,7 @@ class Store:
 
 
 def _by_node(client: RedisCluster, commands: Sequence[Command]) -> Iterable[list[int]]:
-    """Return the places of the commands for each node: one that is gone takes nothing from the others."""
+    """Return the places of the commands that go to each node: a node that is gone takes none of the others'."""
     groups: dict[str, list[int]] = {}
     for place, command in enumerate(commands):
         name = ""
@@ -254,31 +297,3 @@ def _by_node(client: RedisCluster, commands: Sequence[Command]) -> Iterable[list
                 name = node.name if node else name
         groups.setdefault(name, []).append(place)
     return groups.values()
-
-
-_PREFIXES = {
-    "WRONGTYPE": "wrongtype", "OOM": "oom", "NOPERM": "noperm", "NOAUTH": "noauth", "WRONGPASS": "noauth",
-    "READONLY": "readonly", "MISCONF": "readonly", "LOADING": "loading",
-}  # fmt: skip
-_CLASSES: tuple[tuple[type[BaseException], str], ...] = (
-    (ConnectionFullError, "pool_exhausted"),
-    (exceptions.NoScriptError, "noscript"),
-    (exceptions.BusyLoadingError, "loading"),
-    (exceptions.OutOfMemoryError, "oom"),
-    (exceptions.ReadOnlyError, "readonly"),
-    (exceptions.NoPermissionError, "noperm"),
-    (exceptions.AuthenticationError, "noauth"),
-    (exceptions.MaxConnectionsError, "pool_exhausted"),
-    (exceptions.TimeoutError, "timeout"),
-    (TimeoutError, "timeout"),
-    (exceptions.ConnectionError, "connection"),
-    (OSError, "connection"),
-)
-
-
-def _kind(exc: BaseException) -> str:
-    """The label of store_errors_total: by the server's error prefix, else by the class."""
-    for part in str(exc).split(" ")[:3]:
-        if part in _PREFIXES:
-            return _PREFIXES[part]
-    return next((kind for cls, kind in _CLASSES if isinstance(exc, cls)), "other")

@@ -1,8 +1,9 @@
 """A lean connection to a Redis-protocol server: one socket, many calls in flight, answered in order.
 
-The read path's own, because redis-py's pipeline costs more than a whole batch of answers is worth (see store). Replies
-are matched by their place in the queue, so a call that gave up waiting is not a reason to reconnect: its late reply is
-thrown away, and no reply can reach another call. A line that stays silent past SILENT_S is cut and made anew.
+Reads and pings use it, because redis-py's pipeline takes too much of the time that an answer has. Replies are matched
+to calls by their place in the queue. So a call that gave up waiting is no reason to reconnect: its late reply is thrown
+away, and no reply can reach another call. A connection that stays silent for longer than SILENT_S is cut, and the next
+call makes a new one.
 """
 
 import asyncio
@@ -14,13 +15,14 @@ from typing import Any, cast
 import hiredis
 
 SILENT_S = 1.0
-_ONE_MORE_LOOK_S = 0.001  # 0 would come before the sockets are looked at
+_ONE_MORE_LOOK_S = 0.001  # after 0 s a timer would run before the sockets are looked at
 Command = tuple[Any, ...]
+"""The name of a command and its arguments: bytes, text or numbers."""
 Connect = Callable[[Callable[[], asyncio.Protocol]], Awaitable[Any]]
 
 
 class ConnectionFullError(Exception):
-    """More calls wait for a reply than may."""
+    """Too many calls wait for their replies already."""
 
 
 class _Call:
@@ -33,7 +35,7 @@ class _Call:
 
 
 class StoreConnection:
-    """Connects at the first call, and again at the next call after a loss."""
+    """One connection. It is made at the first call, and again at the next call after it was lost."""
 
     def __init__(
         self,
@@ -43,9 +45,9 @@ class StoreConnection:
         *,
         max_pending: int = 32,
     ) -> None:
-        """connect: opens the socket with a protocol factory. greeting: sent first, each must succeed.
+        """connect: opens a socket for what a protocol factory makes. greeting: commands sent first, which must succeed.
 
-        max_pending: calls that may wait for their replies.
+        reply_error: makes an error reply of its text. max_pending: how many calls may wait for their replies.
         """
         self._connect, self._greeting, self._reply_error = connect, greeting, reply_error
         self._max_pending = max_pending
@@ -53,10 +55,10 @@ class StoreConnection:
         self._opening: asyncio.Task[_Protocol] | None = None
 
     async def ask(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
-        """Send commands at once and return one reply each; an error reply is a value.
+        """Send commands together and return one reply for each; an error reply is a value.
 
-        Raises TimeoutError, OSError, ConnectionFullError, or the greeting's error reply. A call that meets a
-        connection which the server had closed is sent once more, on a new one.
+        Raises TimeoutError, OSError, ConnectionFullError, or the error reply to the greeting. Where the server has
+        closed the connection, the commands are sent once more, on a new one.
         """
         until = time.monotonic() + timeout_s
         known = self._open
@@ -169,7 +171,7 @@ class _Protocol(asyncio.Protocol):
 
 
 def _take_note(opening: "asyncio.Task[_Protocol]") -> None:
-    """Look at what came of it: those who waited may all have gone."""
+    """Retrieve the error of an attempt to connect: those who waited for it may all have gone."""
     if not opening.cancelled():
         opening.exception()
 

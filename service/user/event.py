@@ -1,4 +1,8 @@
-"""An event as the store keeps it: what makes two the same, their order, and the stream's line."""
+"""An event as the store keeps it: as a member of a user's history, and as an entry of the stream.
+
+Two events are the same if their members are. The server orders members of one score by their bytes, which begin with a
+hash of user and item, so that events of one time stand in the order that training gave them.
+"""
 
 from dataclasses import dataclass
 
@@ -28,12 +32,12 @@ class StoredEvent:
 
     @property
     def member(self) -> bytes:
-        """What makes it the same event: the item, and its event id or else its time."""
+        """What makes it the same event as another: the item, and its event id or else its time."""
         which = self.event_id if self.event_id is not None else str(self.timestamp_ms)
         return tie_hash(self.user_id, self.item_id) + self.item_id.encode() + b"\x00" + which.encode()
 
     def to_json(self) -> bytes:
-        """The stream's entry: the columns that training reads, without those that are not there."""
+        """Return the stream's entry: the columns that training reads, without those that have no value."""
         seconds = self.timestamp_ms / 1000
         fields = {
             "user_id": self.user_id,

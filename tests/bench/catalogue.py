@@ -47,13 +47,13 @@ def main() -> int:
     found = {}
     for n_items in arguments.items:
         with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
-            found[n_items] = row = measure(arguments, n_items, Path(directory), stack)
-            print(f"{n_items} items: {json.dumps(row)}", file=sys.stderr)
+            found[n_items] = figures = measure(arguments, n_items, Path(directory), stack)
+            print(f"{n_items} items: {json.dumps(figures)}", file=sys.stderr)
     return report(found, arguments)
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True, help="a real bundle: its encoder, and a fit to its table")
     parser.add_argument("--items", type=int, nargs="+", default=[20_000, 100_000, 1_000_000])
@@ -64,40 +64,40 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def measure(arguments: argparse.Namespace, n_items: int, directory: Path, stack: ExitStack) -> dict:
-    """Everything of one size."""
+    """Measure everything at one size."""
     bundle = directory / "bundle"
     popularity = draw_bundle(arguments.bundle, n_items, bundle)
     write_histories(directory / "histories.jsonl", popularity)
     store = stack.enter_context(StoreProcess(directory, cores=LOAD_CORE))
     settings = {"redis_url": store.url, "data_dir": str(directory / "data")}
     import_histories(directory / "histories.jsonl", **settings)
-    row: dict = {"load_s": [], "pss_mb": {}}
-    with timed_start(bundle, row, settings):
+    figures: dict = {"load_s": [], "pss_mb": {}}
+    with timed_start(bundle, figures, settings):
         pass
-    with timed_start(bundle, row, settings) as (url, pid):
-        row |= asyncio.run(measure_latency(url, arguments))
-        row["pss_mb"][1] = pss_mb(pid)
+    with timed_start(bundle, figures, settings) as (url, pid):
+        figures |= asyncio.run(measure_latency(url, arguments))
+        figures["pss_mb"][1] = pss_mb(pid)
         with urllib.request.urlopen(f"{url}/model") as response:
-            row["index"] = json.load(response)["index"]
-        row["recall"] = measure_recall(url, open_bundle(bundle), popularity)
+            figures["index"] = json.load(response)["index"]
+        figures["recall"] = measure_recall(url, open_bundle(bundle), popularity)
     for n_workers in arguments.workers:
-        with timed_start(bundle, row, settings, "--workers", str(n_workers)) as (_, pid):
-            row["pss_mb"][n_workers] = pss_mb(pid)
-    return row
+        with timed_start(bundle, figures, settings, "--workers", str(n_workers)) as (_, pid):
+            figures["pss_mb"][n_workers] = pss_mb(pid)
+    return figures
 
 
 @contextmanager
-def timed_start(bundle: Path, row: dict, settings: dict[str, str], *options: str) -> Iterator[tuple[str, int]]:
-    """A service, and in row how long its start took."""
+def timed_start(bundle: Path, figures: dict, settings: dict[str, str], *options: str) -> Iterator[tuple[str, int]]:
+    """Start a service and note in figures how long that took; yield its URL and process id."""
     start = time.perf_counter()
     cores = f"{SERVER_CORE},{LOAD_CORE}" if options else SERVER_CORE
     with started_process(bundle, *options, cores=cores, **settings) as started:
-        row["load_s"].append(round(time.perf_counter() - start, 1))
+        figures["load_s"].append(round(time.perf_counter() - start, 1))
         yield started
 
 
 async def measure_latency(url: str, arguments: argparse.Namespace) -> dict:
-    """One client, and the open loop."""
+    """Measure the latency of one client, and at a rate."""
     target = Target(url)
     bodies = [orjson.dumps({"user_id": f"user-{user}", "budget_ms": 50}) for user in range(N_USERS)]
     async with Load(target, [target.post("/recommend", b) for b in bodies], n_connections=256, timeout_s=10) as load:
@@ -108,7 +108,7 @@ async def measure_latency(url: str, arguments: argparse.Namespace) -> dict:
 
 
 def measure_recall(url: str, bundle: Bundle, popularity: np.ndarray) -> float:
-    """The share of the exact best 100 that is answered, for inline histories."""
+    """Return the share of the exact best 100 items that is in answers for histories given in the request."""
     rng = np.random.default_rng(7)
     chances = np.sqrt(popularity) / np.sqrt(popularity).sum()
     histories = rng.choice(len(popularity), size=(N_JUDGED, N_EVENTS), p=chances).tolist()
@@ -127,7 +127,7 @@ def measure_recall(url: str, bundle: Bundle, popularity: np.ndarray) -> float:
 
 
 def pss_mb(pid: int) -> int:
-    """The proportional set size of a process and its children."""
+    """Return the proportional set size of a process and its children, in MB."""
     children = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _parent(path) == pid]
     kilobytes = [
         int(line.split()[1])
@@ -154,15 +154,16 @@ def report(found: dict[int, dict], arguments: argparse.Namespace) -> int:
     print(f"{'':>10}{'':>13}{'1 client':^16}{f'{arguments.rate:.0f}/s':^16}{'recall':>8}{'PSS MB':>8}  load s")
     print(f"{'items':>10}{'search':>13}{'p50 ms':>8}{'p99':>8}{'p50 ms':>8}{'p99':>8}{'@100':>8}")
     missed = []
-    for n_items, row in found.items():
-        one, busy = row["one"], row["open"]
+    for n_items, figures in found.items():
+        one, busy = figures["one"], figures["open"]
         print(
-            f"{n_items:>10}{row['index']['kind']:>13}{one['p50']:>8.2f}{one['p99']:>8.2f}{_ms(busy['p50'])}"
-            f"{_ms(busy['p99'])}{row['recall']:>8.4f}{row['pss_mb'][1]:>8}  {row['load_s']}, PSS {row['pss_mb']}"
+            f"{n_items:>10}{figures['index']['kind']:>13}{one['p50']:>8.2f}{one['p99']:>8.2f}{_ms(busy['p50'])}"
+            f"{_ms(busy['p99'])}{figures['recall']:>8.4f}{figures['pss_mb'][1]:>8}"
+            f"  {figures['load_s']}, PSS {figures['pss_mb']}"
         )
         if busy["p99"] is None or busy["p99"] > BAR_MS:
             missed.append(f"{n_items} p99")
-        if row["recall"] < BAR_RECALL:
+        if figures["recall"] < BAR_RECALL:
             missed.append(f"{n_items} recall")
     print(f"bars missed: {missed}" if missed else "every bar met")
     print(json.dumps({**machine(), "rate": arguments.rate, "missed": missed, "found": found}))

@@ -52,7 +52,11 @@ _LEVEL = re.compile(rb'"level":"(\w+)"')
 
 @dataclass
 class Phase:
-    """What was seen in one phase. expected: each user's items in calm; ended: when the fault was over, monotonic."""
+    """What was seen in one phase.
+
+    expected: the items of each user while nothing was wrong. ended: when the fault was over, in monotonic seconds.
+    strangers: answers with another user's items.
+    """
 
     expected: dict[bytes, frozenset[bytes]]
     ended: float | None = None
@@ -65,7 +69,7 @@ class Phase:
     connections: int = 0
 
     def take(self, request: bytes, status: int, body: bytes) -> None:
-        """Look at one answer."""
+        """Check one answer, and count it."""
         if status != 200:
             return
         level = _LEVEL.search(body)
@@ -90,7 +94,7 @@ class Phase:
         return None
 
     def summary(self, grace_ms: float) -> dict[str, object]:
-        """The figures, and which bars were missed."""
+        """Return the figures, and the bars that were missed."""
         took = percentiles(self.took_ms)
         recovered = self.ended is None or (self.full_after_s is not None and self.full_after_s <= RECOVERY_S)
         bars = {"5xx": not self.errors, "p99.9": took["p99_9"] <= BUDGET_MS + grace_ms,
@@ -105,26 +109,26 @@ class Phase:
 
 
 def calm(store: StoreProcess) -> None:
-    """Nothing happens."""
+    """Let nothing happen."""
     time.sleep(5)
 
 
 def stop(store: StoreProcess) -> None:
-    """SIGSTOP for 10 s."""
+    """Stop the store for 10 s (SIGSTOP)."""
     store.signal(signal.SIGSTOP)
     time.sleep(10)
     store.signal(signal.SIGCONT)
 
 
 def kill(store: StoreProcess) -> None:
-    """Kill -9, nothing there for 3 s, restart."""
+    """Kill the store (SIGKILL), and start it again 3 s later."""
     store.kill()
     time.sleep(3)
     store.start()
 
 
 def flap(store: StoreProcess) -> None:
-    """Stopped for 0.3 s of every 0.6 s, for 20 s."""
+    """Stop the store for 0.3 s of every 0.6 s, for 20 s."""
     for _ in range(33):
         store.signal(signal.SIGSTOP)
         time.sleep(0.3)
@@ -133,7 +137,7 @@ def flap(store: StoreProcess) -> None:
 
 
 def fill(store: StoreProcess) -> None:
-    """Out of memory for 5 s: reads go on."""
+    """Let the store be out of memory for 5 s; reads go on."""
     client = store.client()
     client.config_set("maxmemory", "1mb")
     time.sleep(5)
@@ -141,7 +145,7 @@ def fill(store: StoreProcess) -> None:
 
 
 def delay(store: StoreProcess) -> None:
-    """Every reply late by 30 ms ± 30, for 10 s."""
+    """Let every reply be late by 30 ms ± 30, for 10 s."""
     path = store.socket.with_name("delay")
     path.write_text("0.03")
     time.sleep(10)
@@ -164,7 +168,7 @@ def main() -> int:
         script = throughput.write_script(directory)
         null = stack.enter_context(started_app(NULL_APP, cores=throughput.SERVER_CORE))
         world = directory / "world"
-        store = throughput.make_world(arguments.bundle, arguments.items, world, stack)
+        store = throughput.make_catalogue(arguments.bundle, arguments.items, world, stack)
         events = check_events(arguments.bundle, store, arguments.histories) if arguments.histories else {}
         os.sched_setaffinity(0, {int(throughput.LOAD_CORE)})
         proxy, rate = stack.enter_context(started_proxy(store)), arguments.rate
@@ -184,7 +188,7 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--histories", type=Path, help="prepared/histories.jsonl.gz: real ones, through POST /events")
@@ -195,12 +199,12 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def body_of(user: int) -> bytes:
-    """What is asked for a user."""
+    """Return the body of the request for a user."""
     return b'{"user_id": "user-%d"}' % user
 
 
 def read_expected(url: str) -> dict[bytes, frozenset[bytes]]:
-    """Ask once for every user; return the items by the whole request."""
+    """Ask once for every user; return the items of the answer by the bytes of the request."""
     connection, target = connect(url), Target(url)
     expected = {}
     for user in range(throughput.N_USERS):
@@ -211,7 +215,7 @@ def read_expected(url: str) -> dict[bytes, frozenset[bytes]]:
 
 
 async def observe(service: str, null: str, rate: float, store: StoreProcess, name: str, phase: Phase) -> None:
-    """Ask before, during and after one fault."""
+    """Send requests before, during and after one fault."""
     is_over = asyncio.Event()
     fault, fault_s = FAULTS[name]
     seconds = 1 + fault_s + (0 if fault is calm else RECOVERY_S + TAIL_S)
@@ -242,7 +246,7 @@ async def observe(service: str, null: str, rate: float, store: StoreProcess, nam
 
 
 async def count_connections(store: StoreProcess, phase: Phase, is_over: asyncio.Event) -> None:
-    """Note the most connections that the store has, our own apart."""
+    """Keep the greatest number of connections that the store had, without this benchmark's own."""
     client = store.client()
     while not is_over.is_set():
         with suppress(RedisError, TimeoutError):
@@ -292,7 +296,7 @@ def _is_same(one, other) -> bool:
 
 @contextmanager
 def started_proxy(store: StoreProcess) -> Iterator[str]:
-    """A proxy in front of the store, a process; late by what the file `delay` says. Yields its URL."""
+    """Start a proxy in front of the store, which delays replies by what the file `delay` says; yield its URL."""
     path = store.socket.with_name("proxy.sock")
     process = multiprocessing.get_context("spawn").Process(target=serve_proxy, args=(path, store.socket), daemon=True)
     process.start()
@@ -304,7 +308,7 @@ def started_proxy(store: StoreProcess) -> Iterator[str]:
 
 
 def serve_proxy(path: Path, target: Path) -> None:
-    """Pass on what comes to path, until this process is ended."""
+    """Pass on what arrives at the socket `path`, until this process is ended."""
 
     async def serve() -> None:
         server = await asyncio.start_unix_server(lambda r, w: _join(target, r, w), str(path))
@@ -320,7 +324,7 @@ async def _join(target: Path, reader: asyncio.StreamReader, writer: asyncio.Stre
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_file: Path | None) -> None:
-    """Pass chunks on, each late by itself and none before another: like a long way, not like a slow server."""
+    """Pass chunks on in order, each delayed by itself: like a long way, not like a slow server."""
     chance, loop = random.Random(2), asyncio.get_running_loop()
     due = loop.time()
     with suppress(ConnectionError):

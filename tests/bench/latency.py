@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, help="start a service on this bundle")
     parser.add_argument("--histories", type=Path, help="what to import (prepared/histories.jsonl.gz)")

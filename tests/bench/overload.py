@@ -1,4 +1,4 @@
-"""What happens at 5 times the highest rate: how many good answers, how quick, how quick the refusals; and afterwards.
+"""What a service does at 5 times its highest rate: how many good answers, how quick they and the refusals are.
 
     python tests/bench/overload.py --bundle DIR [--items 20000] [--factor 5] [--seconds 10]
 
@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import throughput
-from rig import NULL_APP, ask, connect, machine, percentiles, started_app
+from rig import NULL_APP, ask, connect, machine, percentiles, pinned, started_app
 
 BUDGET_MS = 50
 CONNECTIONS = 1000
@@ -32,7 +32,7 @@ delay = function() return DELAY end
 
 
 class Probe(threading.Thread):
-    """Asks one path again and again; keeps (status, milliseconds)."""
+    """Asks one path again and again, in a thread. seen: (status, milliseconds) of each answer."""
 
     def __init__(self, url: str, path: str, body: bytes | None) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Probe(threading.Thread):
         self.seen: list[tuple[int, float]] = []
 
     def run(self) -> None:
-        """Ask every few milliseconds."""
+        """Ask every 5 milliseconds until stop()."""
         connection = connect(self._url)
         while not self._is_over.wait(0.005):
             if self._body is None:
@@ -55,7 +55,7 @@ class Probe(threading.Thread):
                 self.seen.append((status, took_ms))
 
     def stop(self) -> list[tuple[int, float]]:
-        """End, and return what was seen."""
+        """End the thread and return what was seen."""
         self._is_over.set()
         self.join()
         return self.seen
@@ -82,7 +82,7 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--items", type=int, default=20_000)
@@ -92,7 +92,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def probe(url: str, path: str, body: bytes | None, seconds: float) -> list[tuple[int, float]]:
-    """Ask for some seconds."""
+    """Ask one path for some seconds; return (status, milliseconds) of each answer."""
     thread = Probe(url, path, body)
     thread.start()
     time.sleep(seconds)
@@ -100,24 +100,13 @@ def probe(url: str, path: str, body: bytes | None, seconds: float) -> list[tuple
 
 
 def observe(url: str, script: Path, connections: int, seconds: int) -> dict[str, object]:
-    """Let wrk ask, and look on."""
+    """Let wrk ask for some seconds, probe meanwhile, and return the figures."""
     before = read_counts(url)
     probes = [Probe(url, "/recommend", b'{"user_id": "user-1"}'), Probe(url, "/livez", None)]
     for thread in probes:
         thread.start()
     start = time.monotonic()
-    command = [
-        "taskset",
-        "-c",
-        throughput.LOAD_CORE,
-        "wrk",
-        "-t1",
-        f"-c{connections}",
-        f"-d{seconds}s",
-        "-s",
-        script,
-        url,
-    ]
+    command = [*pinned(throughput.LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script, url]
     said = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
     lost = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", said)
     elapsed = time.monotonic() - start
@@ -136,7 +125,7 @@ def observe(url: str, script: Path, connections: int, seconds: int) -> dict[str,
 
 
 def read_counts(url: str) -> dict[str, float]:
-    """What the service has counted so far."""
+    """Return what the service has counted so far."""
     with urllib.request.urlopen(f"{url}/metrics") as response:
         text = response.read().decode()
 

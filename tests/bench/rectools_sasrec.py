@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="a run directory with prepared/ and config.toml")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop between epochs before that; resumable")
@@ -96,7 +96,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def read_setting(arguments: argparse.Namespace) -> Setting:
-    """The command line, filled up from the run's config.toml."""
+    """Return the setting of the command line; what it leaves out is that of the run's teacher (config.toml)."""
     teacher = tomllib.loads((arguments.run / "config.toml").read_text())["teacher"]
     teacher.setdefault("layers", teacher["blocks"].split(",").count("attention"))
     given = {key: value for key, value in vars(arguments).items() if value is not None}
@@ -104,14 +104,14 @@ def read_setting(arguments: argparse.Namespace) -> Setting:
 
 
 def make_dataset(prepared, max_history: int) -> Dataset:
-    """The training part as windows of max_history inputs and their targets; each target is in one window."""
+    """Return the training events as windows of max_history inputs and their targets; each target is in one window."""
     kept = prepared.part == TRAIN
     events = select_events(prepared.user, prepared.item, kept, len(prepared.users))
     return windows_of(prepared.user[kept], prepared.item[kept], events, max_history)
 
 
 def windows_of(user: np.ndarray, item: np.ndarray, events: Events, max_history: int) -> Dataset:
-    """Events as RecTools reads them, a window a user; order alone counts: ties are in place already."""
+    """Return events as RecTools reads them, each window as a user of its own. Only the order of events counts."""
     place = np.arange(len(user)) - events.offset[user]
     length = events.lengths()[user]
     from_end = length - 1 - place
@@ -134,7 +134,7 @@ def windows_of(user: np.ndarray, item: np.ndarray, events: Events, max_history: 
 
 
 def make_model(setting: Setting, dataset: Dataset) -> SASRecModel:
-    """RecTools' model, built on the data and not trained."""
+    """Return RecTools' model, built for the data and not trained."""
     model = SASRecModel(
         n_factors=setting.dim,
         n_blocks=setting.layers,
@@ -193,7 +193,7 @@ class Watch(Callback):
         return True
 
     def is_done(self) -> bool:
-        """Epochs or patience used up."""
+        """Return whether the epochs or the patience are used up."""
         best = max(range(len(self.curve)), key=lambda n: self.curve[n]["validation"], default=0)
         return len(self.curve) >= self.setting.epochs or len(self.curve) - 1 - best >= self.setting.patience
 
@@ -202,7 +202,7 @@ class Watch(Callback):
         self._started = monotonic()
 
     def on_train_epoch_end(self, trainer, module) -> None:
-        """Validate, keep, decide."""
+        """Validate, keep the best weights, and decide whether to stop."""
         trained = monotonic() - self._started
         self.peak_mb = max(self.peak_mb, peak_mb())
         score = float(
@@ -227,7 +227,10 @@ class Watch(Callback):
 
 
 def scorer(model: SASRecModel, n_items: int):
-    """Score histories as RecTools would recommend: padded to the full length, an item it was not trained on last."""
+    """Return a scorer of histories that ranks as RecTools recommends.
+
+    Histories are padded to the full length, and items that it was not trained on come last.
+    """
     network = model.lightning_model.torch_model.eval()
     known = model.data_preparator.get_known_item_ids().astype(
         np.int64
@@ -275,7 +278,7 @@ def finish(run: Path, prepared, model: SASRecModel, setting: Setting, watch: Wat
 
 
 def peak_mb() -> float:
-    """The most memory that this process ever held."""
+    """Return the most memory that this process ever held, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

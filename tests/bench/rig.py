@@ -1,4 +1,4 @@
-"""What the benchmarks share: a store, a service and a null handler as processes of their own, a client, percentiles."""
+"""What the benchmarks share: a store, a service and other apps as processes, a blocking client, percentiles."""
 
 import gzip
 import http.client
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import redis
 
+from service.bench.load import SHARES, percentile
 from service.store.embedded import find_server
 
 NULL_SOURCE = """
@@ -32,22 +33,21 @@ listener = socket.socket(); listener.bind(("127.0.0.1", 0))
 print("http://127.0.0.1:%d" % listener.getsockname()[1], flush=True)
 uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False)).run(sockets=[listener])
 """
-
-
 NULL_APP = [sys.executable, "-c", NULL_SOURCE]
 
 
 class StoreProcess:
-    """A real server that the benchmark may stop, kill and start again: append-only, on a Unix socket."""
+    """A real store that a benchmark may stop, kill and start again: append-only, on a Unix socket."""
 
     def __init__(self, directory: Path, cores: str | None = None) -> None:
+        """directory: of its file and its socket. cores: the processor cores it may use, such as "0,1"."""
         self._directory = directory
         self._cores = cores
         self.socket = directory / "store.sock"
 
     @property
     def url(self) -> str:
-        """What RETORT_REDIS_URL is set to."""
+        """The value for RETORT_REDIS_URL."""
         return f"unix://{self.socket}"
 
     def __enter__(self) -> "StoreProcess":
@@ -60,7 +60,7 @@ class StoreProcess:
         self._process.wait()
 
     def start(self) -> None:
-        """Start it and wait for its first answer."""
+        """Start the process and wait for its first answer."""
         options = {"port": "0", "unixsocket": str(self.socket), "dir": str(self._directory), "appendonly": "yes",
                    "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction"}  # fmt: skip
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
@@ -71,16 +71,16 @@ class StoreProcess:
             time.sleep(0.01)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send the process a signal."""
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """kill -9, and wait for the end."""
+        """Kill the process (SIGKILL) and wait for its end."""
         self._process.kill()
         self._process.wait()
 
     def client(self) -> redis.Redis:
-        """A client of it."""
+        """Return a client."""
         return redis.Redis(unix_socket_path=str(self.socket), protocol=2)
 
     def _answers(self) -> bool:
@@ -92,7 +92,7 @@ class StoreProcess:
 
 @contextmanager
 def started_service(bundle: Path, *, cores: str | None = None, **environment: str) -> Iterator[str]:
-    """A service of our own with RETORT_ settings; yields its URL."""
+    """Start a service; yield its URL. environment: settings, such as redis_url for RETORT_REDIS_URL."""
     with started_process(bundle, cores=cores, **environment) as (url, _):
         yield url
 
@@ -101,7 +101,7 @@ def started_service(bundle: Path, *, cores: str | None = None, **environment: st
 def started_process(
     bundle: Path, *arguments: str, cores: str | None = None, **environment: str
 ) -> Iterator[tuple[str, int]]:
-    """A service of our own with arguments and RETORT_ settings; yields its URL and process id."""
+    """Start a service with more arguments; yield its URL and process id."""
     process = subprocess.Popen(
         [*pinned(cores), sys.executable, "-m", "service", "--bundle", str(bundle), "--port", "0", *arguments],
         stderr=subprocess.PIPE, text=True, env=service_environment(environment),
@@ -118,7 +118,7 @@ def started_process(
 
 
 def import_histories(histories: Path, **environment: str) -> None:
-    """Load histories into the store that the RETORT_ settings name."""
+    """Import a file of events into the store that the settings name."""
     subprocess.run(
         [sys.executable, "-m", "service", "import", str(histories)],
         check=True, stderr=subprocess.DEVNULL, env=service_environment(environment),
@@ -127,7 +127,7 @@ def import_histories(histories: Path, **environment: str) -> None:
 
 @contextmanager
 def started_app(command: list[str], *, cores: str | None = None) -> Iterator[str]:
-    """A program that prints its URL and then serves; yields the URL once it answers."""
+    """Start a program that prints its URL and then serves; yield the URL once it can be connected to."""
     process = subprocess.Popen([*pinned(cores), *command], stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert process.stdout is not None
@@ -143,23 +143,23 @@ def started_app(command: list[str], *, cores: str | None = None) -> Iterator[str
 
 
 def service_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with RETORT_ settings on top."""
+    """Return the environment of this process and the settings, as RETORT_ variables."""
     return {**os.environ, **{f"RETORT_{name.upper()}": value for name, value in settings.items()}}
 
 
 def pinned(cores: str | None) -> list[str]:
-    """The prefix of a command that is to keep to some cores."""
+    """Return what to put before a command that may use only these cores."""
     return ["taskset", "-c", cores] if cores else []
 
 
 def connect(url: str) -> http.client.HTTPConnection:
-    """A kept-alive connection."""
+    """Return a connection that is kept alive."""
     parts = urlsplit(url)
     return http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=30)
 
 
 def ask(connection: http.client.HTTPConnection, path: str, body: bytes) -> tuple[float, int, bytes]:
-    """Return (milliseconds until the whole answer is here, status, the answer)."""
+    """Post a body; return the milliseconds until the whole answer was here, its status and its body."""
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get("RETORT_BENCH_KEY"):
         headers["X-API-Key"] = key
@@ -171,7 +171,7 @@ def ask(connection: http.client.HTTPConnection, path: str, body: bytes) -> tuple
 
 
 def read_histories(path: Path) -> dict[str, list[dict[str, object]]]:
-    """The events of every user, in the file's order."""
+    """Return the events of every user, in the order of the file."""
     histories: dict[str, list[dict[str, object]]] = {}
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         for event in map(json.loads, file):
@@ -180,16 +180,13 @@ def read_histories(path: Path) -> dict[str, list[dict[str, object]]]:
 
 
 def percentiles(times: Sequence[float]) -> dict[str, float]:
-    """p50, p90, p99, p99.9 and the greatest."""
-    ordered = sorted(times)
-    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
-    return {
-        name: round(ordered[min(len(ordered) - 1, int(len(ordered) * share))], 3) for name, share in shares.items()
-    } | {"max": round(ordered[-1], 3)}
+    """Return p50, p90, p99, p99_9 and max of some times, of which there must be one at least."""
+    found = {name: round(percentile(times, share), 3) for name, share in SHARES.items()}
+    return {**found, "max": round(max(times), 3)}
 
 
 def machine() -> dict[str, str]:
-    """Where and on what a figure was made."""
+    """Return the machine and the commit of a measurement."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import throughput
 from overload import BUDGET_MS, Probe, probe
-from rig import NULL_APP, machine, percentiles, started_app
+from rig import NULL_APP, machine, percentiles, pinned, started_app
 
-from service.release.published import Releases
+from service.release.published import PublishedVersions
 from service.store.breaker import Breaker
 from service.store.client import Store
 
@@ -71,15 +71,15 @@ def main() -> int:
         delay_ms = f"{1000 * CONNECTIONS / rate:.3f}"
         paced.write_text(script.read_text() + CHECK.replace("VERSIONS", listed).replace("DELAY", delay_ms))
         calm = observe(url, paced, lambda: time.sleep(arguments.calm_s))
-        flipper = Flipper(
+        swapper = Swapper(
             url, f"unix://{directory}/world/store.sock", list(versions.values()), arguments.swaps, arguments.most_s
         )
-        swapping = observe(url, paced, flipper.run)
-    return report({"calm": calm, "swapping": swapping, "swaps": flipper.found(), "grace_ms": grace_ms}, arguments)
+        swapping = observe(url, paced, swapper.run)
+    return report({"calm": calm, "swapping": swapping, "swaps": swapper.found(), "grace_ms": grace_ms}, arguments)
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--items", type=int, default=20_000)
@@ -90,13 +90,13 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def with_releases(url: str, work):
-    """Do something with the releases of a store."""
+def with_published(url: str, work):
+    """Do something with the versions published in a store."""
 
     async def do():
         store = Store(url, max_connections=4, slow_s=5.0, breaker=Breaker())
         try:
-            return await work(Releases(store, "retort"))
+            return await work(PublishedVersions(store, "retort"))
         finally:
             await store.close()
 
@@ -104,17 +104,16 @@ def with_releases(url: str, work):
 
 
 def publish_all(arguments: argparse.Namespace, directory: Path, store_url: str) -> dict[str, str]:
-    """Put the versions into the store; return own prefix -> version."""
+    """Upload three versions into the store; return each one's version by the prefix of its own item ids."""
     versions = {}
     for seed, own in enumerate(OWN, start=1):
         throughput.draw_bundle(arguments.bundle, arguments.items, directory / own, seed=seed, own=own)
-        published = with_releases(store_url, lambda releases, own=own: releases.upload(directory / own))
-        versions[own] = published.version
+        versions[own] = with_published(store_url, lambda published, own=own: published.upload(directory / own)).version
     return versions
 
 
-class Flipper:
-    """Makes versions live in turn, each once the one before is served."""
+class Swapper:
+    """Makes versions live in turn, each as soon as the one before is served."""
 
     def __init__(self, url: str, store_url: str, versions: list[str], n_swaps: int, most_s: float) -> None:
         self._url, self._store_url, self._versions = url, store_url, versions
@@ -124,16 +123,16 @@ class Flipper:
 
     def run(self) -> None:
         """Swap so often."""
-        with_releases(self._store_url, self._run)
+        with_published(self._store_url, self._run)
 
-    async def _run(self, releases: Releases) -> None:
+    async def _run(self, published: PublishedVersions) -> None:
         end = time.monotonic() + self._most_s
         for number in range(self._n_swaps):
             if time.monotonic() > end:
                 return
             version = self._versions[number % len(self._versions)]
             start = time.monotonic()
-            await releases.activate(version)
+            await published.activate(version)
             while await asyncio.to_thread(served, self._url) != version:
                 await asyncio.sleep(0.02)
             self._took_s.append(time.monotonic() - start)
@@ -143,7 +142,7 @@ class Flipper:
                 print(f"{number + 1} swaps, {self._memory[-1] / 1e6:.0f} MB", file=sys.stderr, flush=True)
 
     def found(self) -> dict[str, object]:
-        """How long swaps took, and what memory they left."""
+        """Return how long the swaps took, and the memory of the service after ten and after all."""
         tenth = self._memory[min(9, len(self._memory) - 1)]
         return {
             "n": len(self._took_s), "took_s": percentiles(self._took_s), "memory_after_10_mb": round(tenth / 1e6, 1),
@@ -152,13 +151,13 @@ class Flipper:
 
 
 def served(url: str) -> str:
-    """The version being served."""
+    """Return the version that is served."""
     with urllib.request.urlopen(f"{url}/readyz") as response:
         return json.load(response)["model_version"]
 
 
 def read_metric(url: str, name: str) -> float:
-    """One sample without labels."""
+    """Return the value of a metric that has no labels."""
     with urllib.request.urlopen(f"{url}/metrics") as response:
         found = re.search(rf"^{name} ([\d.e+]+)$", response.read().decode(), flags=re.MULTILINE)
     assert found is not None
@@ -166,21 +165,10 @@ def read_metric(url: str, name: str) -> float:
 
 
 def observe(url: str, script: Path, work) -> dict[str, object]:
-    """Let wrk and the probe ask while work is done; return what they saw."""
+    """Let wrk and a probe ask while work() runs; return what they saw."""
     lag_before = read_lag(url)
     livez = Probe(url, "/livez", None)
-    command = [
-        "taskset",
-        "-c",
-        throughput.LOAD_CORE,
-        "wrk",
-        "-t1",
-        f"-c{CONNECTIONS}",
-        "-d3600s",
-        "--latency",
-        "-s",
-        script,
-    ]
+    command = [*pinned(throughput.LOAD_CORE), "wrk", "-t1", f"-c{CONNECTIONS}", "-d3600s", "--latency", "-s", script]
     wrk = subprocess.Popen([*map(str, command), url], stdout=subprocess.PIPE, text=True)
     livez.start()
     started = time.monotonic()
@@ -205,13 +193,13 @@ def observe(url: str, script: Path, work) -> dict[str, object]:
 
 
 def wrk_percentile(text: str, share: int) -> float:
-    """One percentile of wrk's table, in milliseconds."""
+    """Return a percentile from wrk's output, in milliseconds."""
     number, unit = re.search(rf"{share}%\s+([\d.]+)(us|ms|s)", text).groups()
     return float(number) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
 
 
 def read_lag(url: str) -> dict[str, float]:
-    """The buckets of the event loop's lag."""
+    """Return the buckets of the event loop's lag: upper bound to count."""
     with urllib.request.urlopen(f"{url}/metrics") as response:
         text = response.read().decode()
     return {

@@ -36,7 +36,7 @@ from training.data.split import TRAIN
 from training.loss.logits import hard_loss
 from training.model.batch import training_batches
 from training.model.encoder import SequenceModel, Size
-from training.model.fit import WEIGHT_DECAY, train_step
+from training.model.fit import Learner, Objective, train_step
 
 SIDES = ("ours", "rectools", "rectools bf16")
 
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="a run directory with prepared/ and config.toml")
     parser.add_argument("--batch", type=int, default=128, help="windows a step (RecTools' default)")
@@ -89,7 +89,7 @@ def compare(arguments: argparse.Namespace, windows: str) -> dict[str, dict[str, 
 
 
 def summarise(turns: list[dict[str, float]]) -> dict[str, float]:
-    """Medians over the turns; the peak is the last."""
+    """Return medians over the turns, and the peak memory after the last."""
     return {
         "ms_per_1000_targets": median(turn["seconds"] / turn["targets"] * 1e6 for turn in turns),
         "ms_per_step": median(turn["seconds"] / turn["steps"] * 1e3 for turn in turns),
@@ -99,7 +99,7 @@ def summarise(turns: list[dict[str, float]]) -> dict[str, float]:
 
 
 def serve(arguments: argparse.Namespace) -> None:
-    """Be one side: for each line on stdin take some steps and tell how long they took."""
+    """Be one side: for each line on stdin, take some steps and print how long they took."""
     warnings.filterwarnings("ignore")
     steps = {"ours": our_steps, "rectools": rectools_steps, "rectools bf16": rectools_steps}[arguments.side](arguments)
     for _ in sys.stdin:
@@ -111,7 +111,10 @@ def serve(arguments: argparse.Namespace) -> None:
 
 
 def training_events(arguments: argparse.Namespace) -> tuple[Events, int]:
-    """The training events (of users with full windows only, cut to one, where so asked) and the number of items."""
+    """Return the training events and the number of items.
+
+    With --windows full, only users with a full window count, and only their newest one.
+    """
     prepared = load_prepared(arguments.run / "prepared")
     kept = prepared.part == TRAIN
     events = select_events(prepared.user, prepared.item, kept, len(prepared.users))
@@ -124,38 +127,36 @@ def training_events(arguments: argparse.Namespace) -> tuple[Events, int]:
 
 
 def targets_per_batch(events: Events, arguments: argparse.Namespace) -> int:
-    """Mean targets of --batch windows."""
+    """Return how many targets --batch windows have on average."""
     length = np.maximum(events.lengths() - 1, 0)
     windows = -(-length // arguments.max_history)
     return round(arguments.batch * length.sum() / windows.sum())
 
 
 def our_steps(arguments: argparse.Namespace) -> Iterator[int]:
-    """Train as fit does; yield the targets of each step."""
+    """Train as training.model.fit does; yield the number of targets of each step."""
     events, n_items = training_events(arguments)
     torch.manual_seed(0)
     size = make_size(arguments)
-    model, averaged = SequenceModel(n_items, size).train(), SequenceModel(n_items, size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=WEIGHT_DECAY, fused=True)
+    model = SequenceModel(n_items, size).train()
+    objective = Objective(lambda logits, batch, chunk: hard_loss(logits, batch.target[chunk]))
+    learner = Learner.start(model, objective, 1e-3)
     positions = targets_per_batch(events, arguments)
-
-    def loss(logits, batch, piece):
-        return hard_loss(logits, batch.target[piece])
 
     for seed in cycle(range(1000)):
         for batch in training_batches(events, max_history=arguments.max_history, positions=positions, seed=seed):
-            train_step(model, averaged, optimizer, batch, loss, 1e-3)
+            train_step(learner, batch, 1e-3)
             yield len(batch.target)
 
 
 def make_size(arguments: argparse.Namespace) -> Size:
-    """Our size of the same width, depth, heads, dropout and length."""
+    """Return our model's size for the same width, depth, heads, dropout and length."""
     blocks = ("attention",) * arguments.layers
     return Size(arguments.dim, blocks, arguments.heads, arguments.dropout, arguments.max_history)
 
 
 def rectools_steps(arguments: argparse.Namespace) -> Iterator[int]:
-    """Take RecTools' own training step, without Lightning's loop around it; yield the targets of each step."""
+    """Take RecTools' own training steps, without Lightning's loop; yield the number of targets of each."""
     from rectools_sasrec import Setting, make_model, windows_of
 
     events, _ = training_events(arguments)

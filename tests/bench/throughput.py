@@ -39,7 +39,7 @@ from service.bundle import Golden, Item, ItemTable, open_bundle, pad_histories, 
 ECHO_APP = """
 import socket, uvicorn
 from fastapi import FastAPI
-from service.schema import Quality, RecommendRequest, RecommendResponse, ScoredItem
+from service.http.schema import Quality, RecommendRequest, RecommendResponse, ScoredItem
 off = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
 app = FastAPI(telemetry=off)
 items = [ScoredItem(item_id="%05d" % n, score=1.0 - n / 7) for n in range(10)]
@@ -95,7 +95,7 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True, help="a real bundle: its encoder, and a fit to its table")
     parser.add_argument("--items", type=int, nargs="+", default=[20_000, 100_000])
@@ -104,9 +104,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--open-seconds", type=float, default=20, help="length of the open loop")
     parser.add_argument("-k", type=int, default=10, help="items asked for (default 10)")
     parser.add_argument("--litserve", type=Path, help="a Python that has LitServe: its row, of the first catalogue")
+    arguments = parser.parse_args()
     if shutil.which("wrk") is None:
         parser.error("needs wrk on the PATH (Debian: apt-get install wrk)")
-    return parser.parse_args()
+    return arguments
 
 
 def measure(url: str, script: Path, found: dict[int, list[dict[str, float]]], seconds: int) -> None:
@@ -116,14 +117,14 @@ def measure(url: str, script: Path, found: dict[int, list[dict[str, float]]], se
 
 
 def start(bundle: Path, n_items: int, directory: Path, stack: ExitStack, **environment: str) -> str:
-    """Make a world and serve it with RETORT_ settings; return the URL."""
-    store = make_world(bundle, n_items, directory, stack)
+    """Make a catalogue and a filled store, and serve them; return the URL. environment: settings."""
+    store = make_catalogue(bundle, n_items, directory, stack)
     settings = {"redis_url": store.url, **environment}
     return stack.enter_context(started_service(directory / "bundle", cores=SERVER_CORE, **settings))
 
 
-def make_world(bundle: Path, n_items: int, directory: Path, stack: ExitStack) -> StoreProcess:
-    """Make directory/bundle, a catalogue, and a store that holds its users' histories; return the store."""
+def make_catalogue(bundle: Path, n_items: int, directory: Path, stack: ExitStack) -> StoreProcess:
+    """Make directory/bundle, a drawn catalogue, and a store that holds its users' histories; return the store."""
     directory.mkdir()
     popularity = draw_bundle(bundle, n_items, directory / "bundle")
     write_histories(directory / "histories.jsonl", popularity)
@@ -133,7 +134,7 @@ def make_world(bundle: Path, n_items: int, directory: Path, stack: ExitStack) ->
 
 
 def write_script(directory: Path, k: int = 10) -> Path:
-    """What wrk asks: one user after another."""
+    """Write the script that lets wrk ask for one user after another; return its path."""
     script = directory / "wrk.lua"
     script.write_text(WRK.replace("USERS", str(N_USERS)).replace("K}", f"{k}}}"))
     return script
@@ -167,7 +168,7 @@ def quantise(vectors: np.ndarray) -> ItemTable:
 
 
 def answer_exactly(encoder: bytes, table: ItemTable, items: list[Item], max_history: int) -> Golden:
-    """The answer that the service is held to before it serves."""
+    """Return a golden answer: the service checks it before it serves."""
     rows = [0, 1, 2]
     history, length = pad_histories(table, [rows], max_history)
     session = onnxruntime.InferenceSession(encoder, providers=["CPUExecutionProvider"])
@@ -179,7 +180,7 @@ def answer_exactly(encoder: bytes, table: ItemTable, items: list[Item], max_hist
 
 
 def write_histories(path: Path, popularity: np.ndarray) -> None:
-    """Write every user's events."""
+    """Write the events of every user, drawn by popularity."""
     rng = np.random.default_rng(1)
     chances = np.sqrt(popularity) / np.sqrt(popularity).sum()
     rows = rng.choice(len(popularity), size=(N_USERS, N_EVENTS), p=chances)
@@ -191,7 +192,7 @@ def write_histories(path: Path, popularity: np.ndarray) -> None:
 
 
 def ask(url: str, script: Path, *, connections: int, seconds: int) -> dict[str, float]:
-    """One run of wrk: requests a second, p50 and p99 in milliseconds, answers other than 2xx."""
+    """Run wrk once; return requests a second, p50 and p99 in milliseconds, and the number of answers other than 2xx."""
     command = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script]
     text = subprocess.run([*map(str, command), url], capture_output=True, text=True, check=True).stdout
     found = {f"p{share}": _milliseconds(*_find(rf"{share}%\s+([\d.]+)(us|ms|s)", text)) for share in (50, 99)}
@@ -210,7 +211,7 @@ def _milliseconds(number: str, unit: str) -> float:
 
 
 def read_levels(url: str) -> dict[str, int]:
-    """How many answers of each level the service counted."""
+    """Return how many answers of each level and reason the service has counted."""
     with urllib.request.urlopen(f"{url}/metrics") as response:
         text = response.read().decode()
     found = re.findall(r'retort_recommendations_total\{level="(\w+)",reason="(\w+)"\} ([\d.e+]+)', text)
@@ -218,14 +219,14 @@ def read_levels(url: str) -> dict[str, int]:
 
 
 def median(runs: list[dict[str, float]]) -> dict[str, float]:
-    """The median of each figure; the sum of bad answers."""
+    """Return the median of each figure, the spread of the rate, and the sum of bad answers."""
     middle = {name: statistics.median(run[name] for run in runs) for name in ("per_s", "p50", "p99")}
     return {**middle, "spread": max(r["per_s"] for r in runs) - min(r["per_s"] for r in runs),
             "bad": sum(run["bad"] for run in runs)}  # fmt: skip
 
 
 async def offer(url: str, rate: float, seconds: float) -> dict[str, Any]:
-    """Requests at a rate, whatever the answers take."""
+    """Send requests at a rate, whatever the answers take; return the figures."""
     os.sched_setaffinity(0, {int(LOAD_CORE)})
     os.nice(10)  # it turns without sleeping before a request is due, and the store has the same core
     target = Target(url)
@@ -235,7 +236,7 @@ async def offer(url: str, rate: float, seconds: float) -> dict[str, Any]:
 
 
 def missed_bars(found: dict[str, dict[int, dict[str, float]]], half: dict[str, Any], arguments) -> list[str]:
-    """What is not met."""
+    """Return the bars that were missed, in words."""
     echo, missed = found["echo"], []
     for n_items in arguments.items:
         by, least = found[f"{n_items} items"], 0.7 if n_items <= 20_000 else 0.4

@@ -15,15 +15,16 @@ from service.bundle import (
     BundleError,
     BundleFormatError,
     BundleMissingError,
+    Item,
     ItemTable,
     bundle_version,
     check_item_id,
+    fingerprint,
     open_bundle,
     pad_histories,
     popularity_order,
     write_bundle,
 )
-from service.bundle import directory as contract
 from tests.service.toy import DIM, golden_of, mean_encoder, toy_items, write_toy
 
 FILES = ["user_encoder.onnx", "item_embeddings.npy", "items.jsonl", "golden.jsonl", "manifest.json"]
@@ -45,7 +46,7 @@ def rewrite_manifest(path: Path, change: Callable[[dict[str, Any]], None], *, ke
 def replace_file(path: Path, name: str, content: bytes) -> None:
     """Replace a file and make the manifest agree, so that only its content can be wrong."""
     (path / name).write_bytes(content)
-    rewrite_manifest(path, lambda manifest: manifest["files"].update({name: contract.fingerprint(path / name)}))
+    rewrite_manifest(path, lambda manifest: manifest["files"].update({name: fingerprint(path / name)}))
 
 
 def npy(array: np.ndarray, tmp_path: Path) -> bytes:
@@ -273,7 +274,7 @@ def test_histories_are_padded_on_the_left_and_cut_to_the_newest(toy: Bundle) -> 
 
 
 def test_popularity_order_breaks_ties_by_id() -> None:
-    items = [contract.Item("b", 1.0), contract.Item("a", 1.0), contract.Item("c", 2.0)]
+    items = [Item("b", 1.0), Item("a", 1.0), Item("c", 2.0)]
 
     assert popularity_order(items).tolist() == [2, 1, 0]
 

@@ -146,7 +146,7 @@ def test_a_wheel_that_is_not_the_locked_one_is_not_installed() -> None:
 
 
 def test_service_image_answers_and_is_healthy_with_keys(image: Path) -> None:
-    with run_image(image, RETORT_API_KEYS="a-key") as listening:
+    with run_image(image, RETORT_API_KEYS="a-key-of-an-image") as listening:
         done = health_command(listening["port"])
 
     assert listening["host"] == "0.0.0.0"
@@ -177,7 +177,7 @@ def test_service_image_runs_on_a_read_only_root_without_a_privilege(image: Path)
         '--bounding-set=-all "$@"'
     )
 
-    with run_image(image, *enter, "sh", "-c", script, "sh", RETORT_API_KEYS="a-key") as listening:
+    with run_image(image, *enter, "sh", "-c", script, "sh", RETORT_API_KEYS="a-key-of-an-image") as listening:
         status = Path(f"/proc/{listening['pid']}/status").read_text()
         done = health_command(listening["port"])
         with urllib.request.urlopen(f"http://127.0.0.1:{listening['port']}/readyz", timeout=5) as reply:

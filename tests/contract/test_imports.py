@@ -34,8 +34,9 @@ MAY_USE = {
         "model": {"search", "bundle"},
         "recommendation": {"model", "search", "user", "bundle"},
         "release": {"recommendation", "model", "search", "store", "bundle"},
-        "http": {"release", "recommendation", "user"},
-        "command": {"http", "release", "user", "store", "bundle", "bench"},
+        "wire": set(),
+        "http": {"wire", "release", "recommendation", "user"},
+        "command": {"wire", "http", "release", "user", "store", "bundle", "bench"},
     },
     "training": {
         "loss": set(),
@@ -74,7 +75,7 @@ HOMES = {
     "rich": {"training.progress"},
 }
 """The folder, or the file at the root, where a library is named; in service and in training at most one each."""
-SEES_SETTINGS = {"service.__main__", "service.app", "service.command"}
+SEES_SETTINGS = {"service.app", "service.command"}
 SEES_CONFIG = {"training.__main__", "training.run"}
 
 

@@ -51,6 +51,7 @@ class Running:
         self._python, self._cwd = str(python), cwd
         self._log_path = Path(tempfile.mkstemp(prefix="retort-log-")[1])
         self._bundle, self._arguments = bundle, arguments
+        self._port = environment.pop("port", "0")
         self._environment = {"drain_s": "0", **environment}
 
     def __enter__(self) -> "Running":
@@ -74,7 +75,7 @@ class Running:
         self._log_path.write_text("")
         with self._log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [self._python, "-m", "service", "--bundle", str(self._bundle), "--port", "0",
+                [self._python, "-m", "service", "--bundle", str(self._bundle), "--port", self._port,
                  "--data-dir", str(self.data_dir), *self._arguments],
                 cwd=self._cwd,
                 env=clean_environment(self._environment),

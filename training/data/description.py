@@ -1,4 +1,4 @@
-"""What report.json says of the prepared data: what was dropped and why, how dense it is, how often items repeat."""
+"""What report.json says of the prepared data: what was dropped and why, how dense they are, how often items repeat."""
 
 import hashlib
 import json
@@ -11,16 +11,19 @@ import polars as pl
 from numpy.typing import NDArray
 
 from service.bundle import TIE_RULE
-from training.data.interaction_file import Events
+from training.data.interaction_file import InteractionFile
 from training.data.item_file import Catalog, malformed_report
 from training.data.split import TEST, TRAIN, VAL, target_events
 from training.data.table import file_sha256
 
-REPEAT_SHARE = 0.05  # above it, auto lets seen items be recommended
+REPEAT_SHARE = 0.05  # of the validation targets; where more are repeats, auto lets seen items be recommended
 
 
-def summarise(found: Events, frame: pl.DataFrame, repeats: str) -> dict[str, Any]:
-    """Return the report of the numbered events (user, item, timestamp_ms, part), in their order."""
+def summarise(found: InteractionFile, frame: pl.DataFrame, repeats: str) -> dict[str, Any]:
+    """Return the report of the numbered events.
+
+    frame: user_id, item_id, user, item, timestamp_ms and part, sorted by user and time. repeats: yes, no or auto.
+    """
     user, item, timestamp_ms, part = (frame[name].to_numpy() for name in ("user", "item", "timestamp_ms", "part"))
     n_users, n_items = int(user[-1]) + 1, int(item.max()) + 1
     is_repeat = _seen_before(frame)
@@ -53,7 +56,7 @@ def summarise(found: Events, frame: pl.DataFrame, repeats: str) -> dict[str, Any
 
 
 def summarise_catalog(catalog: Catalog | None, item_ids: pl.Series) -> Mapping[str, Any] | None:
-    """Return what the items file held, and how it meets the catalogue; None without one."""
+    """Return what the items file held and how many of its items are in the catalogue; None without a file."""
     if catalog is None:
         return None
     described = catalog.frame["item_id"]
@@ -62,7 +65,7 @@ def summarise_catalog(catalog: Catalog | None, item_ids: pl.Series) -> Mapping[s
 
 
 def _seen_before(frame: pl.DataFrame) -> NDArray[np.bool_]:
-    """Return which events are of an item that the same user had at an earlier place."""
+    """Return which events are of an item that the same user has had before [n_events]."""
     return (~frame.select(pl.struct("user", "item").is_first_distinct()).to_series()).to_numpy()
 
 

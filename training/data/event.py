@@ -1,4 +1,7 @@
-"""The events a model is trained on: those of the training part, grouped by user."""
+"""Events as a model reads them: rows of items in flat arrays, grouped by user, without times.
+
+A file of interactions becomes an InteractionFile first (interaction_file.py) and prepared data next (prepared.py).
+"""
 
 from dataclasses import dataclass
 
@@ -10,22 +13,22 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Events:
-    """The events of some users, flat: user u's are item[offset[u] : offset[u + 1]], oldest first."""
+    """The events of some users. Those of user u are item[offset[u] : offset[u + 1]], oldest first."""
 
-    item: NDArray[np.int32]
-    offset: Int64
+    item: NDArray[np.int32]  # [n_events], row
+    offset: Int64  # [n_users + 1]
 
     @property
     def n_users(self) -> int:
-        """How many users, those without events included."""
+        """The number of users, including those without events."""
         return len(self.offset) - 1
 
     def lengths(self) -> Int64:
-        """Events of each user [n_users]."""
+        """Return the number of events of each user [n_users]."""
         return np.diff(self.offset)
 
 
 def select_events(user: NDArray[np.int32], item: NDArray[np.int32], keep: NDArray[np.bool_], n_users: int) -> Events:
-    """Keep the flagged events of arrays that are sorted by user and time. keep: bool [n_events]."""
+    """Return the flagged events of arrays [n_events] that are sorted by user and time. keep: which ones."""
     counts = np.bincount(user[keep], minlength=n_users)
     return Events(np.ascontiguousarray(item[keep]), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))

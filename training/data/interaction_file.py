@@ -1,12 +1,12 @@
-"""From the rows of a file to events: what counts, in which order, and why the rest does not.
+"""Read a file of interactions: which rows count as events, in which order they are put, and why others are dropped.
 
-A malformed row says that the file is damaged (unreadable time, NaN, wrong field count); an unusable one only that it is
-no liking (no user, a cancellation). The first count towards a threshold, the second are dropped and counted by reason.
-The order of the file's rows decides nothing.
+A malformed row (unreadable time, NaN, wrong number of fields) is a sign of a damaged file. Such rows are counted, and
+too large a share of them stops the run. An unusable row (no user, a cancellation) is readable but shows no liking. Such
+rows are dropped and counted by reason. The order of the rows in the file does not matter.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,34 +22,43 @@ REQUIRED = WANTED[:3]
 
 
 @dataclass(frozen=True)
-class Events:
-    """What counts. frame: user_id, item_id, timestamp_ms, weight?; sorted by user, then time, ties by hash."""
+class Cleaning:
+    """Which rows of the files count, and what their columns are called."""
 
-    frame: pl.DataFrame
-    table: Table
+    columns: Mapping[str, str] = field(default_factory=dict)  # our name -> the file's, where they differ
+    events: Sequence[str] = ()  # the values of the event column that count; none: all
+    min_weight: float = 0.0  # rows of this weight or less are dropped
+    max_malformed: float = 0.01  # the largest share of rows that may be unreadable
+    max_history: int = 500  # newest events kept of a user
+
+
+@dataclass(frozen=True)
+class InteractionFile:
+    """A file of interactions, read and cleaned."""
+
+    frame: pl.DataFrame  # user_id, item_id, timestamp_ms, weight?; sorted by user, then time, ties by hash
+    table: Table  # as it was read
     malformed: Malformed
-    dropped: Mapping[str, int]
+    dropped: Mapping[str, int]  # rows by reason
 
 
-def read_events(
-    path: Path, *, columns: Mapping[str, str], events: Sequence[str], min_weight: float, max_history: int
-) -> Events:
-    """Read, clean and order a file of interactions. Raises InputError."""
-    required = (*REQUIRED, "event") if events else REQUIRED
-    mapped = {ours: theirs for ours, theirs in columns.items() if ours in WANTED}
+def read_interactions(path: Path, cleaning: Cleaning) -> InteractionFile:
+    """Read, clean and order a file of interactions. Malformed rows are counted and left out. Raises InputError."""
+    required = (*REQUIRED, "event") if cleaning.events else REQUIRED
+    mapped = {ours: theirs for ours, theirs in cleaning.columns.items() if ours in WANTED}
     table = read_table(path, choose_columns(path, mapped, required=required, optional=("weight", "event")))
     rows, malformed = _readable(table)
-    frame, dropped = _usable(rows, events, min_weight)
+    frame, dropped = _usable(rows, cleaning)
     n_usable = frame.height
     frame = _once(frame)
     dropped["duplicate"] = n_usable - frame.height
-    recent = _newest(_ordered(frame), max_history)
+    recent = _newest(_ordered(frame), cleaning.max_history)
     dropped["over_max_history"] = frame.height - recent.height
-    return Events(recent, table, malformed, {reason: count for reason, count in dropped.items() if count})
+    return InteractionFile(recent, table, malformed, {reason: count for reason, count in dropped.items() if count})
 
 
 def _readable(table: Table) -> tuple[pl.DataFrame, Malformed]:
-    """Parse every column; return the rows where all could be parsed, and the rest counted."""
+    """Parse every column. Return the rows in which all could be parsed, and the count of the others."""
     frame, lines = table.frame, table.frame[LINE]
     malformed = Malformed(table.malformed.count, list(table.malformed.examples))
     parsed = {
@@ -70,7 +79,7 @@ def _readable(table: Table) -> tuple[pl.DataFrame, Malformed]:
 
 
 def _parse_weights(values: pl.Series, path: Path) -> tuple[pl.Series, pl.Series]:
-    """Return weights, null where there is none, and which are no finite number."""
+    """Return the weights, null where there is none, and which of the values are not finite numbers."""
     if not values.dtype.is_numeric():
         values = as_text(values, path).str.strip_chars().replace("", None)
     weights = values.cast(pl.Float64, strict=False)
@@ -84,17 +93,17 @@ def _note(malformed: Malformed, what: str, values: pl.Series, lines: pl.Series, 
     malformed.count += max(0, len(positions) - EXAMPLES)
 
 
-def _usable(rows: pl.DataFrame, events: Sequence[str], min_weight: float) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Drop what is no liking, each row for the first reason that holds."""
+def _usable(rows: pl.DataFrame, cleaning: Cleaning) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Drop the rows that show no liking, each for the first reason that holds."""
     reasons = {"no_user": pl.col("user_id").is_null(), "no_item": pl.col("item_id").is_null()}
     for name in ("user_id", "item_id"):
         for reason, ids in _refused_ids(rows[name]).items():
             reasons[f"{name}_{reason}"] = pl.col(name).is_in(ids)
-    if events:
-        reasons["event_not_wanted"] = ~pl.col("event").is_in(list(events)).fill_null(False)
+    if cleaning.events:
+        reasons["event_not_wanted"] = ~pl.col("event").is_in(list(cleaning.events)).fill_null(False)
     if "weight" in rows.columns:
         reasons["no_weight"] = pl.col("weight").is_null()
-        reasons["weight_too_low"] = pl.col("weight") <= min_weight
+        reasons["weight_too_low"] = pl.col("weight") <= cleaning.min_weight
     dropped = {}
     for reason, holds in reasons.items():
         kept = rows.filter(~holds)
@@ -104,7 +113,7 @@ def _usable(rows: pl.DataFrame, events: Sequence[str], min_weight: float) -> tup
 
 
 def _refused_ids(ids: pl.Series) -> dict[str, list[str]]:
-    """Return the ids that the bundle would refuse, by reason."""
+    """Return, by reason, the ids that a bundle would refuse."""
     refused: dict[str, list[str]] = {}
     for value in ids.drop_nulls().unique().to_list():
         try:
@@ -116,13 +125,13 @@ def _refused_ids(ids: pl.Series) -> dict[str, list[str]]:
 
 
 def _once(frame: pl.DataFrame) -> pl.DataFrame:
-    """Make events of the same user, item and millisecond one, with the highest weight."""
+    """Merge events of the same user, item and millisecond into one with the highest weight."""
     weight = [pl.col("weight").max()] if "weight" in frame.columns else []
     return frame.group_by("user_id", "item_id", "timestamp_ms").agg(weight)
 
 
 def _ordered(frame: pl.DataFrame) -> pl.DataFrame:
-    """Sort by user and time; ties by tie_hash, then by the id's bytes: the order of the store."""
+    """Sort by user and time, and ties by tie_hash, then by the bytes of the id, which is the order of the store."""
     tie = np.zeros(frame.height, dtype=np.uint32)
     tied = np.flatnonzero(frame.select(pl.struct("user_id", "timestamp_ms").is_duplicated()).to_series().to_numpy())
     pairs = frame[tied].select("user_id", "item_id").iter_rows()
@@ -131,7 +140,7 @@ def _ordered(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _newest(frame: pl.DataFrame, max_history: int) -> pl.DataFrame:
-    """Keep each user's newest max_history events: what the store keeps."""
+    """Keep each user's newest max_history events, as the store does."""
     if max_history < 1:
         raise InputError(f"prepare.max_history must be at least 1, not {max_history}")
     place_from_end = pl.int_range(pl.len(), 0, -1).over("user_id")

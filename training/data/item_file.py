@@ -1,7 +1,8 @@
-"""The items file: titles, descriptions and attributes. It is optional, and so is every column but item_id.
+"""The items file: titles, descriptions and attributes. The file is optional, and so is every column but item_id.
 
-What is not item_id, title or description is an attribute; `a|b|c` holds several values. An items file never adds to the
-catalogue: an item that nobody has touched has nothing to learn from, and is counted and left out.
+Every column that is not item_id, title or description is an attribute; `a|b|c` is three values of it. An items file
+never adds to the catalogue, because nothing can be learned of an item without events. Such items are counted and left
+out.
 """
 
 from collections.abc import Mapping
@@ -17,19 +18,23 @@ from service.bundle import Item
 from training.data.table import LINE, Malformed, Table, as_id, as_text, file_sha256, read_table
 from training.errors import InputError
 
-PREFIX = "attribute."  # of a column in items.parquet, a list of text
+PREFIX = "attribute."  # of the columns of items.parquet that hold attributes, as lists of text
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """The items file, read. frame: item_id, title?, description?, attribute.* as lists; one row per item."""
+    """An items file as it was read."""
 
-    frame: pl.DataFrame
-    report: Mapping[str, Any]
+    frame: pl.DataFrame  # item_id, title?, description?, attribute.* as lists of text; one row per item
+    report: Mapping[str, Any]  # what report.json says of the file
 
 
 def read_catalog(path: Path, columns: Mapping[str, str], max_malformed: float) -> Catalog:
-    """Read an items file. columns: our name -> the file's, used where the file has it. Raises InputError."""
+    """Read an items file. Of several rows of one item the first counts.
+
+    columns: our name -> the file's; where the file has no such column, our own name is looked for. max_malformed: the
+    largest share of rows that may be unreadable. Raises InputError.
+    """
     table = read_table(path, lambda present: _choose(path, present, columns))
     check_malformed(table, table.malformed, max_malformed)
     frame = table.frame.with_columns(as_id(table.frame["item_id"], path)).filter(pl.col("item_id").is_not_null())
@@ -46,7 +51,10 @@ def read_catalog(path: Path, columns: Mapping[str, str], max_malformed: float) -
 
 
 def describe_items(item_ids: pl.Series, popularity: NDArray[np.int64], catalog: Catalog | None) -> pl.DataFrame:
-    """Return items.parquet: item_id, popularity, title, description, attribute.*, in the order of item_ids."""
+    """Return the table of items.parquet: item_id, popularity, title, description and attribute.*.
+
+    item_ids [N]: the catalogue, whose order is kept; popularity [N]. An item that the file lacks has nulls.
+    """
     frame = pl.DataFrame(
         {"item_id": item_ids, "popularity": popularity}, schema={"item_id": pl.String, "popularity": pl.Int64}
     )
@@ -58,7 +66,7 @@ def describe_items(item_ids: pl.Series, popularity: NDArray[np.int64], catalog: 
 
 
 def to_items(frame: pl.DataFrame) -> list[Item]:
-    """Return items.parquet's rows as items; the description stays behind."""
+    """Return the rows of items.parquet as the bundle's items, which have no description."""
     names = [name for name in frame.columns if name.startswith(PREFIX)]
     values = [frame[name].to_list() for name in names]
     columns = zip(frame["item_id"], frame["popularity"], frame["title"], strict=True)
@@ -74,13 +82,13 @@ def to_items(frame: pl.DataFrame) -> list[Item]:
 
 
 def malformed_report(table: Table, malformed: Malformed) -> dict[str, Any]:
-    """Return the count and the first few rows that could not be read."""
+    """Return how many rows could not be read, and the first few of them."""
     examples = [f"{table.where(line)}: {what}" for line, what in malformed.examples]
     return {"count": malformed.count, "examples": examples}
 
 
 def check_malformed(table: Table, malformed: Malformed, max_malformed: float) -> None:
-    """Raise InputError where too large a share of a file's rows could not be read."""
+    """Raise InputError where more than a share of the rows of a file could not be read."""
     if malformed.count <= max_malformed * table.n_rows:
         return
     share = malformed.count / table.n_rows

@@ -1,14 +1,15 @@
-"""The prepared data of a run: a user's file of interactions made into arrays, once, for every later stage.
+"""Turn a file of interactions into the arrays that every later stage reads.
 
-`prepare` reads, cleans, orders, splits, and writes a directory aside that it renames when whole; `load_prepared` reads
-it back. The bytes depend on the events and settings alone, not on the order of the file's rows (report.json also names
-the source). It trains nothing and ranks nothing.
+`prepare` reads, cleans, orders and splits the events. It writes the directory under another name and renames it when it
+is complete; prepared.py reads it back. The bytes depend on the events and the settings alone, not on the order of the
+rows in the file (report.json also names the file).
 """
 
 import gzip
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,56 +19,46 @@ import polars as pl
 from numpy.typing import NDArray
 
 from training.data.description import summarise, summarise_catalog
-from training.data.interaction_file import Events, read_events
+from training.data.interaction_file import Cleaning, InteractionFile, read_interactions
 from training.data.item_file import check_malformed, describe_items, read_catalog
 from training.data.prepared import EVENTS, ITEMS, REPORT, USERS, Prepared, load_prepared
-from training.data.split import TEST, TRAIN, VAL, assign_parts, target_events
+from training.data.split import TEST, TRAIN, VAL, SplitRule, assign_parts, target_events
 from training.errors import InputError
 from training.stage import KEY
 
 COLUMNS = ("user_id", "item_id", "timestamp", "weight", "event", "title", "description")
 REPEATS = ("yes", "no", "auto")
 HISTORIES, KNOWN, HELDOUT = "histories.jsonl.gz", "known.jsonl.gz", "heldout.jsonl.gz"
-OWN = frozenset({EVENTS, USERS, ITEMS, REPORT, HISTORIES, KNOWN, HELDOUT, KEY})  # all that may stand in the directory
+OWN = frozenset(
+    {EVENTS, USERS, ITEMS, REPORT, HISTORIES, KNOWN, HELDOUT, KEY}
+)  # a directory that holds these and nothing else may be replaced
 
 
 def prepare(
-    interactions: Path,
-    items: Path | None,
-    out: Path,
-    *,
-    columns: Mapping[str, str],
-    events: Sequence[str],
-    min_weight: float,
-    max_malformed: float,
-    max_history: int,
-    repeats: str,
-    test: str,
-    val: str,
-    time_share: float,
-    folds: int = 5,
-    fold: int = 1,
+    interactions: Path, items: Path | None, out: Path, cleaning: Cleaning, rule: SplitRule, repeats: str = "auto"
 ) -> Prepared:
-    """Read the files, write the directory out, and return it loaded. Raises InputError and leaves nothing behind."""
+    """Read the files, write the directory out, and return it loaded.
+
+    repeats: whether seen items may be recommended, one of REPEATS; auto decides by how often the held-out events repeat
+    one. Raises InputError, and then leaves nothing behind.
+    """
     if repeats not in REPEATS:
         raise InputError(f"prepare.repeats must be one of {', '.join(REPEATS)}, not {repeats!r}")
     _check_replaceable(out)
-    found = read_events(interactions, columns=columns, events=events, min_weight=min_weight, max_history=max_history)
-    check_malformed(found.table, found.malformed, max_malformed)
+    found = read_interactions(interactions, cleaning)
+    check_malformed(found.table, found.malformed, cleaning.max_malformed)
     _check_enough(found)
     frame = _numbered(found.frame)
-    user, timestamp_ms = frame["user"].to_numpy(), frame["timestamp_ms"].to_numpy()
-    part = assign_parts(user, timestamp_ms, test=test, val=val, time_share=time_share, folds=folds, fold=fold)
-    _check_targets(interactions, user, part, test)
+    user = frame["user"].to_numpy()
+    part = assign_parts(user, frame["timestamp_ms"].to_numpy(), rule)
+    _check_targets(interactions, user, part, rule.test)
     frame = frame.with_columns(pl.Series("part", part))
     item_ids = frame["item_id"].unique().sort()
     popularity = np.bincount(frame["item"].to_numpy()[part == TRAIN], minlength=len(item_ids))
-    catalog = read_catalog(items, columns, max_malformed) if items else None
+    catalog = read_catalog(items, cleaning.columns, cleaning.max_malformed) if items else None
     report = summarise(found, frame, repeats) | {
-        "split": {"test": test, "val": val, "time_share": time_share}
-        | ({"folds": folds, "fold": fold} if test == "users" else {}),
-        "settings": {"columns": dict(columns), "events": list(events), "min_weight": min_weight}
-        | {"max_malformed": max_malformed, "max_history": max_history, "repeats": repeats},
+        "split": rule.settings(),
+        "settings": asdict(cleaning) | {"repeats": repeats},
         "items_file": summarise_catalog(catalog, item_ids),
     }
     _write(out, frame, describe_items(item_ids, popularity, catalog), report)
@@ -90,12 +81,13 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def _check_replaceable(out: Path) -> None:
-    """Refuse to write over anything but prepared data, whole or not."""
+    """Raise InputError where the directory holds anything but prepared data, complete or not."""
     if out.exists() and not (out.is_dir() and OWN.issuperset(path.name for path in out.iterdir())):
         raise InputError(f"{out}: exists and is no prepared data, so it is not replaced; give another --out")
 
 
-def _check_enough(found: Events) -> None:
+def _check_enough(found: InteractionFile) -> None:
+    """Raise InputError unless two users and two items are left."""
     path, n_rows = found.table.path, found.table.n_rows
     counts = ", ".join(f"{reason} {count}" for reason, count in found.dropped.items())
     counts = f"{n_rows} rows read, malformed {found.malformed.count}" + (f", {counts}" if counts else "")
@@ -114,6 +106,7 @@ def _check_enough(found: Events) -> None:
 
 
 def _check_targets(path: Path, user: NDArray[np.int32], part: NDArray[np.uint8], test: str) -> None:
+    """Raise InputError where a part has nothing that could be asked for."""
     wanted = {"val": VAL} | ({"test": TEST} if test != "none" else {})
     for name, number in wanted.items():
         if not len(target_events(user, part, number)):
@@ -124,7 +117,7 @@ def _check_targets(path: Path, user: NDArray[np.int32], part: NDArray[np.uint8],
 
 
 def _numbered(frame: pl.DataFrame) -> pl.DataFrame:
-    """Replace ids by their place among the sorted ids: user, item, timestamp_ms, weight?."""
+    """Add user and item, the place of each id among the sorted ids; keep timestamp_ms, weight? and the ids."""
     numbered = [
         frame[name].replace_strict(ids, pl.Series(range(len(ids)), dtype=pl.Int32), return_dtype=pl.Int32).alias(short)
         for name, short in (("user_id", "user"), ("item_id", "item"))
@@ -135,9 +128,9 @@ def _numbered(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _write(out: Path, frame: pl.DataFrame, items: pl.DataFrame, report: Mapping[str, Any]) -> None:
-    """Write the directory aside and rename it to out."""
+    """Write the directory under another name and rename it to out."""
     aside = out.with_name(f".{out.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(aside, ignore_errors=True)  # left by a run that was killed
     aside.mkdir(parents=True)
     try:
         users = frame.select("user_id").unique().sort("user_id")
@@ -163,7 +156,7 @@ def _write(out: Path, frame: pl.DataFrame, items: pl.DataFrame, report: Mapping[
 
 
 def _lines(frame: pl.DataFrame, user_ids: pl.Series, item_ids: pl.Series) -> pl.Series:
-    """Return one JSON line per event: ids are encoded once each, a whole second has no fraction."""
+    """Return one JSON line per event. Each id is encoded once, and a whole second is written without a fraction."""
     user, item = (
         pl.Series([orjson.dumps(value).decode() for value in ids.to_list()], dtype=pl.String).gather(frame[name])
         for name, ids in (("user", user_ids), ("item", item_ids))

@@ -1,4 +1,4 @@
-"""What `prepare` wrote, loaded: the events of all users as arrays, the catalogue, and the report."""
+"""Read back what `prepare` wrote: the events of all users as arrays, the catalogue, and the report."""
 
 import json
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ EVENTS, USERS, ITEMS, REPORT = "events.parquet", "users.parquet", "items.parquet
 
 @dataclass(frozen=True)
 class Prepared:
-    """Events of all users, grouped by user number, oldest first; ties in time in the order of the store."""
+    """The events of all users, grouped by user number, oldest first. Ties in time are in the order of the store."""
 
     users: list[str]  # user_id by user number
-    items: list[Item]  # by row; popularity counts TRAIN events
-    user: NDArray[np.int32]  # [n_events], non-decreasing
-    item: NDArray[np.int32]  # [n_events], row
+    items: list[Item]  # by row; popularity is the number of TRAIN events
+    user: NDArray[np.int32]  # [n_events], the user number, never decreasing
+    item: NDArray[np.int32]  # [n_events], the item's row
     timestamp_ms: NDArray[np.int64]  # [n_events]
     part: NDArray[np.uint8]  # [n_events], TRAIN | VAL | TEST
     report: dict[str, Any]  # what report.json holds
@@ -54,5 +54,10 @@ def load_prepared(out: Path) -> Prepared:
 
 
 def training_events(prepared: Prepared) -> Events:
-    """Return what is trained on."""
+    """Return the events of the training part, which is what models are trained on."""
     return select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users))
+
+
+def all_events(prepared: Prepared) -> Events:
+    """Return the events of every part, which is what a refit is trained on."""
+    return select_events(prepared.user, prepared.item, np.ones(len(prepared.item), dtype=bool), len(prepared.users))

@@ -1,15 +1,13 @@
-"""A believable world for the demo, tests and scale: interactions.csv.gz and items.csv, same bytes for the same seed.
+"""Write a made-up shop for the demo, tests and runs at scale: interactions.csv.gz and items.csv.
 
-A shop of categories; each holds series of numbered items in one style, and has two categories that complement it. A
-user has a few interests that drift, comes in sessions, and follows two threads at a time: mostly what comes after the
-last item (the next of its series, its complement), sometimes what comes after the older thread, sometimes something
-popular nearby. Popularity is a power law. Titles and descriptions name style, category, series and complement, so text
-says what the item is. Never for quality claims: a model is judged on real data.
+The shop has categories. Each category holds series of numbered items, a series has one style, and each category has two
+others that complement it. A user has a few interests that drift, comes in sessions, and follows two threads at a time:
+mostly the user takes what follows the last item (the next of its series, or its complement), sometimes what follows the
+older thread, and sometimes something popular nearby. Popularity is a power law. Titles and descriptions name style,
+category, series and complement, so that an item's text says what it is.
 
-NDCG@10 of the last event, whole catalogue, 2000 users x 1000 items, seed 1: popularity 0.024, last-item Markov chain
-0.341 (14 times), a decayed sum of transitions from the last 8 items 0.416: the older thread is what a sequence model
-wins above a chain. `pytest -s tests/training/test_simulate.py -k markov` prints the first two; 2026-11-21, 2 cores.
-100,000 users x 20,000 items (4.0 M events) take 8 s.
+The same seed writes the same bytes. No claim about quality may rest on this world: models are judged on real data. How
+hard it is for simple models stands in tests/bench/README.md, under "The simulated world".
 """
 # ruff: noqa: SIM905  (word lists read better as text)
 
@@ -30,7 +28,7 @@ Floats = NDArray[np.float64]
 
 END = 1_793_491_200  # 2026-11-01, in Unix seconds: the last day of every world
 DAY_S = 86_400
-INTERESTS = 3  # categories a user follows at a time
+INTERESTS = 3  # categories that a user follows at a time
 SERIES_LENGTH = 6
 SKEW = 0.8  # of the power law: the r-th most popular series draws 1 / (r + 2) ** SKEW
 NEW_SESSION, DRIFT = 0.15, 0.25  # chance per event; per session
@@ -57,13 +55,27 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class World:
-    """The catalogue's structure, by item number; items of a category are neighbours, and so are those of a series."""
+class Layout:
+    """Where each item stands. Items of a category have successive numbers, and so have those of a series."""
 
     category: Ints  # [items]
-    series: Ints  # [items]
+    series: Ints  # [items], of its category, from 0
     number: Ints  # [items], place in its series, from 1
     style: Ints  # [items], the same throughout a series
+    first: Ints  # [categories], the first item of each
+    size: Ints  # [categories], the number of items of each
+
+    @property
+    def place(self) -> Ints:
+        """The place of each item in its category [items], from 0."""
+        return np.arange(len(self.category)) - self.first[self.category]
+
+
+@dataclass(frozen=True)
+class World:
+    """A catalogue: its layout, which items lead to which, and how popular they are."""
+
+    layout: Layout
     complements: Ints  # [categories, 2]
     follower: Ints  # [items], the next of its series, or the first of the next series
     partner: Ints  # [items], an item of a complementary category, of the same style where there is one
@@ -72,7 +84,10 @@ class World:
 
 
 def simulate(out: Path, *, users: int, items: int, days: int, seed: int, events_per_user: int = 40) -> None:
-    """Write out/interactions.csv.gz and out/items.csv. events_per_user is a mean. Raises InputError."""
+    """Write out/interactions.csv.gz and out/items.csv.
+
+    days: length of the recorded time; events_per_user: the mean. Raises InputError where a number is too small.
+    """
     least = {"users": (users, 2), "items": (items, 20), "days": (days, 1), "events_per_user": (events_per_user, 4)}
     for name, (value, minimum) in least.items():
         if value < minimum:
@@ -89,6 +104,21 @@ def simulate(out: Path, *, users: int, items: int, days: int, seed: int, events_
 
 
 def _make_world(rng: np.random.Generator, items: int) -> World:
+    layout = _lay_out(rng, items)
+    category, first, size = layout.category, layout.first, layout.size
+    n_categories = len(size)
+    follower = first[category] + (layout.place + 1) % size[category]
+    complements = (np.arange(n_categories)[:, None] + rng.integers(1, n_categories, (n_categories, 2))) % n_categories
+    partner = _partners(rng, layout, complements)
+    series_of = np.unique(first[category] + layout.series, return_inverse=True)[1]
+    rank = rng.permutation(series_of.max() + 1)[series_of]
+    cumulated = (1.0 / (rank + 2.0) ** SKEW / layout.number).cumsum()
+    bounds = np.append(0.0, cumulated[first + size - 1])
+    return World(layout, complements, follower, partner, bounds, cumulated)
+
+
+def _lay_out(rng: np.random.Generator, items: int) -> Layout:
+    """Divide the items into categories of unequal size and these into series, and give each series a style."""
     n_categories = int(np.clip(round(items**0.5 * 1.2), 4, len(DEPARTMENTS) * len(KINDS)))
     shares = rng.permutation(1.0 / (np.arange(n_categories) + 5.0) ** 0.5)
     sizes = np.maximum(1, np.diff(np.round(np.append(0, shares.cumsum()) / shares.sum() * items))).astype(np.int64)
@@ -99,36 +129,19 @@ def _make_world(rng: np.random.Generator, items: int) -> World:
     place = np.arange(items) - first[category]
     series, number = place // SERIES_LENGTH, place % SERIES_LENGTH + 1
     style = (rng.integers(len(STYLES), size=n_categories)[category] + series) % len(STYLES)
-    follower = first[category] + (place + 1) % size[category]
-    complements = (np.arange(n_categories)[:, None] + rng.integers(1, n_categories, (n_categories, 2))) % n_categories
-    partner = _partners(rng, category, series, number, style, complements, first, size)
-    series_of = np.unique(first[category] + series, return_inverse=True)[1]
-    rank = rng.permutation(series_of.max() + 1)[series_of]
-    weight = 1.0 / (rank + 2.0) ** SKEW / number
-    cumulated = weight.cumsum()
-    bounds = np.append(0.0, cumulated[first + size - 1])
-    return World(category, series, number, style, complements, follower, partner, bounds, cumulated)
+    return Layout(category, series, number, style, first, size)
 
 
-def _partners(
-    rng: np.random.Generator,
-    category: Ints,
-    series: Ints,
-    number: Ints,
-    style: Ints,
-    complements: Ints,
-    first: Ints,
-    size: Ints,
-) -> Ints:
-    """Return an item of a complementary category: the same style and number where it has them."""
-    other = complements[category, rng.integers(0, 2, len(category))]
-    shift = (style - style[first[other]]) % len(STYLES)
-    place = shift * SERIES_LENGTH + number - 1
-    return first[other] + place % size[other]
+def _partners(rng: np.random.Generator, layout: Layout, complements: Ints) -> Ints:
+    """Return for each item one of a complementary category [items], with its style and number where there is one."""
+    other = complements[layout.category, rng.integers(0, 2, len(layout.category))]
+    shift = (layout.style - layout.style[layout.first[other]]) % len(STYLES)
+    place = shift * SERIES_LENGTH + layout.number - 1
+    return layout.first[other] + place % layout.size[other]
 
 
 def _walk(rng: np.random.Generator, world: World, length: Ints) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Return each user's items [users, longest], -1 beyond the length, and where sessions start."""
+    """Return each user's items [users, longest], -1 beyond the length, and where sessions start, in the same shape."""
     n_users, longest = len(length), int(length.max())
     n_categories = len(world.complements)
     history = np.full((n_users, longest), -1, dtype=np.int32)
@@ -149,7 +162,7 @@ def _walk(rng: np.random.Generator, world: World, length: Ints) -> tuple[NDArray
 
 
 def _drift(rng: np.random.Generator, world: World, interests: Ints, starts: NDArray[np.bool_]) -> Ints:
-    """Replace, at some session starts, one interest by a complement of another."""
+    """Return the interests [users, INTERESTS], where at some session starts one is now a complement of another."""
     drifting = np.flatnonzero(starts & (rng.random(len(interests)) < DRIFT))
     slot = rng.integers(INTERESTS, size=len(drifting))
     source = interests[drifting, (slot + 1) % INTERESTS]
@@ -161,29 +174,29 @@ def _drift(rng: np.random.Generator, world: World, interests: Ints, starts: NDAr
 def _next_items(
     rng: np.random.Generator, world: World, threads: Ints, interests: Ints, starts: NDArray[np.bool_]
 ) -> tuple[Ints, NDArray[np.bool_]]:
-    """Return what each user takes next, and whether it went on from the older thread."""
+    """Return what each user takes next [users], and whether it follows from the older thread [users]."""
     n = len(threads)
     from_older = rng.random(n) < OLDER_THREAD
     source = np.where(from_older, threads[:, 1], threads[:, 0])
     interest = interests[np.arange(n), rng.integers(INTERESTS, size=n)]
     kind = rng.random(n)
     anywhere = np.searchsorted(world.cumulated, rng.random(n) * world.cumulated[-1], side="right")
-    chosen = np.where(kind < FOLLOW + COMPLEMENT + NEARBY, _draw(rng, world, world.category[source]), anywhere)
+    chosen = np.where(kind < FOLLOW + COMPLEMENT + NEARBY, _draw(rng, world, world.layout.category[source]), anywhere)
     chosen = np.where(kind < FOLLOW + COMPLEMENT, world.partner[source], chosen)
     chosen = np.where(kind < FOLLOW, world.follower[source], chosen)
     return np.where(starts, _draw(rng, world, interest), chosen), from_older & ~starts
 
 
 def _draw(rng: np.random.Generator, world: World, category: Ints) -> Ints:
-    """Draw an item of each category by popularity."""
+    """Draw one item of each category, the popular ones more often."""
     low, high = world.bounds[category], world.bounds[category + 1]
     found = np.searchsorted(world.cumulated, low + rng.random(len(category)) * (high - low), side="right")
     return np.minimum(found, len(world.cumulated) - 1)
 
 
 def _skip_seen(rng: np.random.Generator, world: World, chosen: Ints, seen: NDArray[np.int32]) -> Ints:
-    """Pass from an item that the user has had to its follower, then to the partner, then anywhere; some stay."""
-    anywhere = rng.integers(len(world.category), size=len(chosen))
+    """Replace an item that the user has had by its follower, else its partner, else any; leave a share of RETAKE."""
+    anywhere = rng.integers(len(world.layout.category), size=len(chosen))
     is_free = rng.random(len(chosen)) < RETAKE
     for way_out in (world.follower[chosen], world.partner[chosen], anywhere):
         is_seen = (seen == chosen[:, None]).any(axis=1) & ~is_free
@@ -192,7 +205,7 @@ def _skip_seen(rng: np.random.Generator, world: World, chosen: Ints, seen: NDArr
 
 
 def _times(rng: np.random.Generator, is_start: NDArray[np.bool_], length: Ints, days: int) -> Ints:
-    """Return Unix seconds [users, longest], increasing: minutes within a session, days between, all before END."""
+    """Return Unix seconds [users, longest], increasing: minutes within sessions, days between, all before END."""
     within = rng.exponential(90.0, is_start.shape) + 5.0
     between = np.where(is_start, rng.exponential(1.0, is_start.shape) + 0.05, 0.0)
     exists = np.arange(is_start.shape[1]) < length[:, None]
@@ -206,7 +219,7 @@ def _times(rng: np.random.Generator, is_start: NDArray[np.bool_], length: Ints, 
 
 
 def _item_ids(rng: np.random.Generator, items: int) -> list[str]:
-    """Return ids that say nothing of the structure, and keep their zeros."""
+    """Return ids that say nothing of the layout. They start with zeros, which a reader must keep."""
     width = max(5, len(str(items)) + 1)
     return [f"{number:0{width}d}" for number in rng.permutation(items).tolist()]
 
@@ -215,13 +228,14 @@ def _write_items(path: Path, world: World, item_ids: list[str]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["item_id", "title", "description", "category"])
-    columns = (world.category, world.series, world.number, world.style)
+    layout = world.layout
+    columns = (layout.category, layout.series, layout.number, layout.style)
     for item, (category, series, number, style) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
         department, kind = _category_name(category)
         name = f"{PLACES[(series + 5 * category) % 24]} {THINGS[(series // 24 + series + category) % 24]}"
         if series >= len(PLACES) * len(THINGS):
             name += f" {series // (len(PLACES) * len(THINGS)) + 1}"
-        other = " ".join(_category_name(int(world.category[world.partner[item]])))
+        other = " ".join(_category_name(int(layout.category[world.partner[item]])))
         title = f"{STYLES[style]} {department.lower()} {kind}, {name} No. {number}"
         description = (
             f"Number {number} of the {name} series for the {department.lower()}. Goes well with a {other.lower()}."
@@ -231,7 +245,7 @@ def _write_items(path: Path, world: World, item_ids: list[str]) -> None:
 
 
 def _category_name(category: int) -> tuple[str, str]:
-    """Return department and kind: neighbours differ in both."""
+    """Return department and kind of a category. Neighbouring categories differ in both."""
     return DEPARTMENTS[category % len(DEPARTMENTS)], KINDS[(category + category // len(DEPARTMENTS)) % len(KINDS)]
 
 
@@ -253,7 +267,7 @@ def _write_interactions(path: Path, history: NDArray[np.int32], times: Ints, len
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write aside and rename."""
+    """Write a file under another name and rename it, so that it is complete or absent."""
     aside = path.with_name(f".{path.name}.part")
     aside.write_bytes(content)
     aside.replace(path)

@@ -1,11 +1,17 @@
-"""Which events train, which choose (val) and which judge (test): one assignment per run.
+"""Which events a run is trained on (TRAIN), which it makes its choices on (VAL) and which it is judged on (TEST).
 
-last: a user's last event is held out; users with too few events train only. time: the newest share of all events.
-users: of one fold of the users nothing is trained on, and their last event is asked for, given the others (which count
-as VAL, but nobody is asked about them: a validation user has TRAIN events). Its k folds together judge every user once.
-Events of one instant stay on one side of a time cut. For every user TRAIN comes before VAL and VAL before TEST, so no
-model is asked about a past that it has seen the future of, whatever the two rules are.
+- last: the last event of each user is held out. Users with too few events are only trained on.
+- time: the newest share of all events is held out. Events of one instant stay on one side of the cut.
+- users: nothing is trained on the users of one fold. They are asked for their last event, given their earlier ones,
+  which are marked VAL; nobody is asked about those, because a validation user has TRAIN events. The folds together
+  judge every user once.
+
+Whatever the two rules are, TRAIN comes before VAL and VAL before TEST for every user, so that no model is asked about a
+past whose future it has seen.
 """
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,63 +25,70 @@ VAL_RULES = ("last", "time")
 Parts = NDArray[np.uint8]
 
 
-def assign_parts(
-    user: NDArray[np.int32],
-    timestamp_ms: NDArray[np.int64],
-    *,
-    test: str,
-    val: str,
-    time_share: float,
-    folds: int = 5,
-    fold: int = 1,
-) -> Parts:
-    """Return TRAIN, VAL or TEST for each event. Events are grouped by user, oldest first. Raises InputError."""
-    _check_rules(test, val, time_share)
+@dataclass(frozen=True)
+class SplitRule:
+    """How events are held out. Raises InputError for a rule that does not exist and a share out of range."""
+
+    test: str = "last"  # one of TEST_RULES
+    val: str = "last"  # one of VAL_RULES
+    time_share: float = 0.1  # of the events, after the cut of each time split
+    folds: int = 5  # of the users, where test is users
+    fold: int = 1  # the one that is held out, from 1
+
+    def __post_init__(self) -> None:
+        for name, value, rules in (("test", self.test, TEST_RULES), ("val", self.val, VAL_RULES)):
+            if value not in rules:
+                raise InputError(f"split.{name} must be one of {', '.join(rules)}, not {value!r}")
+        if not 0 < self.time_share < 0.5:
+            raise InputError(f"split.time_share must lie between 0 and 0.5, not {self.time_share}")
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that decide something: folds do where users are held out, and nowhere else."""
+        settings = asdict(self)
+        if self.test != "users":
+            del settings["folds"], settings["fold"]
+        return settings
+
+
+def assign_parts(user: NDArray[np.int32], timestamp_ms: NDArray[np.int64], rule: SplitRule) -> Parts:
+    """Return TRAIN, VAL or TEST for each event [n_events]. Events are grouped by user, oldest first."""
+    if rule.test == "users":
+        return _hold_users(user, timestamp_ms, rule)
     part = np.full(len(user), TRAIN, dtype=np.uint8)
-    if test == "users":
-        return _hold_users(user, timestamp_ms, fold_of(user, folds) == fold, val=val, time_share=time_share)
-    if test == "last":
+    n_newest = round(len(user) * rule.time_share)
+    if rule.test == "last":
         part[_last_events(user, part == TRAIN, at_least=3)] = TEST
-    elif test == "time":
-        part[_newest(timestamp_ms, part == TRAIN, round(len(user) * time_share))] = TEST
-    if val == "last":
-        enough = _has_test(user, part) if test == "last" else np.ones(len(user), dtype=bool)
+    elif rule.test == "time":
+        part[_newest(timestamp_ms, part == TRAIN, n_newest)] = TEST
+    if rule.val == "last":
+        enough = _has_test(user, part) if rule.test == "last" else np.ones(len(user), dtype=bool)
         part[_last_events(user, (part == TRAIN) & enough, at_least=2)] = VAL
     else:
-        part[_newest(timestamp_ms, part == TRAIN, round(len(user) * time_share))] = VAL
+        part[_newest(timestamp_ms, part == TRAIN, n_newest)] = VAL
     return part
 
 
 def fold_of(user: NDArray[np.int32], folds: int) -> NDArray[np.int64]:
-    """Return the fold, from 1, of each event's user; the same for the same users."""
+    """Return the fold of each event's user [n_events], from 1 to folds. The same users get the same folds."""
     order = np.random.default_rng(0).permutation(int(user.max()) + 1)
     return order[user] % folds + 1
 
 
-def _hold_users(
-    user: NDArray[np.int32], timestamp_ms: NDArray[np.int64], held: NDArray[np.bool_], *, val: str, time_share: float
-) -> Parts:
-    """Split the others by val alone; of the held users the last event is TEST and the rest VAL."""
+def _hold_users(user: NDArray[np.int32], timestamp_ms: NDArray[np.int64], rule: SplitRule) -> Parts:
+    """Mark the last event of each user of the fold TEST and the earlier ones VAL; split all others by rule.val."""
+    held = fold_of(user, rule.folds) == rule.fold
     part = np.full(len(user), VAL, dtype=np.uint8)
-    part[~held] = assign_parts(user[~held], timestamp_ms[~held], test="none", val=val, time_share=time_share)
+    part[~held] = assign_parts(user[~held], timestamp_ms[~held], replace(rule, test="none"))
     part[_last_events(user, held, at_least=2)] = TEST
     return part
 
 
 def target_events(user: NDArray[np.int32], part: Parts, wanted: int) -> NDArray[np.int64]:
-    """Return, for each user with an event of a part before, the position of the first event of the wanted part."""
+    """Return the position of each user's first event of the wanted part, for users with an event of an earlier part."""
     has_history = np.isin(user, user[part < wanted])
     positions = np.flatnonzero((part == wanted) & has_history)
     _, first = np.unique(user[positions], return_index=True)
     return positions[first]
-
-
-def _check_rules(test: str, val: str, time_share: float) -> None:
-    for name, value, rules in (("test", test, TEST_RULES), ("val", val, VAL_RULES)):
-        if value not in rules:
-            raise InputError(f"split.{name} must be one of {', '.join(rules)}, not {value!r}")
-    if not 0 < time_share < 0.5:
-        raise InputError(f"split.time_share must lie between 0 and 0.5, not {time_share}")
 
 
 def _last_events(user: NDArray[np.int32], eligible: NDArray[np.bool_], *, at_least: int) -> NDArray[np.int64]:

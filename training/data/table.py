@@ -1,8 +1,9 @@
-"""A file of rows, whatever its format: CSV or TSV, JSON lines (each plain or gzipped) and Parquet.
+"""Read the rows of a file: CSV, TSV or JSON lines, each plain or gzipped, or Parquet.
 
-Text formats are read row by row and every value stays text, so that an id keeps its zeros and a bad row is known by its
-physical line (line 1 is a CSV header; a record with quoted line breaks counts from its first line). Parquet keeps its
-types and counts rows from 1. Only the wanted columns are kept; what they mean is decided elsewhere.
+Text formats are read row by row and every value stays text, so that ids keep their zeros and a bad row is named by its
+line in the file. Line 1 is the header of a CSV, and a record with quoted line breaks has the number of its first line.
+Parquet keeps its types, and its rows are counted from 1. Only the wanted columns are kept; interaction_file.py and
+item_file.py decide what they mean.
 """
 
 import csv
@@ -22,9 +23,9 @@ import polars as pl
 
 from training.errors import InputError
 
-LINE = "line"
-EXAMPLES = 5
-_CHUNK = 200_000
+LINE = "line"  # the column that says where each row stood in the file
+EXAMPLES = 5  # malformed rows that are shown
+_CHUNK = 200_000  # rows that are held as Python objects at a time
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _JSON = (".jsonl", ".ndjson")
 _PARQUET = (".parquet", ".pq")
@@ -35,37 +36,40 @@ Choose = Callable[[list[str]], Names]  # the file's columns -> those to keep
 
 @dataclass
 class Malformed:
-    """How many rows could not be read, and the first few: (line, what)."""
+    """How many rows could not be read, and the first few of them as (line, what is wrong)."""
 
     count: int = 0
     examples: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, line: int, what: str, *, count: int = 1) -> None:
-        """Note a bad row, or a bad record that spans count of them."""
+        """Count a bad row, or a bad record that spans count rows, and keep it if it is among the first few."""
         self.count += count
         self.examples = sorted([*self.examples, (line, what)])[:EXAMPLES]
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows that could be read. frame: the chosen columns by our names, and where each row stood ("line")."""
+    """The rows of a file that could be read."""
 
     path: Path
-    frame: pl.DataFrame
+    frame: pl.DataFrame  # the chosen columns by our names, and "line"
     malformed: Malformed
 
     @property
     def n_rows(self) -> int:
-        """Rows in the file, readable or not."""
+        """The number of rows in the file, readable or not."""
         return self.frame.height + self.malformed.count
 
     def where(self, line: int) -> str:
-        """Name a row for a message."""
+        """Return the name of a row for a message, such as log.csv:8."""
         return f"{self.path}: row {line}" if _kind(self.path) in _PARQUET else f"{self.path}:{line}"
 
 
 def read_table(path: Path, choose: Choose) -> Table:
-    """Read the columns that choose picks, under our names. Raises InputError; choose may raise it too."""
+    """Read the columns that choose picks from those of the file, and name them as we do.
+
+    Raises InputError where the file is missing, empty, damaged or of an unknown kind. choose may raise it too.
+    """
     kind = _kind(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
@@ -99,7 +103,7 @@ def _kind(path: Path) -> str:
 
 @contextmanager
 def _open(path: Path) -> Iterator[IO[bytes]]:
-    """Open for reading; gzip is known by its first bytes, not by the name."""
+    """Open a file for reading. Whether it is gzipped is seen from its first bytes, not from its name."""
     with path.open("rb") as file:
         if file.read(2) == b"\x1f\x8b":
             file.seek(0)
@@ -128,7 +132,7 @@ def _read_csv(path: Path, choose: Choose, separator: str) -> Table:
 
 
 def _csv_rows(reader: Any, width: int, columns: list[int], malformed: Malformed) -> Iterator[tuple[Any, ...]]:
-    """Yield (line, value...) of each row that has the header's width; empty text is a missing value."""
+    """Yield (line, value...) of each row that has as many fields as the header; count the others."""
     pick = operator.itemgetter(*columns) if len(columns) > 1 else lambda row: (row[columns[0]],)
     before = reader.line_num
     while True:
@@ -194,7 +198,7 @@ def _json_text(value: Any) -> str | None:
 
 
 def _frames(path: Path, names: list[str], rows: Iterator[tuple[Any, ...]]) -> Iterator[pl.DataFrame]:
-    """Gather rows into frames of text, chunk by chunk, so that memory holds columns rather than Python rows."""
+    """Gather rows into frames of text, chunk by chunk, so that memory holds columns and not Python objects."""
     schema = {LINE: pl.Int64} | dict.fromkeys(names, pl.String)
     chunk: list[tuple[Any, ...]] = []
     for row in rows:
@@ -238,9 +242,10 @@ def _read_parquet(path: Path, choose: Choose) -> Table:
 
 
 def as_id(series: pl.Series, path: Path) -> pl.Series:
-    """Return ids as text: a whole float prints as an integer, and so does a text column of nothing but 17850.0s.
+    """Return a column of ids as text. Raises InputError for a type that is neither text nor a number.
 
-    One other value in a text column, and all of it stays as it is: then "1.0" is somebody's own id.
+    A whole number of a float column is written without a fraction. So is text where every value looks like 17850.0,
+    because then another program has turned integers into floats; any other value, and all of it stays as it is.
     """
     if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Categorical, pl.Enum)):
         raise InputError(f"{path}: the {series.name} column is of type {series.dtype}; ids are text or whole numbers")
@@ -250,7 +255,10 @@ def as_id(series: pl.Series, path: Path) -> pl.Series:
 
 
 def as_text(series: pl.Series, path: Path) -> pl.Series:
-    """Return any scalar or list column as the text that a CSV would hold: 5.0 is "5", a list is joined by '|'."""
+    """Return a column as the text that a CSV would hold: 5.0 becomes "5", and a list is joined by '|'.
+
+    Raises InputError for a type that cannot be written as text.
+    """
     if isinstance(series.dtype, pl.List):
         return series.cast(pl.List(pl.String)).list.join("|", ignore_nulls=True)
     if not series.dtype.is_float():
@@ -266,7 +274,11 @@ def as_text(series: pl.Series, path: Path) -> pl.Series:
 
 
 def choose_columns(path: Path, columns: Names, *, required: Collection[str], optional: Collection[str]) -> Choose:
-    """Return a chooser of the columns named by columns, or by our own names where it says nothing."""
+    """Return what read_table asks for the columns of a file.
+
+    columns: our name -> the file's; a column that it leaves out has our name. The chooser raises InputError where a
+    required column, or one that columns names, is not in the file.
+    """
 
     def choose(present: list[str]) -> Names:
         names = {}

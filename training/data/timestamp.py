@@ -1,7 +1,8 @@
-"""When an event happened, from any of the forms that files hold, to whole milliseconds since 1970 (UTC).
+"""Turn the times of a file, whatever their form, into whole milliseconds since 1970 (UTC).
 
 Numbers are Unix seconds. Text is a number or any ISO 8601 form that datetime.fromisoformat reads; without a zone it is
-UTC. Milliseconds are never guessed: a number above 1e11 stops the run, because a wrong guess would be silent.
+taken as UTC. Numbers are never guessed to be milliseconds: one above 1e11 stops the run, because nobody would notice a
+wrong guess.
 """
 
 from collections.abc import Callable
@@ -12,15 +13,18 @@ import polars as pl
 from training.errors import InputError
 
 MAX_SECONDS = 1e11  # the year 5138; read as milliseconds, 1973
-_CALENDAR_DAYS = (19_000_101, 21_001_231)  # a column of nothing else is yyyymmdd
+_CALENDAR_DAYS = (19_000_101, 21_001_231)  # a column of nothing but such numbers holds dates, yyyymmdd
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 
-Where = Callable[[int], str]  # position -> the row's name for a message
+Where = Callable[[int], str]  # position in the column -> the row's name for a message
 
 
 def parse_timestamps(series: pl.Series, where: Where) -> pl.Series:
-    """Return Int64 milliseconds, null where unreadable. Raises InputError on numbers too large to be seconds."""
+    """Return milliseconds since 1970 as Int64, null where a value cannot be read.
+
+    where: names the row of a position. Raises InputError for numbers that are no Unix seconds and for other types.
+    """
     dtype = series.dtype
     if dtype.is_numeric():
         return _from_seconds(series, where)

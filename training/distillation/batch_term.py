@@ -1,11 +1,12 @@
-"""The terms that look at a whole batch: states, layers, maps, vectors; and a second student. Those that learn from
-validation are in meta.py.
+"""The terms that look at a whole batch: states, layers, attention maps, vectors; and a second student.
 
-Each is a module, for most learn something: a projector to the teacher's width, a second student. None of it is kept
-with the student. Letters: P positions, D width.
+Each is a module, because most of them learn something: a projector to the teacher's width, a second student. Nothing of
+it is kept with the student. The terms that learn from validation are in validation_term.py. Letters: P positions,
+D width.
 
-Adversarial perturbs states instead of training a discriminator of lists: the worst shift is known in closed form, where
-a second network needs a schedule of its own and gives a gradient only while it is neither too good nor too bad.
+The adversarial term shifts states instead of training a discriminator of lists. The worst shift is known in closed
+form, whereas a second network needs a schedule of its own and gives a useful gradient only while it is neither much
+better nor much worse than the student.
 """
 
 from collections.abc import Callable
@@ -22,24 +23,27 @@ from training.model.encoder import SequenceModel
 from training.model.watch import spread
 
 RELATED = 128  # positions of a batch whose users and items are compared
-PERTURBED = 256  # positions of a batch whose states are perturbed
-PERTURBATION = 0.1  # of a state's length
+SHIFTED = 256  # positions of a batch whose states are shifted
+SHIFT = 0.1  # of a state's length
 
 
 class Hint(nn.Module):
-    """The last state, through a projector."""
+    """The distance of the student's last state, through a projector, from the teacher's."""
 
     def __init__(self, source: Source, model: SequenceModel) -> None:
         super().__init__()
         self.projector = nn.Linear(model.size.dim, given(source.states).items.shape[1])
 
     def forward(self, seen: Seen) -> Tensor:
-        """Return the mean over the batch."""
+        """Return the mean over the positions of a batch."""
         return hint_loss(self.projector(seen.states), seen.teacher_states())
 
 
 class Layers(nn.Module):
-    """Every block's output, each through a projector, the student's spread evenly over the teacher's."""
+    """The distance of every block's output, through a projector each, from that of one of the teacher's blocks.
+
+    The student's blocks are spread evenly over the teacher's.
+    """
 
     def __init__(self, source: Source, model: SequenceModel) -> None:
         super().__init__()
@@ -49,7 +53,7 @@ class Layers(nn.Module):
         self.projectors = nn.ModuleList(nn.Linear(model.size.dim, teacher.dim, bias=False) for _ in range(blocks))
 
     def forward(self, seen: Seen) -> Tensor:
-        """Return the mean over layers and batch."""
+        """Return the mean over the student's blocks and the positions of a batch."""
         pairs = zip(self.projectors, seen.student.blocks, self.pairs, strict=True)
         losses = [
             layer_loss(projector(ours[seen.real]), seen.teacher.blocks[place][seen.real])
@@ -58,28 +62,28 @@ class Layers(nn.Module):
         return torch.stack(losses).mean()
 
 
-class Maps(nn.Module):
-    """Attention maps, the student's attentions spread evenly over the teacher's."""
+class AttentionMaps(nn.Module):
+    """The distance of attention maps from the teacher's, the student's attentions spread evenly over its."""
 
     def __init__(self, source: Source, model: SequenceModel) -> None:
         super().__init__()
 
     def forward(self, seen: Seen) -> Tensor:
-        """Return the mean over maps and batch."""
+        """Return the mean over the student's attentions and the positions of a batch."""
         ours, theirs = seen.student.maps(), seen.teacher.maps()
         pairs = zip(ours, spread(len(ours), len(theirs)), strict=True)
         return torch.stack([attention_loss(maps, theirs[place], seen.real) for maps, place in pairs]).mean()
 
 
 class Relations(nn.Module):
-    """Distances among some users' states and their next items' vectors."""
+    """The difference in the distances among some users' states and their next items' vectors."""
 
     def __init__(self, source: Source, model: SequenceModel) -> None:
         super().__init__()
 
     def forward(self, seen: Seen) -> Tensor:
-        """Return the mean over pairs."""
-        positions = seen.sample(RELATED)
+        """Return the mean over the pairs of states and vectors of some positions."""
+        positions = seen.draw(RELATED)
         rows = seen.batch.target[positions].unique().to(seen.states.device)
         student = torch.cat([seen.states[positions].float(), seen.model.items.weight[rows]])
         items = given(seen.source.states).items[rows].float()
@@ -87,7 +91,7 @@ class Relations(nn.Module):
 
 
 class Adversarial(nn.Module):
-    """Soft labels at the nearby state where the student is most wrong."""
+    """The soft label loss at the nearby state where the student is furthest from the teacher."""
 
     def __init__(self, source: Source, model: SequenceModel) -> None:
         super().__init__()
@@ -95,50 +99,54 @@ class Adversarial(nn.Module):
     def forward(self, seen: Seen) -> Tensor:
         """Return the mean over some positions."""
         items = seen.model.items.weight
-        positions = seen.sample_logits(PERTURBED)
+        positions = seen.draw_for_logits(SHIFTED)
         states = seen.states[positions]
         teacher = seen.source.logits(seen.batch.event[positions], states)
         with torch.no_grad():
-            shift = worst_perturbation(seen.model.scores(states), teacher, items, share=PERTURBATION)
+            shift = worst_perturbation(seen.model.scores(states), teacher, items, share=SHIFT)
         moved = states + shift * states.detach().norm(dim=1, keepdim=True)
         return soft_label_loss(seen.model.scores(moved), teacher, temperature=seen.temperature)
 
 
 class Mutual(nn.Module):
-    """A second student of the same size that starts elsewhere; each learns from the other's present answers."""
+    """A second student of the same size, started from other weights; each learns from the other's present answers."""
 
     def __init__(self, source: Source, model: SequenceModel) -> None:
         super().__init__()
         self.peer = SequenceModel(len(model.items.weight), model.size)
         self._states: tuple[Tensor, Tensor] | None = None
 
-    def piece(self, logits: Tensor, batch: Batch, piece: slice, *, alpha: float, weight: float) -> Tensor:
-        """The student's loss towards the peer, and the peer's own towards target and student."""
-        if piece.start == 0:
+    def chunk_loss(self, logits: Tensor, batch: Batch, chunk: slice, *, alpha: float, weight: float) -> Tensor:
+        """Return the student's loss towards the peer, plus the peer's own towards the targets and the student.
+
+        The chunks of a batch must come in order: the first one computes the peer's states.
+        """
+        if chunk.start == 0:
             states = self.peer.states(batch.rows.to(logits.device))[batch.real.to(logits.device)]
             self._states = states, states.detach().requires_grad_()  # differentiated once, in forward
-        other = self.peer.scores(given(self._states)[1][piece])
-        target = batch.target[piece].to(logits.device)
+        other = self.peer.scores(given(self._states)[1][chunk])
+        target = batch.target[chunk].to(logits.device)
         taught = alpha * weight * soft_label_loss(logits, other.detach(), temperature=1.0)
         whole = alpha * weight + 1 - alpha
         share = alpha * weight / whole
         return taught + whole * distillation_loss(other, logits.detach(), target, alpha=share, temperature=1.0)
 
     def forward(self, seen: Seen) -> Tensor:
-        """Hand the peer's gradient from its states to its encoder; adds nothing to the value."""
+        """Return a loss whose value is 0 and whose gradient is the peer's, from its states back through its encoder."""
         states, leaf = given(self._states)
         self._states = None
         surrogate = (states * given(leaf.grad)).sum()
         return surrogate - surrogate.detach()
 
 
-PARTS: dict[str, Callable[[Source, SequenceModel], nn.Module]] = {
+BATCH_TERMS: dict[str, Callable[[Source, SequenceModel], nn.Module]] = {
     "hint": Hint,
     "layers": Layers,
-    "attention": Maps,
+    "attention": AttentionMaps,
     "relations": Relations,
     "adversarial": Adversarial,
     "meta": Meta,
     "feedback": Feedback,
     "mutual": Mutual,
 }
+"""The terms that have a module, each with what makes it for a source and a student."""

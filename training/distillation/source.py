@@ -1,6 +1,6 @@
-"""What a student is taught from, and a batch as it saw it: what every term looks at."""
+"""`Source`: what the teachers offer. `Seen`: one batch with the student's activations. Every term looks at the two."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +17,21 @@ from training.model.device import CHUNK_LOGITS, autocast
 from training.model.encoder import SequenceModel
 from training.model.watch import Watched, watch
 from training.progress import Progress
-from training.teacher.soft_labels import SAVED_BYTES, SavedLabels, SoftLabels, StateLabels
+from training.teacher.kind import Offer
+from training.teacher.soft_labels import MixedLabels, SavedLabels, SoftLabels, StateLabels
 
+SAVED_BYTES = 6 << 30  # logits are not saved in a larger file
 Given = TypeVar("Given")
-Probe = Callable[[], tuple[Tensor, Tensor]]  # -> rows int64 [B, T] and the next item [B] of some validation users
+Probe = Callable[[], tuple[Tensor, Tensor]]
+"""Draws some validation users: returns their histories, rows int64 [B, T], and the next item [B] of each."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a student may be taught from. states, model: of the transformer, where it is among the teachers.
+    """What the teachers offer to a student.
 
-    factor: of the teacher's logits, where its temperature is another than the student's.
+    states, model: those of the first neural teacher, where there is one. probe: validation users, for the terms that
+    learn from them. factor: what the labels are multiplied by where the teacher's temperature is not the student's.
     """
 
     labels: SoftLabels
@@ -37,8 +41,15 @@ class Source:
     probe: Probe | None = None
     factor: float = 1.0
 
+    @classmethod
+    def of(cls, offers: Sequence[Offer], popularity: NDArray[np.float64], probe: Probe | None = None) -> "Source":
+        """Return what several teachers offer together: the sum of their labels, the first states and model."""
+        neural = next((offer for offer in offers if offer.model is not None), None)
+        states, model = (neural.states, neural.model) if neural else (None, None)
+        return cls(MixedLabels([offer.labels for offer in offers]), popularity, states, model, probe)
+
     def logits(self, event: Tensor, like: Tensor) -> Tensor:
-        """Return the teacher's logits after events [P], computed as those like are."""
+        """Return the teacher's logits [P, N] after events [P], in the number format that `like` was computed in."""
         with torch.no_grad(), autocast(like.device.type):
             logits = self.labels.logits(event)
             return logits if self.factor == 1 else logits * self.factor
@@ -46,7 +57,10 @@ class Source:
 
 @dataclass
 class Seen:
-    """A batch as the student saw it. states [P, D]; student: what was watched inside it."""
+    """One batch with the student's activations.
+
+    states [P, D]: the student's, of every position. student: what was watched inside the student.
+    """
 
     model: SequenceModel
     batch: Batch
@@ -57,7 +71,7 @@ class Seen:
 
     @cached_property
     def teacher(self) -> Watched:
-        """The teacher on the same batch, nothing dropped, no gradient."""
+        """What was watched inside the teacher on the same batch, without dropout and without a gradient."""
         model = given(self.source.model)
         with torch.no_grad(), watch(model.eval()) as watched:
             model.states(self.batch.rows.to(self.states.device))
@@ -65,33 +79,36 @@ class Seen:
 
     @cached_property
     def real(self) -> Tensor:
-        """Which places hold an item [B, T], on the device."""
+        """Which places of the batch hold an item [B, T], on the student's device."""
         return self.batch.real.to(self.states.device)
 
-    def sample(self, count: int) -> Tensor:
-        """Return at most so many of the positions, drawn anew each time, in order [M]."""
+    def draw(self, count: int) -> Tensor:
+        """Return at most count of the positions, drawn anew at each call, in rising order [M]."""
         return torch.randperm(len(self.states))[:count].sort().values
 
-    def sample_logits(self, count: int) -> Tensor:
-        """As sample, but no more than whose logits fit in memory at once."""
-        return self.sample(max(1, min(count, CHUNK_LOGITS // len(self.model.items.weight))))
+    def draw_for_logits(self, count: int) -> Tensor:
+        """Return at most count positions as draw does, and no more than whose logits may be in memory at once."""
+        return self.draw(max(1, min(count, CHUNK_LOGITS // len(self.model.items.weight))))
 
     def teacher_states(self, positions: Tensor | None = None) -> Tensor:
-        """Return the transformer's own states at positions (None: all) [M, D_teacher]."""
+        """Return the neural teacher's own states [M, D_teacher] at positions; None stands for all of them."""
         event = self.batch.event if positions is None else self.batch.event[positions]
         states = given(self.source.states).states[event.numpy()]
         return torch.from_numpy(states).to(self.states.device, torch.float32)
 
 
-def given(part: Given | None) -> Given:
-    """Return what check_terms made sure of."""
-    if part is None:
+def given(value: Given | None) -> Given:
+    """Return what a term needs and check_terms made sure of. Raises ValueError where it is missing all the same."""
+    if value is None:
         raise ValueError("the recipe was not checked: its source lacks what a term needs")
-    return part
+    return value
 
 
 def save_logits(source: Source, events: Events, n_items: int, out: Path, progress: Progress) -> Source:
-    """Return the source with its logits kept in a file, where that is of bearable size: trials read them many times."""
+    """Return the source with its logits saved in a file, for studies that read them many times.
+
+    Where the file would be larger than SAVED_BYTES, the source is returned as it is.
+    """
     if 2 * len(events.item) * n_items > SAVED_BYTES:
         return source
     return replace(source, labels=SavedLabels(source.labels, events, n_items, out, progress))

@@ -1,29 +1,24 @@
-"""The distill stage: the student taught by soft labels, and beside it the same student without a teacher.
+"""The distill stage: the student that the teachers teach, and beside it the students that it is compared with.
 
-They start from the same weights, see the same batches in the same order and may train equally long; only the loss
-differs, and the dropout, for soft labels keep a student from overfitting and hard ones do not. So what separates them
-is the teacher. A third has smoothed labels in the teacher's place (Szegedy et al. 2016): what of the gain any soft
-target would have given. The one alone may be among the teachers of the other (born-again networks, Furlanello et al.
-2018): no mix is then weaker than it on validation, whatever the data.
+The student alone has no teacher. It starts from the same weights, sees the same batches in the same order and may train
+equally long; only the loss and the dropout differ, because soft labels keep a student from overfitting and hard labels
+do not. So what separates the two is the teacher. A third student learns from smoothed labels, showing what any soft
+target would give. The student alone may also teach (TWIN), so the mix is never worse than it on validation.
 """
 
 import shutil
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.event import select_events
 from training.data.prepared import Prepared
-from training.data.split import TRAIN
 from training.distillation.source import Source
-from training.distillation.teaching import Lesson, Recipe, Teaching, hard, smooth, teach
-from training.evaluation.judge import judge, validation_score
-from training.model.checkpoint import save_model
-from training.model.curve import save_curve
+from training.distillation.teaching import Recipe, learn_alone, learn_from, learn_smoothed
+from training.errors import InputError
+from training.evaluation.trained import Files, train_and_save
 from training.model.device import choose_device
 from training.model.encoder import SequenceModel, Size, make_model
-from training.model.fit import Loss, Schedule, fit
-from training.model.item_table import Start
-from training.progress import Progress
+from training.model.fit import Course, Lesson
+from training.model.item_table import Start, start_table
 
 STUDENT = "student.safetensors"
 ALONE = "alone.safetensors"
@@ -35,74 +30,67 @@ NOTES = {
 }
 
 
-def distill(
-    out: Path,
-    prepared: Prepared,
-    source: Source,
-    *,
-    size: Size,
-    schedule: Schedule,
-    start: Start | None,
-    recipe: Recipe,
-    alone_size: Size,
-    twin: Sequence[Path] | None,
-    smoothing: float,
-    progress: Progress,
-) -> None:
-    """Train the students on the training part and write models and learning curves into out.
+@dataclass(frozen=True)
+class Taught:
+    """The student that the teachers teach. starts_from_teacher: its item table starts from the neural teacher's."""
 
-    start: what the taught one's items start from. alone_size: of those without the teacher. twin: model, curve and
-    ranking of the one alone where it was trained already, as one of the teachers. smoothing: the smoothed labels' share
-    of all items; 0 leaves them out.
+    size: Size
+    recipe: Recipe
+    starts_from_teacher: bool = False
+
+    def make(self, n_items: int, seed: int, source: Source) -> SequenceModel:
+        """Return the untrained student. Raises InputError where it starts from a teacher and none has an item table."""
+        start = None
+        if self.starts_from_teacher:
+            if source.model is None:
+                raise InputError(
+                    "student.start=teacher: no transformer takes part in the mix, and a linear model has no table"
+                )
+            items = source.model.items.weight.detach().cpu().numpy()
+            start = Start(start_table(items, self.size.dim, is_frozen=False))
+        return make_model(n_items, self.size, seed, start).to(choose_device())
+
+
+@dataclass(frozen=True)
+class Untaught:
+    """The students without a teacher that the taught one is compared with.
+
+    smoothing: the share of all items in the smoothed labels; 0 leaves that student out. alone: the files of the student
+    alone where it was trained before, as one of the teachers.
     """
 
-    def taught(model: SequenceModel) -> tuple[Loss, Teaching | None]:
-        return teach(recipe, source, model, schedule.seed)
+    size: Size
+    smoothing: float
+    alone: Files | None = None
 
-    def smoothed(model: SequenceModel) -> tuple[Loss, Teaching | None]:
-        return smooth(smoothing), None
 
-    students = {STUDENT: (taught, size, start), ALONE: (_alone, alone_size, None)}
-    if twin is not None:
-        del students[ALONE]
-        for path, name in zip(twin, (ALONE, "alone_curve.json", "alone_ranking.npz"), strict=True):
-            shutil.copyfile(path, out / name)
-    if smoothing:
-        students[SMOOTHED] = (smoothed, alone_size, None)
-    for name, (lesson, own_size, own_start) in students.items():
+def files_of(out: Path, name: str) -> Files:
+    """Return the files of a student in the directory of the stage; name: STUDENT, ALONE or SMOOTHED."""
+    stem = Path(name).stem
+    return Files(out / name, out / f"{stem}_curve.json", out / f"{stem}_ranking.npz", out / f"checkpoint.{name}")
+
+
+def distill(out: Path, prepared: Prepared, course: Course, source: Source, taught: Taught, untaught: Untaught) -> None:
+    """Train the students that are not in out yet, and write their models, learning curves and rankings into it."""
+    n_items, seed = len(prepared.items), course.schedule.seed
+
+    def train(name: str, model: SequenceModel, lesson: Lesson) -> None:
+        course.progress.note(NOTES[name])
+        train_and_save(model, lesson, course, prepared, files_of(out, name))
+
+    if untaught.alone is not None:
+        _copy(untaught.alone, files_of(out, ALONE))
+    if not (out / STUDENT).exists():
+        train(STUDENT, taught.make(n_items, seed, source), learn_from(source, taught.recipe, seed))
+    lessons: dict[str, Lesson] = {ALONE: learn_alone}
+    if untaught.smoothing:
+        lessons[SMOOTHED] = learn_smoothed(untaught.smoothing)
+    for name, lesson in lessons.items():
         if not (out / name).exists():
-            progress.note(NOTES[name])
-            model = make_model(len(prepared.items), own_size, schedule.seed, own_start).to(choose_device())
-            _train_student(out, name, prepared, model, schedule=schedule, lesson=lesson, progress=progress)
+            train(name, make_model(n_items, untaught.size, seed).to(choose_device()), lesson)
 
 
-def _alone(model: SequenceModel) -> tuple[Loss, Teaching | None]:
-    return hard, None
-
-
-def _train_student(
-    out: Path,
-    name: str,
-    prepared: Prepared,
-    model: SequenceModel,
-    *,
-    schedule: Schedule,
-    lesson: Lesson,
-    progress: Progress,
-) -> None:
-    checkpoint = out / f"checkpoint.{name}"
-    loss, extra = lesson(model)
-    curve = fit(
-        model,
-        select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users)),
-        loss=loss,
-        extra=extra,
-        validate=validation_score(prepared),
-        schedule=schedule,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
-    save_curve(out / f"{Path(name).stem}_curve.json", curve)
-    judge(prepared, model).save(out / f"{Path(name).stem}_ranking.npz")
-    save_model(out / name, model)
-    checkpoint.unlink()
+def _copy(files: Files, into: Files) -> None:
+    """Copy the results of a training."""
+    for name in ("model", "curve", "ranking"):
+        shutil.copyfile(getattr(files, name), getattr(into, name))

@@ -1,7 +1,7 @@
-"""How a student is taught: the terms of a recipe as the loss that fit takes, against what a teacher offers.
+"""How a student is taught: a recipe of terms as the objective that fit lowers, and the objectives without a teacher.
 
-Terms of logits see a piece of the batch's logits beside the teacher's; those of part.py see the whole batch. Soft
-labels, over all items and within strata, and the hard loss are one pass.
+The terms of logits see a chunk of the batch's logits beside the teacher's; those of batch_term.py see the whole batch.
+The soft labels, over all items and within strata, and the hard loss are computed in one pass.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from training.data.prepared import Prepared
 from training.data.split import VAL
-from training.distillation.batch_term import PARTS, Mutual
+from training.distillation.batch_term import BATCH_TERMS, Mutual
 from training.distillation.source import Probe, Seen, Source
 from training.distillation.validation_term import Feedback, Meta
 from training.evaluation.breakdown import QUINTILES, popularity_quintile
@@ -33,17 +33,21 @@ from training.loss.logits import (
 )
 from training.model.batch import Batch, history_batches
 from training.model.encoder import SequenceModel
-from training.model.fit import Loss
+from training.model.fit import Lesson, Objective
 from training.model.watch import Watched, watch
+from training.teacher.transformer import learn_hard
 
 TOP, PLACE_DECAY = 20, 10.0  # of the teacher's list in ranking and listwise
 CLOSURE_TOP, CLOSURE_NEGATIVES = 50, 200
-PROBED = 128  # validation users in one look of meta
+PROBED = 128  # validation users at whom a term looks at once
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """alpha · Σ weight · term + (1 - alpha) · hard. teacher_temperature: 0 is the student's own."""
+    """How a student is taught: alpha · Σ weight · term + (1 - alpha) · hard loss.
+
+    terms: weights by name, see term.py. teacher_temperature: the teacher's own; 0 stands for the student's.
+    """
 
     terms: Mapping[str, float]
     alpha: float
@@ -52,8 +56,8 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What a term of logits looks at: student and teacher [P, N], target [P]."""
+class SeenLogits:
+    """What a term of logits looks at: one chunk of positions, student and teacher [P, N], target [P]."""
 
     student: Tensor
     teacher: Tensor
@@ -61,7 +65,7 @@ class Piece:
     temperature: float
 
 
-OF_LOGITS: dict[str, Callable[[Piece], Tensor]] = {
+LOGIT_TERMS: dict[str, Callable[[SeenLogits], Tensor]] = {
     "ranking": lambda seen: ranking_loss(seen.student, seen.teacher, top=TOP, decay=PLACE_DECAY),
     "listwise": lambda seen: listwise_loss(seen.student, seen.teacher, top=TOP),
     "closure": lambda seen: closure_loss(
@@ -73,11 +77,14 @@ OF_LOGITS: dict[str, Callable[[Piece], Tensor]] = {
     ),
     "confidence": lambda seen: confident_loss(seen.student, seen.teacher, seen.target, temperature=seen.temperature),
 }
-NEED_LOGITS = frozenset({"kl", "stratified", "meta", "feedback", *OF_LOGITS})
+NEED_LOGITS = frozenset({"kl", "stratified", "meta", "feedback", *LOGIT_TERMS})
+
+learn_alone: Lesson = learn_hard
+"""The lesson of a student without a teacher: it learns as the teachers themselves do."""
 
 
 def make_probe(prepared: Prepared, max_history: int) -> Probe:
-    """Return what draws validation users anew at each call, with their next items."""
+    """Return the probe of all validation users, with their newest max_history items."""
     question = ask(prepared, VAL)
     known = np.flatnonzero(question.target >= 0)
     rng = np.random.default_rng(0)
@@ -91,32 +98,37 @@ def make_probe(prepared: Prepared, max_history: int) -> Probe:
     return draw
 
 
-def hard(logits: Tensor, batch: Batch, piece: slice) -> Tensor:
-    """Cross-entropy alone, in the form that fit takes."""
-    return hard_loss(logits, batch.target[piece].to(logits.device))
+def learn_smoothed(share: float) -> Lesson:
+    """Return the lesson of a student without a teacher whose labels are smoothed.
+
+    Its loss is the cross-entropy with the next item and, by a share, with all items alike (Szegedy et al. 2016).
+    """
+
+    def loss(logits: Tensor, batch: Batch, chunk: slice) -> Tensor:
+        return F.cross_entropy(logits.float(), batch.target[chunk].to(logits.device), label_smoothing=share)
+
+    return lambda model: Objective(loss)
 
 
-def smooth(share: float) -> Loss:
-    """Return cross-entropy against the target and, by a share, all items alike."""
+def learn_from(source: Source, recipe: Recipe, seed: int) -> Lesson:
+    """Return the lesson of a student that is taught. The source must have what the recipe needs: see check_terms.
 
-    def loss(logits: Tensor, batch: Batch, piece: slice) -> Tensor:
-        return F.cross_entropy(logits.float(), batch.target[piece].to(logits.device), label_smoothing=share)
-
-    return loss
-
-
-def teach(recipe: Recipe, source: Source, model: SequenceModel, seed: int) -> "tuple[Loss, Teaching]":
-    """Return loss and extra for fit. What the source lacks must have been refused before: see term.check_terms."""
+    seed: of the weights that terms learn. The student's own randomness is the same with and without such a term.
+    """
     if recipe.teacher_temperature:
         source = replace(source, factor=recipe.temperature / recipe.teacher_temperature)
-    with torch.random.fork_rng():  # the student's own randomness stays as it is without the term
-        torch.manual_seed(seed + 1)
-        teaching = Teaching(recipe, source, model).to(model.device)
-    return teaching.piece, teaching
+
+    def teach(model: SequenceModel) -> Objective:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed + 1)
+            teaching = Teaching(recipe, source, model).to(model.device)
+        return Objective(teaching.chunk_loss, teaching)
+
+    return teach
 
 
 class Teaching(nn.Module):
-    """A recipe as loss of pieces of logits and as fit's extra."""
+    """A recipe at work on one student: its loss of a chunk of logits, and its BatchLoss."""
 
     def __init__(self, recipe: Recipe, source: Source, model: SequenceModel) -> None:
         super().__init__()
@@ -125,53 +137,53 @@ class Teaching(nn.Module):
         quintile = torch.from_numpy(popularity_quintile(source.popularity))
         strata = [torch.nonzero(quintile == number).flatten() for number in range(QUINTILES)]
         self._strata = [rows.to(model.device) for rows in strata if len(rows)]
-        names = [name for name in recipe.terms if name in PARTS]
-        self.parts = nn.ModuleDict({name: PARTS[name](source, model) for name in names})
+        names = [name for name in recipe.terms if name in BATCH_TERMS]
+        self.batch_terms = nn.ModuleDict({name: BATCH_TERMS[name](source, model) for name in names})
 
-    def piece(self, logits: Tensor, batch: Batch, piece: slice) -> Tensor:
-        """The terms of logits and the hard loss, as fit takes them."""
+    def chunk_loss(self, logits: Tensor, batch: Batch, chunk: slice) -> Tensor:
+        """Return the mean over a chunk of all terms of logits and the hard loss, in the form that fit takes."""
         recipe = self.recipe
-        teacher = self.source.logits(batch.event[piece], logits) if NEED_LOGITS & set(recipe.terms) else logits
-        target = batch.target[piece].to(logits.device)
-        seen = Piece(logits, teacher, target, recipe.temperature)
-        loss = self._base(seen)
-        parts = dict(self.parts.items())
+        teacher = self.source.logits(batch.event[chunk], logits) if NEED_LOGITS & set(recipe.terms) else logits
+        target = batch.target[chunk].to(logits.device)
+        seen = SeenLogits(logits, teacher, target, recipe.temperature)
+        loss = self._soft_and_hard(seen)
+        batch_terms = dict(self.batch_terms.items())
         for name, weight in recipe.terms.items():
-            part = parts.get(name)
-            if name in OF_LOGITS:
-                loss = loss + recipe.alpha * weight * OF_LOGITS[name](seen)
-            elif isinstance(part, Meta):
-                loss = loss + recipe.alpha * weight * _soft_and_hard(seen, part.share())
-            elif isinstance(part, Feedback):
-                soft = soft_label_loss(logits, part.corrected(teacher), temperature=recipe.temperature)
+            term = batch_terms.get(name)
+            if name in LOGIT_TERMS:
+                loss = loss + recipe.alpha * weight * LOGIT_TERMS[name](seen)
+            elif isinstance(term, Meta):
+                loss = loss + recipe.alpha * weight * _distillation_loss(seen, term.share())
+            elif isinstance(term, Feedback):
+                soft = soft_label_loss(logits, term.corrected(teacher), temperature=recipe.temperature)
                 loss = loss + recipe.alpha * weight * soft
-            elif isinstance(part, Mutual):
-                loss = loss + part.piece(logits, batch, piece, alpha=recipe.alpha, weight=weight)
+            elif isinstance(term, Mutual):
+                loss = loss + term.chunk_loss(logits, batch, chunk, alpha=recipe.alpha, weight=weight)
         return loss
 
     @contextmanager
     def watch(self, model: SequenceModel) -> Iterator[None]:
-        """As fit's Extra says."""
+        """Watch the blocks of model until the end of the context, where a term compares them. See BatchLoss."""
         if not {"layers", "attention"} & set(self.recipe.terms):
             yield
             return
         with watch(model) as self._watched:
             yield
 
-    def whole(self, model: SequenceModel, batch: Batch, states: Tensor) -> Tensor | None:
-        """As fit's Extra says."""
+    def batch_loss(self, model: SequenceModel, batch: Batch, states: Tensor) -> Tensor | None:
+        """Return the sum of the terms of a whole batch; None where there is none. See BatchLoss."""
         seen = Seen(model, batch, states, self._watched, self.source, self.recipe.temperature)
         losses = []
-        for name, part in self.parts.items():
-            loss = part(seen)
+        for name, term in self.batch_terms.items():
+            loss = term(seen)
             if loss is not None:
-                scale = 1.0 if isinstance(part, Mutual) else self.recipe.alpha * self.recipe.terms[name]
+                scale = 1.0 if isinstance(term, Mutual) else self.recipe.alpha * self.recipe.terms[name]
                 losses.append(scale * loss)
         self._watched = Watched()
         return torch.stack(losses).sum() if losses else None
 
-    def _base(self, seen: Piece) -> Tensor:
-        """The soft losses and the hard one in one pass."""
+    def _soft_and_hard(self, seen: SeenLogits) -> Tensor:
+        """Return the weighed sum of soft labels, strata and hard loss, computed in one pass."""
         alpha, terms = self.recipe.alpha, self.recipe.terms
         if not {"kl", "stratified"} & set(terms):
             return (1 - alpha) * hard_loss(seen.student, seen.target)
@@ -184,8 +196,5 @@ class Teaching(nn.Module):
         )
 
 
-def _soft_and_hard(seen: Piece, alpha: float) -> Tensor:
+def _distillation_loss(seen: SeenLogits, alpha: float) -> Tensor:
     return distillation_loss(seen.student, seen.teacher, seen.target, alpha=alpha, temperature=seen.temperature)
-
-
-Lesson = Callable[[SequenceModel], tuple[Loss, Teaching | None]]  # what fit takes, for a model to be taught

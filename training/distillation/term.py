@@ -1,27 +1,28 @@
-"""The ways to transfer by name: what each teaches, what it needs, and how a setting combines them.
+"""The ways to transfer, by name: what each teaches, what it needs, and how the setting distill.terms combines them.
 
-    distill.terms = "kl:1,hint:0.1"          total = alpha · (1 · kl + 0.1 · hint) + (1 - alpha) · hard
+    distill.terms = "kl:1,hint:0.1"          loss = alpha · (1 · kl + 0.1 · hint) + (1 - alpha) · hard
 
-A name alone has the term's own weight, which brings its gradient near that of the hard loss. What cannot work is
-refused here, before anything is trained.
+A name without a number has the weight of the table below, which brings the term's gradient near that of the hard loss.
+What cannot be taught is refused here, before anything is trained.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from training.errors import InputError
+from training.teacher.registry import has_neural
 
 
 @dataclass(frozen=True)
 class Term:
-    """One way to transfer."""
+    """One way to transfer. about: what it teaches, and the source."""
 
     about: str
     weight: float = 1.0
-    needs_transformer: bool = False  # among the teachers: a linear one has no states, layers or item vectors
+    needs_neural: bool = False  # a teacher with states, layers and item vectors
     needs_attention: bool = False  # in teacher and student
-    runs_teacher: bool = False  # on the student's batches: the teacher must read as long a history
-    asks_validation: bool = False  # learns from its users, beside early stopping
+    runs_teacher: bool = False  # on the student's batches, so the teacher must read histories as long as the student's
+    asks_validation: bool = False  # it learns from validation users, as early stopping does
 
 
 TERMS = {
@@ -43,7 +44,7 @@ TERMS = {
 
 
 def parse_terms(text: str, setting: str = "distill.terms") -> dict[str, float]:
-    """Return name -> weight of a list such as "kl:1,hint:0.1". Raises InputError."""
+    """Return name -> weight of a list such as "kl:1,hint:0.1". Raises InputError that names the setting."""
     terms: dict[str, float] = {}
     for word in filter(None, (word.strip() for word in text.split(","))):
         name, colon, number = (part.strip() for part in word.partition(":"))
@@ -57,20 +58,12 @@ def parse_terms(text: str, setting: str = "distill.terms") -> dict[str, float]:
     return terms
 
 
-def format_terms(terms: Mapping[str, float]) -> str:
-    """Return the list that parse_terms reads."""
-    return ",".join(f"{name}:{weight:g}" for name, weight in terms.items())
-
-
-NEURAL = frozenset({"transformer", "text"})  # the teachers with states, layers and item vectors
-
-
 @dataclass(frozen=True)
 class Pupil:
-    """The shapes that decide what can be taught: blocks are mixers, first to last."""
+    """What decides which terms can be taught to a student."""
 
-    members: Sequence[str]  # of the teacher
-    teacher_blocks: Sequence[str]
+    members: Sequence[str]  # the kinds of its teachers
+    teacher_blocks: Sequence[str]  # the mixers, first to last
     teacher_history: int
     student_blocks: Sequence[str]
     student_history: int
@@ -86,7 +79,7 @@ def check_terms(terms: Mapping[str, float], pupil: Pupil) -> None:
 
 def missing(term: Term, pupil: Pupil) -> str | None:
     """Return what a term lacks, with the way out; None where it can be taught."""
-    if term.needs_transformer and not NEURAL & set(pupil.members):
+    if term.needs_neural and not has_neural(pupil.members):
         return (
             f"the teacher is {' and '.join(pupil.members)}: add transformer to teacher.members, or leave the term out"
         )

@@ -1,7 +1,7 @@
-"""The terms that learn from validation: what a step would do to the validation loss moves them.
+"""The terms that learn from validation: each moves towards what would lower the validation loss of the next step.
 
-They see no more of the validation users than early stopping does, but they see it too: a validation score of such a
-student flatters it, so compare it on the test split. Letters: P positions, N items, D width.
+They see the same validation users as early stopping, but more of what those say. The validation score of a student that
+was taught so flatters it; compare it on the test split. Letters: P positions, N items, D width.
 """
 
 import torch
@@ -13,17 +13,17 @@ from training.distillation.source import Seen, Source, given
 from training.loss.logits import hard_loss, soft_label_loss
 from training.model.encoder import SequenceModel
 
-EVERY, POSITIONS = 20, 128  # steps between two looks, and positions of the batch in one
-SHARE_RATE = 0.2
-FEEDBACK_RATE = 0.05  # of the largest correction, in nats, a look
+EVERY, POSITIONS = 20, 128  # steps between two looks at validation, and positions of the batch in one look
+SHARE_RATE = 0.2  # how far a look moves the logit of the share
+FEEDBACK_RATE = 0.05  # how far a look moves the value that it moves most, in nats
 
 
 class Meta(nn.Module):
-    """The share of the soft loss against the hard one, moved every few steps to where validation loss falls.
+    """The share of the soft loss against the hard one, moved every few steps to where the validation loss falls.
 
-    A step down the gradient g lowers validation loss by step · g · g_validation (Ren et al. 2018, §3.2), so the share
-    grows while the soft loss' gradient points more the way of validation's than the hard one's: cosines, for the two
-    differ in length by orders. The users of the probe are those that early stopping watches.
+    A step down the gradient g lowers the validation loss by step · g · g_validation (Ren et al. 2018, §3.2). So the
+    share grows while the gradient of the soft loss points more towards that of the validation loss than the gradient of
+    the hard loss does. Cosines are compared, because the lengths of the two gradients differ by orders of magnitude.
     """
 
     def __init__(self, source: Source, model: SequenceModel) -> None:
@@ -35,11 +35,11 @@ class Meta(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def share(self) -> float:
-        """Return alpha as learned so far."""
+        """Return the share of the soft loss as learned so far, between 0 and 1."""
         return float(self.logit.sigmoid())
 
     def forward(self, seen: Seen) -> None:
-        """Look ahead, every few steps."""
+        """Count a step; at every EVERY-th look at validation and move the share."""
         self.steps += 1
         if int(self.steps) % EVERY == 0:
             soft, plain, wanted = (_flat(loss, seen.model) for loss in self._losses(seen))
@@ -47,8 +47,8 @@ class Meta(nn.Module):
             self.logit += SHARE_RATE * ahead
 
     def _losses(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
-        """The soft and the hard loss of some positions, and the hard loss of validation users."""
-        positions = seen.sample_logits(POSITIONS)
+        """Return the soft and the hard loss of some positions, and the hard loss of some validation users."""
+        positions = seen.draw_for_logits(POSITIONS)
         logits = seen.model.scores(seen.states[positions])
         soft = soft_label_loss(
             logits, seen.source.logits(seen.batch.event[positions], logits), temperature=seen.temperature
@@ -60,13 +60,14 @@ class Meta(nn.Module):
 class Feedback(nn.Module):
     """The teacher updated by its student's feedback (meta pseudo labels, Pham et al. 2021, §2).
 
-    A teacher whose answers are saved cannot be trained again; what is learned is its temperature and a correction of
-    each item's logit. A step down the soft loss' gradient g lowers the validation loss by step · g · g_validation.
-    Along the item table, which holds most of a student's weights, that product is the mean over positions of
+    A teacher whose answers are saved cannot be trained further, so what is learned is its temperature and a correction
+    of each item's logit. A step down the gradient g of the soft loss lowers the validation loss by step · g ·
+    g_validation. Along the item table, which holds most of a student's weights, that product is the mean over positions
+    of
 
         (softmax(student) - softmax(teacher)) · d,    d = states @ (gradient of the validation loss in the table)ᵀ,
 
-    so the teacher moves its mass from the items of high d, which validation wants lower, to those of low d.
+    so the teacher moves its mass from the items of high d, whose logits validation wants lower, to those of low d.
     """
 
     def __init__(self, source: Source, model: SequenceModel) -> None:
@@ -80,17 +81,19 @@ class Feedback(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def corrected(self, teacher: Tensor) -> Tensor:
-        """Return the teacher's logits [P, N] as moved so far."""
+        """Return the teacher's logits [P, N] as corrected so far."""
         return teacher * self.log_scale.exp() + self.offset
 
     def forward(self, seen: Seen) -> None:
-        """Look ahead, every few steps."""
+        """Count a step; at every EVERY-th look at validation and move the correction."""
         self.steps += 1
         if int(self.steps) % EVERY:
             return
-        with parametrize.cached():  # rows of length 1 are made anew at each look, and would not be in the graph
+        with (
+            parametrize.cached()
+        ):  # else a table of unit rows is computed anew at each use, and this one is not in the graph
             (wanted,) = torch.autograd.grad(_validation_loss(seen), [seen.model.items.weight])
-        positions = seen.sample_logits(POSITIONS)
+        positions = seen.draw_for_logits(POSITIONS)
         states = seen.states[positions].detach().float()
         teacher = seen.source.logits(seen.batch.event[positions], states).float()
         moved = feedback_gradient(teacher, states @ wanted.T, self.log_scale, self.offset, seen.temperature)
@@ -101,26 +104,26 @@ class Feedback(nn.Module):
 def feedback_gradient(
     teacher: Tensor, change: Tensor, log_scale: Tensor, offset: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of the mean over P of softmax(corrected teacher / temperature) · change.
+    """Return the gradient, in log_scale [] and in offset [N], of the mean over P of softmax(corrected) · change.
 
-    teacher: logits [P, N]; change [P, N]: of the student's logits along the gradient of the validation loss. Returns
-    that in log_scale [] and in offset [N].
+    corrected: the teacher's logits [P, N] times exp(log_scale) plus offset, over temperature. change [P, N]: how the
+    student's logits change along the gradient of the validation loss.
     """
     scaled = teacher * log_scale.exp()
     share = torch.softmax((scaled + offset) / temperature, dim=-1)
-    pull = share * (change - (share * change).sum(dim=-1, keepdim=True)) / (temperature * len(teacher))  # in the logits
+    pull = share * (change - (share * change).sum(dim=-1, keepdim=True)) / (temperature * len(teacher))  # of the logits
     return (pull * scaled).sum(), pull.sum(dim=0)
 
 
 def _validation_loss(seen: Seen) -> Tensor:
-    """The hard loss of some validation users at their next items."""
+    """Return the hard loss of some validation users at their next items."""
     rows, target = given(seen.source.probe)()
     device = seen.states.device
     return hard_loss(seen.model.scores(seen.model.users(rows.to(device))), target.to(device))
 
 
 def _flat(loss: Tensor, model: SequenceModel) -> Tensor:
-    """The gradient of a loss with respect to the whole model, as one vector."""
+    """Return the gradient of a loss with respect to all weights of model, as one vector."""
     weights = list(model.parameters())
     found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
     pairs = zip(weights, found, strict=True)

@@ -1,7 +1,8 @@
-"""What a recommender must beat: popularity, recent popularity, item-kNN, EASE, iALS; seconds to train, no sequence.
+"""Simple recommenders that a model must beat: popularity, recent popularity, item-kNN, EASE and iALS.
 
-Each is trained on the training part; its few settings come from a tiny grid judged on validation NDCG@10; then the test
-users are ranked once, under the rules that every model is ranked by. item-kNN and iALS are `implicit`'s.
+Each takes seconds to train and knows no order of events. A baseline is trained on the training part; its few settings
+are chosen from a small grid by validation NDCG@10; then it ranks the judged part once, under the rules by which every
+model is ranked. item-kNN and iALS come from the library `implicit`.
 """
 
 import json
@@ -31,37 +32,45 @@ from training.evaluation.question import Question, ask, judged_part
 from training.progress import Progress
 
 EASE_MAX_ITEMS = 20_000  # its inverse takes memory with the square of the items and time with the cube
+IALS_ROUNDS = 15  # of alternating least squares
 DAY_MS = 86_400_000
 Float32 = NDArray[np.float32]
+
 Setting = Mapping[str, Any]
-MakeScorer = Callable[[Question], AskedScorer]  # a trained model: scorer of whatever question it is asked
+"""Values of a baseline's settings by name."""
+
+Trained = Callable[[Question], AskedScorer]
+"""A trained baseline: given a question, it returns the scorer of that question's users."""
 
 
 @dataclass(frozen=True)
-class Data:
-    """The training part. has: 0/1 [users, items]."""
+class TrainingData:
+    """The training part of prepared data, as the baselines need it."""
 
     prepared: Prepared
-    has: csr_matrix
-    popularity: Float32  # training events of each item
+    has: csr_matrix  # 0/1 [users, N], which user took which item
+    popularity: Float32  # training events of each item [N]
 
     @property
     def n_items(self) -> int:
-        """Items in the catalogue."""
+        """The number of items in the catalogue."""
         return len(self.popularity)
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """One way to recommend. grid: settings to choose from on validation; make: train with one of them."""
+    """One simple recommender."""
 
-    grid: Sequence[Setting]
-    make: Callable[[Data, Setting], MakeScorer]
-    max_items: int | None = None
+    grid: Sequence[Setting]  # what validation chooses from
+    train: Callable[[TrainingData, Setting], Trained]
+    max_items: int | None = None  # in a larger catalogue it is left out
 
 
 def rank_baselines(out: Path, prepared: Prepared, models: Sequence[str], progress: Progress) -> None:
-    """Write NAME.npz and NAME.json of each baseline into out; one that is there already is kept."""
+    """Rank the judged part with each named baseline, and write NAME.npz and NAME.json into out.
+
+    One that is already there is kept. models: names of BASELINES.
+    """
     data = training_data(prepared)
     for name in models:
         baseline = BASELINES[name]
@@ -75,7 +84,7 @@ def rank_baselines(out: Path, prepared: Prepared, models: Sequence[str], progres
 
 
 def parse_models(text: str) -> list[str]:
-    """Return the names in "popularity,item_knn". Raises InputError for one that does not exist."""
+    """Return the names in a text such as "popularity,item_knn", each once. Raises InputError for an unknown one."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in BASELINES:
@@ -83,16 +92,19 @@ def parse_models(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def rank_baseline(data: Data, baseline: Baseline) -> tuple[Ranking, dict[str, Any]]:
-    """Choose on validation, rank the judged part. Returns the ranking, and setting, validation score and seconds."""
+def rank_baseline(data: TrainingData, baseline: Baseline) -> tuple[Ranking, dict[str, Any]]:
+    """Choose a baseline's setting on validation and rank the judged part with it.
+
+    Returns the ranking under both rules, and what is said of it: setting, validation (NDCG@10) and seconds.
+    """
     started = monotonic()
-    score, setting, scorer = max(_tried(data, baseline), key=lambda tried: tried[0])
+    score, setting, trained = max(_try_settings(data, baseline), key=lambda tried: tried[0])
     question = ask(data.prepared, judged_part(data.prepared))
-    ranking = rank_asked(question, scorer(question), data.prepared.report["settings"]["max_history"], both_rules=True)
+    ranking = rank_asked(question, trained(question), data.prepared.report["settings"]["max_history"], both_rules=True)
     return ranking, {"setting": dict(setting), "validation": score, "seconds": monotonic() - started}
 
 
-def training_data(prepared: Prepared) -> Data:
+def training_data(prepared: Prepared) -> TrainingData:
     """Return the training part of prepared data."""
     kept = prepared.part == TRAIN
     shape = (len(prepared.users), len(prepared.items))
@@ -100,34 +112,36 @@ def training_data(prepared: Prepared) -> Data:
     has = csr_matrix((ones, (prepared.user[kept], prepared.item[kept])), shape=shape)
     popularity = np.bincount(prepared.item[kept], minlength=shape[1]).astype(np.float32)
     has.data[:] = 1  # a repeated pair was summed
-    return Data(prepared, has, popularity)
+    return TrainingData(prepared, has, popularity)
 
 
-def _tried(data: Data, baseline: Baseline) -> Iterator[tuple[float, Setting, MakeScorer]]:
+def _try_settings(data: TrainingData, baseline: Baseline) -> Iterator[tuple[float, Setting, Trained]]:
+    """Yield validation NDCG@10, setting and trained model of each setting in the grid."""
     question = ask(data.prepared, VAL)
     longest = data.prepared.report["settings"]["max_history"]
     for setting in baseline.grid:
-        scorer = baseline.make(data, setting)
-        ranking = rank_asked(question, scorer(question), longest, with_top=False)
-        yield float(ndcg(ranking.ranks, 10).mean()), setting, scorer
+        trained = baseline.train(data, setting)
+        ranking = rank_asked(question, trained(question), longest, with_top=False)
+        yield float(ndcg(ranking.ranks, 10).mean()), setting, trained
 
 
-def make_popularity(data: Data, setting: Setting) -> MakeScorer:
-    """The items with most training events, to everybody."""
+def train_popularity(data: TrainingData, setting: Setting) -> Trained:
+    """Score each item with its number of training events, for everybody alike. No settings."""
     return lambda question: lambda places, rows: np.repeat(data.popularity[None], len(places), axis=0)
 
 
-def make_recent_popularity(data: Data, setting: Setting) -> MakeScorer:
-    """The items with most training events in the days before each question: what was popular when it was asked.
+def train_recent_popularity(data: TrainingData, setting: Setting) -> Trained:
+    """Score each item with its training events in the days before a user was asked (Ji et al. 2020). Setting: days.
 
-    A stronger baseline than one list for all times (Ji et al. 2020). Equals are ordered by popularity at all times.
+    It is stronger than one list for all times. Items with equally many are ordered by popularity at all times. The
+    scorer raises ValueError for a question that does not know when it was asked.
     """
     kept = data.prepared.part == TRAIN
     order = np.argsort(data.prepared.timestamp_ms[kept], kind="stable")
     time_ms, item = data.prepared.timestamp_ms[kept][order], data.prepared.item[kept][order]
     tie = data.popularity / (data.popularity.max() + 1)
 
-    def of(question: Question) -> AskedScorer:
+    def scorer_of(question: Question) -> AskedScorer:
         if question.asked_ms is None:
             raise ValueError("recent popularity must know when each question is asked")
         now_ms = np.minimum(question.asked_ms, time_ms[-1] + 1)  # after the last training event the window stands still
@@ -140,11 +154,14 @@ def make_recent_popularity(data: Data, setting: Setting) -> MakeScorer:
 
         return score
 
-    return of
+    return scorer_of
 
 
-def make_item_knn(data: Data, setting: Setting) -> MakeScorer:
-    """Items like those of the history, each known by its nearest neighbours."""
+def train_item_knn(data: TrainingData, setting: Setting) -> Trained:
+    """Score items by their similarity to those of the history (Sarwar et al. 2001).
+
+    Settings: similarity, "cosine" or "bm25" of the users who took two items; neighbours, how many an item keeps.
+    """
     kind = {"cosine": CosineRecommender, "bm25": BM25Recommender}[setting["similarity"]]
     model = kind(K=setting["neighbours"])
     with warnings.catch_warnings():
@@ -154,8 +171,11 @@ def make_item_knn(data: Data, setting: Setting) -> MakeScorer:
     return lambda question: lambda places, rows: (_taken(rows, data.n_items) @ similarity).toarray()
 
 
-def make_ease(data: Data, setting: Setting) -> MakeScorer:
-    """A linear model of items on items with an empty diagonal, in closed form (Steck 2019)."""
+def train_ease(data: TrainingData, setting: Setting) -> Trained:
+    """Score items with a linear model from items to items whose diagonal is zero, in closed form (Steck 2019).
+
+    Setting: ridge, added to the diagonal of the Gram matrix. Raises StageError where that is not positive definite.
+    """
     weights = _inverse((data.has.T @ data.has).toarray(), setting["ridge"])
     weights /= -weights.diagonal().copy()
     np.fill_diagonal(weights, 0)
@@ -163,7 +183,10 @@ def make_ease(data: Data, setting: Setting) -> MakeScorer:
 
 
 def _inverse(gram: Float32, ridge: float) -> Float32:
-    """(gram + ridge)^-1 of a symmetric matrix, in place. LAPACK's own: torch's took 13 times as long on 3,626 items."""
+    """Return (gram + ridge)^-1 of a symmetric matrix [N, N]; gram is overwritten.
+
+    LAPACK's Cholesky factorisation is used directly, for torch's inverse is slower (tests/bench/README.md).
+    """
     np.fill_diagonal(gram, gram.diagonal() + ridge)
     factor, failed = spotrf(gram.T, lower=1, overwrite_a=1)
     if failed:
@@ -174,14 +197,18 @@ def _inverse(gram: Float32, ridge: float) -> Float32:
     return inverse.T  # the same numbers in C order: else each sparse product would copy the whole matrix
 
 
-def make_ials(data: Data, setting: Setting) -> MakeScorer:
-    """Matrix factorisation of what was taken and what was not (Hu et al. 2008); a user's factors from the history."""
+def train_ials(data: TrainingData, setting: Setting) -> Trained:
+    """Score items by a factorisation of what was taken and what was not (Hu et al. 2008).
+
+    A user's factors are computed from the history that is asked about. Settings: factors, ridge, and alpha, the weight
+    of a taken item.
+    """
     with threadpool_limits(1, "blas"):  # implicit has threads of its own, and warns of others
         model = AlternatingLeastSquares(
             factors=setting["factors"],
             regularization=setting["ridge"],
             alpha=setting["alpha"],
-            iterations=15,
+            iterations=IALS_ROUNDS,
             random_state=1,
         )
         model.fit(data.has, show_progress=False)
@@ -195,7 +222,7 @@ def make_ials(data: Data, setting: Setting) -> MakeScorer:
 
 
 def _taken(rows: torch.Tensor, n_items: int) -> csr_matrix:
-    """rows int64 [B, T], -1 padding -> 0/1 [B, n_items]."""
+    """Return which items each history holds, 0/1 [B, n_items]: rows int64 [B, T], padded with -1."""
     user, place = np.nonzero(rows.numpy() >= 0)
     item = rows.numpy()[user, place]
     taken = csr_matrix((np.ones(len(item), dtype=np.float32), (user, item)), shape=(len(rows), n_items))
@@ -204,16 +231,16 @@ def _taken(rows: torch.Tensor, n_items: int) -> csr_matrix:
 
 
 BASELINES: dict[str, Baseline] = {
-    "popularity": Baseline([{}], make_popularity),
-    "recent_popularity": Baseline([{"days": days} for days in (1, 7, 30, 90)], make_recent_popularity),
+    "popularity": Baseline([{}], train_popularity),
+    "recent_popularity": Baseline([{"days": days} for days in (1, 7, 30, 90)], train_recent_popularity),
     "item_knn": Baseline(
         [{"similarity": kind, "neighbours": count} for kind in ("cosine", "bm25") for count in (20, 100, 500)],
-        make_item_knn,
+        train_item_knn,
     ),
-    "ease": Baseline([{"ridge": ridge} for ridge in (200.0, 800.0)], make_ease, EASE_MAX_ITEMS),
+    "ease": Baseline([{"ridge": ridge} for ridge in (200.0, 800.0)], train_ease, EASE_MAX_ITEMS),
     "ials": Baseline(
         [{"factors": 64, "ridge": 0.05, "alpha": alpha} for alpha in (2.0, 10.0)]
         + [{"factors": 128, "ridge": 1.0, "alpha": 10.0}],
-        make_ials,
+        train_ials,
     ),
 }

@@ -1,6 +1,6 @@
-"""For whom a model works: the same metrics by popularity of the held-out item, and by length of the history.
+"""For whom a model works: its metrics by the popularity of the held-out item, and by the length of the history.
 
-An average hides a model that serves best sellers to heavy buyers and nobody else.
+An average over all users can hide that a model recommends best sellers to frequent buyers and fails everybody else.
 """
 
 from typing import Any
@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from training.evaluation.metric import Ranks, hit, ndcg
 
 QUINTILES = 5
-HISTORY_FROM = (1, 5, 10, 20, 50)  # known events at which the groups begin
-AT = 10
+HISTORY_FROM = (1, 5, 10, 20, 50)  # the fewest known events in each group of users
+AT = 10  # the cutoff of the metrics
 
 
 def popularity_quintile(popularity: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the quintile of each item [N]: 0 the best sellers, 4 the tail; each holds a fifth of the training events.
+    """Return the quintile of each item [N], from 0 for the best sellers to 4: each makes a fifth of the events.
 
-    Items of equal popularity stay together in the more popular of their quintiles.
+    popularity: training events of each item [N]. Items of equal popularity are in the same quintile, the more popular
+    one of those that they would fill.
     """
     order = np.argsort(-popularity, kind="stable")
     before = np.concatenate([[0.0], np.cumsum(popularity[order])[:-1]]) / max(popularity.sum(), 1)
@@ -33,7 +34,12 @@ def popularity_quintile(popularity: NDArray[Any]) -> NDArray[np.int64]:
 def by_popularity(
     ranks: NDArray[np.int64], target: NDArray[np.int64], popularity: NDArray[Any]
 ) -> list[dict[str, Any]]:
-    """Return a row for each quintile: how many items, users, the range of training events of an item, the metrics."""
+    """Return a row for each quintile of items, about the users whose held-out item is in it.
+
+    ranks, target: the rank and the item row of each user's held-out item [U]; a target of -1 is in no quintile.
+    popularity: training events of each item [N]. A row holds quintile (from 1), items, from and to (the fewest and the
+    most events of an item in it), users, recall@10 and ndcg@10, both None where there are no users.
+    """
     quintile = popularity_quintile(popularity)
     known = target >= 0
     of_user = np.where(known, quintile[np.maximum(target, 0)], QUINTILES)
@@ -46,7 +52,11 @@ def by_popularity(
 
 
 def by_history(ranks: Ranks, length: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Return a row for each range of history lengths (events known before the held-out one); `to` None is open."""
+    """Return a row for each range of history lengths: from, to, users, recall@10 and ndcg@10.
+
+    ranks: of each user's held-out item [U]. length: events known before it [U]. The last range is open: its `to` is
+    None. The metrics are None where there are no users.
+    """
     group = np.searchsorted(HISTORY_FROM, length, side="right") - 1
     stops: list[int | None] = [start - 1 for start in HISTORY_FROM[1:]]
     return [
@@ -56,6 +66,7 @@ def by_history(ranks: Ranks, length: NDArray[np.int64]) -> list[dict[str, Any]]:
 
 
 def _metrics(ranks: Ranks) -> dict[str, Any]:
+    """Return how many users there are and the means of their metrics, None where there are none."""
     if not len(ranks):
         return {"users": 0, f"recall@{AT}": None, f"ndcg@{AT}": None}
     return {

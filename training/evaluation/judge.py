@@ -1,9 +1,7 @@
-"""Who is asked what: the users, histories and held-out items of a split, and a model's ranking of them.
+"""Rank the catalogue for everybody who is asked about, with any model that gives scores; say how good the ranking is.
 
-The history is everything known before the held-out event; where the data shows no repeat consumption, items in it are
-not recommended. That is the default of `exclude_seen` when the bundle is served, so a report's figures and the
-service's answers are the same thing. What is reported is ranked under the opposite rule too, so that nobody has to take
-the rule on trust.
+A model takes part as a scorer: a function from histories to a score for every item. What is reported is ranked twice,
+with the items of a user's history and without them, so that a reader can see how much depends on that rule.
 """
 
 from collections.abc import Callable
@@ -14,25 +12,32 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from training.data.event import Int64
 from training.data.prepared import Prepared
 from training.data.split import VAL
-from training.evaluation.metric import CUTOFFS, bootstrap_interval, hit, ndcg, rank_targets, summarise
-from training.evaluation.question import Int64, Question, ask, judged_part
+from training.evaluation.metric import CUTOFFS, bootstrap_interval, hit, ndcg, rank_targets, summarise_ranks
+from training.evaluation.question import Question, ask, judged_part
 from training.evaluation.variety import coverage, gini
 from training.model.batch import history_batches
 from training.model.encoder import SequenceModel
 
-AT_ONCE = 256
-Scorer = Callable[[torch.Tensor], NDArray[np.float32]]  # rows int64 [B, T], -1 padding the left -> scores [B, N]
-AskedScorer = Callable[[Int64, torch.Tensor], NDArray[np.float32]]  # places in the question [B], rows -> scores [B, N]
+AT_ONCE = 256  # users scored together
+
+Scorer = Callable[[Tensor], NDArray[np.float32]]
+"""A model: histories as rows int64 [B, T], padded on the left with -1, to scores [B, N]."""
+
+AskedScorer = Callable[[Int64, Tensor], NDArray[np.float32]]
+"""A model that must know who is asked: places in Question.users [B], and a Scorer's histories, to scores [B, N]."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """A model's answer: rank of each target [U], and the best rows of each user [U, max cutoff].
+    """A model's answer to a question of U users.
 
-    other: the same under the opposite rule about seen items, where it was asked for.
+    ranks: the rank of each user's target, 1 the best, int64 [U]. top: each user's best item rows, best first
+    [U, at most max(CUTOFFS)]. other: the same under the opposite rule about seen items; None where it was not asked.
     """
 
     ranks: Int64
@@ -40,7 +45,7 @@ class Ranking:
     other: "Ranking | None" = None
 
     def save(self, path: Path) -> None:
-        """Write as .npz."""
+        """Write the ranking as .npz."""
         arrays: dict[str, NDArray[Any]] = {"ranks": self.ranks, "top": self.top}
         if self.other is not None:
             arrays |= {"other_ranks": self.other.ranks, "other_top": self.other.top}
@@ -49,14 +54,17 @@ class Ranking:
 
     @classmethod
     def load(cls, path: Path) -> "Ranking":
-        """Read what save wrote."""
+        """Read a ranking that save wrote. Raises FileNotFoundError where there is none."""
         with np.load(path, allow_pickle=False) as arrays:
             other = cls(arrays["other_ranks"], arrays["other_top"]) if "other_ranks" in arrays else None
             return cls(arrays["ranks"], arrays["top"], other)
 
 
 def score_all(question: Question, scorer: Scorer, max_history: int) -> NDArray[np.float32]:
-    """Score the whole catalogue for every user: [U, N], in the order of question.users."""
+    """Return the scores of every item for every user of a question [U, N], in the order of question.users.
+
+    max_history: the scorer is given at most so many of a user's newest events.
+    """
     scores = np.empty((len(question.users), question.n_items), dtype=np.float32)
     for places, rows in history_batches(question.known, question.users, max_history=max_history, size=AT_ONCE):
         scores[places] = scorer(rows)
@@ -66,9 +74,12 @@ def score_all(question: Question, scorer: Scorer, max_history: int) -> NDArray[n
 def rank(
     question: Question, scorer: Scorer, max_history: int, *, with_top: bool = True, both_rules: bool = False
 ) -> Ranking:
-    """Score the whole catalogue for every user and rank the targets. with_top: False leaves top empty.
+    """Score the whole catalogue for every user and return the ranking of the targets.
 
-    both_rules: rank with seen items and without, the question's rule first and the opposite one as `other`.
+    max_history: the scorer is given at most so many of a user's newest events; what counts as seen is the whole
+    history. with_top: False leaves `top` empty, which is faster. both_rules: rank with seen items and without; the
+    result follows the question's rule, and its `other` the opposite one. Raises ValueError for scores that are not
+    finite.
     """
     return rank_asked(
         question, lambda places, rows: scorer(rows), max_history, with_top=with_top, both_rules=both_rules
@@ -78,7 +89,7 @@ def rank(
 def rank_asked(
     question: Question, scorer: AskedScorer, max_history: int, *, with_top: bool = True, both_rules: bool = False
 ) -> Ranking:
-    """As rank, for a scorer that must know who is asked, not only the history."""
+    """Rank as rank does, with a scorer that is also told which users of the question it scores."""
     best = min(max(CUTOFFS), question.n_items) if with_top else 0
     rules = (False, True) if both_rules else (question.exclude_seen,)  # leaving out comes last: it writes into scores
     answers = {rule: _blank(len(question.users), best) for rule in rules}
@@ -93,38 +104,43 @@ def rank_asked(
 
 
 def _blank(n_users: int, best: int) -> Ranking:
+    """Return a ranking of zeros to be filled in, with `best` places in each list."""
     return Ranking(np.zeros(n_users, dtype=np.int64), np.zeros((n_users, best), dtype=np.int32))
 
 
 def best_rows(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
-    """Return the k rows of highest score, best first. scores [B, N] -> [B, k]."""
+    """Return the k rows of highest score of each user, best first: scores [B, N] -> rows [B, k]."""
     return torch.from_numpy(scores).topk(k, dim=1).indices.numpy()
 
 
 def model_scorer(model: SequenceModel) -> Scorer:
-    """Score with a torch model, in float32."""
+    """Return the scorer of a torch model, which computes in float32 on the model's device."""
 
     @torch.no_grad()
-    def score(rows: torch.Tensor) -> NDArray[np.float32]:
+    def score(rows: Tensor) -> NDArray[np.float32]:
         return model.scores(model.users(rows.to(model.device))).cpu().numpy()
 
     return score
 
 
 def judge(prepared: Prepared, model: SequenceModel) -> Ranking:
-    """Rank the judged part with a model. Called once a model is final: nothing is chosen by it."""
-    question = ask(prepared, judged_part(prepared))
-    return rank(question, model_scorer(model), model.size.max_history, both_rules=True)
+    """Rank the judged part with a model, under both rules. Call it once a model is final: nothing is chosen by it."""
+    return judge_scorer(prepared, model_scorer(model), model.size.max_history)
+
+
+def judge_scorer(prepared: Prepared, scorer: Scorer, max_history: int) -> Ranking:
+    """Rank the judged part as judge does, with a scorer that is given at most max_history of a user's events."""
+    return rank(ask(prepared, judged_part(prepared)), scorer, max_history, both_rules=True)
 
 
 def popularity_scorer(prepared: Prepared) -> Scorer:
-    """Score every user with the items' counts in the training part."""
+    """Return a scorer that gives everybody the items' numbers of training events."""
     counts = np.array([item.popularity for item in prepared.items], dtype=np.float32)
     return lambda rows: np.repeat(counts[None, :], len(rows), axis=0)
 
 
 def validation_score(prepared: Prepared) -> Callable[[SequenceModel], float]:
-    """Return what early stopping watches: NDCG@10 over all validation users."""
+    """Return the function by which models are chosen: a model's mean NDCG@10 over all users of the validation part."""
     question = ask(prepared, VAL)
 
     def score(model: SequenceModel) -> float:
@@ -134,11 +150,14 @@ def validation_score(prepared: Prepared) -> Callable[[SequenceModel], float]:
     return score
 
 
-def describe(ranking: Ranking, n_items: int) -> dict[str, Any]:
-    """Return the metrics of a ranking with intervals for the headline ones."""
+def summarise_ranking(ranking: Ranking, n_items: int) -> dict[str, Any]:
+    """Return the metrics of a ranking by name: accuracy, coverage and Gini at each cutoff, and the number of users.
+
+    NDCG@10 and HR@10 have their 95 % intervals beside them, as [low, high].
+    """
     low, high = bootstrap_interval(ndcg(ranking.ranks, 10))
     hr_low, hr_high = bootstrap_interval(hit(ranking.ranks, 10))
     covered = {f"coverage@{k}": coverage(ranking.top[:, :k], n_items) for k in CUTOFFS}
     ginis = {f"gini@{k}": gini(ranking.top[:, :k], n_items) for k in CUTOFFS}
     intervals = {"ndcg@10_interval": [low, high], "hr@10_interval": [hr_low, hr_high]}
-    return summarise(ranking.ranks) | covered | ginis | intervals | {"users": len(ranking.ranks)}
+    return summarise_ranks(ranking.ranks) | covered | ginis | intervals | {"users": len(ranking.ranks)}

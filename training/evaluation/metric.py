@@ -1,7 +1,9 @@
-"""Ranking quality over the whole catalogue: no sampled negatives, one relevant item a user.
+"""How good a ranking is: the usual metrics, their intervals over users, and differences between models.
 
-Everything follows from the rank of the held-out item, 1 the best. Equal scores count against the model, so a constant
-model gets the last place instead of the first. Intervals are percentile bootstraps over users; differences are paired.
+Every metric follows from the rank of the one held-out item of each user, 1 the best, in the whole catalogue: there are
+no sampled negatives. Items with the same score as the held-out one count as better, so a model that scores all items
+alike gets the last rank and not the first. Intervals are percentile bootstraps over users; a difference between two
+models is taken over the same users.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,18 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
-Ranks = NDArray[np.int64]
+Ranks = NDArray[np.int64]  # [U]
+
+PerRun = Sequence[Float]
+"""A metric of one model in several runs: the values of its users [U] in each run."""
+
+Pool = Callable[[PerRun], Float]
+"""How the runs become one value a user: their mean for runs of the same users, np.concatenate for runs of others."""
 
 CUTOFFS = (5, 10, 20)
-BOOTSTRAPS = 2000
+BOOTSTRAPS = 2000  # resamples of the users that an interval is read from
 
 
 def rank_targets(scores: NDArray[Any], target: NDArray[np.int64], seen: Sequence[NDArray[Any]] | None = None) -> Ranks:
-    """Return the rank of each target. scores [B, N] is written to: seen rows get minus infinity.
+    """Return the rank of each user's target row [B] among scores [B, N].
 
-    A target that is not in the catalogue (-1), or was seen and so cannot be recommended, ranks below every item and
-    every cutoff, so that it is a miss in a catalogue smaller than a list too. Raises ValueError for scores that are not
-    finite.
+    seen: rows of each user that may not be recommended; their scores are overwritten with minus infinity. A target that
+    is not in the catalogue (-1), or is seen and so cannot be recommended, ranks below every item and every cutoff, so
+    that it is a miss in a catalogue smaller than a list too. Raises ValueError for scores that are not finite.
     """
     if not np.isfinite(scores).all():
         raise ValueError("scores contain NaN or infinity")
@@ -35,27 +43,27 @@ def rank_targets(scores: NDArray[Any], target: NDArray[np.int64], seen: Sequence
 
 
 def hit(ranks: Ranks, k: int) -> Float:
-    """Recall@k of each user, which with one relevant item is the hit rate."""
+    """Return whether each target is among the k best, 0 or 1 [U]: recall@k, which is the hit rate for one target."""
     return (ranks <= k).astype(np.float64)
 
 
 def ndcg(ranks: Ranks, k: int) -> Float:
-    """NDCG@k of each user: 1 / log2(rank + 1) within k (Järvelin and Kekäläinen 2002), the ideal being 1."""
+    """Return NDCG@k of each user [U]: 1 / log2(rank + 1) within k, else 0 (Järvelin and Kekäläinen 2002)."""
     return np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0)
 
 
 def reciprocal_rank(ranks: Ranks, k: int) -> Float:
-    """1 / rank within k, else 0; its mean is MRR@k."""
+    """Return 1 / rank of each target within k, else 0 [U]; its mean is MRR@k."""
     return np.where(ranks <= k, 1.0 / ranks, 0.0)
 
 
 def precision(ranks: Ranks, k: int) -> Float:
-    """Share of the k that is relevant."""
+    """Return the share of each user's k best that is the target, 1 / k or 0 [U]."""
     return hit(ranks, k) / k
 
 
 def f1(ranks: Ranks, k: int) -> Float:
-    """Harmonic mean of precision@k and recall@k."""
+    """Return the harmonic mean of precision@k and recall@k of each user [U]."""
     return hit(ranks, k) * 2 / (k + 1)
 
 
@@ -68,17 +76,21 @@ METRICS: dict[str, Callable[[Ranks, int], Float]] = {
 }
 
 
-def summarise(ranks: Ranks) -> dict[str, float]:
-    """Return every metric at every cutoff, "hr@10": mean over users. Recall@k equals hr@k; accuracy@1 equals hr@1."""
+def summarise_ranks(ranks: Ranks) -> dict[str, float]:
+    """Return every metric at every cutoff by name, such as "hr@10": its mean over users.
+
+    With one target a user, recall@k equals hr@k and accuracy@1 equals hr@1; all are there, for readers look for them.
+    """
     means = {f"{name}@{k}": float(metric(ranks, k).mean()) for k in CUTOFFS for name, metric in METRICS.items()}
     recalls = {f"recall@{k}": means[f"hr@{k}"] for k in CUTOFFS}
     return means | recalls | {"accuracy@1": float(hit(ranks, 1).mean())}
 
 
 def basket_recall(top: NDArray[Any], basket: NDArray[Any], owner: NDArray[np.int64], k: int) -> Float:
-    """Share of each user's basket that is among the k best [U].
+    """Return the share of each user's basket that is among the k best [U].
 
-    top: rows [U, at least k]; basket: rows that were held out together; owner: whose each is, its place in top.
+    top: best rows [U, at least k]. basket: rows of all users that were held out together [I]. owner: whose each is,
+    a place in top [I].
     """
     found = (top[owner, :k] == basket[:, None]).any(axis=1)
     size = np.bincount(owner, minlength=len(top))
@@ -86,7 +98,7 @@ def basket_recall(top: NDArray[Any], basket: NDArray[Any], owner: NDArray[np.int
 
 
 def bootstrap_interval(values: Float, *, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of the mean over users (Efron 1979)."""
+    """Return low and high of the percentile interval of the mean of values [U] (Efron 1979)."""
     means = _resampled_means(values, seed)
     edge = (1 - level) / 2
     low, high = np.quantile(means, [edge, 1 - edge])
@@ -94,37 +106,36 @@ def bootstrap_interval(values: Float, *, seed: int = 0, level: float = 0.95) -> 
 
 
 def relative_difference(ours: Float, theirs: Float, *, seed: int = 0) -> dict[str, float]:
-    """Paired bootstrap of mean(ours) / mean(theirs) - 1 over the same users: difference, low, high (95 %)."""
+    """Return mean(ours) / mean(theirs) - 1 of two models over the same users [U], with its 95 % interval.
+
+    The keys are difference, low and high. Users are resampled in pairs: both models on the same ones.
+    """
     both = _resampled_means(np.stack([ours, theirs], axis=1), seed)
     ratio = both[:, 0] / np.maximum(both[:, 1], 1e-12) - 1
     low, high = np.quantile(ratio, [0.025, 0.975])
-    return {
-        "difference": float(ours.mean() / max(theirs.mean(), 1e-12) - 1),
-        "low": float(low),
-        "high": float(high),
-    }
+    return {"difference": _ratio(ours, theirs), "low": float(low), "high": float(high)}
 
 
-def _resampled_means(values: Float, seed: int) -> Float:
-    """values [U] or [U, M] -> means of BOOTSTRAPS resamples of users [BOOTSTRAPS] or [BOOTSTRAPS, M]."""
-    rng = np.random.default_rng(seed)
-    return np.stack([values[rng.integers(0, len(values), len(values))].mean(axis=0) for _ in range(BOOTSTRAPS)])
-
-
-PerRun = Sequence[NDArray[np.float64]]  # [users] of each run
-
-
-Pool = Callable[[PerRun], NDArray[np.float64]]
-
-
-def _mean_over_seeds(per_run: PerRun) -> NDArray[np.float64]:
+def mean_over_seeds(per_run: PerRun) -> Float:
+    """Return each user's mean over runs of the same users [U]."""
     return np.mean(np.stack(per_run), axis=0)
 
 
-def pooled_difference(ours: PerRun, theirs: PerRun, pool: Pool = _mean_over_seeds) -> dict[str, Any]:
-    """Relative difference of two models, each [users] a run: paired bootstrap over users of their means over seeds.
+def pooled_difference(ours: PerRun, theirs: PerRun, pool: Pool = mean_over_seeds) -> dict[str, Any]:
+    """Return the relative difference of two models over several runs: that of their pooled values, and each run's own.
 
-    Returns difference, low, high (95 %), and each seed's own difference. pool: how the runs become one value a user.
+    The keys are those of relative_difference, and per_seed with a number for each run.
     """
-    per_seed = [float(own.mean() / max(other.mean(), 1e-12) - 1) for own, other in zip(ours, theirs, strict=True)]
+    per_seed = [_ratio(own, other) for own, other in zip(ours, theirs, strict=True)]
     return {**relative_difference(pool(ours), pool(theirs)), "per_seed": per_seed}
+
+
+def _ratio(ours: Float, theirs: Float) -> float:
+    """Return mean(ours) / mean(theirs) - 1; a mean of zero counts as a very small one."""
+    return float(ours.mean() / max(theirs.mean(), 1e-12) - 1)
+
+
+def _resampled_means(values: Float, seed: int) -> Float:
+    """Return the means of BOOTSTRAPS resamples of users: values [U] or [U, M] -> [BOOTSTRAPS] or [BOOTSTRAPS, M]."""
+    rng = np.random.default_rng(seed)
+    return np.stack([values[rng.integers(0, len(values), len(values))].mean(axis=0) for _ in range(BOOTSTRAPS)])

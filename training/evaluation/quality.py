@@ -1,6 +1,9 @@
-"""How the models of a run compare on the same held-out events, as numbers, for manifest and report."""
+"""How the models of a run compare: metrics of each, differences between them, and whether the distillation paid.
 
-from collections.abc import Mapping
+Everything here works on rankings of the same question, so that every difference is taken over the same users.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +13,13 @@ from numpy.typing import NDArray
 from training.data.prepared import Prepared
 from training.data.split import TRAIN
 from training.evaluation.breakdown import by_history, by_popularity
-from training.evaluation.judge import Ranking, describe
+from training.evaluation.judge import Ranking, summarise_ranking
 from training.evaluation.metric import CUTOFFS, Ranks, basket_recall, hit, ndcg, relative_difference
 from training.evaluation.question import Question
 from training.evaluation.variety import Features, diversity, item_features, novelty, overlap
 
-COMPARED = (
+Pairs = Sequence[tuple[str, str]]
+COMPARED: Pairs = (  # pairs of models whose NDCG@10 is compared, where both were ranked
     ("student", "student_alone"),
     ("student", "student_smoothed"),
     ("student", "teacher"),
@@ -24,28 +28,13 @@ COMPARED = (
     ("bundle", "student_alone"),
     ("bundle", "teacher"),
     ("teacher", "rectools_sasrec"),
-    ("transformer", "rectools_sasrec"),
     ("teacher", "popularity"),
 )
 OVERLAPPED = (("student", "teacher"), ("student_alone", "teacher"), ("bundle", "teacher"), ("bundle", "student"))
 DIVERSITY_AT = 10
-OWN_MODELS = frozenset(
-    {
-        "teacher",
-        "transformer",
-        "linear",
-        "text",
-        "twin",
-        "student",
-        "student_smoothed",
-        "student_alone",
-        "compressed",
-        "bundle",
-    }
-)
-LOST = 0.0  # a relative NDCG@10 gain at or below it is a failed run
+FAILS_AT = 0.0  # a run has failed whose student's relative gain in NDCG@10 over itself alone is at most this
 
-MEANING = {
+MEANING = {  # what each metric means, for the reader of a report
     "hr@k, recall@k": "share of users whose held-out item is among the k best of the whole catalogue",
     "ndcg@k": "the same, a hit at place r counting 1 / log2(r + 1)",
     "mrr@k": "the same, a hit at place r counting 1 / r",
@@ -66,15 +55,15 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What the rankings of a run are measured against, made once."""
+    """What the rankings of a run are measured with, made once."""
 
     question: Question
-    popularity: NDArray[np.float64]  # training events of each item
-    features: Features
+    popularity: NDArray[np.float64]  # training events of each item [N]
+    features: Features  # what makes two items alike
 
 
 def make_yardstick(prepared: Prepared, question: Question) -> Yardstick:
-    """Return the yardstick of a question about prepared data."""
+    """Return the yardstick for rankings of a question about prepared data."""
     trained = prepared.part == TRAIN
     popularity = np.array([item.popularity for item in prepared.items])
     return Yardstick(
@@ -82,19 +71,22 @@ def make_yardstick(prepared: Prepared, question: Question) -> Yardstick:
     )
 
 
-def summarise_quality(rankings: Mapping[str, Ranking], n_items: int) -> dict[str, Any]:
-    """Return {model: metrics with intervals} and the paired differences in NDCG@10 between them."""
-    quality: dict[str, Any] = {name: describe(ranking, n_items) for name, ranking in rankings.items()}
+def summarise_quality(rankings: Mapping[str, Ranking], n_items: int, pairs: Pairs = COMPARED) -> dict[str, Any]:
+    """Return the metrics of each model by its name, and under "ndcg@10_differences" those between the pairs.
+
+    A difference is named "student / teacher", and has the keys of relative_difference.
+    """
+    quality: dict[str, Any] = {name: summarise_ranking(ranking, n_items) for name, ranking in rankings.items()}
     quality["ndcg@10_differences"] = {
         f"{ours} / {theirs}": relative_difference(ndcg(rankings[ours].ranks, 10), ndcg(rankings[theirs].ranks, 10))
-        for ours, theirs in COMPARED
+        for ours, theirs in pairs
         if ours in rankings and theirs in rankings
     }
     return quality
 
 
 def detail(ranking: Ranking, yardstick: Yardstick) -> dict[str, Any]:
-    """Return what the headline metrics leave out: lists, groups of users, both rules of repeats, baskets."""
+    """Return what a ranking's headline metrics leave out: its lists, groups of users, repeats and baskets."""
     question = yardstick.question
     listed = ranking.top[:, :DIVERSITY_AT]
     return {
@@ -102,17 +94,21 @@ def detail(ranking: Ranking, yardstick: Yardstick) -> dict[str, Any]:
         f"diversity@{DIVERSITY_AT}": diversity(listed, yardstick.features),
         "by_popularity": by_popularity(ranking.ranks, question.target, yardstick.popularity),
         "by_history": by_history(ranking.ranks, question.known.lengths()[question.users]),
-        "repeats": repeats(ranking, question),
-        "next_basket": next_basket(ranking, question),
+        "repeats": measure_repeats(ranking, question),
+        "next_basket": measure_baskets(ranking, question),
     }
 
 
-def repeats(ranking: Ranking, question: Question) -> dict[str, Any] | None:
-    """Return headline metrics with seen items ranked and left out; None where only one rule was ranked."""
+def measure_repeats(ranking: Ranking, question: Question) -> dict[str, Any] | None:
+    """Return HR@10 and NDCG@10 with seen items ranked, and with them left out; None where only one rule was ranked.
+
+    new_targets: seen items left out, over the users alone whose held-out item is new to them; None where there are
+    none.
+    """
     if ranking.other is None:
         return None
     ranked, left_out = (ranking.other, ranking) if question.exclude_seen else (ranking, ranking.other)
-    is_new = ~question.repeats()
+    is_new = ~question.is_repeat()
     return {
         "seen_ranked": _headline(ranked.ranks),
         "seen_left_out": _headline(left_out.ranks),
@@ -120,8 +116,11 @@ def repeats(ranking: Ranking, question: Question) -> dict[str, Any] | None:
     }
 
 
-def next_basket(ranking: Ranking, question: Question) -> dict[str, Any] | None:
-    """Return basket recall, and how many of the users' baskets hold several items; None where none does."""
+def measure_baskets(ranking: Ranking, question: Question) -> dict[str, Any] | None:
+    """Return basket recall at each cutoff, and how many baskets hold several items; None where none does.
+
+    A basket is what a user took in the instant of the held-out event.
+    """
     baskets = question.baskets
     if baskets is None:
         return None
@@ -133,7 +132,10 @@ def next_basket(ranking: Ranking, question: Question) -> dict[str, Any] | None:
 
 
 def overlaps(rankings: Mapping[str, Ranking]) -> dict[str, dict[str, float]]:
-    """Return {"student / teacher": {"overlap@10": share}} of the pairs that are there."""
+    """Return for each of the OVERLAPPED pairs that were ranked the share of their lists that agrees, at each cutoff.
+
+    The result is {"student / teacher": {"overlap@10": share, ...}, ...}.
+    """
     return {
         f"{ours} / {theirs}": {
             f"overlap@{k}": overlap(rankings[ours].top[:, :k], rankings[theirs].top[:, :k]) for k in CUTOFFS
@@ -143,21 +145,26 @@ def overlaps(rankings: Mapping[str, Ranking]) -> dict[str, dict[str, float]]:
     }
 
 
-def beside_baselines(rankings: Mapping[str, Ranking]) -> dict[str, dict[str, float]]:
-    """Return {other: paired difference in NDCG@10 of the student to it} of peers and baselines, the strongest first."""
-    others = [name for name in rankings if name not in OWN_MODELS]
-    others.sort(key=lambda name: -ndcg(rankings[name].ranks, 10).mean())
+def beside_baselines(rankings: Mapping[str, Ranking], others: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Return the student's relative difference in NDCG@10 to each peer and baseline, by name, the strongest first.
+
+    others: the names of peers and baselines among the rankings.
+    """
+    ordered = sorted(others, key=lambda name: -ndcg(rankings[name].ranks, 10).mean())
     ours = ndcg(rankings["student"].ranks, 10)
-    return {name: relative_difference(ours, ndcg(rankings[name].ranks, 10)) for name in others}
+    return {name: relative_difference(ours, ndcg(rankings[name].ranks, 10)) for name in ordered}
 
 
 def verdict(quality: Mapping[str, Any]) -> tuple[bool, str]:
-    """Return whether the distillation paid, and the sentence that says so."""
+    """Return whether the distillation paid, and a sentence for the reader that says so.
+
+    quality: what summarise_quality returned, of teacher, student and student_alone at least.
+    """
     gain = quality["ndcg@10_differences"]["student / student_alone"]
     kept = 1 + quality["ndcg@10_differences"]["student / teacher"]["difference"]
     numbers = f"{gain['difference']:+.1%} NDCG@10 (95 % interval {gain['low']:+.1%} to {gain['high']:+.1%})"
     keeps = f"It keeps {kept:.1%} of the teacher's."
-    if gain["difference"] <= LOST:
+    if gain["difference"] <= FAILS_AT:
         return False, f"Failed: the distilled student does not beat the same student trained alone: {numbers}. {keeps}"
     if gain["low"] <= 0:
         return True, f"The student is ahead of the same student trained alone, within noise: {numbers}. {keeps}"
@@ -165,4 +172,5 @@ def verdict(quality: Mapping[str, Any]) -> tuple[bool, str]:
 
 
 def _headline(ranks: Ranks) -> dict[str, Any]:
+    """Return the number of users, HR@10 and NDCG@10."""
     return {"users": len(ranks), "hr@10": float(hit(ranks, 10).mean()), "ndcg@10": float(ndcg(ranks, 10).mean())}

@@ -1,50 +1,59 @@
-"""What is asked of a model: one question for each held-out event, with the history before it."""
+"""What every model is asked: for each user with a held-out event, which item came next after the history before it.
+
+The history is everything known before the held-out event. Where the data shows no repeat consumption, the items in it
+may not be recommended. This is also the default of `exclude_seen` when the bundle is served, so that a report's figures
+and the service's answers are about the same lists.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.event import Events, select_events
+from training.data.event import Events, Int64, select_events
 from training.data.prepared import Prepared
 from training.data.split import TEST, VAL
-
-Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Baskets:
-    """What was held out in one instant: rows, and the place in the question of the user whose each is."""
+    """Every item that was held out in the same instant as a user's first held-out event, that event included."""
 
-    rows: NDArray[np.int32]
-    owner: Int64
+    rows: NDArray[np.int32]  # [I], item rows
+    owner: Int64  # [I], whose each is: a place in Question.users
 
 
 @dataclass(frozen=True)
 class Question:
-    """Users with a history, and the row that each took next (-1: not in the catalogue)."""
+    """The users that are asked about, their histories, and the item that each of them took next. U users."""
 
-    known: Events
-    users: Int64
-    target: Int64
-    exclude_seen: bool
+    known: Events  # the histories, of all users by number
+    users: Int64  # [U], user numbers
+    target: Int64  # [U], row of the item taken next; -1 where it is not in the catalogue
+    exclude_seen: bool  # whether items of the history may not be recommended
     n_items: int
-    asked_ms: Int64 | None = None  # [U] time of the held-out event
+    asked_ms: Int64 | None = None  # [U], time of the held-out event; None where it is not known
     baskets: Baskets | None = None
 
     def seen(self, users: Int64) -> list[NDArray[np.int32]]:
-        """The rows of each user's whole history."""
+        """Return the item rows of the whole history of each of the given user numbers, oldest first."""
         return [self.known.item[self.known.offset[u] : self.known.offset[u + 1]] for u in users]
 
-    def repeats(self) -> NDArray[np.bool_]:
-        """Which targets stand in their user's history [U]."""
+    def is_repeat(self) -> NDArray[np.bool_]:
+        """Return for each user whether the item taken next is already in the history: bool [U]."""
         return np.array([row in seen for row, seen in zip(self.target, self.seen(self.users), strict=True)], dtype=bool)
 
 
-def ask(prepared: Prepared, part: int, *, exclude_seen: bool | None = None, limit: int | None = None) -> Question:
-    """Return the question of a part (1 validation, 2 test): each user's first event of it, given all events before.
+def judged_part(prepared: Prepared) -> int:
+    """Return the part that reports are about: TEST, or VAL where nothing was held out for testing."""
+    return TEST if bool((prepared.part == TEST).any()) else VAL
 
-    exclude_seen: None takes the data's own rule. limit: at most so many users, drawn with a fixed seed.
+
+def ask(prepared: Prepared, part: int, *, exclude_seen: bool | None = None, limit: int | None = None) -> Question:
+    """Return the question of a part, VAL or TEST: each user's first event of it, given all events of earlier parts.
+
+    Users without an earlier event are left out. exclude_seen: None takes the rule that the data suggests. limit: at
+    most so many users, drawn with a fixed seed.
     """
     n_users = len(prepared.users)
     known = select_events(prepared.user, prepared.item, prepared.part < part, n_users)
@@ -58,11 +67,11 @@ def ask(prepared: Prepared, part: int, *, exclude_seen: bool | None = None, limi
     return Question(
         known,
         users,
-        prepared.item[first].astype(np.int64),
-        not prepared.report["repeat_consumption"] if exclude_seen is None else exclude_seen,
-        len(prepared.items),
-        prepared.timestamp_ms[first],
-        _baskets(prepared, part, users, first),
+        target=prepared.item[first].astype(np.int64),
+        exclude_seen=not prepared.report["repeat_consumption"] if exclude_seen is None else exclude_seen,
+        n_items=len(prepared.items),
+        asked_ms=prepared.timestamp_ms[first],
+        baskets=_baskets(prepared, part, users, first),
     )
 
 
@@ -76,8 +85,3 @@ def _baskets(prepared: Prepared, part: int, users: Int64, first: Int64) -> Baske
     inside = (owner >= 0) & (prepared.part == part) & (prepared.timestamp_ms == asked_ms[prepared.user])
     pairs = np.unique(np.stack([owner[inside], prepared.item[inside]]), axis=1)
     return Baskets(pairs[1].astype(np.int32), pairs[0])
-
-
-def judged_part(prepared: Prepared) -> int:
-    """Return the part that reports are about: test, or validation where nothing was held out for testing."""
-    return TEST if bool((prepared.part == TEST).any()) else VAL

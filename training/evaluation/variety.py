@@ -1,7 +1,9 @@
-"""What the lists are made of, whatever was held out: coverage, concentration, novelty, diversity, agreement.
+"""What recommended lists are made of, whatever was held out: coverage, concentration, novelty, diversity, agreement.
 
-Two models may hit equally often and recommend very different shops: one its hundred best sellers, the other all of it.
-Letters: U users, K places in a list, N items, F features.
+Two models may be right equally often and recommend very differently, one its hundred best sellers and the other the
+whole catalogue.
+
+Letters: U users, K places in a list, N items, F features, P pairs of items.
 """
 
 from collections.abc import Sequence
@@ -14,52 +16,55 @@ from scipy.sparse import csc_array
 
 from service.bundle import Item
 
-Rows = NDArray[Any]  # int [U, K]: item rows, best first
+Rows = NDArray[Any]
+"""Recommended lists: item rows, best first, int [U, K]."""
 
 ATTRIBUTED = 0.5  # share of the items that must have attributes for diversity to go by them
-SAMPLED_USERS = 2000  # lists that diversity looks at: its standard error is then below .003
-PAIRS_AT_ONCE = 4096
+LISTS_COMPARED = 2000  # lists that diversity looks at: its standard error is then below .003
+PAIRS_AT_ONCE = 4096  # pairs of items whose features are compared together
 
 
 def coverage(top: Rows, n_items: int) -> float:
-    """Share of the catalogue that appears in anybody's list."""
+    """Return the share of the catalogue that appears in anybody's list."""
     return len(np.unique(top)) / n_items
 
 
 def gini(top: Rows, n_items: int) -> float:
-    """Gini coefficient of how often each item is recommended: 0 all equally often, near 1 always the same."""
+    """Return the Gini coefficient of how often items are recommended: 0 all equally often, near 1 always the same."""
     counts = np.sort(np.bincount(top.ravel(), minlength=n_items))
     place = np.arange(1, n_items + 1)
     return float(((2 * place - n_items - 1) * counts).sum() / (n_items * counts.sum()))
 
 
 def novelty(top: Rows, popularity: NDArray[Any]) -> float:
-    """Mean self-information of the recommended items, in bits (Zhou et al. 2010): -log2 of an item's share of events.
+    """Return the mean self-information of the recommended items, in bits (Zhou et al. 2010).
 
-    popularity: training events of each item [N]; an item without any counts as having one.
+    That of an item is -log2 of its share of the training events. popularity: training events of each item [N]; an item
+    without any counts as having one.
     """
     bits = -np.log2(np.maximum(popularity, 1.0) / popularity.sum())
     return float(bits[top].mean())
 
 
 def overlap(ours: Rows, theirs: Rows) -> float:
-    """Mean share of a user's K places that the two models fill with the same items, in whatever order."""
+    """Return the share of a user's K places that two models fill with the same items, in any order: mean over users."""
     same = [len(np.intersect1d(a, b)) for a, b in zip(ours, theirs, strict=True)]
     return float(np.mean(same) / ours.shape[1])
 
 
 @dataclass(frozen=True)
 class Features:
-    """What makes two items alike. has: 0/1 [F, N]; by: what a feature is, for the reader."""
+    """What makes two items alike."""
 
-    by: str
-    has: csc_array
+    by: str  # what a feature is, for the reader of a report
+    has: csc_array  # 0/1 [F, N], which item has which feature
 
 
 def item_features(items: Sequence[Item], user: NDArray[Any], item: NDArray[Any]) -> Features:
-    """Return the items' attribute values where at least half of them have any, else the users who took them.
+    """Return the features of items: their attribute values, or the users who took them where few have attributes.
 
-    user, item: the training events.
+    Attributes are used where at least half of the items have any. user, item: user number and item row of each training
+    event.
     """
     values = [{f"{name}={value}" for name, of in item.attributes.items() for value in of} for item in items]
     if items and sum(map(bool, values)) >= ATTRIBUTED * len(items):
@@ -71,12 +76,13 @@ def item_features(items: Sequence[Item], user: NDArray[Any], item: NDArray[Any])
 
 
 def diversity(top: Rows, features: Features) -> float:
-    """Mean over users of 1 - Jaccard similarity of each pair of their list (Ziegler et al. 2005); 0 all alike.
+    """Return how unlike the items of a list are, 0 all alike to 1: the mean over users (Ziegler et al. 2005).
 
-    Two items without any feature have nothing in common. At most SAMPLED_USERS lists, drawn with a fixed seed.
+    That of a list is the mean of 1 - Jaccard similarity over its pairs of items; two items without any feature have
+    nothing in common. Of more than LISTS_COMPARED lists, so many are drawn with a fixed seed.
     """
-    if len(top) > SAMPLED_USERS:
-        top = top[np.random.default_rng(0).choice(len(top), SAMPLED_USERS, replace=False)]
+    if len(top) > LISTS_COMPARED:
+        top = top[np.random.default_rng(0).choice(len(top), LISTS_COMPARED, replace=False)]
     first, second = np.triu_indices(top.shape[1], k=1)
     if not len(first):
         return 0.0
@@ -85,16 +91,19 @@ def diversity(top: Rows, features: Features) -> float:
 
 
 def jaccard(has: csc_array, first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
-    """Shared features over all features of each pair of items [P]; 0 where neither has any."""
+    """Return the Jaccard similarity of pairs of items [P]: shared features over all features, 0 where there are none.
+
+    has: 0/1 [F, N]. first, second: the item rows of each pair [P].
+    """
     size = np.asarray(has.sum(axis=0)).ravel()
     shared = np.zeros(len(first))
     for start in range(0, len(first), PAIRS_AT_ONCE):
-        piece = slice(start, start + PAIRS_AT_ONCE)
-        shared[piece] = np.asarray(has[:, first[piece]].multiply(has[:, second[piece]]).sum(axis=0)).ravel()
+        some = slice(start, start + PAIRS_AT_ONCE)
+        shared[some] = np.asarray(has[:, first[some]].multiply(has[:, second[some]]).sum(axis=0)).ravel()
     return shared / np.maximum(size[first] + size[second] - shared, 1)
 
 
 def _binary(row: NDArray[Any], column: NDArray[Any], shape: tuple[int, int]) -> csc_array:
-    """Ones at the given places, however often each is given."""
+    """Return a matrix of ones at the given places and zeros elsewhere, however often a place is given."""
     place = np.unique(column.astype(np.int64) * shape[0] + row)
     return csc_array((np.ones(len(place), dtype=np.float32), (place % shape[0], place // shape[0])), shape=shape)

@@ -1,7 +1,8 @@
-"""The compress stage: how the student's item table and encoder are stored, and what that costs.
+"""The compress stage: choose how the student's item table and encoder are stored, and measure what that costs.
 
-float16 halves the bytes; int8 with one scale a row quarters them. So does int8 with the encoder's matrices: weights
-only, for dynamic int8 lets a user's vector depend on the batch. Quality is measured on validation, before and after.
+A table of float16 takes half the bytes of float32, one of int8 with a scale a row a quarter; an encoder's matrices can
+be int8 too. Weights alone are rounded, not what is computed with them: with dynamic int8 the vector of a user would
+depend on the others in the batch.
 """
 
 import json
@@ -13,62 +14,69 @@ from numpy.typing import NDArray
 
 from service.bundle import ItemTable
 from training.data.prepared import Prepared
-from training.data.split import VAL
-from training.evaluation.judge import judge, model_scorer, rank
-from training.evaluation.metric import ndcg
-from training.evaluation.question import ask
+from training.evaluation.judge import judge, validation_score
 from training.export.rounding import quantise_rows, round_encoder
 from training.model.checkpoint import load_model
+from training.model.encoder import SequenceModel
 
 EMBEDDINGS, SCALES, REPORT, RANKING = "item_embeddings.npy", "item_scales.npy", "report.json", "ranking.npz"
 
 
 def compress(out: Path, prepared: Prepared, student: Path, *, items: str, encoder: str) -> None:
-    """Write the student's item table as items says, and validation NDCG@10 before and after, into out.
+    """Write the student's item table as it will be exported into out, with its ranking and a report of what it costs.
 
-    encoder: float32 or int8, as export will store it.
+    student: the model's file. items: how the table is stored, float32, float16 or int8. encoder: how export will store
+    the encoder's matrices, float32 or int8. The report has the table's bytes, and validation NDCG@10 before and after.
     """
     model = load_model(student)
-    question = ask(prepared, VAL)
-    before = ndcg(rank(question, model_scorer(model), model.size.max_history).ranks, 10).mean()
+    score = validation_score(prepared)
+    before = score(model)
     table = compress_table(model.items.weight.detach().numpy(), items)
-    with torch.no_grad():
-        model.items.weight.copy_(torch.from_numpy(table.dense()))
-    if encoder == "int8":
-        round_encoder(model.encoder)
-    after = ndcg(rank(question, model_scorer(model), model.size.max_history).ranks, 10).mean()
+    round_model(model, table, encoder)
+    after = score(model)
     save_table(out, table)
     judge(prepared, model).save(out / RANKING)
     report = {
         "items": items,
         "encoder": encoder,
         "bytes": table_bytes(table),
-        "ndcg@10_before": float(before),
-        "ndcg@10_after": float(after),
+        "ndcg@10_before": before,
+        "ndcg@10_after": after,
     }
     (out / REPORT).write_text(json.dumps(report, indent=1) + "\n")
 
 
 def compress_table(weights: NDArray[np.float32], kind: str) -> ItemTable:
-    """Return weights [N, D] stored as float32, float16 or int8 with a scale a row."""
+    """Return weights [N, D] as a table that is stored as kind: float32, float16, or int8 with a scale a row."""
     if kind != "int8":
         return ItemTable(weights.astype(kind))
     return ItemTable(*quantise_rows(weights))
 
 
+@torch.no_grad()
+def round_model(model: SequenceModel, table: ItemTable, encoder_kind: str) -> None:
+    """Give a model the values that the service will compute with, in place: those of a stored table and encoder.
+
+    encoder_kind: how the encoder's matrices are stored, float32 or int8.
+    """
+    if encoder_kind == "int8":
+        round_encoder(model.encoder)
+    model.items.weight.copy_(torch.from_numpy(table.dense()))
+
+
 def save_table(out: Path, table: ItemTable) -> None:
-    """Write a table as .npy files."""
+    """Write a table into a directory as .npy files."""
     np.save(out / EMBEDDINGS, table.embeddings)
     if table.scales is not None:
         np.save(out / SCALES, table.scales)
 
 
 def load_table(out: Path) -> ItemTable:
-    """Read what save_table wrote."""
+    """Read a table that save_table wrote. Raises FileNotFoundError where there is none."""
     scales = np.load(out / SCALES) if (out / SCALES).exists() else None
     return ItemTable(np.load(out / EMBEDDINGS), scales)
 
 
 def table_bytes(table: ItemTable) -> int:
-    """Bytes of the stored arrays."""
+    """Return the bytes of a table's stored arrays."""
     return int(table.embeddings.nbytes + (0 if table.scales is None else table.scales.nbytes))

@@ -1,6 +1,10 @@
-"""Evaluate a bundle alone on a file of what was known and a file of what came next: no torch, no run directory."""
+"""Judge a bundle alone, on a file of what was known and a file of what came next, without a run directory.
 
-from collections.abc import Mapping
+The bundle is run through onnxruntime, as it is served; the ranking and its metrics are those of every report. So
+anybody who has a bundle and two files can repeat a report's figures, or take those of new data.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,47 +12,49 @@ import numpy as np
 import polars as pl
 
 from service.bundle import Bundle, BundleError, open_bundle, tie_hash
-from training.data.event import select_events
-from training.data.interaction_file import read_events
+from training.data.event import Events, select_events
+from training.data.interaction_file import Cleaning, read_interactions
 from training.errors import InputError
-from training.evaluation.judge import describe, rank
+from training.evaluation.judge import rank, summarise_ranking
 from training.evaluation.question import Question
 from training.export.onnx_student import ExportedStudent
 
-MAX_HISTORY = 500
+MAX_HISTORY = 500  # newest events of a user that are read, as prepare does by default
 
 
 def evaluate_bundle(
     path: Path, interactions: Path, heldout: Path, *, columns: Mapping[str, str], exclude_seen: bool | None
 ) -> dict[str, Any]:
-    """Return the metrics of the bundle: each user's first held-out event, given the user's interactions before it.
+    """Return the metrics of a bundle that is asked for each user's first held-out event, given the events before it.
 
-    So interactions may be what was known, or everything: later events, and the held-out one itself, are no history. An
-    item that the bundle does not know counts as missed when held out, and is skipped in a history, as in serving.
+    interactions: a file of what was known, or of everything: later events, and the held-out one itself, are not part of
+    the history. heldout: a file of the events to ask for. columns: their names for our columns. exclude_seen: None
+    takes the bundle's own rule.
+
+    An item that the bundle does not know counts as missed when it is held out, and is skipped in a history, as in
+    serving. The metrics are those of summarise_ranking, with version, exclude_seen and unknown_targets beside them.
+    Raises InputError where the bundle or a file cannot be read, or the files have no common user.
     """
     try:
         bundle = open_bundle(path)
     except BundleError as exc:
         raise InputError(str(exc)) from exc
     question, unknown = read_question(bundle, interactions, heldout, columns, exclude_seen)
-    student = ExportedStudent(bundle)
-    ranking = rank(
-        question,
-        lambda rows: student.scores([[row for row in history if row >= 0] for history in rows.tolist()]),
-        bundle.manifest.max_history,
-    )
+    ranking = rank(question, ExportedStudent(bundle).padded_scores, bundle.manifest.max_history)
     about = {"version": bundle.manifest.version, "exclude_seen": question.exclude_seen}
-    return describe(ranking, question.n_items) | about | {"unknown_targets": unknown}
+    return summarise_ranking(ranking, question.n_items) | about | {"unknown_targets": unknown}
 
 
 def read_question(
     bundle: Bundle, interactions: Path, heldout: Path, columns: Mapping[str, str], exclude_seen: bool | None
 ) -> tuple[Question, int]:
-    """Read both files into a question in the bundle's rows, and how many targets the bundle does not know."""
-    row = {item_id: number for number, item_id in enumerate(bundle.items.ids)}
+    """Return the question that two files ask, in the bundle's rows, and how many targets the bundle does not know.
+
+    The arguments are those of evaluate_bundle. Raises InputError where a file cannot be read, or they have no common
+    user.
+    """
     known, asked = (
-        read_events(file, columns=columns, events=[], min_weight=0.0, max_history=MAX_HISTORY).frame
-        for file in (interactions, heldout)
+        read_interactions(file, Cleaning(columns, max_history=MAX_HISTORY)).frame for file in (interactions, heldout)
     )
     first = asked.group_by("user_id", maintain_order=True).first()
     known = _before(known, first)
@@ -57,7 +63,21 @@ def read_question(
         raise InputError(
             f"{heldout}: no user of it has an earlier event in {interactions}; are both from the same data?"
         )
-    target = dict(zip(first["user_id"].to_list(), first["item_id"].to_list(), strict=True))
+    row = {item_id: number for number, item_id in enumerate(bundle.items.ids)}
+    item_of = dict(zip(first["user_id"].to_list(), first["item_id"].to_list(), strict=True))
+    target = np.array([row.get(item_of[user], -1) for user in users], dtype=np.int64)
+    question = Question(
+        _histories(known, users, row),
+        np.arange(len(users)),
+        target,
+        exclude_seen=not bundle.manifest.repeat_consumption if exclude_seen is None else exclude_seen,
+        n_items=len(bundle.items),
+    )
+    return question, int((target < 0).sum())
+
+
+def _histories(known: pl.DataFrame, users: Sequence[str], row: Mapping[str, int]) -> Events:
+    """Return the known events of some users, numbered in their order, in rows; unknown items are left out."""
     place = {user: number for number, user in enumerate(users)}
     known = known.with_columns(
         pl.col("user_id").replace_strict(place, default=None, return_dtype=pl.Int32).alias("user"),
@@ -65,14 +85,14 @@ def read_question(
     ).drop_nulls(["user", "row"])
     known = known.sort("user", maintain_order=True)
     user, item = (known[name].to_numpy().astype(np.int32) for name in ("user", "row"))
-    rows = np.array([row.get(target[name], -1) for name in users], dtype=np.int64)
-    rule = not bundle.manifest.repeat_consumption if exclude_seen is None else exclude_seen
-    events = select_events(user, item, np.ones(len(user), dtype=bool), len(users))
-    return Question(events, np.arange(len(users)), rows, rule, len(bundle.items)), int((rows < 0).sum())
+    return select_events(user, item, np.ones(len(user), dtype=bool), len(users))
 
 
 def _before(known: pl.DataFrame, first: pl.DataFrame) -> pl.DataFrame:
-    """Keep of each user the events before the first held-out one, ties in the order of training and store."""
+    """Return the events of each user before the first held-out one; events of one instant are in the store's order.
+
+    That order is a hash of user and item, in training and in serving alike.
+    """
     asked = first.select("user_id", pl.col("timestamp_ms").alias("asked_ms"), pl.col("item_id").alias("asked_id"))
     joined = known.join(asked, on="user_id", how="inner", maintain_order="left")
     is_before = (joined["timestamp_ms"] < joined["asked_ms"]).to_numpy().copy()
@@ -85,4 +105,5 @@ def _before(known: pl.DataFrame, first: pl.DataFrame) -> pl.DataFrame:
 
 
 def _tie_place(user_id: str, item_id: str) -> tuple[bytes, bytes]:
+    """Return what events of one user and instant are ordered by."""
     return tie_hash(user_id, item_id), item_id.encode()

@@ -1,4 +1,8 @@
-"""The export stage: the student as a bundle that counts as done only after it was reopened and gave torch's answers."""
+"""The export stage: write the student as a bundle, reopen it, and check that it gives the scores that torch gives.
+
+A bundle that differs from torch is an error, so a bundle that exists can be trusted. It carries golden answers, so that
+whoever opens it elsewhere can repeat the check.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,30 +16,28 @@ from service.bundle import Bundle, Golden, ItemTable, open_bundle, write_bundle
 from training.data.prepared import Prepared
 from training.errors import StageError
 from training.evaluation.judge import best_rows
+from training.export.compress import round_model
 from training.export.graph import export_encoder
 from training.export.onnx_student import ExportedStudent
-from training.export.rounding import round_encoder
 from training.model.checkpoint import load_model
 from training.model.encoder import SequenceModel
 
-GOLDEN_K = 20
-TOLERANCE = 1e-4  # of the largest |score|
+GOLDEN_K = 20  # items of a golden answer
+TOLERANCE = 1e-4  # by which a score may differ from torch's, as a share of the largest |score|
 
 
 def export(
-    out: Path, prepared: Prepared, student: Path, table: ItemTable, encoder: str, manifest: dict[str, Any]
+    out: Path, prepared: Prepared, student: Path, table: ItemTable, encoder_kind: str, manifest: dict[str, Any]
 ) -> Bundle:
     """Write the bundle to out, reopen it and compare it with torch. Raises StageError where they differ.
 
-    encoder: how its matrices are stored, float32 or int8.
+    student: the model's file. table: its item table, as it is stored. encoder_kind: how the encoder's matrices are
+    stored, float32 or int8. manifest: what the bundle's manifest says beside what follows from the model.
     """
     model = load_model(student)
-    if encoder == "int8":
-        round_encoder(model.encoder)
-    with torch.no_grad():
-        model.items.weight.copy_(torch.from_numpy(table.dense()))
-    graph = export_encoder(model, encoder)
-    histories = sample_histories(prepared, model.size.max_history)
+    round_model(model, table, encoder_kind)
+    graph = export_encoder(model, encoder_kind)
+    histories = golden_histories(prepared, model.size.max_history)
     golden = golden_answers(prepared, model, histories)
     whole = manifest | {"max_history": model.size.max_history}
     bundle = write_bundle(out, encoder=graph, table=table, items=prepared.items, golden=golden, manifest=whole)
@@ -43,8 +45,12 @@ def export(
     return bundle
 
 
-def sample_histories(prepared: Prepared, max_history: int) -> list[list[int]]:
-    """Row histories that cover the edges: empty, one item, one below, at and beyond max_history, and real users'."""
+def golden_histories(prepared: Prepared, max_history: int) -> list[list[int]]:
+    """Return histories of item rows to check a bundle with, the same ones each time.
+
+    Seven are random: empty, of one and of two items, one below, at and beyond max_history, and twice it. Up to 25 are
+    those of real users.
+    """
     n_items = len(prepared.items)
     rng = np.random.default_rng(0)
     lengths = [0, 1, 2, max(1, max_history - 1), max_history, max_history + 7, 2 * max_history]
@@ -54,7 +60,7 @@ def sample_histories(prepared: Prepared, max_history: int) -> list[list[int]]:
 
 
 def golden_answers(prepared: Prepared, model: SequenceModel, histories: Sequence[Sequence[int]]) -> list[Golden]:
-    """Return torch's exact answers, nothing excluded."""
+    """Return torch's exact answer to each history of item rows: the best GOLDEN_K items, none excluded."""
     k = min(GOLDEN_K, len(prepared.items))
     ids = [item.item_id for item in prepared.items]
     answers = []
@@ -68,7 +74,7 @@ def golden_answers(prepared: Prepared, model: SequenceModel, histories: Sequence
 
 @torch.no_grad()
 def torch_scores(model: SequenceModel, histories: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-    """Return the model's scores [B, N] of row histories, in float32."""
+    """Return the model's scores [B, N] of histories of item rows, oldest first, in float32 and through torch."""
     recent = [list(rows[-model.size.max_history :]) for rows in histories]
     time = max(1, *(len(rows) for rows in recent)) if recent else 1
     padded = torch.tensor([[-1] * (time - len(rows)) + rows for rows in recent], dtype=torch.int64)
@@ -76,9 +82,9 @@ def torch_scores(model: SequenceModel, histories: Sequence[Sequence[int]]) -> ND
 
 
 def check_export(bundle: Bundle, model: SequenceModel, histories: Sequence[Sequence[int]]) -> None:
-    """Compare a reopened bundle with torch: each history alone, all in one padded batch, and more padding.
+    """Reopen a bundle and compare its scores of histories with torch's, each history alone and all in one padded batch.
 
-    Raises StageError unless scores agree to TOLERANCE and the top K are equal up to ties.
+    Raises StageError unless the scores agree to TOLERANCE and the best GOLDEN_K items are the same up to ties.
     """
     student = ExportedStudent(open_bundle(bundle.path))
     expected = torch_scores(model, histories)
@@ -95,6 +101,7 @@ def check_export(bundle: Bundle, model: SequenceModel, histories: Sequence[Seque
 
 
 def _check_top(bundle: Bundle, scores: NDArray[Any], expected: NDArray[Any], limit: float) -> None:
+    """Raise StageError where torch's scores [B, N] of the exported best items are below those of its own best ones."""
     k = min(GOLDEN_K, expected.shape[1])
     ours = np.take_along_axis(expected, best_rows(scores, k), axis=1)
     theirs = np.take_along_axis(expected, best_rows(expected, k), axis=1)

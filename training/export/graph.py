@@ -1,7 +1,7 @@
-"""The encoder as an ONNX graph: the only place that knows torch's exporter.
+"""Write models as ONNX graphs: the student's encoder for a bundle, and item tables for measuring how fast they score.
 
-torch.export unrolls a GRU to the length of its example, so here a GRU is one operator of our own, which the exporter
-turns into ONNX's.
+This is the only place that knows torch's exporter. The exporter would unroll a GRU to the length of the example it is
+given, so a GRU is replaced by one operator of our own, which the exporter translates into ONNX's GRU.
 """
 
 import copy
@@ -23,12 +23,18 @@ from training.export.rounding import quantise_rows
 from training.model.encoder import Encoder, Gru, SequenceModel
 
 OPSET = 20
-CONTRIB = "com.microsoft"  # onnxruntime's own operators
+CONTRIB = "com.microsoft"  # the domain of onnxruntime's own operators
+
+Arrays = dict[str, NDArray[Any]]
+"""What a graph holds, by name."""
 
 
 @torch.library.custom_op("retort::gru", mutates_args=())
 def _gru(x: Tensor, input_weight: Tensor, hidden_weight: Tensor) -> Tensor:
-    """x [B, T, D], weights [3D, D] in ONNX's order of gates (update, reset, new) -> states [B, T, D]."""
+    """Return the states [B, T, D] of a GRU over x [B, T, D].
+
+    input_weight, hidden_weight: [3D, D] in ONNX's order of gates: update, reset, new.
+    """
     order = [1, 0, 2]
     weights = [torch.cat([weight.chunk(3)[i] for i in order]) for weight in (input_weight, hidden_weight)]
     start = x.new_zeros(1, len(x), x.shape[2])
@@ -41,6 +47,7 @@ def _(x: Tensor, input_weight: Tensor, hidden_weight: Tensor) -> Tensor:
 
 
 def _gru_as_onnx(x: Any, input_weight: Any, hidden_weight: Any) -> Any:
+    """Translate the operator above into ONNX's, for the exporter."""
     width = input_weight.shape[1]
     axis: Any = op.Constant(value_ints=[0])
     directions: Any = op.Constant(value_ints=[1])
@@ -50,7 +57,7 @@ def _gru_as_onnx(x: Any, input_weight: Any, hidden_weight: Any) -> Any:
 
 
 class _Recurrent(nn.Module):
-    """A Gru mixer as the one operator."""
+    """Compute what a Gru mixer does, by the one operator above."""
 
     def __init__(self, mixer: Gru) -> None:
         super().__init__()
@@ -64,6 +71,8 @@ class _Recurrent(nn.Module):
 
 
 class _Newest(nn.Module):
+    """An encoder whose forward is Encoder.newest, with each GRU as the one operator above."""
+
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder)
@@ -76,9 +85,11 @@ class _Newest(nn.Module):
 
 
 def export_encoder(model: SequenceModel, kind: str = "float32") -> bytes:
-    """Return the encoder as an ONNX graph of DESIGN's shape, without names or paths of this machine.
+    """Return the encoder as an ONNX graph, without names or paths of this machine. Raises StageError.
 
-    kind: float32; float16 or int8 for matrices that round_encoder rounded.
+    Its inputs are history, float32 [batch, time, dim] padded on the left, and length, int64 [batch]; its output is
+    user, float32 [batch, dim]. kind: how its matrices are stored: float32, or float16 or int8, for which they were
+    rounded by round_encoder.
     """
     size = model.size
     batch = torch.export.Dim("batch", min=1, max=65536)
@@ -100,23 +111,35 @@ def export_encoder(model: SequenceModel, kind: str = "float32") -> bytes:
         )
     if program is None:
         raise StageError("the ONNX exporter returned nothing")
-    encoder = _without_traces(program.model_proto)
-    return encoder if kind == "float32" else store_as(encoder, kind)
+    graph = _without_traces(program.model_proto)
+    return graph if kind == "float32" else store_as(graph, kind)
 
 
-def store_as(encoder: bytes, kind: str) -> bytes:
-    """Return the graph with each matrix that multiplies stored as float16, or as int8 and a scale a column.
-
-    Weights only, by Cast and Mul, which onnxruntime folds into float32 at load: the products, and their time, are as
-    before, and no batch-mate moves a user's vector. A DequantizeLinear in their place is fused with the product into an
-    8-bit one that rounds the user too: 60 against 64 µs, but .5 % off (onnxruntime 1.31.1, 2026-11-21). Matrices that
-    were rounded before the export come out exactly as they are.
-    """
-    model = onnx.load_from_string(encoder)
+def _without_traces(model: onnx.ModelProto) -> bytes:
+    """Return the graph without what the exporter notes about source files and lines."""
     graph = model.graph
-    used = {node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    for proto in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        proto.doc_string = ""
+        del proto.metadata_props[:]
+    del model.functions[:]
+    onnx.checker.check_model(model, full_check=True)
+    buffer = io.BytesIO()
+    onnx.save(model, buffer)
+    return buffer.getvalue()
+
+
+def store_as(graph: bytes, kind: str) -> bytes:
+    """Return an encoder's graph with each matrix it multiplies with stored as float16, or as int8 and a scale a column.
+
+    Weights alone are narrow: Cast and Mul make them float32 again, which onnxruntime does once, when it loads the
+    graph. So products take the same time as before, and the vector of a user depends on no other in the batch. A
+    DequantizeLinear instead would also round the user's vector (tests/bench/README.md). Matrices that were rounded
+    before the export come out exactly as they are.
+    """
+    model = onnx.load_from_string(graph)
+    used = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
     kept, added = [], []
-    for tensor in graph.initializer:
+    for tensor in model.graph.initializer:
         weights = onnx.numpy_helper.to_array(tensor)
         if tensor.name not in used or weights.ndim != 2 or weights.dtype != np.float32:
             kept.append(tensor)
@@ -124,15 +147,15 @@ def store_as(encoder: bytes, kind: str) -> bytes:
         arrays, nodes = _narrowed(tensor.name, weights, kind)
         kept += [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
         added += nodes
-    nodes = [*added, *graph.node]
-    del graph.initializer[:], graph.node[:]
-    graph.initializer.extend(kept)
-    graph.node.extend(nodes)
+    nodes = [*added, *model.graph.node]
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend(kept)
+    model.graph.node.extend(nodes)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
 
 
-def _narrowed(name: str, weights: NDArray[np.float32], kind: str) -> tuple[dict[str, NDArray[Any]], list[Any]]:
+def _narrowed(name: str, weights: NDArray[np.float32], kind: str) -> tuple[Arrays, list[Any]]:
     """Return what is stored of a matrix [R, C], and the nodes that make it float32 again under its name."""
     if kind == "float16":
         return {f"{name}_float16": weights.astype(np.float16)}, [
@@ -146,34 +169,19 @@ def _narrowed(name: str, weights: NDArray[np.float32], kind: str) -> tuple[dict[
 
 
 def scoring_graph(stored: Mapping[str, NDArray[Any]], dim: int, k: int) -> bytes:
-    """Return a graph from one user [1, D] to the k best of a stored table: scores and rows.
+    """Return a graph that finds the k best items of one user in a stored table.
 
-    stored: items [N, D] of any kind (int8 with scales [N]); left [N, R] and right [R, D]; or codes [N, M] into
-    codebooks [M, 256, D / M]. Codes are looked up, int8 is multiplied as integers, with users of 14 bits (the service
-    looks with 7 and scores what it finds again, which costs as much for one user), float16 becomes float32.
+    Its input is user, float32 [1, dim]; its outputs are best, the scores, and best_rows, each [1, k]. stored is one of:
+    items [N, D] of float32 or float16; int8 items [N, D] and their scales [N]; the factors left [N, R] and
+    right [R, D]; or codes [N, M] into codebooks [M, 256, D / M].
+
+    int8 is multiplied as integers, with a user's vector of 14 bits. The service looks with 7 bits and scores what it
+    finds again, which takes as long for one user.
     """
     if "codes" in stored:
-        books, rows = stored["codebooks"], stored["codes"]
-        arrays = {
-            "books": np.ascontiguousarray(books.transpose(0, 2, 1)),  # [M, D / M, 256]
-            "rows": rows.T.astype(np.int32),
-            "parts": np.array([len(books), 1, -1]),
-            "flat": np.array([len(books), -1]),
-            "first": np.array([0]),
-        }
-        nodes = [
-            onnx.helper.make_node("Reshape", ["user", "parts"], ["split"]),
-            onnx.helper.make_node("MatMul", ["split", "books"], ["products"]),  # [M, 1, 256]
-            onnx.helper.make_node("Reshape", ["products", "flat"], ["looked"]),
-            onnx.helper.make_node("GatherElements", ["looked", "rows"], ["found"], axis=1),  # [M, N]
-            onnx.helper.make_node("ReduceSum", ["found", "first"], ["scores"], keepdims=1),
-        ]
+        arrays, nodes = _scored_codes(stored)
     elif "left" in stored:
-        arrays = {name: np.ascontiguousarray(stored[name].T) for name in ("left", "right")}
-        nodes = [
-            onnx.helper.make_node("MatMul", ["user", "right"], ["narrow"]),
-            onnx.helper.make_node("MatMul", ["narrow", "left"], ["scores"]),
-        ]
+        arrays, nodes = _scored_factors(stored)
     elif "scales" in stored:
         arrays, nodes = _scored_integers(stored)
     else:
@@ -191,8 +199,40 @@ def scoring_graph(stored: Mapping[str, NDArray[Any]], dim: int, k: int) -> bytes
     return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
 
 
-def _scored_rows(stored: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], list[Any]]:
-    """Arrays and nodes from user [1, D] to scores [1, N] of a table of floats."""
+def _scored_codes(stored: Mapping[str, NDArray[Any]]) -> tuple[Arrays, list[Any]]:
+    """Return arrays and nodes from user [1, D] to scores [1, N] of codes.
+
+    The user's vector is multiplied with every centroid once; an item's score is the sum of the products that its codes
+    name.
+    """
+    books, rows = stored["codebooks"], stored["codes"]
+    arrays = {
+        "books": np.ascontiguousarray(books.transpose(0, 2, 1)),  # [M, D / M, 256]
+        "rows": rows.T.astype(np.int32),
+        "parts": np.array([len(books), 1, -1]),
+        "flat": np.array([len(books), -1]),
+        "first": np.array([0]),
+    }
+    return arrays, [
+        onnx.helper.make_node("Reshape", ["user", "parts"], ["split"]),
+        onnx.helper.make_node("MatMul", ["split", "books"], ["products"]),  # [M, 1, 256]
+        onnx.helper.make_node("Reshape", ["products", "flat"], ["looked"]),
+        onnx.helper.make_node("GatherElements", ["looked", "rows"], ["found"], axis=1),  # [M, N]
+        onnx.helper.make_node("ReduceSum", ["found", "first"], ["scores"], keepdims=1),
+    ]
+
+
+def _scored_factors(stored: Mapping[str, NDArray[Any]]) -> tuple[Arrays, list[Any]]:
+    """Return arrays and nodes from user [1, D] to scores [1, N] of a table that is the product of two factors."""
+    arrays = {name: np.ascontiguousarray(stored[name].T) for name in ("left", "right")}
+    return arrays, [
+        onnx.helper.make_node("MatMul", ["user", "right"], ["narrow"]),
+        onnx.helper.make_node("MatMul", ["narrow", "left"], ["scores"]),
+    ]
+
+
+def _scored_rows(stored: Mapping[str, NDArray[Any]]) -> tuple[Arrays, list[Any]]:
+    """Return arrays and nodes from user [1, D] to scores [1, N] of a table of float32 or float16."""
     items = np.ascontiguousarray(stored["items"].T)
     product = onnx.helper.make_node("MatMul", ["user", "wide"], ["scores"])
     if items.dtype == np.float32:
@@ -200,10 +240,11 @@ def _scored_rows(stored: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[
     return {"items": items}, [onnx.helper.make_node("Cast", ["items"], ["wide"], to=onnx.TensorProto.FLOAT), product]
 
 
-def _scored_integers(stored: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], list[Any]]:
-    """As _scored_rows, of int8 rows with scales: the user becomes integers of 14 bits, two halves of 7 [2, D].
+def _scored_integers(stored: Mapping[str, NDArray[Any]]) -> tuple[Arrays, list[Any]]:
+    """Return arrays and nodes from user [1, D] to scores [1, N] of int8 rows with scales.
 
-    With 8, processors without VNNI would saturate.
+    The user's vector is rounded to integers of 14 bits, which are multiplied as two halves of 7 bits [2, D]. With
+    halves of 8, the sums of processors without VNNI would saturate.
     """
     make = onnx.helper.make_node
     arrays = {
@@ -234,16 +275,3 @@ def _scored_integers(stored: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDAr
         make("Mul", ["units", "unit"], ["scores"]),
     ]
     return {name: np.asarray(array) for name, array in arrays.items()}, nodes
-
-
-def _without_traces(model: onnx.ModelProto) -> bytes:
-    """Drop what the exporter notes about source files and lines."""
-    graph = model.graph
-    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        part.doc_string = ""
-        del part.metadata_props[:]
-    del model.functions[:]
-    onnx.checker.check_model(model, full_check=True)
-    buffer = io.BytesIO()
-    onnx.save(model, buffer)
-    return buffer.getvalue()

@@ -1,6 +1,7 @@
-"""The losses, as pure functions of logits [P, N]. Letters: P positions, N items, K places in a list.
+"""Losses as pure functions of logits [P, N]. Letters: P positions, N items, K places in a list, S strata.
 
-Those of states, layers and maps are in representation.py.
+Those that are taught at every step compute value and gradient together (_Hard, _Weighed), because [P, N] is large and
+each pass over it costs time. The losses of states, layers and attention maps are in states.py.
 """
 
 from collections.abc import Sequence
@@ -10,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEAST_MASS = 1e-30  # of a stratum: where float32 has less, nothing is taught in it
+LEAST_MASS = 1e-30  # of a stratum's probability; where float32 holds less, nothing is taught in it
 
 
 def hard_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Softmax cross-entropy over the whole catalogue.
 
-    logits [P, N], target int64 [P]: the row of the next item. Returns the mean over P, in nats. The same value and
-    gradient as F.cross_entropy of float32 logits, in half its passes over [P, N].
+    logits: [P, N]; target: int64 [P], the row of the next item. Returns the mean over P, in nats. Value and gradient
+    are those of F.cross_entropy of float32 logits, in half as many passes over [P, N].
     """
     return _Hard.apply(logits, target)
 
@@ -33,15 +34,16 @@ def soft_label_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> 
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, target: Tensor, *, alpha: float, temperature: float) -> Tensor:
-    """alpha · temperature² · KL(teacher ‖ student) + (1 - alpha) · cross-entropy, each a mean over P.
+    """alpha · temperature² · KL(teacher ‖ student) + (1 - alpha) · cross-entropy, each a mean over P, in nats.
 
-    As the two functions above, value and gradient with respect to student, in half their passes over [P, N].
+    student, teacher: logits [P, N]; target: int64 [P]. Value and gradient with respect to student are those of
+    soft_label_loss and hard_loss, in half as many passes over [P, N].
     """
     return weighed_loss((student, teacher, target), Weights(alpha, 1 - alpha), temperature=temperature)
 
 
 class Weights(NamedTuple):
-    """What soft_label_loss, hard_loss and stratified_loss weigh in their sum."""
+    """The factors of soft_label_loss, hard_loss and stratified_loss in their sum."""
 
     soft: float
     hard: float
@@ -51,19 +53,21 @@ class Weights(NamedTuple):
 def weighed_loss(
     seen: tuple[Tensor, Tensor, Tensor], weights: Weights, *, temperature: float, strata: Sequence[Tensor] = ()
 ) -> Tensor:
-    """Return the weighed sum of the three losses in one pass. seen: student, teacher and target, as theirs.
+    """Return the weighed sum of soft_label_loss, hard_loss and stratified_loss, computed together.
 
-    strata: those of stratified_loss; without any it is left out, whatever its weight.
+    seen: the logits of student and teacher [P, N] and the target int64 [P]. strata: as in stratified_loss; where there
+    are none, that loss is left out, whatever its weight. The gradient is with respect to student alone.
     """
     return _Weighed.apply(*seen, weights, temperature, strata)
 
 
 def ranking_loss(student: Tensor, teacher: Tensor, *, top: int, decay: float) -> Tensor:
-    """Position-weighted cross-entropy of the teacher's best items (ranking distillation, Tang and Wang 2018, §3.2).
+    """Cross-entropy of the teacher's best items, weighed by place (ranking distillation, Tang and Wang 2018, §3.2).
 
-    The item at the teacher's place r, 0 the best, weighs exp(-r / decay); the weights sum to one. The paper's logistic
-    loss of each item is a softmax here: beside a softmax hard loss nothing else would fix the offset of the logits.
-    Returns the mean over P, in nats.
+    student, teacher: logits [P, N]; top: how many of the teacher's items. The item at place r, from 0, weighs
+    exp(-r / decay), and the weights sum to one. The paper has a logistic loss for each item. Here it is a softmax,
+    because beside a softmax hard loss nothing else would fix the offset of the logits. Returns the mean over P, in
+    nats.
     """
     best = teacher.topk(min(top, teacher.shape[1]), dim=1).indices  # [P, K]
     weight = torch.softmax(-torch.arange(best.shape[1], device=best.device) / decay, dim=0)
@@ -71,10 +75,11 @@ def ranking_loss(student: Tensor, teacher: Tensor, *, top: int, decay: float) ->
 
 
 def listwise_loss(student: Tensor, teacher: Tensor, *, top: int) -> Tensor:
-    """-log of the probability that the student draws the teacher's best items in order, before any other, over K.
+    """-log of the probability that the student draws the teacher's top items in order and before any other, over K.
 
-    The relaxed permutation probability of DE-RRD (Kang et al. 2020, §3.3.2), order among the others left open; the
-    others are the rest of the catalogue instead of a sample of it. Returns the mean over P, in nats an item.
+    student, teacher: logits [P, N]. This is the relaxed permutation probability of DE-RRD (Kang et al. 2020, §3.3.2),
+    which leaves the order of the other items open. The others are the whole rest of the catalogue instead of a sample.
+    Returns the mean over P, in nats per item.
     """
     best = teacher.topk(min(top, teacher.shape[1]), dim=1).indices  # [P, K]
     scores = student.float()
@@ -85,11 +90,11 @@ def listwise_loss(student: Tensor, teacher: Tensor, *, top: int) -> Tensor:
 
 
 def closure_loss(student: Tensor, teacher: Tensor, negatives: Tensor, *, top: int, temperature: float) -> Tensor:
-    """KL(teacher ‖ student) over the items in either's best K or among the shared negatives, times temperature².
+    """KL(teacher ‖ student) over the top items of either and some negatives, times temperature² (RCE-KD, 2025).
 
-    negatives: int64 [M], rows that all positions share. What the student ranks high is in the sum, so it is told where
-    it errs; without it KL over the teacher's best says nothing of its false hits (RCE-KD, 2025). Returns the mean over
-    P, in nats.
+    student, teacher: logits [P, N]; negatives: int64 [M], rows that all positions share. The items that the student
+    ranks high are included, because a KL over the teacher's best alone does not see the student's false hits. Returns
+    the mean over P, in nats.
     """
     best = min(top, student.shape[1])
     rows = torch.cat(
@@ -108,20 +113,22 @@ def closure_loss(student: Tensor, teacher: Tensor, negatives: Tensor, *, top: in
 
 
 def stratified_loss(student: Tensor, teacher: Tensor, strata: Sequence[Tensor], *, temperature: float) -> Tensor:
-    """Mean over strata of KL(teacher ‖ student) among the items of each, times temperature².
+    """The mean over strata of KL(teacher ‖ student) among the items of each, times temperature².
 
-    strata: int64 rows of items of like popularity. How popular and rare items compare is not taught, so the teacher's
-    popularity bias is not either (UnKD, Chen et al. 2023, §3.2). Returns the mean over P, in nats.
+    student, teacher: logits [P, N]; strata: the rows (int64) of items of similar popularity. How popular items compare
+    with rare ones is not taught, and so neither is the teacher's popularity bias (UnKD, Chen et al. 2023, §3.2).
+    Returns the mean over P, in nats.
     """
-    target = torch.zeros(len(student), dtype=torch.int64, device=student.device)  # weighs nothing
+    target = torch.zeros(len(student), dtype=torch.int64, device=student.device)  # its weight is 0
     return weighed_loss((student, teacher, target), Weights(0.0, 0.0, 1.0), temperature=temperature, strata=strata)
 
 
 def confident_loss(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float) -> Tensor:
-    """KL(teacher ‖ student), positions weighed by how well the teacher knows the target, times temperature².
+    """KL(teacher ‖ student), times temperature², where the positions weigh as well as the teacher knows the target.
 
-    The weight is 1 / log2(1 + rank of the target in the teacher's list), over the mean of P: a teacher that is wrong is
-    not followed (the importance-aware part of DLLM2Rec, Cui et al. 2024, §3.1). Returns the weighed mean, in nats.
+    student, teacher: logits [P, N]; target: int64 [P]. The weight is 1 / log2(1 + rank of the target in the teacher's
+    list), so that a teacher is followed less where it is wrong (the importance-aware part of DLLM2Rec, Cui et al. 2024,
+    §3.1). Returns the weighed mean over P, in nats.
     """
     own = teacher.gather(1, target[:, None])
     weight = 1 / torch.log2(1.0 + (teacher >= own).sum(dim=1))
@@ -135,7 +142,7 @@ def _log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 class _Hard(torch.autograd.Function):
-    """The gradient is softmax - onehot, over P."""
+    """hard_loss. The gradient is (softmax - onehot) / P."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
@@ -153,9 +160,10 @@ class _Hard(torch.autograd.Function):
 
 
 class _Weighed(torch.autograd.Function):
-    """The gradient is known in closed form: soft · T · (q_T - p_T) + hard · (q_1 - onehot), over P.
+    """weighed_loss. Its gradient is (soft · T · (q_T - p_T) + hard · (q_1 - onehot)) / P.
 
-    To that the strata add stratified · T · (q_T - p_T) over their number, each distribution over its stratum's mass.
+    q and p are the softmax of student and teacher, T the temperature. Each of the S strata adds
+    stratified · T · (q_T - p_T) / S / P for its own items, where both distributions are divided by their sum over them.
     """
 
     @staticmethod
@@ -199,15 +207,16 @@ class _Weighed(torch.autograd.Function):
 def _within(
     strata: Sequence[Tensor], p: Tensor, q: Tensor, apart: Tensor, share: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The KL within each stratum, summed over positions, and by what the gradient has q and p in it; share of each.
+    """Return share times the KL within the strata, summed over strata and positions, and two factors [P, N].
 
-    p, q [P, N]: probabilities; apart: p · log(p / q).
+    The first factor times q minus the second times p is the gradient of that sum with respect to logits / temperature.
+    p, q [P, N]: the probabilities of teacher and student; apart [P, N]: p · log(p / q).
     """
     count = len(strata)
-    of = torch.full((p.shape[1],), count, device=p.device)  # the stratum of each item; those of none have the last
+    of = torch.full((p.shape[1],), count, device=p.device)  # the stratum of each item; count: of none
     for number, rows in enumerate(strata):
         of[rows] = number
-    member = F.one_hot(of).T[:count].float()  # [S, N]: from this side the products take a fifth of the time
+    member = F.one_hot(of).T[:count].float()  # [S, N], transposed because the products then take a fifth of the time
     with torch.autocast(p.device.type, enabled=False):
         mass_p, mass_q, sums = ((member @ part.T).T for part in (p, q, apart))
         mass_p, mass_q = mass_p.clamp_min(LEAST_MASS), mass_q.clamp_min(LEAST_MASS)

@@ -1,8 +1,8 @@
-"""Event arrays as windows and batches: what a sequence model is trained on, and the histories it is asked about.
+"""Cut users' events into the batches a sequence model is trained on, and the histories it is asked about.
 
-Windows are cut anew each epoch from a random offset, so that every position is trained with short and long contexts,
-and each is a target once an epoch. Batches group windows of like length up to a number of positions, so that next to
-no padding is computed.
+Every epoch cuts each user's events anew into windows, the first of which has a random length. So each event is the
+target once an epoch, and over the epochs each is predicted after short and after long contexts. A batch holds windows
+of similar length, as many as fill a given number of places, so that little padding is computed.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.event import Events, Int64
@@ -17,16 +18,41 @@ from training.data.event import Events, Int64
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows padded on the left with -1. event [B, T]: the input's index into Events.item; its target is at + 1."""
+    """Windows of events, padded on the left. B windows, T places in the longest, P real places in all.
+
+    rows: the item row at each place, -1 where it is padding.
+    target: the row of the item that came next after each real place, window by window.
+    event: the index into Events.item of the item at each real place; its target is the one at index + 1.
+    real: which places hold an item.
+    """
 
     rows: Tensor  # int64 [B, T]
-    target: Tensor  # int64 [P]: the next item of each real position, row by row
+    target: Tensor  # int64 [P]
     event: Tensor  # int64 [P]
     real: Tensor  # bool [B, T]; P = real.sum()
 
 
+def count_positions(events: Events) -> int:
+    """Return the number of targets in one epoch: every event of a user but the first."""
+    return int(np.maximum(events.lengths() - 1, 0).sum())
+
+
+def training_batches(events: Events, *, max_history: int, positions: int, seed: int) -> Iterator[Batch]:
+    """Yield the batches of one epoch. The same seed gives the same batches.
+
+    max_history: the longest window, in events. positions: the places in a batch, padding included.
+    """
+    rng = np.random.default_rng(seed)
+    for group in group_windows(cut_windows(events, max_history, rng), positions, rng):
+        yield make_batch(events, group)
+
+
 def cut_windows(events: Events, max_history: int, rng: np.random.Generator) -> Int64:
-    """Return [n_windows, 2]: start and stop of input positions; each position with a target is in one window."""
+    """Cut each user's events into windows of at most max_history events, the first window of random length.
+
+    Returns start and stop of each window's inputs, as indices into Events.item: int64 [windows, 2]. Every event that
+    has a next one is in exactly one window.
+    """
     inputs = np.maximum(events.lengths() - 1, 0)
     first = np.where(inputs > max_history, rng.integers(1, max_history + 1, size=len(inputs)), inputs)
     count = np.where(inputs > 0, 1 + -(-(inputs - first) // max_history), 0)
@@ -38,64 +64,59 @@ def cut_windows(events: Events, max_history: int, rng: np.random.Generator) -> I
 
 
 def group_windows(windows: Int64, positions: int, rng: np.random.Generator) -> list[Int64]:
-    """Group windows of like length so that a padded batch has about `positions` places; shuffled both ways."""
+    """Group windows [windows, 2] of similar length, so that a padded group has at most `positions` places.
+
+    A window that is longer than that is a group of its own. Windows of equal length, and the groups, are shuffled.
+    """
     windows = windows[rng.permutation(len(windows))]
     length = windows[:, 1] - windows[:, 0]
     windows = windows[np.argsort(length, kind="stable")]
     length = np.sort(length)
     groups, start = [], 0
     while start < len(windows):
-        stop = start + max(1, positions // int(length[start]))
-        while (
-            stop > start + 1
-            and int(length[min(stop, len(windows)) - 1]) * (min(stop, len(windows)) - start) > positions
-        ):
-            stop = start + max(1, positions // int(length[min(stop, len(windows)) - 1]))
+        stop = min(len(windows), start + max(1, positions // int(length[start])))
+        while stop > start + 1 and int(length[stop - 1]) * (stop - start) > positions:
+            stop = start + max(1, positions // int(length[stop - 1]))
         groups.append(windows[start:stop])
         start = stop
     return [groups[i] for i in rng.permutation(len(groups))]
 
 
 def make_batch(events: Events, windows: Int64) -> Batch:
-    """Pad windows [B, 2] into a Batch."""
-    length = windows[:, 1] - windows[:, 0]
-    time = int(length.max())
-    index = windows[:, 1][:, None] - time + np.arange(time)[None, :]  # [B, T], below start where padded
-    real = index >= windows[:, 0][:, None]
-    rows = np.where(real, events.item[np.where(real, index, 0)], -1)
+    """Return the batch of some windows [B, 2], each given by start and stop of its inputs in Events.item."""
+    index, real, rows = _padded(events, windows[:, 1], windows[:, 1] - windows[:, 0])
     event = index[real]
     return Batch(
-        torch.from_numpy(rows.astype(np.int64)),
-        torch.from_numpy(events.item[event + 1].astype(np.int64)),
-        torch.from_numpy(event),
-        torch.from_numpy(real),
+        rows=torch.from_numpy(rows),
+        target=torch.from_numpy(events.item[event + 1].astype(np.int64)),
+        event=torch.from_numpy(event),
+        real=torch.from_numpy(real),
     )
 
 
-def training_batches(events: Events, *, max_history: int, positions: int, seed: int) -> Iterator[Batch]:
-    """Yield one epoch. The same seed gives the same batches."""
-    rng = np.random.default_rng(seed)
-    for group in group_windows(cut_windows(events, max_history, rng), positions, rng):
-        yield make_batch(events, group)
-
-
-def count_positions(events: Events) -> int:
-    """Return the number of targets in one epoch."""
-    return int(np.maximum(events.lengths() - 1, 0).sum())
-
-
 def history_batches(events: Events, users: Int64, *, max_history: int, size: int) -> Iterator[tuple[Int64, Tensor]]:
-    """Yield (places in users [B], rows int64 [B, T]) of the newest max_history events, grouped by length."""
+    """Yield the newest max_history events of the given users, at most `size` users at once, the shortest first.
+
+    users: user numbers [U]. Yields (places in users [B], rows int64 [B, T] padded on the left with -1). An empty
+    history is one place of padding.
+    """
     length = np.minimum(events.lengths()[users], max_history)
-    for places in _split(np.argsort(length, kind="stable"), size):
-        time = max(1, int(length[places].max()))
-        stop = events.offset[1:][users[places]]
-        index = stop[:, None] - time + np.arange(time)[None, :]
-        real = np.arange(time)[None, :] >= time - length[places][:, None]
-        rows = np.where(real, events.item[np.where(real, index, 0)] if len(events.item) else -1, -1)
-        yield places, torch.from_numpy(rows.astype(np.int64))
-
-
-def _split(order: Int64, size: int) -> Iterator[Int64]:
+    order = np.argsort(length, kind="stable")
     for start in range(0, len(order), size):
-        yield order[start : start + size]
+        places = order[start : start + size]
+        _, _, rows = _padded(events, events.offset[1:][users[places]], length[places])
+        yield places, torch.from_numpy(rows)
+
+
+def _padded(events: Events, stop: Int64, length: Int64) -> tuple[Int64, NDArray[np.bool_], Int64]:
+    """Lay out ranges of events that end before stop [B] and have the given lengths [B], padded on the left.
+
+    Returns the index into Events.item of each place, which places are real, and the item rows, -1 where padded: each
+    [B, T], with T at least 1.
+    """
+    time = max(1, int(length.max()))
+    age = np.arange(time)[None, :] - time  # of the last place -1
+    index = stop[:, None] + age
+    real = age >= -length[:, None]
+    rows = np.where(real, events.item[np.where(real, index, 0)] if len(events.item) else -1, -1)
+    return index, real, rows.astype(np.int64)

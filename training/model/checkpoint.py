@@ -1,4 +1,8 @@
-"""Weights and training state as safetensors: no pickle, and a file is either whole or not there."""
+"""Save and load weights and the state of a training as safetensors files.
+
+Nothing is unpickled, so a file from elsewhere runs no code. A file is written under another name and then renamed, so
+it is whole or absent.
+"""
 
 import json
 from collections.abc import Mapping
@@ -13,30 +17,34 @@ from torch import Tensor, nn
 
 from training.model.encoder import SequenceModel, Size, settle
 
-ORIGINAL = "items.parametrizations.weight.original"
+TABLE = "items.weight"
+UNIT_TABLE = "items.parametrizations.weight.original"  # the item table of a model of unit vectors
 
 
 @dataclass
 class Checkpoint:
-    """What a resumed run needs beside model and optimizer."""
+    """What a training that is resumed needs beside model and optimizer.
+
+    best: the weights of the best epoch so far, by name. curve: a row for each finished epoch, as Epoch's fields.
+    """
 
     best: dict[str, Tensor]
     curve: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def fresh(cls, model: nn.Module) -> "Checkpoint":
-        """Start with the model as it is."""
+        """Return the state before the first epoch: the present weights are the best, and the curve is empty."""
         state = cls({})
         state.keep_best(model)
         return state
 
     def keep_best(self, model: nn.Module) -> None:
-        """Remember the model's present weights as the best."""
+        """Copy the model's present weights as the best, to the CPU."""
         self.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors, and about as JSON in the file's header, aside and then renamed."""
+    """Write tensors by name, and about as JSON in the file's header."""
     aside = path.with_name(f".{path.name}.part")
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     save_file(tensors, aside, metadata={"about": json.dumps(about)})
@@ -44,35 +52,38 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, 
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what save_weights wrote."""
+    """Return the tensors and the about that save_weights wrote. Raises FileNotFoundError where there is no file."""
     with safe_open(path, "pt") as file:
         about = json.loads((file.metadata() or {}).get("about", "{}"))
     return load_file(path), about
 
 
 def save_model(path: Path, model: SequenceModel) -> None:
-    """Write a model with its size."""
+    """Write a model's weights, and its size in the header."""
     save_weights(path, model.state_dict(), {"size": asdict(model.size)})
 
 
 def load_model(path: Path) -> SequenceModel:
-    """Read what save_model wrote, ready to evaluate."""
+    """Return the model that save_model wrote, on the CPU and in evaluation mode.
+
+    A model of unit vectors comes back with a plain item table, so it can be scored but not trained on as it was.
+    """
     weights, about = load_weights(path)
     size = Size(**about["size"] | {"blocks": tuple(about["size"]["blocks"])})
-    model = SequenceModel(len(weights[ORIGINAL if size.is_unit else "items.weight"]), size)
+    model = SequenceModel(len(weights[UNIT_TABLE if size.is_unit else TABLE]), size)
     model.load_state_dict(weights)
     return settle(model).eval()
 
 
 class Stateful(Protocol):
-    """Part of a loss that has weights of its own."""
+    """A loss that has weights of its own."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return them."""
+        """Return the weights."""
         ...
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
-        """Restore them."""
+        """Restore the weights."""
         ...
 
 
@@ -82,14 +93,17 @@ def save_checkpoint(
     averaged: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: Checkpoint,
-    extra: Stateful | None = None,
+    batch_loss: Stateful | None = None,
 ) -> None:
-    """Write everything that a resumed run needs."""
+    """Write everything that a resumed training needs.
+
+    averaged: the moving average of model. batch_loss: a loss that learns too.
+    """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in state.best.items()}
-    if extra:
-        tensors |= {f"extra.{name}": value for name, value in extra.state_dict().items()}
+    if batch_loss:
+        tensors |= {f"extra.{name}": value for name, value in batch_loss.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in slots.items()}
     save_weights(path, tensors, {"curve": state.curve})
@@ -100,16 +114,16 @@ def load_checkpoint(
     model: nn.Module,
     averaged: nn.Module,
     optimizer: torch.optim.Optimizer,
-    extra: Stateful | None = None,
+    batch_loss: Stateful | None = None,
 ) -> Checkpoint | None:
-    """Restore models and optimizer from path and return the rest; None where there is no checkpoint."""
+    """Restore models, optimizer and loss in place, and return the rest; None where there is no checkpoint."""
     if not path.exists():
         return None
     tensors, about = load_weights(path)
     model.load_state_dict(_under("model.", tensors))
     averaged.load_state_dict(_under("averaged.", tensors))
-    if extra:
-        extra.load_state_dict(_under("extra.", tensors))
+    if batch_loss:
+        batch_loss.load_state_dict(_under("extra.", tensors))
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in _under("optimizer.", tensors).items():
         index, slot = name.split(".", 1)
@@ -119,4 +133,5 @@ def load_checkpoint(
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with prefix, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""The curve of a training: what each epoch cost and how good the model was after it, kept as JSON."""
+"""The learning curve of one training: what each epoch cost and how good the model was after it, kept as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of the learning curve."""
+    """One finished epoch. loss: the mean over its targets; validation: NDCG@10 on the validation part, after it."""
 
-    epoch: int
+    epoch: int  # 0 is the first
     loss: float
-    validation: float  # NDCG@10 on the validation split
-    seconds: float
+    validation: float
+    seconds: float  # validation included
 
 
 def save_curve(path: Path, curve: Sequence[Epoch]) -> None:
@@ -22,5 +22,10 @@ def save_curve(path: Path, curve: Sequence[Epoch]) -> None:
 
 
 def load_curve(path: Path) -> list[Epoch]:
-    """Read what save_curve wrote."""
+    """Read a learning curve that save_curve wrote. Raises FileNotFoundError where there is none."""
     return [Epoch(**row) for row in json.loads(path.read_text())]
+
+
+def best_epochs(curve: Sequence[Epoch]) -> int:
+    """Return after how many epochs validation was best; the first of equals."""
+    return 1 + max(curve, key=lambda row: row.validation).epoch

@@ -1,17 +1,16 @@
-"""The sequence model: blocks over item embeddings, and the item table that is both its input and output.
+"""The sequence model of teachers and student: an item table, and an encoder that turns a history into a user vector.
 
-A block mixes positions, then channels. Mixers: attention (a row of them is the usual transformer), pool (a learned
-weight for each age and channel: the decayed sum that linear models are made of, in one cheap step) and gru. A pool in
-front of two attentions reached in 3 epochs on Online Retail the validation NDCG@10 that the attentions alone reached in
-10 (.0817; width 128, one run each, 2026-11-21, same machine): in its baskets the order means nothing. Where nothing but
-pools and grus follow, a pool's sum takes the newest item's place instead of being added to it: the student of width 128
-reached .1251 in 3 epochs where it reached .1198 in 4 with the sum added and positions told (Online Retail, temperature
-0.5). In front of attentions the same costs: .1091 against .1170 after 5 epochs on MovieTweetings.
+The encoder is a stack of blocks; each mixes the positions of the history, then the channels of each position. A block
+mixes positions by attention (a stack of these is the usual transformer), by a pool (a sum whose weight for each age and
+channel is learned, as in a linear model with decay) or by a GRU. The model takes the vector after the newest item as
+the user's, and scores an item by its dot product with the item's row of the table.
 
-One class serves teacher and student; only the size differs. The encoder takes embeddings, not ids, so that it can be
-exported without its table and fed items that joined the catalogue later. Histories are padded on the left. Only
-attention needs positions; they count real items from the oldest in the window, so neither padding nor other rows of a
-batch move a result.
+The encoder is given item vectors, not row numbers, so that it can be exported without the table and can be given items
+that joined the catalogue later. Histories are padded on the left. Only attention is told positions: they count real
+items from the oldest, so neither padding nor the other histories of a batch change a result.
+
+In a model without attention, what a pool computes replaces its input instead of being added to it. Both this and the
+pool in front of a transformer's attentions were chosen by measurement (tests/bench/README.md).
 
 Letters: B batch, T time, D width, H heads, N items.
 """
@@ -27,23 +26,35 @@ from torch.nn.utils import parametrize
 
 from training.model.item_table import TABLE_STD, Start
 
-UNIT_SCALE = 20.0  # of the logits of unit vectors, before it is learned
+UNIT_SCALE = 20.0  # what the cosines of unit vectors are multiplied with at first; it is learned
 
 
 @dataclass(frozen=True)
 class Size:
-    """A model's size. max_history: the newest items that its encoder sees."""
+    """The shape of a model, written into the header of its file."""
 
-    dim: int
-    blocks: tuple[str, ...]  # the mixer of each block, first to last
-    heads: int
+    dim: int  # width of item and user vectors
+    blocks: tuple[str, ...]  # the mixer of each block, first to last: "attention", "pool" or "gru"
+    heads: int  # of each attention; dim must be a multiple of it
     dropout: float
-    max_history: int
+    max_history: int  # the encoder sees at most so many of a user's newest items
     is_unit: bool = False  # users and items are unit vectors, and a learned scale makes logits of their cosines
 
 
+def visible_places(real: Tensor) -> Tensor:
+    """Return which places each place may attend to: the real ones that are not later, and itself.
+
+    real: bool [B, T], which places hold an item -> bool [B, T, T]. Padding sees itself, for a softmax over nothing
+    would be 0/0.
+    """
+    index = torch.arange(real.shape[1], device=real.device)
+    not_later = index[:, None] >= index[None, :]  # [T, T]
+    itself = index[:, None] == index[None, :]
+    return (not_later & real[:, None, :]) | itself
+
+
 class Attention(nn.Module):
-    """Causal multi-head attention, no biases."""
+    """Mix positions by causal multi-head attention without biases (Vaswani et al. 2017)."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -53,23 +64,27 @@ class Attention(nn.Module):
         self.output = nn.Linear(size.dim, size.dim, bias=False)
 
     def forward(self, x: Tensor, real: Tensor, newest: bool) -> Tensor:
-        """x [B, T, D], real bool [B, T] -> [B, T, D], or [B, 1, D] where only the newest position is asked for."""
-        index = torch.arange(x.shape[1], device=x.device)
-        not_later = index[:, None] >= index[None, :]  # [T, T]
-        itself = index[:, None] == index[None, :]  # padding sees itself, or its softmax would be 0/0
-        visible = ((not_later & real[:, None, :]) | itself)[:, None]  # [B, 1, T, T]
+        """Return the mixed vectors of x [B, T, D]: [B, T, D], or [B, 1, D] of the last place alone where newest is set.
+
+        real: bool [B, T], which places hold an item; the others are padding.
+        """
+        visible = visible_places(real)[:, None]  # [B, 1, T, T]
         key, value = self.key_value(x).chunk(2, dim=-1)
         query = self.query(x[:, -1:] if newest else x)
-        q, k, v = (self._split(part) for part in (query, key, value))  # [B, H, T, D/H]
+        q, k, v = (self.split_heads(vectors) for vectors in (query, key, value))  # [B, H, T, D/H]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, :, -1:] if newest else visible)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
-    def _split(self, x: Tensor) -> Tensor:
+    def split_heads(self, x: Tensor) -> Tensor:
+        """Return x [B, T, D] as a narrower vector for each head [B, H, T, D/H]."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class Pool(nn.Module):
-    """A causal weighted sum, its weights learned per age and channel; they start as decays of many half-lives."""
+    """Mix positions by a causal weighted sum, whose weights are learned for each age and channel.
+
+    At first each channel decays with the age of an item, at half-lives from half an item to max_history items.
+    """
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -80,7 +95,7 @@ class Pool(nn.Module):
         self.output = nn.Linear(size.dim, size.dim, bias=False)
 
     def forward(self, x: Tensor, real: Tensor, newest: bool) -> Tensor:
-        """As Attention's."""
+        """Mix x, with the arguments and the result of Attention.forward."""
         x = x * real[:, :, None]
         index = torch.arange(x.shape[1], device=x.device)
         if newest:
@@ -93,14 +108,14 @@ class Pool(nn.Module):
 
 
 class Gru(nn.Module):
-    """A gated recurrent unit without biases, so that padding leaves its state at zero."""
+    """Mix positions by a GRU (Cho et al. 2014) without biases, so that padding leaves its state at zero."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.unit = nn.GRU(size.dim, size.dim, bias=False, batch_first=True)
 
     def forward(self, x: Tensor, real: Tensor, newest: bool) -> Tensor:
-        """As Attention's."""
+        """Mix x, with the arguments and the result of Attention.forward."""
         states: Tensor = self.unit(x * real[:, :, None])[0]
         return states[:, -1:] if newest else states
 
@@ -109,7 +124,10 @@ MIXERS: dict[str, Callable[[Size], nn.Module]] = {"attention": Attention, "pool"
 
 
 class Block(nn.Module):
-    """A pre-norm mixer and a gated MLP (Llama's block: RMSNorm, SwiGLU, no biases)."""
+    """Mix positions, then channels: a mixer and a gated MLP, each behind a norm (Touvron et al. 2023: RMSNorm, SwiGLU).
+
+    The mixer's result is added to its input, but for a pool in a model without attention, which replaces it.
+    """
 
     def __init__(self, mixer: str, size: Size) -> None:
         super().__init__()
@@ -123,7 +141,7 @@ class Block(nn.Module):
         self.is_residual = mixer != "pool" or "attention" in size.blocks
 
     def forward(self, x: Tensor, real: Tensor, newest: bool = False) -> Tensor:
-        """x [B, T, D], real bool [B, T] -> [B, T, D], or [B, 1, D] where only the newest position is asked for."""
+        """Return the block's output for x [B, T, D]: the arguments and the shapes of Attention.forward."""
         mixed = self.dropout(self.mixer(self.mixer_norm(x), real, newest)).to(x.dtype)
         x = mixed + (x[:, -1:] if newest else x) if self.is_residual else mixed
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)  # [B, T, 2D] each
@@ -131,27 +149,27 @@ class Block(nn.Module):
 
 
 class UnitNorm(nn.Module):
-    """A vector over its length."""
+    """Scale vectors to length 1."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., D] -> the same, of length 1."""
+        """Return x [..., D] with each vector scaled to length 1."""
         return F.normalize(x, dim=-1)
 
 
 class UnitRows(nn.Module):
-    """A table whose rows are all of one length, which is learned: the scale of the logits."""
+    """Give the rows of a table one common length, which is learned: the scale of the logits."""
 
     def __init__(self) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(UNIT_SCALE).log())
 
     def forward(self, weight: Tensor) -> Tensor:
-        """weight [N, D] -> [N, D]."""
+        """Return weight [N, D] with each row scaled to the learned length."""
         return F.normalize(weight, dim=-1) * self.log_scale.exp()
 
 
 class Encoder(nn.Module):
-    """From a history's embeddings to the user's embedding."""
+    """Turn the item vectors of a history into the vector of its user."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -165,21 +183,27 @@ class Encoder(nn.Module):
             nn.init.normal_(self.positions.weight, std=0.02)
 
     def forward(self, history: Tensor, length: Tensor) -> Tensor:
-        """history [B, T, D] left-padded, length [B] -> state after each position [B, T, D]."""
+        """Return the state after each place [B, T, D].
+
+        history: item vectors [B, T, D], padded on the left. length: how many of them are real, int64 [B].
+        """
         x, real = self._start(history, length)
         for block in self.blocks:
             x = block(x, real)
         return self.norm(x)
 
     def newest(self, history: Tensor, length: Tensor) -> Tensor:
-        """As forward, but only the state after the newest item [B, D]: the last block computes one position."""
+        """Return the state after the newest item [B, D], for the arguments of forward.
+
+        It equals the last of forward's states and is cheaper: the last block computes one place.
+        """
         x, real = self._start(history, length)
         for block in self.blocks[:-1]:
             x = block(x, real)
         return self.norm(self.blocks[-1](x, real, newest=True))[:, 0]
 
     def _start(self, history: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the first block's input [B, T, D] and which places hold an item [B, T]."""
+        """Return the first block's input [B, T, D] and which places hold an item, bool [B, T]."""
         time = history.shape[1]
         index = torch.arange(time, device=history.device)
         first = time - length[:, None]  # [B, 1]: index of the oldest real item
@@ -191,7 +215,7 @@ class Encoder(nn.Module):
 
 
 class SequenceModel(nn.Module):
-    """An encoder and its item table [N, D]. score(user, item) = user · item."""
+    """An encoder and its item table [N, D]; an item's score is the dot product of its row and the user's vector."""
 
     def __init__(self, n_items: int, size: Size) -> None:
         super().__init__()
@@ -204,19 +228,19 @@ class SequenceModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that holds the weights."""
         return self.items.weight.device
 
     def states(self, rows: Tensor) -> Tensor:
-        """rows int64 [B, T], -1 padding the left -> state after each position [B, T, D]."""
+        """Return the state after each place [B, T, D] of histories: rows int64 [B, T], padded on the left with -1."""
         return self.encoder(*self._embed(rows))
 
     def users(self, rows: Tensor) -> Tensor:
-        """rows int64 [B, T], -1 padding the left -> user embeddings [B, D]."""
+        """Return the user vectors [B, D] of histories: rows int64 [B, T], padded on the left with -1."""
         return self.encoder.newest(*self._embed(rows))
 
     def scores(self, states: Tensor) -> Tensor:
-        """states [..., D] -> one score an item [..., N]."""
+        """Return the score of every item [..., N] for states or user vectors [..., D]."""
         return states @ self.items.weight.T
 
     def _embed(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,7 +249,10 @@ class SequenceModel(nn.Module):
 
 
 def make_model(n_items: int, size: Size, seed: int, start: Start | None = None) -> SequenceModel:
-    """Return an untrained model; equal seeds give equal weights."""
+    """Return an untrained model; equal seeds give equal weights.
+
+    start: an item table [n_items, dim] to take instead of a random one.
+    """
     torch.manual_seed(seed)
     model = SequenceModel(n_items, size)
     if start is not None:
@@ -237,12 +264,15 @@ def make_model(n_items: int, size: Size, seed: int, start: Start | None = None) 
 
 
 def settle(model: SequenceModel) -> SequenceModel:
-    """Make the item table plain weights, the constrained ones, in place; return the model."""
+    """Make the item table of a model of unit vectors plain weights of the same values, in place; return the model.
+
+    Another model is returned as it is.
+    """
     if parametrize.is_parametrized(model.items, "weight"):
         parametrize.remove_parametrizations(model.items, "weight")
     return model
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of learned values, the item table included."""
+    """Return the number of weights, those of the item table included."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,21 +1,20 @@
 """The training loop of teacher and student: chunked loss, early stopping on the validation split, exact resume.
 
-The logits of a whole batch are never alive at once: the loss runs on chunks of positions, each chunk's gradient goes
-back to the states and the item table at once, and the encoder is differentiated one time at the end. Where the
-processor multiplies bfloat16 natively, products run in it (5 times faster than float32 on the machine of 2026-11-21,
-4096×128×3659: 351 against 67 GFLOP/s); losses, weights and every evaluation stay float32.
+The logits of a whole batch are never in memory at once. The loss runs on chunks of positions; the gradient of each
+chunk goes back to the states and the item table at once, and the encoder is differentiated one time at the end.
+Products run in bfloat16 where the processor multiplies it natively; losses, weights and every evaluation stay float32.
 
-What is validated and kept is the moving average of the weights over the last steps (Polyak and Juditsky 1992), which
-generalises better than the last weights: validation NDCG@10 of the teacher on movietweetings .1182 against .1155.
+What is validated and kept is the moving average of the weights over the last steps (Polyak and Juditsky 1992), because
+it generalises better than the last weights. tests/bench/README.md, "Training", has the measurements of both choices.
 
-An epoch's randomness follows from the seed and its number, so a run that was stopped and resumed at an epoch gives the
-weights of one that was not. A run that was stopped within an epoch repeats that epoch.
+The randomness of an epoch follows from the seed and its number, so a training that was stopped and resumed between two
+epochs gives the weights of one that was not. A training that was stopped within an epoch repeats that epoch.
 """
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
@@ -37,30 +36,43 @@ MAX_GRADIENT_NORM = 1.0
 AVERAGE_DECAY = 0.99  # of the weights' moving average, a step
 
 Loss = Callable[[Tensor, Batch, slice], Tensor]
+"""(logits [P, N] of a chunk, the batch, the chunk's positions in the batch) -> the mean over the chunk."""
 
 
-class Extra(Protocol):
-    """What of a loss looks at a whole batch instead of a piece of its logits; a module, for it may learn too."""
+class BatchLoss(Protocol):
+    """The part of an objective that looks at a whole batch instead of a chunk of its logits. A module: it may learn."""
 
     def watch(self, model: SequenceModel) -> AbstractContextManager[Any]:
-        """Open what it looks with while model computes the states of a batch."""
+        """Return the context in which model computes the states of a batch; it may look inside the model there."""
         ...
 
-    def whole(self, model: SequenceModel, batch: Batch, states: Tensor) -> Tensor | None:
-        """states [P, D] -> the mean over the batch, to be differentiated with the rest; None adds nothing."""
+    def batch_loss(self, model: SequenceModel, batch: Batch, states: Tensor) -> Tensor | None:
+        """Return the mean over the batch of states [P, D], which is differentiated with the rest; None adds nothing."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What it learns."""
+        """Return what it learns beside the model."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed run needs of it."""
+        """Return what a resumed training needs of it."""
         ...
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
-        """Restore that."""
+        """Restore what state_dict returned."""
         ...
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a training lowers: the sum of a loss of logits and, where there is one, a loss of whole batches."""
+
+    loss: Loss
+    batch_loss: BatchLoss | None = None
+
+
+Lesson = Callable[[SequenceModel], Objective]
+"""Makes the objective of a model that is to be trained."""
 
 
 @dataclass(frozen=True)
@@ -75,41 +87,65 @@ class Schedule:
     seed: int
 
 
-def fit(
-    model: SequenceModel,
-    events: Events,
-    *,
-    loss: Loss,
-    validate: Callable[[SequenceModel], float] | None,
-    schedule: Schedule,
-    checkpoint: Path,
-    progress: Progress,
-    extra: Extra | None = None,
-) -> list[Epoch]:
-    """Train model on events in place and leave it at its best epoch. Returns the learning curve.
+@dataclass(frozen=True)
+class Course:
+    """What the trainings of a stage share: the events, the schedule, the validation score and who is told.
 
-    loss: (logits of a piece [P, N], batch, piece) -> mean over the piece; validate: higher is better; None trains
-    for all epochs and keeps the last. checkpoint: resumed from if it exists, written after every epoch. extra: the part
-    of the loss that is not of logits.
+    validate returns a score of a model, higher being better. Without it a training takes all its epochs and keeps the
+    last weights.
+    """
+
+    events: Events
+    schedule: Schedule
+    validate: Callable[[SequenceModel], float] | None
+    progress: Progress
+
+    def with_seed(self, seed: int) -> "Course":
+        """Return the same course from another seed."""
+        return replace(self, schedule=replace(self.schedule, seed=seed))
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model in training, the moving average of its weights, its optimiser and what is lowered."""
+
+    model: SequenceModel
+    averaged: SequenceModel
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+
+    @classmethod
+    def start(cls, model: SequenceModel, objective: Objective, learning_rate: float) -> "Learner":
+        """Return a learner that has taken no step."""
+        batch_loss = objective.batch_loss
+        learned = [*model.parameters(), *(batch_loss.parameters() if batch_loss else ())]
+        optimizer = torch.optim.AdamW(learned, lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+        return cls(model, copy.deepcopy(model).eval(), optimizer, objective)
+
+
+def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: Path) -> list[Epoch]:
+    """Train model in place, leave it at its best epoch and return the learning curve.
+
+    checkpoint: a file that is written after every epoch, and from which the training goes on where it exists.
     """
     keep_freed_memory()
-    learned = [*model.parameters(), *(extra.parameters() if extra else ())]
-    optimizer = torch.optim.AdamW(learned, lr=schedule.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
-    averaged = copy.deepcopy(model).eval()
-    state = load_checkpoint(checkpoint, model, averaged, optimizer, extra) or Checkpoint.fresh(averaged)
+    schedule, batch_loss = course.schedule, objective.batch_loss
+    learner = Learner.start(model, objective, schedule.learning_rate)
+    averaged, optimizer = learner.averaged, learner.optimizer
+    state = load_checkpoint(checkpoint, model, averaged, optimizer, batch_loss) or Checkpoint.fresh(averaged)
     curve = [Epoch(**row) for row in state.curve]
-    while not _is_finished(curve, schedule, count_positions(events)):
+    while not _is_finished(curve, schedule, count_positions(course.events)):
         number = len(curve)
         started = monotonic()
-        mean_loss = _train_epoch(model, averaged, optimizer, events, number, loss, schedule, progress, extra)
-        score = validate(averaged) if validate else float(number)
+        mean_loss = _train_epoch(learner, course, number)
+        score = course.validate(averaged) if course.validate else float(number)
         curve.append(Epoch(number, mean_loss, score, monotonic() - started))
         if curve[-1].validation >= max(row.validation for row in curve):
             state.keep_best(averaged)
         state.curve = [asdict(row) for row in curve]
-        save_checkpoint(checkpoint, model, averaged, optimizer, state, extra)
-        progress.note(_describe(curve))
-        _log(progress, checkpoint, curve[-1])
+        save_checkpoint(checkpoint, model, averaged, optimizer, state, batch_loss)
+        course.progress.note(_describe(curve))
+        _log(course.progress, checkpoint, curve[-1])
     model.load_state_dict(state.best)
     model.eval()
     return curve
@@ -130,72 +166,57 @@ def _is_finished(curve: list[Epoch], schedule: Schedule, positions: int) -> bool
     return len(curve) - 1 - best >= schedule.patience
 
 
-def _train_epoch(
-    model: SequenceModel,
-    averaged: SequenceModel,
-    optimizer: torch.optim.Optimizer,
-    events: Events,
-    number: int,
-    loss: Loss,
-    schedule: Schedule,
-    progress: Progress,
-    extra: Extra | None,
-) -> float:
+def _train_epoch(learner: Learner, course: Course, number: int) -> float:
+    """Train one epoch and return the mean loss of its targets."""
+    model, schedule = learner.model, course.schedule
     model.train()
     seed = schedule.seed * 100_003 + number
     torch.manual_seed(seed)
     batches = training_batches(
-        events, max_history=model.size.max_history, positions=schedule.batch_positions, seed=seed
+        course.events, max_history=model.size.max_history, positions=schedule.batch_positions, seed=seed
     )
     total, seen = 0.0, 0
-    with progress.bar(f"epoch {number + 1}", count_positions(events)) as bar:
+    with course.progress.bar(f"epoch {number + 1}", count_positions(course.events)) as bar:
         for batch in batches:
-            value = train_step(model, averaged, optimizer, batch, loss, schedule.learning_rate, extra)
+            value = train_step(learner, batch, schedule.learning_rate)
             total, seen = total + value * len(batch.target), seen + len(batch.target)
             bar.advance(len(batch.target))
     return total / max(seen, 1)
 
 
-def train_step(
-    model: SequenceModel,
-    averaged: SequenceModel,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    loss: Loss,
-    learning_rate: float,
-    extra: Extra | None = None,
-) -> float:
-    """Move model one step on a batch, and averaged after it; returns the mean loss. The rate warms up."""
+def train_step(learner: Learner, batch: Batch, learning_rate: float) -> float:
+    """Move the model one step on a batch, and its average after it; return the mean loss. The rate warms up."""
+    model, optimizer, batch_loss = learner.model, learner.optimizer, learner.objective.batch_loss
     step = _count_steps(optimizer)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
     optimizer.zero_grad(set_to_none=True)
-    value = _backward(model, batch, loss, extra)
+    value = _backward(model, batch, learner.objective)
     torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
-    if extra:
-        torch.nn.utils.clip_grad_norm_(list(extra.parameters()), MAX_GRADIENT_NORM)
+    if batch_loss:
+        torch.nn.utils.clip_grad_norm_(list(batch_loss.parameters()), MAX_GRADIENT_NORM)
     optimizer.step()
-    _average(averaged, model, step)
+    _average(learner.averaged, model, step)
     return value
 
 
-def _backward(model: SequenceModel, batch: Batch, loss: Loss, extra: Extra | None) -> float:
-    """Leave the gradients of the mean loss of a batch in model; returns that mean."""
-    device = model.device
+def _backward(model: SequenceModel, batch: Batch, objective: Objective) -> float:
+    """Leave the gradients of the mean loss of a batch in model; return that mean."""
+    device, batch_loss = model.device, objective.batch_loss
     positions = len(batch.target)
-    chunk = max(1, CHUNK_LOGITS // len(model.items.weight))
+    size = max(1, CHUNK_LOGITS // len(model.items.weight))
     total = 0.0
     with autocast(device.type):
-        with extra.watch(model) if extra else nullcontext():
+        with batch_loss.watch(model) if batch_loss else nullcontext():
             states = model.states(batch.rows.to(device))[batch.real.to(device)]  # [P, D]
         leaf = states.detach().requires_grad_()
-        for start in range(0, positions, chunk):
-            piece = slice(start, min(start + chunk, positions))
-            share = (piece.stop - piece.start) / positions
-            value = loss(model.scores(leaf[piece]), batch, piece) * share
+        for start in range(0, positions, size):
+            chunk = slice(start, min(start + size, positions))
+            share = (chunk.stop - chunk.start) / positions
+            value = objective.loss(model.scores(leaf[chunk]), batch, chunk) * share
             value.backward()
             total += float(value.detach())
-        rest = extra.whole(model, batch, states) if extra else None
+        rest = batch_loss.batch_loss(model, batch, states) if batch_loss else None
     if rest is None:
         states.backward(leaf.grad)
         return total

@@ -1,8 +1,8 @@
-"""Where an item table starts from: what a language model says of the items' texts, or a larger model's own table.
+"""Make the item table that a model starts from: of vectors of the items' texts, or of a larger model's own table.
 
-Vectors become a table by their principal components, whitened: sentence vectors share a common direction that hides
-what tells items apart (Su et al. 2021, "Whitening Sentence Representations"), and a trained table's first directions
-would drown the others.
+The vectors are reduced to the model's width by their principal components, and whitened: each component gets the same
+variance. Sentence vectors share a common direction that hides what tells items apart (Su et al. 2021, "Whitening
+Sentence Representations"), and without whitening the first components of a trained table would outweigh all others.
 """
 
 from dataclasses import dataclass
@@ -10,22 +10,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-TABLE_STD = 0.02  # of a random item table's values
+TABLE_STD = 0.02  # standard deviation of the values of a random item table
 
 
 @dataclass(frozen=True)
 class Start:
-    """An item table [N, D] to start from. is_frozen: it stays as it is."""
+    """An item table [N, D] that a model starts from. is_frozen: training does not change it."""
 
     table: NDArray[np.float32]
     is_frozen: bool = False
 
 
 def start_table(vectors: NDArray[np.float32], dim: int, *, is_frozen: bool) -> NDArray[np.float32]:
-    """Return an item table [N, dim] of whitened principal components; items without text are zero.
+    """Return the item table [N, dim] of item vectors [N, W]: their whitened principal components.
 
-    Rows have the mean length of a random start's, so that other settings stand; those of a frozen table, which cannot
-    grow, of 1.
+    An item whose vector is zero, for it has no text, gets a row of zeros; components that the vectors do not have are
+    zero too. The rows' mean length is that of a random table, so that the other settings hold; in a frozen table, which
+    cannot grow, it is 1.
     """
     real = np.linalg.norm(vectors, axis=1) > 0
     known = vectors[real] - vectors[real].mean(axis=0)

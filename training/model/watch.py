@@ -1,6 +1,7 @@
-"""Looking inside a sequence model while it runs: the output of every block and what each attention attends to.
+"""Record what happens inside a sequence model while it runs: the output of every block, and every attention map.
 
-Hooks, so that the encoder stays as it is for everybody who does not look.
+Ways to teach a student that compare layers and attention need these. They are read by hooks, so that a model that
+nobody watches pays nothing.
 """
 
 from collections.abc import Iterator
@@ -11,24 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.model.encoder import Attention, SequenceModel
+from training.model.encoder import Attention, SequenceModel, visible_places
 
 
 @dataclass
 class Watched:
-    """What was seen. blocks: outputs [B, T, D], first to last; attended: each attention with its inputs."""
+    """What was recorded of one or more runs of a model, first to last.
+
+    blocks: the output of each block [B, T, D]. attended: each attention module with its inputs x [B, T, D] and real
+    [B, T].
+    """
 
     blocks: list[Tensor] = field(default_factory=list)
     attended: list[tuple[Attention, Tensor, Tensor]] = field(default_factory=list)
 
     def maps(self) -> list[Tensor]:
-        """Return attention maps [B, H, T, T], first to last; a row sums to one."""
+        """Compute the map of each recorded attention [B, H, T, T], first to last; its rows sum to one."""
         return [attention_map(*inputs) for inputs in self.attended]
 
 
 @contextmanager
 def watch(model: SequenceModel) -> Iterator[Watched]:
-    """Note what the blocks of model do until the end of the context."""
+    """Record what the blocks of model compute inside the context."""
     watched = Watched()
 
     def note_block(block: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -52,15 +57,16 @@ def watch(model: SequenceModel) -> Iterator[Watched]:
 
 
 def attention_map(mixer: Attention, x: Tensor, real: Tensor) -> Tensor:
-    """Return what Attention.forward weighs values with [B, H, T, T], for x [B, T, D] and real bool [B, T]."""
-    index = torch.arange(x.shape[1], device=x.device)
-    visible = (index[:, None] >= index) & real[:, None, :] | (index[:, None] == index)  # [B, T, T]
-    query, key = mixer.query(x), mixer.key_value(x).chunk(2, dim=-1)[0]
-    q, k = (part.unflatten(-1, (mixer.heads, -1)).transpose(1, 2) for part in (query, key))  # [B, H, T, D/H]
+    """Return the weights that Attention.forward gives to values [B, H, T, T], for its x [B, T, D] and real [B, T]."""
+    key, _ = mixer.key_value(x).chunk(2, dim=-1)
+    q, k = (mixer.split_heads(vectors) for vectors in (mixer.query(x), key))  # [B, H, T, D/H]
     scores = (q @ k.transpose(-1, -2)).float() / q.shape[-1] ** 0.5
-    return scores.masked_fill(~visible[:, None], -torch.inf).softmax(dim=-1)
+    return scores.masked_fill(~visible_places(real)[:, None], -torch.inf).softmax(dim=-1)
 
 
 def spread(ours: int, theirs: int) -> list[int]:
-    """Return for each of our layers the one of theirs that it learns from: evenly spread, the last from the last."""
+    """Return which of a teacher's layers each of a student's learns from: evenly spread, the last from the last.
+
+    ours, theirs: how many layers student and teacher have. spread(2, 3) is [1, 2].
+    """
     return [-(-(number + 1) * theirs // ours) - 1 for number in range(ours)]

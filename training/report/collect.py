@@ -1,7 +1,7 @@
-"""What a finished run holds, put together: rankings of every model and of what it is compared with, and its metrics.
+"""Put together what a finished run holds: the rankings of its models and of what they are compared with, and metrics.
 
-The rankings come from the run directory; only the bundle itself is ranked here, through onnxruntime, because that is
-what will be served.
+The rankings were left in the run's directory by its stages. Only the bundle is ranked here, through onnxruntime,
+because that is what will be served.
 """
 
 import json
@@ -16,6 +16,7 @@ from training.errors import InputError
 from training.evaluation.judge import Ranking, popularity_scorer, rank
 from training.evaluation.metric import ndcg
 from training.evaluation.quality import (
+    COMPARED,
     MEANING,
     beside_baselines,
     detail,
@@ -30,41 +31,32 @@ from training.model.checkpoint import load_model
 from training.model.curve import Epoch, load_curve
 from training.model.encoder import count_parameters
 from training.progress import Progress
-from training.teacher.kind import PLACES, mixed_members, open_member
+from training.teacher.kind import CURVE, RANKING, Kind
 from training.teacher.mix import load_shares
+from training.teacher.registry import KINDS, mixed_members, open_member, peer_pairs
 
-OWN = {  # a model's ranking; the first place that is there. Where teachers are mixed, the mix is the teacher
-    "teacher": ("mix/ranking.npz", "teacher/ranking.npz"),
-    "transformer": ("teacher/ranking.npz",),
-    "linear": ("linear/ranking.npz",),
-    "text": ("text_teacher/ranking.npz",),
-    "student": ("student/student_ranking.npz",),
-    "student_smoothed": ("student/smoothed_ranking.npz",),
-    "student_alone": ("student/alone_ranking.npz",),
-}
-CURVES = {
-    "transformer": "teacher/curve.json",
-    "text": "text_teacher/curve.json",
-    "student": "student/student_curve.json",
-    "student_smoothed": "student/smoothed_curve.json",
-    "student_alone": "student/alone_curve.json",
-}
+STUDENTS = {"student": "student", "student_smoothed": "smoothed", "student_alone": "alone"}  # the stems of their files
 COMPRESSED = "compressed/ranking.npz"
 PEERS, BASELINES = "peers", "baselines"
 
 
 def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[dict[str, Any], dict[str, Ranking]]:
-    """Return what metrics.json holds, and the rankings that it is about."""
+    """Return what metrics.json will hold, and the rankings by model that it is about.
+
+    Raises InputError where a note of a peer or a baseline cannot be read, and BundleError where the bundle cannot be
+    opened.
+    """
     bundle = open_bundle(run / "bundle")
     question = ask(prepared, judged_part(prepared))
     rankings = own_rankings(run)
+    own = {*rankings, "bundle"}
     if not bundle.manifest.refit:
         rankings["bundle"] = rank_bundle(bundle, question)
     others, about = other_rankings(run, prepared, question, progress)
     rankings |= others
     if "popularity" not in rankings:
         rankings["popularity"] = rank(question, popularity_scorer(prepared), 1, both_rules=True)
-    quality = summarise_quality(rankings, len(prepared.items))
+    quality = summarise_quality(rankings, len(prepared.items), [*COMPARED, *peer_pairs()])
     paid, sentence = verdict(quality)
     progress.note(sentence)
     yardstick = make_yardstick(prepared, question)
@@ -78,9 +70,9 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
         "models": {
             name: quality[name] | details[name] | sizes.get(name, {}) | about.get(name, {}) for name in rankings
         },
-        "mix": load_shares(run / "mix") if (run / "mix").exists() else {},
+        "mix": load_shares(run / "mix"),
         "ndcg@10_differences": quality["ndcg@10_differences"],
-        "beside_baselines": beside_baselines(rankings),
+        "beside_baselines": beside_baselines(rankings, [name for name in rankings if name not in own]),
         "overlap": overlaps(rankings),
         "diversity_by": yardstick.features.by,
         "meaning": MEANING,
@@ -92,23 +84,25 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
 
 
 def own_rankings(run: Path) -> dict[str, Ranking]:
-    """Return the rankings that the run's own stages left."""
-    found: dict[str, Path] = {}
-    for name, places in OWN.items():
-        path = next((run / place for place in places if (run / place).exists()), None)
-        if path is not None and path not in found.values():
-            found[name] = path
-    if (run / "mix").exists() and len(mixed_members(run)) == 1:  # it is the teacher itself
-        found = {name: path for name, path in found.items() if name not in PLACES}
-    return {name: Ranking.load(path) for name, path in found.items()}
+    """Return the rankings that the run's own stages left: the mix as the teacher, each kind of teacher, the students.
+
+    Where the mix is one teacher, the kinds are left out: one of them is the teacher itself.
+    """
+    places = {"teacher": f"mix/{RANKING}"}
+    if (run / "mix").exists() and len(mixed_members(run)) > 1:
+        places |= {kind.name: f"{kind.place}/{RANKING}" for kind in _shown_kinds()}
+    places |= {name: f"student/{stem}_ranking.npz" for name, stem in STUDENTS.items()}
+    return {name: Ranking.load(run / place) for name, place in places.items() if (run / place).exists()}
 
 
 def other_rankings(
     run: Path, prepared: Prepared, question: Question, progress: Progress
 ) -> tuple[dict[str, Ranking], dict[str, dict[str, Any]]]:
-    """Return rankings of peers/ and baselines/, and what their JSON says (title, seconds, parameters, setting).
+    """Return the rankings in peers/ and baselines/ by name, the strongest first, and what is said of each.
 
-    One of other data is left out and named: its users are not these.
+    The latter are title, seconds, parameters and setting, as far as NAME.json has them. A ranking that was made of
+    other data is left out, and named by progress: its users are not those of the question. Raises InputError where a
+    NAME.json cannot be read.
     """
     rankings: dict[str, Ranking] = {}
     about: dict[str, dict[str, Any]] = {}
@@ -127,42 +121,47 @@ def other_rankings(
 
 
 def rank_bundle(bundle: Bundle, question: Question) -> Ranking:
-    """Rank with the bundle alone, through onnxruntime."""
-    student = ExportedStudent(bundle)
-    return rank(
-        question,
-        lambda rows: student.scores([[row for row in history if row >= 0] for history in rows.tolist()]),
-        bundle.manifest.max_history,
-        both_rules=True,
-    )
+    """Rank the question with a bundle through onnxruntime, under both rules about seen items."""
+    return rank(question, ExportedStudent(bundle).padded_scores, bundle.manifest.max_history, both_rules=True)
 
 
 def learning_curves(run: Path) -> dict[str, list[Epoch]]:
-    """Return validation NDCG@10 over epochs of what was trained in epochs."""
-    return {name: load_curve(run / place) for name, place in CURVES.items() if (run / place).exists()}
+    """Return the learning curves of all teachers and students that were trained in epochs."""
+    places = {kind.name: f"{kind.place}/{CURVE}" for kind in _shown_kinds()}
+    places |= {name: f"student/{stem}_curve.json" for name, stem in STUDENTS.items()}
+    return {name: load_curve(run / place) for name, place in places.items() if (run / place).exists()}
 
 
 def read_trials(run: Path) -> list[dict[str, Any]]:
-    """Return the candidates that a search under a budget measured; none where there was no search."""
+    """Return the trials that a search under a budget measured; an empty list where there was no search."""
     path = run / "search" / "trials.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def read_table(run: Path, name: str) -> dict[str, Any] | None:
-    """Return the table that a study left, "ablation" for one; None where there was none."""
+    """Return the table that a study left in the run's directory, None where it was not run. name: "ablation", ..."""
     path = run / name / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def lineage_of(run: Path) -> dict[str, Any]:
-    """Return what the bundle says of its making: seeds, config, commit. Raises InputError where it cannot be read."""
+    """Return what the bundle's manifest says of its making: seeds, config, commit, packages and data.
+
+    Raises InputError where there is no bundle that can be read.
+    """
     try:
         return dict(read_manifest(run / "bundle").lineage)
     except BundleError as exc:
         raise InputError(f"{exc}; export the run first") from exc
 
 
+def _shown_kinds() -> list[Kind]:
+    """Return the kinds of teachers that a report shows under their own name, and not as the student alone."""
+    return [kind for kind in KINDS.values() if not kind.is_student_alone]
+
+
 def _read_about(path: Path) -> dict[str, Any]:
+    """Return the JSON beside a ranking, empty where there is none. Raises InputError where it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -172,7 +171,10 @@ def _read_about(path: Path) -> dict[str, Any]:
 
 
 def _sizes(run: Path, bundle: Bundle) -> dict[str, dict[str, float]]:
-    """Parameters, float32 bytes and encode time; both students have the bundle's encoder, so its time is theirs."""
+    """Return parameters, float32 bytes and microseconds to encode one history, of each model that has them.
+
+    All students have an encoder of the bundle's size, so its time is theirs. A mix has the sums of its members.
+    """
     dim, longest = bundle.manifest.dim, bundle.manifest.max_history
     encode_us = time_encoder(bundle.encoder, dim=dim, max_history=longest)
     own = _size(count_parameters(load_model(run / "student" / "student.safetensors")), encode_us)
@@ -189,20 +191,22 @@ def _sizes(run: Path, bundle: Bundle) -> dict[str, dict[str, float]]:
 
 
 def _size(parameters: int, encode_us: float) -> dict[str, float]:
+    """Return the row of a model whose parameters are float32."""
     return {"parameters": parameters, "bytes": 4 * parameters, "encode_us": encode_us}
 
 
 def _seconds(run: Path) -> dict[str, float]:
-    """Return the seconds of training of each model."""
+    """Return how many seconds the training of each model took; a mix took the sum of its members."""
     members = {name: open_member(run, name).seconds for name in mixed_members(run)}
     curves = {name: sum(row.seconds for row in rows) for name, rows in learning_curves(run).items()}
     return curves | members | {"teacher": sum(members.values())}
 
 
 def titles_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return a name for the reader of each model."""
-    return TITLES | {
-        name: TITLES.get(name) or row.get("title") or name.replace("_", " ") for name, row in models.items()
+    """Return a title for the reader of every known model, and of those in models: their own, or made of their name."""
+    titles = TITLES | {kind.name: kind.title for kind in KINDS.values()}
+    return titles | {
+        name: titles.get(name) or row.get("title") or name.replace("_", " ") for name, row in models.items()
     }
 
 
@@ -211,11 +215,7 @@ TITLES = {
     "student": "Student, distilled",
     "student_smoothed": "Student, smoothed labels for a teacher",
     "student_alone": "Student alone, no teacher",
-    "transformer": "Transformer alone",
-    "linear": "Linear model alone",
-    "text": "Transformer over texts alone",
     "compressed": "Student, compressed",
-    "twin": "Student alone in the teacher",
     "bundle": "Bundle, as it is served",
     "popularity": "Popularity",
     "recent_popularity": "Recent popularity (knows the day)",

@@ -1,11 +1,11 @@
-"""Several runs of the same data with different seeds as one table: what of a difference is the model and what is luck.
+"""Compare several runs of the same data and settings that differ in their seeds, or in the fold of users they judge.
 
-Runs of different folds of the users (split.test=users) are pooled: every user is judged once, by models that never saw
-them, and the spread is over the folds.
+Two kinds of chance are kept apart. The interval is about the users that happened to be asked: a paired bootstrap over
+users, each with the mean over the seeds. The spread is about the training: the standard deviation over the seeds of the
+mean over users, and none for a model that is the same in all runs.
 
-Two kinds of luck are kept apart. Which users were asked: the interval, a paired bootstrap over users of each user's
-mean over the seeds. How training went: the spread, the standard deviation over the seeds of the mean over users; none
-for a model that is the same in all of them.
+Runs of different folds (split.test=users) are pooled: every user is judged once, by models that never saw the user, and
+the spread is over the folds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,43 +18,47 @@ import numpy as np
 from training.data.prepared import Prepared, load_prepared
 from training.errors import InputError
 from training.evaluation.judge import Ranking
-from training.evaluation.metric import PerRun, Pool, _mean_over_seeds, bootstrap_interval, hit, ndcg, pooled_difference
+from training.evaluation.metric import PerRun, Pool, bootstrap_interval, hit, mean_over_seeds, ndcg, pooled_difference
 from training.evaluation.quality import COMPARED
 from training.evaluation.question import ask, judged_part
 from training.progress import Progress
 from training.report.collect import COMPRESSED, lineage_of, other_rankings, own_rankings, titles_of
+from training.teacher.registry import peer_pairs
 
-METRICS = {"ndcg@10": ndcg, "hr@10": hit}
+TABULATED = {"ndcg@10": ndcg, "hr@10": hit}  # the metrics of the table
 PAIRS = (*COMPARED, ("compressed", "student_alone"), ("compressed", "teacher"))
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A finished run: rankings of its models, its seeds, the title of each model that has one of its own."""
+class FinishedRun:
+    """What a comparison needs of a finished run."""
 
     path: Path
     prepared: Prepared
-    rankings: Mapping[str, Ranking]
-    seeds: Mapping[str, int]
-    config: Mapping[str, Mapping[str, Any]]
-    about: Mapping[str, Mapping[str, Any]]
-    commit: str | None
+    rankings: Mapping[str, Ranking]  # by model
+    seeds: Mapping[str, int]  # of teacher and student
+    config: Mapping[str, Mapping[str, Any]]  # its settings, by section
+    about: Mapping[str, Mapping[str, Any]]  # what is said of each peer and baseline, its title among it
+    commit: str | None  # of the code that exported it
 
 
 def compare_runs(paths: Sequence[Path], progress: Progress) -> dict[str, Any]:
-    """Return the table of runs: models with means, spreads and intervals, and paired differences.
+    """Return the table of several run directories: each model with its intervals and spreads, and the differences.
 
-    Raises InputError where there is one run only, where data or settings differ, or where two runs share seeds or fold.
+    A difference is that of NDCG@10 between two models over the same users. Only models that every run has are in the
+    table. Raises InputError where there is one run only, where a run is not finished, where data or settings differ, or
+    where two runs share seeds or fold.
     """
     runs = [read_finished(path, progress) for path in paths]
     check_comparable(runs)
-    pool = np.concatenate if are_folds(runs) else _mean_over_seeds
+    pool = np.concatenate if are_folds(runs) else mean_over_seeds
     names = [name for name in runs[0].rankings if all(name in run.rankings for run in runs)]
     values = {
-        name: {metric: [of(run.rankings[name].ranks, 10) for run in runs] for metric, of in METRICS.items()}
+        name: {metric: [of(run.rankings[name].ranks, 10) for run in runs] for metric, of in TABULATED.items()}
         for name in names
     }
-    pairs = [*PAIRS, *(("student", name) for name in names if name != "student" and ("student", name) not in PAIRS)]
+    known = [*PAIRS, *peer_pairs()]
+    pairs = [*known, *(("student", name) for name in names if name != "student" and ("student", name) not in known)]
     data = runs[0].prepared.report
     return {
         "runs": [str(run.path) for run in runs],
@@ -73,8 +77,11 @@ def compare_runs(paths: Sequence[Path], progress: Progress) -> dict[str, Any]:
     }
 
 
-def read_finished(path: Path, progress: Progress) -> Finished:
-    """Read a run directory. Raises InputError where it is not finished."""
+def read_finished(path: Path, progress: Progress) -> FinishedRun:
+    """Read what a comparison needs of a run directory. Raises InputError where the run is not finished.
+
+    Rankings of other data are left out, and named by progress.
+    """
     prepared = load_prepared(path / "prepared")
     rankings = own_rankings(path)
     missing = [name for name in ("teacher", "student", "student_alone") if name not in rankings]
@@ -84,13 +91,13 @@ def read_finished(path: Path, progress: Progress) -> Finished:
         rankings["compressed"] = Ranking.load(path / COMPRESSED)
     others, about = other_rankings(path, prepared, ask(prepared, judged_part(prepared)), progress)
     lineage = lineage_of(path)
-    return Finished(
+    return FinishedRun(
         path, prepared, rankings | others, lineage["seeds"], lineage["config"], about, lineage.get("commit")
     )
 
 
-def check_comparable(runs: Sequence[Finished]) -> None:
-    """Raise InputError unless the runs differ in their seeds and in nothing that they are judged by."""
+def check_comparable(runs: Sequence[FinishedRun]) -> None:
+    """Raise InputError unless the runs differ in their seeds, or in their folds, and in nothing else that matters."""
     if len(runs) < 2:
         raise InputError("compare needs two finished runs or more, of the same data with different seeds")
     if are_folds(runs):
@@ -111,18 +118,20 @@ def check_comparable(runs: Sequence[Finished]) -> None:
             )
 
 
-def are_folds(runs: Sequence[Finished]) -> bool:
-    """Return whether the runs judge users that they did not train on, each run others."""
+def are_folds(runs: Sequence[FinishedRun]) -> bool:
+    """Return whether the runs judge different folds of the users."""
     return (
         all(run.prepared.report["split"]["test"] == "users" for run in runs) and len({_fold(run) for run in runs}) > 1
     )
 
 
-def _fold(run: Finished) -> int:
+def _fold(run: FinishedRun) -> int:
+    """Return the fold of users that a run judges."""
     return int(run.prepared.report["split"]["fold"])
 
 
-def _check_folds(runs: Sequence[Finished]) -> None:
+def _check_folds(runs: Sequence[FinishedRun]) -> None:
+    """Raise InputError unless the runs differ in their folds alone, each from all others."""
     first = runs[0]
     for number, run in enumerate(runs):
         if run.prepared.report["sha256"] != first.prepared.report["sha256"]:
@@ -136,7 +145,7 @@ def _check_folds(runs: Sequence[Finished]) -> None:
 
 
 def changed_settings(ours: Mapping[str, Mapping[str, Any]], theirs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the settings that differ, seeds, the choice of baselines and the studies aside."""
+    """Return the names of the settings that differ, but for seeds, the choice of baselines and those of studies."""
     return sorted(
         f"{section}.{key}"
         for section in {*ours, *theirs} - {"baselines", "search", "ablation", "capacity", "compression"}
@@ -146,7 +155,10 @@ def changed_settings(ours: Mapping[str, Mapping[str, Any]], theirs: Mapping[str,
 
 
 def _summarise(values: Mapping[str, PerRun], pool: Pool) -> dict[str, Any]:
-    """values, [users] a run, by metric -> mean, interval over users, spread over runs, each run's mean."""
+    """Return of each metric the mean, the interval over users, the spread over runs, and the mean of each run.
+
+    values: each metric's values of one model, in every run.
+    """
     summary: dict[str, Any] = {}
     for metric, per_run in values.items():
         per_seed = np.array([per_user.mean() for per_user in per_run])
@@ -161,5 +173,5 @@ def _summarise(values: Mapping[str, PerRun], pool: Pool) -> dict[str, Any]:
 
 
 def _is_one_model(per_run: PerRun) -> bool:
-    """Whether all runs hold the same model: its seed was not changed, or it has none."""
+    """Return whether all runs hold the same model, for it has no seed or its seed was not changed."""
     return all(np.array_equal(per_run[0], other) for other in per_run[1:])

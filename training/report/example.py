@@ -1,7 +1,7 @@
-"""A few users for the eye: what they took, what the teacher and the student would have shown, what they took next.
+"""A few users for the reader to look at: what they took, what the models would have shown, what they took next.
 
-Drawn with a fixed seed, half among the users whose next item the student shows and half among the others, so that the
-page shows failures as well as successes, and says that it does.
+The users are drawn with a fixed seed, half of them among those whose next item the student shows and half among the
+others, so that the page shows failures as well as successes.
 """
 
 from collections.abc import Sequence
@@ -13,52 +13,71 @@ from service.bundle import Item
 from training.evaluation.judge import Ranking
 from training.evaluation.question import Question
 
-SHOWN = 6  # users
-HISTORY, LISTED, FOUND_AT = 6, 6, 10
+SHOWN_USERS = 6
+SHOWN_HISTORY = 6  # newest items of a user's history
+SHOWN_BEST = 6  # best items of a model
+FOUND_AT = 10  # a model shows an item that it ranks among so many
 
 
 @dataclass(frozen=True)
-class Line:
-    """An item on the page. is_target: it is what the user took next."""
+class ShownItem:
+    """An item as it stands on the page."""
 
-    text: str
-    note: str
-    is_target: bool = False
+    title: str  # its id where it has no title
+    note: str  # its first attribute values
+    is_target: bool = False  # whether it is what the user took next
+
+
+@dataclass(frozen=True)
+class ShownList:
+    """What one model would have shown a user."""
+
+    model: str
+    target_rank: int  # the rank of what the user took next
+    best: list[ShownItem]
 
 
 @dataclass(frozen=True)
 class Example:
-    """A user. lists: (model, its rank of the target, its best items)."""
+    """A user on the page."""
 
     n_before: int  # events before those shown
-    history: list[Line]
-    target: Line
-    lists: list[tuple[str, int, list[Line]]]
+    history: list[ShownItem]  # oldest first
+    target: ShownItem
+    lists: list[ShownList]
 
 
 def draw_examples(question: Question, rankings: dict[str, Ranking], items: Sequence[Item]) -> list[Example]:
-    """Return the examples. rankings: of the models to show, the last one deciding what is a success."""
+    """Draw the users to show, and return them with what each model ranked best.
+
+    rankings: of the models to show, by name; the last one decides for whom the next item was found. Users whose next
+    item is not in the catalogue are not drawn.
+    """
     found = list(rankings.values())[-1].ranks <= FOUND_AT
     known = question.target >= 0
     rng = np.random.default_rng(0)
     places: list[int] = []
-    for pool in (np.flatnonzero(found & known), np.flatnonzero(~found & known)):
-        places += rng.choice(pool, min(SHOWN // 2, len(pool)), replace=False).tolist()
+    for candidates in (np.flatnonzero(found & known), np.flatnonzero(~found & known)):
+        places += rng.choice(candidates, min(SHOWN_USERS // 2, len(candidates)), replace=False).tolist()
     return [_example(question, rankings, items, place) for place in places]
 
 
 def _example(question: Question, rankings: dict[str, Ranking], items: Sequence[Item], place: int) -> Example:
+    """Return the user at a place in the question."""
     target = int(question.target[place])
     seen = question.seen(question.users[place : place + 1])[0]
     lists = [
-        (name, int(ranking.ranks[place]), [_line(items, int(row), target) for row in ranking.top[place, :LISTED]])
+        ShownList(name, int(ranking.ranks[place]), _shown(items, ranking.top[place, :SHOWN_BEST].tolist(), target))
         for name, ranking in rankings.items()
     ]
-    history = [_line(items, int(row), target) for row in seen[-HISTORY:]]
-    return Example(len(seen) - len(history), history, _line(items, target, target), lists)
+    history = _shown(items, seen[-SHOWN_HISTORY:].tolist(), target)
+    return Example(len(seen) - len(history), history, _shown(items, [target], target)[0], lists)
 
 
-def _line(items: Sequence[Item], row: int, target: int) -> Line:
-    item = items[row]
-    values = [value for of in item.attributes.values() for value in of]
-    return Line(item.title or item.item_id, ", ".join(values[:3]), row == target)
+def _shown(items: Sequence[Item], rows: Sequence[int], target: int) -> list[ShownItem]:
+    """Return the items of some rows as they stand on the page. target: the row that the user took next."""
+    shown = []
+    for row in rows:
+        values = [value for of in items[row].attributes.values() for value in of]
+        shown.append(ShownItem(items[row].title or items[row].item_id, ", ".join(values[:3]), row == target))
+    return shown

@@ -1,6 +1,6 @@
-"""The report's pictures, each as a data address, so that the page needs no other file.
+"""The pictures of the reports. Each is returned as a data address of an SVG, so that a page needs no other file.
 
-One colour a model, the same in every picture; what a model is compared with is grey. matplotlib keeps a list of the
+A model has the same colour in every picture; what a model is compared with is grey. matplotlib keeps a list of the
 machine's fonts under HOME unless it is told otherwise; here the list goes with the process, and HOME stays as it was.
 """
 
@@ -22,14 +22,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.model.curve import Epoch
+from training.teacher.registry import KINDS
 
 matplotlib.use("Agg")
 
 COLOURS = {
     "teacher": "#475569",
-    "transformer": "#94a3b8",
-    "linear": "#94a3b8",
-    "text": "#94a3b8",
     "student": "#0f766e",
     "student_smoothed": "#7c3aed",
     "student_alone": "#d97706",
@@ -38,20 +36,25 @@ COLOURS = {
 }
 GREY = "#b6bcc6"
 INK = "#1f2937"
+GOOD, BAD = "#0f766e", "#b91c1c"
 MARKERS = "osD^vP"
 WIDTH = 6.6  # inches
 
 
+def colour_of(name: str) -> str | None:
+    """Return the colour of one of the run's own models; None of what they are compared with."""
+    return COLOURS.get(name) or (KINDS[name].colour if name in KINDS else None)
+
+
 def plot_bars(models: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]) -> str:
-    """NDCG@10 of each model with its interval."""
-    figure = Figure(figsize=(WIDTH, 0.42 * len(models) + 0.7), layout="constrained")
-    axes = figure.subplots()
+    """Plot NDCG@10 of each model with its interval, the first on top."""
+    figure, axes = _blank(0.42 * len(models) + 0.7)
     names = list(models)[::-1]
     for place, name in enumerate(names):
         row = models[name]
         low, high = row["ndcg@10_interval"]
         error = [[row["ndcg@10"] - low], [high - row["ndcg@10"]]]
-        axes.barh(place, row["ndcg@10"], xerr=error, color=COLOURS.get(name, GREY), ecolor=INK, capsize=2.5, height=0.7)
+        axes.barh(place, row["ndcg@10"], xerr=error, color=colour_of(name) or GREY, ecolor=INK, capsize=2.5, height=0.7)
         axes.annotate(
             f"{row['ndcg@10']:.4f}", (high, place), (5, 0), textcoords="offset points", va="center", fontsize=9
         )
@@ -61,11 +64,10 @@ def plot_bars(models: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]
 
 
 def plot_curves(curves: Mapping[str, Sequence[Epoch]], titles: Mapping[str, str]) -> str:
-    """Validation NDCG@10 over epochs; a dot marks the epoch that was kept."""
-    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-    axes = figure.subplots()
+    """Plot validation NDCG@10 of each model over its epochs; a dot marks the epoch that was kept."""
+    figure, axes = _blank(3.4)
     for name, rows in curves.items():
-        colour = COLOURS.get(name, GREY)
+        colour = colour_of(name) or GREY
         axes.plot([row.epoch + 1 for row in rows], [row.validation for row in rows], label=titles[name], color=colour)
         best = max(rows, key=lambda row: row.validation)
         axes.plot(best.epoch + 1, best.validation, "o", color=colour)
@@ -77,16 +79,15 @@ def plot_curves(curves: Mapping[str, Sequence[Epoch]], titles: Mapping[str, str]
 def plot_groups(
     models: Mapping[str, Mapping[str, Any]], names: Sequence[str], titles: Mapping[str, str], group: str
 ) -> str:
-    """NDCG@10 by group ("by_popularity" or "by_history") for a few models side by side."""
-    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    axes = figure.subplots()
+    """Plot NDCG@10 of the named models side by side in each group of users. group: by_popularity or by_history."""
+    figure, axes = _blank(3.2)
     width = 0.8 / len(names)
     greys = iter(("#8b94a3", "#c3c9d2"))
     rows = models[names[0]][group]
     for number, name in enumerate(names):
         heights = [row["ndcg@10"] or 0 for row in models[name][group]]
         places = [place + (number - (len(names) - 1) / 2) * width for place in range(len(rows))]
-        axes.bar(places, heights, width, label=titles[name], color=COLOURS.get(name) or next(greys, GREY))
+        axes.bar(places, heights, width, label=titles[name], color=colour_of(name) or next(greys, GREY))
     axes.set_xticks(range(len(rows)), [f"{group_label(group, row)}\n{row['users']:,} users" for row in rows])
     axes.set_ylabel("NDCG@10")
     axes.legend(frameon=False, fontsize=9)
@@ -94,26 +95,28 @@ def plot_groups(
 
 
 def group_label(group: str, row: Mapping[str, Any]) -> str:
-    """Name a row of by_popularity or by_history."""
+    """Return the name of one row of a group, which is by_popularity or by_history."""
     if group == "by_popularity":
         return f"{row['items']:,} items"
     return f"{row['from']} to {row['to']} events" if row["to"] else f"{row['from']} and more"
 
 
 def plot_front(trials: Sequence[Mapping[str, Any]], cost: str, label: str, scale: float = 1.0) -> str:
-    """NDCG@10 of a search's candidates against a cost, the front of those that none beats in both, the chosen one."""
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
-    axes = figure.subplots()
+    """Plot NDCG@10 of a search's trials against a cost, with their Pareto front and the trial that was chosen.
+
+    cost: the key of the cost in a trial. label: of its axis. scale: what its values are multiplied with there.
+    """
+    figure, axes = _blank(3.6)
     kinds = sorted({str(trial["kind"]) for trial in trials})
     for marker, kind in zip(MARKERS * len(kinds), kinds, strict=False):
         own = [trial for trial in trials if str(trial["kind"]) == kind]
         axes.plot(*_points(own, cost, scale), marker, label=kind, color="#64748b", alpha=0.75, linestyle="")
     best = pareto_front(trials, cost)
-    axes.step(*_points(best, cost, scale), where="post", color="#0f766e", label="none is better in both")
+    axes.step(*_points(best, cost, scale), where="post", color=GOOD, label="none is better in both")
     for trial in trials:
         if trial.get("chosen"):
             at = (trial[cost] * scale, trial["ndcg@10"])
-            axes.plot(*at, "*", color="#b91c1c", markersize=15, label="chosen")
+            axes.plot(*at, "*", color=BAD, markersize=15, label="chosen")
             axes.annotate(
                 f"{trial['dim']} wide, {trial['kind']}, {trial['items']}",
                 at,
@@ -128,11 +131,14 @@ def plot_front(trials: Sequence[Mapping[str, Any]], cost: str, label: str, scale
 
 
 def plot_differences(rows: Sequence[tuple[str, Mapping[str, float], bool]]) -> str:
-    """Relative differences with their intervals: (title, difference low high, of several seeds), one bar each."""
-    figure = Figure(figsize=(WIDTH, 0.28 * len(rows) + 0.9), layout="constrained")
-    axes = figure.subplots()
+    """Plot relative differences with their intervals, one bar each, the first on top.
+
+    rows: of each bar the title, the difference (difference, low, high), and whether it is of several seeds; that of one
+    seed is drawn pale.
+    """
+    figure, axes = _blank(0.28 * len(rows) + 0.9)
     for place, (_, found, several) in enumerate(reversed(rows)):
-        colour = GREY if found["low"] <= 0 <= found["high"] else "#0f766e" if found["low"] > 0 else "#b91c1c"
+        colour = GREY if found["low"] <= 0 <= found["high"] else GOOD if found["low"] > 0 else BAD
         value = 100 * found["difference"]
         error = [[value - 100 * found["low"]], [100 * found["high"] - value]]
         axes.barh(
@@ -145,7 +151,10 @@ def plot_differences(rows: Sequence[tuple[str, Mapping[str, float], bool]]) -> s
 
 
 def plot_capacity(table: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """Left: NDCG@10 of students by width, a line a teacher. Right: what each teacher added, with its interval."""
+    """Plot the capacity study: left NDCG@10 of students by width, right what each teacher added, with its interval.
+
+    table: what capacity.json holds. titles: of its teachers, for the legend.
+    """
     figure = Figure(figsize=(1.4 * WIDTH, 3.4), layout="constrained")
     quality, gain = figure.subplots(1, 2)
     for place, name in enumerate(["alone", *table["teachers"]]):
@@ -173,7 +182,7 @@ def plot_capacity(table: Mapping[str, Any], titles: Mapping[str, str]) -> str:
 
 
 def pareto_front(trials: Sequence[Mapping[str, Any]], cost: str) -> list[Mapping[str, Any]]:
-    """Return the trials, cheapest first, that beat every cheaper one."""
+    """Return the trials that beat every cheaper one in NDCG@10, the cheapest first. cost: its key in a trial."""
     best: list[Mapping[str, Any]] = []
     for trial in sorted(trials, key=lambda trial: (trial[cost], -trial["ndcg@10"])):
         if not best or trial["ndcg@10"] > best[-1]["ndcg@10"]:
@@ -181,11 +190,19 @@ def pareto_front(trials: Sequence[Mapping[str, Any]], cost: str) -> list[Mapping
     return best
 
 
+def _blank(height: float) -> tuple[Figure, Axes]:
+    """Return a figure of the page's width and the given height in inches, and its axes."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots()
+
+
 def _points(trials: Sequence[Mapping[str, Any]], cost: str, scale: float) -> tuple[list[float], list[float]]:
+    """Return where trials stand: their scaled costs, and their NDCG@10."""
     return [trial[cost] * scale for trial in trials], [trial["ndcg@10"] for trial in trials]
 
 
 def _as_address(figure: Figure, axes: Axes) -> str:
+    """Take the frame off and return the picture as a data address."""
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg")

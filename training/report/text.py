@@ -1,4 +1,7 @@
-"""The lines that a study prints on the terminal."""
+"""Tables of results as lines of text, for the terminal: of a run, of several runs, and of each study.
+
+Each function takes what the run or the study left as JSON, and returns lines without line ends.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,15 +9,31 @@ from typing import Any
 from training.report.collect import titles_of
 from training.study.ablation import AT, ON_HARD, ON_KL, VERDICTS
 
+BASES = {ON_HARD: "hard loss", ON_KL: "soft labels"}  # what an ablation adds its terms to, for the reader
+
+
+def summary_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the table of one run: quality and cost of each model. metrics: what metrics.json holds."""
+    lines = [f"{'':40}{'NDCG@10':>9}{'95 %':>18}{'HR@10':>8}{'parameters':>13}{'bytes':>13}{'encode µs':>11}"]
+    titles = titles_of(metrics["models"])
+    for name, row in metrics["models"].items():
+        sizes = "".join(
+            f"{row[key]:>{width},.0f}" if key in row else " " * width
+            for key, width in (("parameters", 13), ("bytes", 13), ("encode_us", 11))
+        )
+        lines.append(
+            f"{titles[name]:40}{row['ndcg@10']:9.4f}{_interval(row['ndcg@10_interval']):>18}{row['hr@10']:8.4f}{sizes}"
+        )
+    return lines
+
 
 def comparison_lines(table: Mapping[str, Any]) -> list[str]:
-    """Return the table as plain text."""
+    """Return the table of several runs: each model, then each difference. table: what compare_runs returned."""
     lines = [f"{'':40}{'NDCG@10':>9}{'95 %':>18}{'spread':>9}{'HR@10':>8}"]
     for name, row in table["models"].items():
-        low, high = row["ndcg@10_interval"]
         spread = "same" if row["ndcg@10_spread"] is None else f"{row['ndcg@10_spread']:.4f}"
         lines.append(
-            f"{table['titles'][name]:40}{row['ndcg@10']:9.4f}{f'{low:.4f} to {high:.4f}':>18}"
+            f"{table['titles'][name]:40}{row['ndcg@10']:9.4f}{_interval(row['ndcg@10_interval']):>18}"
             f"{spread:>9}{row['hr@10']:8.4f}"
         )
     lines.append("")
@@ -27,13 +46,10 @@ def comparison_lines(table: Mapping[str, Any]) -> list[str]:
 
 
 def ablation_lines(table: Mapping[str, Any]) -> list[str]:
-    """Return the table as plain text."""
+    """Return the table of an ablation, what follows from it, and what it took. table: what ablation.json holds."""
     lines = [f"{'':32}{'seeds':>6}{'validation':>12}{'NDCG@10':>9}{'beside its base':>30}  {'coverage':>8}{'Gini':>7}"]
     for row in table["rows"]:
-        beside = ""
-        if row["term"]:
-            found = row["difference"]
-            beside = f"{found['difference']:+.1%} ({found['low']:+.1%} to {found['high']:+.1%})"
+        beside = _difference(row["difference"]) if row["term"] else ""
         lines.append(
             f"{row_title(row):32}{len(row['seeds']):>6}{row['validation']:>12.4f}{row[f'ndcg@{AT}']:>9.4f}{beside:>30}"
             f"  {row[f'coverage@{AT}']:>8.3f}{row[f'gini@{AT}']:>7.3f}  {row.get('verdict', '')}"
@@ -42,9 +58,9 @@ def ablation_lines(table: Mapping[str, Any]) -> list[str]:
 
 
 def findings(table: Mapping[str, Any]) -> list[str]:
-    """Return for each base a line that says which terms help, which do nothing and which hurt."""
+    """Return a line for each base of an ablation that says which terms help, which do nothing and which hurt."""
     lines = []
-    for base, title in ((ON_HARD, "hard loss"), (ON_KL, "soft labels")):
+    for base, title in BASES.items():
         by_verdict: dict[str, list[str]] = {}
         plain = [row[f"ndcg@{AT}"] for row in table["rows"] if row["base"] == base and not row["term"]]
         for row in table["rows"]:
@@ -58,18 +74,17 @@ def findings(table: Mapping[str, Any]) -> list[str]:
 
 
 def row_title(row: Mapping[str, Any]) -> str:
-    """Return what a row was taught, for the reader."""
-    base = "hard loss" if row["base"] == ON_HARD else "soft labels"
+    """Return how the students of an ablation's row were taught, for the reader."""
+    base = BASES[ON_HARD] if row["base"] == ON_HARD else BASES[ON_KL]
     blocks = " (with attention)" if row["extra_block"] else ""
     return f"{base} + {row['term']} x {row['weight']:g}{blocks}" if row["term"] else f"{base} alone{blocks}"
 
 
 def capacity_lines(table: Mapping[str, Any]) -> list[str]:
-    """Return the table as plain text."""
+    """Return the table of the capacity study, by width and teacher. table: what capacity.json holds."""
     lines = [f"{'width':>6}  {'taught by':14}{'validation':>12}{'NDCG@10':>9}{'beside alone':>30}"]
     for row in table["rows"]:
-        gain = row.get("gain")
-        beside = f"{gain['difference']:+.1%} ({gain['low']:+.1%} to {gain['high']:+.1%})" if gain else ""
+        beside = _difference(row["gain"]) if row.get("gain") else ""
         taught = row["teacher"].replace("_", " ")
         lines.append(f"{row['dim']:>6}  {taught:14}{row['validation']:>12.4f}{row[f'ndcg@{AT}']:>9.4f}{beside:>30}")
     teachers = ", ".join(f"{name} {value:.4f}" for name, value in table["teachers"].items())
@@ -77,16 +92,16 @@ def capacity_lines(table: Mapping[str, Any]) -> list[str]:
 
 
 def compression_lines(table: Mapping[str, Any]) -> list[str]:
-    """Return the table as plain text."""
+    """Return the table of the compression study, a line for each way to shrink. table: what compression.json holds."""
     lines = [
         f"{'':20}{'NDCG@10':>8}{'95 %':>18}{'taught':>8}{'95 %':>18}{'encoder':>10}{'items':>12}{'parameters':>12}"
         f"{'encode':>8}{'score µs':>10}"
     ]
     for name, row in table["rows"].items():
-        both = ""
-        for when in ("before", "after"):
-            low, high = row[when][f"ndcg@{AT}_interval"]
-            both += f"{row[when][f'ndcg@{AT}']:8.4f}{f'{low:.4f} to {high:.4f}':>18}"
+        both = "".join(
+            f"{row[when][f'ndcg@{AT}']:8.4f}{_interval(row[when][f'ndcg@{AT}_interval']):>18}"
+            for when in ("before", "after")
+        )
         lines.append(
             f"{name:20}{both}{row['encoder_bytes']:>10,}{row['items_bytes']:>12,}{row['parameters']:>12,}"
             f"{row['encode_us']:>8.0f}{row['score_us']:>10.0f}"
@@ -94,17 +109,12 @@ def compression_lines(table: Mapping[str, Any]) -> list[str]:
     return [*lines, f"{table['minutes']:.1f} minutes; {table['timed_items']:,} items scored"]
 
 
-def summary_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the table of a run as plain text."""
-    lines = [f"{'':40}{'NDCG@10':>9}{'95 %':>18}{'HR@10':>8}{'parameters':>13}{'bytes':>13}{'encode µs':>11}"]
-    titles = titles_of(metrics["models"])
-    for name, row in metrics["models"].items():
-        low, high = row["ndcg@10_interval"]
-        sizes = "".join(
-            f"{row[key]:>{width},.0f}" if key in row else " " * width
-            for key, width in (("parameters", 13), ("bytes", 13), ("encode_us", 11))
-        )
-        lines.append(
-            f"{titles[name]:40}{row['ndcg@10']:9.4f}{f'{low:.4f} to {high:.4f}':>18}{row['hr@10']:8.4f}{sizes}"
-        )
-    return lines
+def _interval(ends: tuple[float, float]) -> str:
+    """Return an interval of a metric as text."""
+    low, high = ends
+    return f"{low:.4f} to {high:.4f}"
+
+
+def _difference(found: Mapping[str, float]) -> str:
+    """Return a relative difference with its interval as text."""
+    return f"{found['difference']:+.1%} ({found['low']:+.1%} to {found['high']:+.1%})"

@@ -1,209 +1,253 @@
-"""The settings of a run: defaults, then a TOML file, then --set section.key=value; written back to config.toml.
+"""The settings of a run, each declared once with its type, its range and its default.
 
-Each stage is handed its values; nothing below the stages sees these classes. An unknown section or key is an error that
-lists the known ones: an option that is accepted and does nothing is worse than none.
+pydantic checks a value when its section is made; config_file.py reads and writes the file, and words a refusal. Only
+training/run reads these classes: every stage is handed plain values.
 """
 
-import dataclasses
-import json
-import tomllib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, get_type_hints
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Annotated, Any
 
-from training.distillation.term import TERMS, Pupil, check_terms, parse_terms
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, StrictBool, StrictFloat, StrictInt
+from pydantic.dataclasses import dataclass
+
+from training.distillation.term import TERMS, Pupil, parse_terms
 from training.errors import InputError
+from training.teacher.registry import KINDS
 
-CHOICES = {
-    "prepare.repeats": ("auto", "yes", "no"),
-    "split.test": ("last", "time", "users", "none"),
-    "split.val": ("last", "time"),
-    "student.start": ("random", "teacher"),
-    "compress.items": ("float32", "float16", "int8"),
-    "compress.encoder": ("float32", "int8"),
-}
-AT_LEAST_1 = ("dim", "heads", "max_history", "batch_positions", "epochs", "positions", "patience")
-MIXERS = ("attention", "pool", "gru")
-NUMBERS: dict[str, tuple[type, Callable[[float], bool], str]] = {
-    "search.dims": (int, lambda v: 1 <= v <= 4096, "be a list of numbers from 1 to 4096"),
-    "capacity.dims": (int, lambda v: 1 <= v <= 4096, "be a list of numbers from 1 to 4096"),
-    "search.alphas": (float, lambda v: 0 <= v <= 1, "lie between 0 and 1"),
-    "search.temperatures": (float, lambda v: 0 < v < 1000, "be above 0"),
-    "ablation.scales": (float, lambda v: 0 < v < 1000, "be above 0"),
-}
-LISTS = {
-    "teacher.members": ("transformer", "linear", "text", "twin"),
-    "teacher.blocks": MIXERS,
-    "student.blocks": MIXERS,
-}
+MIXERS = ("attention", "pool", "gru")  # the kinds of block
+KNOWN_ONLY = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True)
+def _must(claim: str, holds: Callable[[Any], bool]) -> AfterValidator:
+    """Return the check of a value. A refusal reads: SECTION.KEY must CLAIM, not VALUE. holds may raise ValueError."""
+
+    def check(value: Any) -> Any:
+        with suppress(ValueError):
+            if holds(value):
+                return value
+        raise ValueError(f"must {claim}, not {value!r}")
+
+    return AfterValidator(check)
+
+
+def _one_of(*known: str) -> AfterValidator:
+    return _must(f"be one of {', '.join(known)}", lambda text: text in known)
+
+
+def _each(claim: str, holds: Callable[[str], bool]) -> AfterValidator:
+    """Return the check of a text that lists words: there is one or more, and each of them holds."""
+    return _must(claim, lambda text: bool(_words(text)) and all(map(holds, _words(text))))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _block_lists(text: str) -> list[tuple[str, ...]]:
+    return [tuple(word.strip() for word in blocks.split(",")) for blocks in text.split(";")]
+
+
+def _kinds_of_teachers(text: str) -> str:
+    """Raises ValueError for a kind that the registry does not hold now."""
+    if not _words(text) or not KINDS.keys() >= set(_words(text)):
+        raise ValueError(f"must list some of {', '.join(KINDS)}, not {text!r}")
+    return text
+
+
+def _to_text(value: Any) -> Any:
+    """Turn a number into text, because TOML reads a list of one number (search.dims = 64) as that number."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+# A list is kept as the text that the file holds. The functions below the sections take it apart.
+Text = Annotated[str, BeforeValidator(_to_text)]
+Members = Annotated[Text, AfterValidator(_kinds_of_teachers)]
+Blocks = Annotated[Text, _each(f"list some of {', '.join(MIXERS)}", lambda word: word in MIXERS)]
+BlockLists = Annotated[
+    Text,
+    _must(f"list some of {', '.join(MIXERS)}", lambda text: all(set(one) <= set(MIXERS) for one in _block_lists(text))),
+]
+Dims = Annotated[Text, _each("be a list of numbers from 1 to 4096, each of them", lambda word: 1 <= int(word) <= 4096)]
+Alphas = Annotated[Text, _each("lie between 0 and 1, each of them", lambda word: 0 <= float(word) <= 1)]
+Scales = Annotated[Text, _each("be above 0, each of them", lambda word: 0 < float(word) < 1000)]
+AtLeast1 = Annotated[StrictInt, _must("be at least 1", lambda v: v >= 1)]
+AtLeast0 = Annotated[StrictInt, _must("be at least 0", lambda v: v >= 0)]
+Seed = Annotated[StrictInt, _must("be at least 0", lambda v: 0 <= v < 1 << 32)]
+Limit = Annotated[StrictFloat, _must("be at least 0", lambda v: v >= 0)]
+Share = Annotated[StrictFloat, _must("be between 0 and 1", lambda v: 0 <= v <= 1)]
+ShareBelow1 = Annotated[StrictFloat, _must("be at least 0 and below 1", lambda v: 0 <= v < 1)]
+Rate = Annotated[StrictFloat, _must("be above 0 and below 10", lambda v: 0 < v < 10)]
+Temperature = Annotated[StrictFloat, _must("be above 0", lambda v: 0 < v < 1000)]
+OtherTemperature = Annotated[StrictFloat, _must("be above 0, or 0 for the student's own", lambda v: 0 <= v < 1000)]
+
+
+@dataclass(frozen=True, config=KNOWN_ONLY)
 class Prepare:
-    """How the files are read."""
+    """How the files are read.
 
-    columns: str = ""  # "user_id=CustomerID,item_id=StockCode": our name = theirs
-    events: str = ""  # "purchase,view": only these values of the event column count; empty: all
-    min_weight: float = 0.0  # rows at or below are not liking, and are dropped; with no weight column every row counts
-    max_malformed: float = 0.01  # share of unreadable rows above which the run stops
-    max_history: int = 500  # newest events kept per user: what the store keeps, so that serving sees the same
-    repeats: str = "auto"  # may a seen item be recommended: yes | no | auto (yes where > 5 % of held-out repeat)
+    repeats: may seen items be recommended? auto: they may where more than 5 % of the held-out events repeat one.
+    """
+
+    columns: Text = ""  # "user_id=CustomerID,item_id=StockCode": our name = theirs
+    events: Text = ""  # "purchase,view": only these values of the event column count; empty: all
+    min_weight: StrictFloat = 0.0  # rows of this weight or less are dropped; without a weight column every row counts
+    max_malformed: Share = 0.01  # the run stops where a larger share of the rows cannot be read
+    max_history: AtLeast1 = 500  # newest events kept of a user: as many as the store keeps
+    repeats: Annotated[Text, _one_of("auto", "yes", "no")] = "auto"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=KNOWN_ONLY)
 class Split:
-    """What is held out. last: each user's last event (test), the one before (val). time: the newest share of events."""
+    """What is held out: each user's last event, the newest share of all events, a fold of the users, or nothing."""
 
-    test: str = "last"  # last | time | users | none
-    val: str = "last"  # last | time
-    time_share: float = 0.1  # share of events after the cut, for each time split
-    folds: int = 5  # of the users, where split.test is users
-    fold: int = 1  # the one that is judged, and not trained on; compare pools runs of each
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """A sequence model's size."""
-
-    dim: int
-    blocks: str  # the mixers, first to last: any of attention, pool, gru
-    heads: int
-    dropout: float
-    max_history: int = 50  # newest items that the encoder sees
+    test: Annotated[Text, _one_of("last", "time", "users", "none")] = "last"
+    val: Annotated[Text, _one_of("last", "time")] = "last"
+    time_share: Annotated[StrictFloat, _must("be above 0 and below 1", lambda v: 0 < v < 1)] = 0.1  # of a time split
+    folds: Annotated[StrictInt, _must("be at least 2", lambda v: v >= 2)] = 5  # of the users, for test = "users"
+    fold: StrictInt = 1  # the one that is judged and not trained on; the compare command pools the runs of all folds
 
 
-@dataclass(frozen=True)
-class Teacher(Encoder):
-    """Which models teach, mixed as validation says; and the size and training of the transformers among them."""
+@dataclass(frozen=True, config=KNOWN_ONLY)
+class Teacher:
+    """Which models teach, and the size and training of the transformers among them. Validation says how they mix."""
 
-    members: str = "transformer,linear,twin"  # any of these and text (a transformer over the texts alone); twin: the
-    # student itself, trained alone before: no mix is then weaker than it
-    text: str = ""  # directory of a Hugging Face encoder: its vectors of the items' texts start the transformer's table
-    dim: int = 128
-    blocks: str = "pool,attention,attention"
-    heads: int = 4
-    dropout: float = 0.3
-    learning_rate: float = 2e-3
-    batch_positions: int = 1024  # targets a step
-    epochs: int = 40
-    positions: int = 9_000_000  # targets in all, however many epochs that is; bounds the time of large sets
-    patience: int = 4  # epochs without a better validation NDCG@10 before it stops
-    seed: int = 1
-
-
-@dataclass(frozen=True)
-class Student(Encoder):
-    """The student's size and its training; the student alone is trained the same way without a teacher."""
-
-    start: str = "random"  # of the taught student's item table: random | teacher (the transformer's, whitened)
-    dim: int = 384
-    blocks: str = "pool"
-    heads: int = 2
-    dropout: float = 0.05
-    unit: bool = False  # users and items of length 1, and a learned scale
-    alone_dropout: float = 0.2  # of the student without a teacher, which overfits sooner
-    learning_rate: float = 3e-3
-    batch_positions: int = 1024
-    epochs: int = 30
-    positions: int = 3_000_000
-    patience: int = 3
-    seed: int = 1
+    dim: AtLeast1 = 128
+    blocks: Blocks = "pool,attention,attention"
+    heads: AtLeast1 = 4
+    dropout: ShareBelow1 = 0.3
+    max_history: AtLeast1 = 50  # newest items that the encoder sees
+    members: Members = "transformer,linear,twin"  # text: a transformer over the items' texts alone; twin: the student
+    # itself, trained alone before, so that no mix is weaker than it
+    text: Text = ""  # directory of a Hugging Face encoder, whose vectors of the items' texts the item table starts from
+    learning_rate: Rate = 2e-3
+    batch_positions: AtLeast1 = 1024  # targets in a step
+    epochs: AtLeast1 = 40
+    positions: AtLeast1 = 9_000_000  # targets in all epochs together, which bounds the time that large data take
+    patience: AtLeast1 = 4  # training stops after so many epochs without a better validation NDCG@10
+    seed: Seed = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=KNOWN_ONLY)
+class Student:
+    """The student's size and training. The student without a teacher, to compare with, is trained the same way."""
+
+    dim: AtLeast1 = 384
+    blocks: Blocks = "pool"
+    heads: AtLeast1 = 2
+    dropout: ShareBelow1 = 0.05
+    max_history: AtLeast1 = 50  # newest items that the encoder sees
+    start: Annotated[Text, _one_of("random", "teacher")] = "random"  # of the item table; teacher: the transformer's
+    unit: StrictBool = False  # vectors of users and items have length 1, and a scale is learned
+    alone_dropout: ShareBelow1 = 0.2  # of the student without a teacher, which overfits sooner
+    learning_rate: Rate = 3e-3
+    batch_positions: AtLeast1 = 1024
+    epochs: AtLeast1 = 30
+    positions: AtLeast1 = 3_000_000
+    patience: AtLeast1 = 3
+    seed: Seed = 1
+
+
+@dataclass(frozen=True, config=KNOWN_ONLY)
 class Distill:
-    """The loss, at every position: alpha · Σ weight · term + (1 - alpha) · cross-entropy."""
+    """The loss at every position: alpha · Σ weight · term + (1 - alpha) · cross-entropy."""
 
-    terms: str = "kl,stratified"  # any of those in term.py, each with its weight: "kl:1,hint:0.1"
-    alpha: float = 0.9
-    temperature: float = 0.5
-    teacher_temperature: float = 0.0  # the teacher's own, where it is to be another than the student's; 0: the same
-    smoothing: float = 0.1  # of the labels of a student without a teacher, to compare with; 0: none is trained
+    terms: Text = "kl,stratified"  # any of those in distillation/term.py, each with its weight: "kl:1,hint:0.1"
+    alpha: Share = 0.9
+    temperature: Temperature = 0.5
+    teacher_temperature: OtherTemperature = 0.0  # the teacher's own, where it is another than the student's
+    smoothing: ShareBelow1 = 0.1  # of the labels of a student without a teacher, to compare with; 0: none is trained
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=KNOWN_ONLY)
 class Search:
-    """What a search of the student tries, and what it may cost; chosen on validation."""
+    """What a search of the student tries and what the student may cost. The choice is made on validation."""
 
-    dims: str = "32,64,128,256,384"
-    blocks: str = "pool;pool,attention"  # mixers of a candidate, candidates apart by a semicolon
-    alphas: str = "0.5,0.9,1.0"
-    temperatures: str = "0.5,1.0"
-    positions: int = 2_000_000  # targets that a trial is trained on
-    minutes: float = 0.0  # no trial starts after so many; 0: no limit
-    budget_ms: float = 0.0  # median of encode, score and top K on this machine; 0: no limit
-    budget_mb: float = 0.0  # encoder and item table; 0: no limit
+    dims: Dims = "32,64,128,256,384"
+    blocks: BlockLists = "pool;pool,attention"
+    alphas: Alphas = "0.5,0.9,1.0"
+    temperatures: Scales = "0.5,1.0"
+    positions: AtLeast1 = 2_000_000  # targets that a trial is trained on
+    minutes: Limit = 0.0  # no trial starts after so many; 0: no limit
+    budget_ms: Limit = 0.0  # median of encode, score and top K on this machine; 0: no limit
+    budget_mb: Limit = 0.0  # encoder and item table; 0: no limit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=KNOWN_ONLY)
 class Ablation:
-    """What an ablation of distill.terms tries; which terms get more seeds is chosen on validation."""
+    """What an ablation of distill.terms tries. Which terms are tried with more seeds is chosen on validation."""
 
-    terms: str = ""  # as distill.terms; empty: all that can be taught
-    scales: str = "1.0"  # each term's weight is tried times each of these
-    positions: int = 2_000_000  # targets that a trial is trained on
-    seeds: int = 3  # of those that stand out; student.seed is the first
-    best: int = 3  # so many stand out above, on each base
-    worst: int = 1  # and below
+    terms: Text = ""  # as distill.terms; empty: all that can be taught
+    scales: Scales = "1.0"  # each term's weight is tried times each of these
+    positions: AtLeast1 = 2_000_000  # targets that a trial is trained on
+    seeds: AtLeast1 = 3  # of the terms that stand out; student.seed is the first
+    best: AtLeast0 = 3  # how many terms stand out at the top, on each base
+    worst: AtLeast0 = 1  # and how many at the bottom
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=KNOWN_ONLY)
 class Capacity:
     """What a study of the student's width and its teacher tries."""
 
-    dims: str = "32,64,128,256,384"
-    positions: int = 1_000_000  # targets that a trial is trained on
+    dims: Dims = "32,64,128,256,384"
+    positions: AtLeast1 = 1_000_000  # targets that a trial is trained on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=KNOWN_ONLY)
 class Compression:
-    """What a study of compression measures and how long each variant is taught on."""
+    """What a study of compression measures, and how long each variant is taught on."""
 
-    variants: str = ""  # some of those in compression.py; empty: all. Apart by a semicolon
-    positions: int = 500_000  # targets
-    learning_rate: float = 1e-3
+    variants: Text = ""  # some of those in study/compression.py, apart by a semicolon; empty: all
+    positions: AtLeast1 = 500_000  # targets
+    learning_rate: Rate = 1e-3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=KNOWN_ONLY)
 class Compress:
     """How item table and encoder are stored in the bundle."""
 
-    items: str = "int8"  # float32 | float16 | int8
-    encoder: str = "int8"  # float32 | int8: its matrices; products stay float32
+    items: Annotated[Text, _one_of("float32", "float16", "int8")] = "int8"
+    encoder: Annotated[Text, _one_of("float32", "int8")] = "int8"  # its matrices; products stay float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=KNOWN_ONLY)
 class Baselines:
     """What the models are compared with."""
 
-    models: str = "popularity,recent_popularity,item_knn,ease"  # also: ials (minutes); ease only up to 20,000 items
+    models: Text = "popularity,recent_popularity,item_knn,ease"  # also ials (minutes); ease only up to 20,000 items
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=KNOWN_ONLY)
 class Config:
     """All sections."""
 
-    prepare: Prepare = field(default_factory=Prepare)
-    split: Split = field(default_factory=Split)
-    teacher: Teacher = field(default_factory=Teacher)
-    student: Student = field(default_factory=Student)
-    distill: Distill = field(default_factory=Distill)
-    search: Search = field(default_factory=Search)
-    ablation: Ablation = field(default_factory=Ablation)
-    capacity: Capacity = field(default_factory=Capacity)
-    compression: Compression = field(default_factory=Compression)
-    compress: Compress = field(default_factory=Compress)
-    baselines: Baselines = field(default_factory=Baselines)
+    prepare: Prepare = Prepare()
+    split: Split = Split()
+    teacher: Teacher = Teacher()
+    student: Student = Student()
+    distill: Distill = Distill()
+    search: Search = Search()
+    ablation: Ablation = Ablation()
+    capacity: Capacity = Capacity()
+    compression: Compression = Compression()
+    compress: Compress = Compress()
+    baselines: Baselines = Baselines()
 
 
 def parse_names(config: Config, name: str) -> tuple[str, ...]:
-    """Return the words of a setting that is a comma-separated list. Raises InputError for an unknown one, or none."""
-    known = LISTS[name]
-    words = tuple(word.strip() for word in _value(config, name).split(",") if word.strip())
-    if not words or not set(words) <= set(known):
-        raise InputError(f"{name} must list some of {', '.join(known)}, not {_value(config, name)!r}")
-    return words
+    """Return the words of a setting that is a comma-separated list, such as teacher.members."""
+    section, key = name.split(".")
+    return _words(getattr(getattr(config, section), key))
+
+
+def parse_numbers(config: Config, name: str) -> list[Any]:
+    """Return the numbers of a setting that is a comma-separated list: int for widths (dims), float for all others."""
+    return [(int if name.endswith(".dims") else float)(word) for word in parse_names(config, name)]
+
+
+def parse_candidates(config: Config) -> list[tuple[str, ...]]:
+    """Return the block lists of search.blocks."""
+    return _block_lists(config.search.blocks)
 
 
 def pupil_of(config: Config) -> Pupil:
@@ -217,169 +261,8 @@ def pupil_of(config: Config) -> Pupil:
     )
 
 
-def parse_numbers(config: Config, name: str) -> list[Any]:
-    """Return the numbers of a setting that is a comma-separated list. Raises InputError."""
-    text = _value(config, name)
-    try:
-        numbers = [NUMBERS[name][0](word) for word in text.split(",") if word.strip()]
-    except ValueError as exc:
-        raise InputError(f"{name} must be a list of numbers such as {_value(Config(), name)}") from exc
-    holds, claim = NUMBERS[name][1:]
-    if not numbers or not all(holds(number) for number in numbers):
-        raise InputError(f"{name} must {claim}, each of them, not {text!r}")
-    return numbers
-
-
-def parse_candidates(config: Config) -> list[tuple[str, ...]]:
-    """Return the block lists of search.blocks. Raises InputError."""
-    candidates = [tuple(word.strip() for word in one.split(",")) for one in config.search.blocks.split(";")]
-    if not all(set(blocks) <= set(MIXERS) for blocks in candidates):
-        raise InputError(f"search.blocks must list some of {', '.join(MIXERS)}, not {config.search.blocks!r}")
-    return candidates
-
-
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Resolve defaults, then the TOML file, then overrides like "teacher.dim=96". Raises InputError."""
-    values = _read_toml(path) if path else {}
-    for override in overrides:
-        section, key, value = _parse_override(override)
-        values.setdefault(section, {})[key] = value
-    return build_config(values)
-
-
-def build_config(values: dict[str, Any]) -> Config:
-    """Build a Config from {section: {key: value}}; unknown names and wrong types raise InputError."""
-    sections = {f.name: get_type_hints(Config)[f.name] for f in dataclasses.fields(Config)}
-    for name in values:
-        if name not in sections:
-            raise InputError(f"unknown section [{name}]; known: {', '.join(sections)}")
-        if not isinstance(values[name], dict):
-            raise InputError(f"{name} must be a section: [{name}]")
-    config = Config(**{name: _build_section(name, kind, values.get(name, {})) for name, kind in sections.items()})
-    _check_choices(config)
-    _check_ranges(config)
-    for name in LISTS:
-        parse_names(config, name)
-    for name in NUMBERS:
-        parse_numbers(config, name)
-    parse_candidates(config)
-    _check_widths(config)
-    check_terms(parse_terms(config.distill.terms), pupil_of(config))
-    if "text" in parse_names(config, "teacher.members") and not config.teacher.text:
-        raise InputError("teacher.members has text: set teacher.text to the directory of a Hugging Face encoder")
-    if config.ablation.terms:
-        parse_terms(config.ablation.terms, "ablation.terms")
-    return config
-
-
 def check_refit(config: Config) -> None:
-    """Raise InputError where training on everything is to use what learns from held-out users."""
+    """Raise InputError where a term learns from held-out users, of which training on everything has none."""
     for name in parse_terms(config.distill.terms):
         if TERMS[name].asks_validation:
             raise InputError(f"distill.terms: {name} learns from validation, and --refit holds none out: leave it out")
-
-
-def differing_settings(ours: Config, theirs: Config) -> list[str]:
-    """Return the names of the settings in which two configs differ."""
-    first, second = dataclasses.asdict(ours), dataclasses.asdict(theirs)
-    return [f"{name}.{key}" for name, own in first.items() for key in own if own[key] != second[name][key]]
-
-
-def dump_config(config: Config) -> str:
-    """Return the config as TOML."""
-    lines: list[str] = []
-    for section, values in dataclasses.asdict(config).items():
-        lines.append(f"[{section}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        raise InputError(f"{path}: no such file; --config takes a TOML file") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise InputError(f"{path}: not TOML: {exc}") from exc
-
-
-def _parse_override(text: str) -> tuple[str, str, Any]:
-    name, equals, raw = text.partition("=")
-    section, dot, key = name.strip().partition(".")
-    if not (equals and dot and key):
-        raise InputError(f"--set {text!r}: write section.key=value, for example --set teacher.dim=96")
-    try:
-        return section, key, tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        return section, key, raw.strip()
-
-
-def _build_section(name: str, kind: type, values: dict[str, Any]) -> Any:
-    hints = get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind)]
-    for key, value in values.items():
-        if key not in known:
-            raise InputError(f"unknown setting {name}.{key}; known in [{name}]: {', '.join(known)}")
-        expected = hints[key]
-        # a list of one number reads as a number
-        takes = {float: (int, float), str: (str, int, float)}.get(expected, expected)
-        fits = isinstance(value, takes) and not (isinstance(value, bool) and expected is not bool)
-        if not fits:
-            raise InputError(f"{name}.{key} must be of type {expected.__name__}, not {value!r}")
-    return kind(**{key: hints[key](value) for key, value in values.items()})
-
-
-def _check_choices(config: Config) -> None:
-    for name, choices in CHOICES.items():
-        value = _value(config, name)
-        if value not in choices:
-            raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-
-
-def _check_ranges(config: Config) -> None:
-    claims = {
-        "prepare.max_history": (lambda v: v >= 1, "at least 1"),
-        "prepare.max_malformed": (lambda v: 0 <= v <= 1, "between 0 and 1"),
-        "split.time_share": (lambda v: 0 < v < 1, "above 0 and below 1"),
-        "split.folds": (lambda v: v >= 2, "at least 2"),
-        "split.fold": (lambda v: 1 <= v <= config.split.folds, f"from 1 to split.folds={config.split.folds}"),
-        "distill.alpha": (lambda v: 0 <= v <= 1, "between 0 and 1"),
-        "distill.temperature": (lambda v: 0 < v < 1000, "above 0"),
-        "distill.teacher_temperature": (lambda v: 0 <= v < 1000, "above 0, or 0 for the student's own"),
-        "distill.smoothing": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
-        "student.alone_dropout": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
-        "search.positions": (lambda v: v >= 1, "at least 1"),
-        **{f"ablation.{key}": (lambda v: v >= 1, "at least 1") for key in ("positions", "seeds")},
-        "capacity.positions": (lambda v: v >= 1, "at least 1"),
-        "compression.positions": (lambda v: v >= 1, "at least 1"),
-        "compression.learning_rate": (lambda v: 0 < v < 10, "above 0 and below 10"),
-        **{f"ablation.{key}": (lambda v: v >= 0, "at least 0") for key in ("best", "worst")},
-        **{f"search.{key}": (lambda v: v >= 0, "at least 0") for key in ("minutes", "budget_ms", "budget_mb")},
-    }
-    for section in ("teacher", "student"):
-        claims |= {f"{section}.{key}": (lambda v: v >= 1, "at least 1") for key in AT_LEAST_1}
-        claims[f"{section}.dropout"] = (lambda v: 0 <= v < 1, "at least 0 and below 1")
-        claims[f"{section}.learning_rate"] = (lambda v: 0 < v < 10, "above 0 and below 10")
-        claims[f"{section}.seed"] = (lambda v: 0 <= v < 1 << 32, "at least 0")
-    for name, (holds, claim) in claims.items():
-        if not holds(_value(config, name)):
-            raise InputError(f"{name} must be {claim}, not {_value(config, name)!r}")
-    for section in ("teacher", "student"):
-        dim, heads = _value(config, f"{section}.dim"), _value(config, f"{section}.heads")
-        if dim % heads:
-            raise InputError(f"{section}.dim {dim} must be a multiple of {section}.heads {heads}")
-
-
-def _check_widths(config: Config) -> None:
-    """Raise InputError where a width of a study cannot be shared among the heads."""
-    tried = {"search": [*parse_candidates(config)], "capacity": [parse_names(config, "student.blocks")]}
-    for section, candidates in tried.items():
-        for dim in parse_numbers(config, f"{section}.dims"):
-            if dim % config.student.heads and any("attention" in blocks for blocks in candidates):
-                raise InputError(f"{section}.dims: {dim} is no multiple of student.heads {config.student.heads}")
-
-
-def _value(config: Config, name: str) -> Any:
-    section, key = name.split(".")
-    return getattr(getattr(config, section), key)

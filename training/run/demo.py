@@ -1,8 +1,9 @@
-"""The whole way on one machine: simulate (or take a file), train, distil, export, serve, ask, keep serving.
+"""The second half of the demo: serve a trained bundle, ask for recommendations, print the answer and keep serving.
 
     python -m training demo --out .demo --port 8000 [--interactions FILE [--items FILE] [--columns ...]]
 
-The service runs as its own process, by its command; a second demo reuses the trained bundle and is up in seconds.
+The service is started by its own command, in its own process. training/__main__.py trains the bundle before; a second
+demo in the same directory finds it trained and serves within seconds.
 """
 
 import json
@@ -24,16 +25,19 @@ from training.data.prepared import load_prepared
 from training.errors import InputError, StageError
 
 READY_WITHIN_S = 60.0
-# The made-up world needs no more; a user's own file is trained with the defaults.
 SMALL = (
     "teacher.dim=64", "teacher.epochs=12", "teacher.patience=3",
     "student.dim=16", "student.epochs=16", "student.patience=3",
 )  # fmt: skip
+"""The settings for the simulated world, which needs no more. A user's own file is trained with the defaults."""
 
 
 def serve_demo(run: Path, port: int) -> int:
-    """Serve run/bundle with the run's histories, print a curl and its answer, wait. Returns the service's exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated demo leaves no service behind either
+    """Serve run/bundle with the run's histories, print a curl command and its answer, and wait for the service to end.
+
+    Returns the service's exit code, 0 after Ctrl-C or SIGTERM. Raises StageError where it does not become ready.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a terminated demo stops its service too
     environment = os.environ | {"RETORT_DATA_DIR": str((run.parent / "store").absolute())}
     histories = run / "prepared" / "histories.jsonl.gz"
     service = [sys.executable, "-m", "service"]
@@ -46,7 +50,7 @@ def serve_demo(run: Path, port: int) -> int:
     try:
         _wait_until_ready(process, port, run.parent / "service.log")
         _show(run, port)
-        while process.poll() is None:  # not wait(): blocked in it, Ctrl-C was seen to go unheard
+        while process.poll() is None:  # not wait(), in which Ctrl-C can go unheard
             sleep(0.2)
         return process.returncode
     except KeyboardInterrupt:
@@ -58,7 +62,7 @@ def serve_demo(run: Path, port: int) -> int:
 
 
 def check_port(port: int) -> None:
-    """Raise InputError where the port is taken: better now than after training."""
+    """Raise InputError where the port is taken. It is asked before training, not after."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -68,7 +72,10 @@ def check_port(port: int) -> None:
 
 
 def ask_service(port: int, body: Mapping[str, Any]) -> dict[str, Any]:
-    """POST /recommend and return the answer."""
+    """Ask the service on this machine for recommendations: POST /recommend. Return the answer.
+
+    Raises ConnectionError for any status but 200, and OSError where the service cannot be reached.
+    """
     return json.loads(_request(port, "POST", "/recommend", json.dumps(body)))
 
 
@@ -87,7 +94,7 @@ def _show(run: Path, port: int) -> None:
 
 
 def curl_command(port: int, body: Mapping[str, Any]) -> str:
-    """Return a command to paste into a shell."""
+    """Return the curl command of POST /recommend, to be pasted into a shell."""
     url = f"http://127.0.0.1:{port}/recommend"
     return f"curl -s {url} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
 

@@ -1,7 +1,7 @@
 """A run directory, and what its settings say, opened: sizes, schedules, recipe, teachers, soft labels.
 
-run.py has the stages that fill it, study.py what is tried beside them. These three alone see the config; they hand each
-stage its values and the directories it works on.
+pipeline.py has the stages that fill the directory, study.py what is tried beside them. Only this folder sees the
+config; it hands each stage its values and the directories that it works on.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,22 +14,24 @@ import numpy as np
 
 from training.data.prepared import Prepared, load_prepared, training_events
 from training.distillation.source import Source
+from training.distillation.student import Taught, Untaught
 from training.distillation.teaching import Recipe, make_probe
-from training.distillation.term import NEURAL, check_terms, parse_terms
+from training.distillation.term import check_terms, parse_terms
 from training.errors import InputError
 from training.evaluation.judge import Scorer
-from training.model.checkpoint import load_model
-from training.model.device import choose_device
 from training.model.encoder import Size
 from training.model.fit import Schedule
 from training.progress import Progress
 from training.run.config import Config, Student, Teacher, parse_names, pupil_of
 from training.stage import make_key, read_key, run_stage
-from training.teacher.kind import LABELS, PLACES, open_member
-from training.teacher.linear import load_linear
+from training.teacher.item_text import VECTORS
+from training.teacher.kind import Kind, ModelSettings, Supplies
 from training.teacher.mix import load_factors
-from training.teacher.soft_labels import LinearLabels, MixedLabels, SoftLabels, load_soft_labels, save_soft_labels
-from training.teacher.transformer import MODEL
+from training.teacher.registry import KINDS, mixed_members, open_member
+from training.teacher.transformer import files_in
+
+# The commands that make the stages whose names are not their own.
+COMMANDS = {"prepared": "prepare", "student": "distill", "compressed": "compress", "mix": "teacher", "text": "teacher"}
 
 
 @dataclass(frozen=True)
@@ -42,54 +44,66 @@ class Run:
     refit: bool = False
 
     def prepared(self) -> Prepared:
-        """Load what prepare wrote. Raises InputError where it was not run."""
+        """Load what prepare wrote. Raises InputError where prepare was not run."""
         return load_prepared(self.out / "prepared")
 
     def key(self, name: str) -> str:
-        """The key of a finished stage. Raises InputError that names the command to run first."""
+        """Return the key of a finished stage. Raises InputError that names the command to run first."""
         key = read_key(self.out / name)
         if key is None:
-            command = {"prepared": "prepare", "soft_labels": "distill", "student": "distill", "compressed": "compress"}
-            command |= dict.fromkeys(("linear", "mix", "text", "text_teacher", "twin"), "teacher")
+            command = COMMANDS | {kind.place: "teacher" for kind in KINDS.values()}
             raise InputError(
                 f"{self.out / name}: not there yet; run 'python -m training {command.get(name, name)} --out {self.out}'"
             )
         return key
 
+    def members(self) -> list[Kind]:
+        """Return the kinds of teachers that the settings name."""
+        return [KINDS[name] for name in parse_names(self.config, "teacher.members")]
+
     def stage(
         self, name: str, settings: Mapping[str, Any], inputs: Mapping[str, str], work: Callable[[Path], None]
     ) -> None:
-        """Run a stage unless it is there already, made from the same."""
+        """Run a stage unless it is there already, made with the same settings from the same inputs."""
         run_stage(self.out / name, make_key(name, settings, inputs), work, self.progress)
 
 
 def check_prepared(out: Path) -> None:
-    """Raises InputError unless a directory is that of a run whose data were prepared."""
+    """Raise InputError unless a directory is that of a run whose data were prepared."""
     if read_key(out / "prepared") is None:
         raise InputError(
             f"{out}: no data there; run prepare first: python -m training prepare --interactions FILE --out {out}"
         )
 
 
+def open_supplies(run: Run, prepared: Prepared) -> Supplies:
+    """Return what the kinds of teachers are trained with."""
+    config = run.config
+    teacher, alone = asdict(config.teacher), asdict(config.student)
+    del teacher["members"], teacher["text"], alone["start"]  # a member's own training does not depend on these
+    return Supplies(
+        prepared,
+        ModelSettings(open_size(config, "teacher"), open_schedule(config.teacher), teacher),
+        ModelSettings(open_alone_size(config), open_schedule(config.student), alone),
+        run.out / "text" / VECTORS if config.teacher.text else None,
+        run.progress,
+    )
+
+
 def open_scorers(run: Run) -> dict[str, tuple[Scorer, int]]:
     """Open the teachers that the settings name: what scores with each, and the longest history that it reads."""
-    members = {name: open_member(run.out, name) for name in parse_names(run.config, "teacher.members")}
+    members = {kind.name: open_member(run.out, kind.name) for kind in run.members()}
     return {name: (member.scorer, member.max_history) for name, member in members.items()}
 
 
 def ensure_soft_labels(run: Run, prepared: Prepared) -> None:
-    """Save the states of the neural teachers that take part, unless they are there."""
+    """Save the labels of the mixed teachers whose labels are saved, unless they are there."""
     run.key("mix")
     events = training_events(prepared)
-
-    def save(out: Path, name: str) -> None:
-        teacher = load_model(run.out / PLACES[name] / MODEL).to(choose_device())
-        save_soft_labels(out, teacher, events, run.progress)
-
-    for name in load_factors(run.out / "mix"):
-        if name in LABELS:
-            teacher = {"teacher": run.key(PLACES[name])}
-            run.stage(LABELS[name], {}, teacher, partial(save, name=name))
+    for kind in (KINDS[name] for name in mixed_members(run.out)):
+        if kind.labels_place:
+            save = partial(kind.save_labels, run=run.out, events=events, progress=run.progress)
+            run.stage(kind.labels_place, {}, {"teacher": run.key(kind.place)}, save)
 
 
 def student_origin(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
@@ -99,7 +113,7 @@ def student_origin(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def check_student(run: Run) -> None:
-    """Raises InputError unless the student is there, and made as the settings say from the teachers that are there."""
+    """Raise InputError unless the student is there, and made as the settings say from the teachers that are there."""
     if run.key("student") != make_key("student", *student_origin(run)):
         raise InputError(
             f"{run.out / 'student'}: made with other settings or teachers than are there now; "
@@ -111,30 +125,31 @@ def open_recipe(run: Run) -> Recipe:
     """Return how the student is taught. Raises InputError for a term that the mixed teachers cannot teach."""
     settings = run.config.distill
     terms = parse_terms(settings.terms)
-    check_terms(terms, replace(pupil_of(run.config), members=list(load_factors(run.out / "mix"))))
+    check_terms(terms, replace(pupil_of(run.config), members=mixed_members(run.out)))
     return Recipe(terms, settings.alpha, settings.temperature, settings.teacher_temperature)
 
 
 def open_source(run: Run, prepared: Prepared, factors: Mapping[str, float] | None = None) -> Source:
-    """Open what each teacher of the mix says at the training events, and what else of it can be taught.
+    """Open what the teachers of the mix offer at the training events.
 
-    factors: of other teachers than the mix's.
+    factors: name -> factor of other teachers than those of the mix.
     """
-    labels: list[SoftLabels] = []
-    states = model = None
-    device = choose_device()
-    for name, factor in (factors or load_factors(run.out / "mix")).items():
-        if name in LABELS:
-            labels.append(load_soft_labels(run.out / LABELS[name], device, factor))
-            if states is None and name in NEURAL:
-                states = load_soft_labels(run.out / LABELS[name], device)
-                model = load_model(run.out / PLACES[name] / MODEL).to(device)
-        else:
-            linear = load_linear(run.out / "linear")
-            labels.append(LinearLabels(linear, training_events(prepared), factor, device))
+    events = training_events(prepared)
+    chosen = factors or load_factors(run.out / "mix")
+    offers = [KINDS[name].offer(run.out, events, factor) for name, factor in chosen.items()]
     popularity = np.array([item.popularity for item in prepared.items], dtype=np.float64)
-    probe = make_probe(prepared, run.config.student.max_history)
-    return Source(MixedLabels(labels), popularity, states, model, probe)
+    return Source.of(offers, popularity, make_probe(prepared, run.config.student.max_history))
+
+
+def open_taught(run: Run) -> Taught:
+    """Return the student that the teachers teach. Raises InputError for a term that they cannot teach."""
+    return Taught(open_size(run.config, "student"), open_recipe(run), run.config.student.start == "teacher")
+
+
+def open_untaught(run: Run) -> Untaught:
+    """Return the students without a teacher; the one alone may be there already, as one of the teachers."""
+    alone = next((files_in(run.out / kind.place) for kind in run.members() if kind.is_student_alone), None)
+    return Untaught(open_alone_size(run.config), run.config.distill.smoothing, alone)
 
 
 def open_size(config: Config, section: str) -> Size:

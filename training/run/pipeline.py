@@ -1,9 +1,9 @@
-"""The stages of a run directory, in order: what each one reads, writes and is skipped by.
+"""The stages of a run directory, in order: what each one reads and writes, and what it is skipped by.
 
-    prepared/  [text/]  teacher/  [text_teacher/]  linear/  mix/  soft_labels/  student/  [refit/]  compressed/  bundle/
-    metrics.json  report.html
+    prepared/  [text/]  a directory a teacher  mix/  a directory for the labels of some  student/  [refit/]  compressed/
+    bundle/  metrics.json  report.html
 
-The settings are opened by directory.py.
+The directories of the teachers are named in training/teacher (Kind.place). The settings are opened by directory.py.
 """
 
 import shutil
@@ -15,46 +15,41 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from service.bundle import BundleError, open_bundle, read_manifest
+from training.data.interaction_file import Cleaning
 from training.data.prepare import parse_columns, prepare
 from training.data.prepared import ITEMS, Prepared
+from training.data.split import SplitRule
 from training.distillation.refit import refit_student
-from training.distillation.student import STUDENT, distill
-from training.distillation.term import NEURAL
-from training.errors import InputError
+from training.distillation.student import ALONE, STUDENT, distill, files_of
 from training.evaluation.baseline import parse_models, rank_baselines
 from training.evaluation.judge import Ranking
 from training.evaluation.quality import summarise_quality
+from training.evaluation.trained import open_course, open_refit_course
 from training.export.compress import RANKING as COMPRESSED_RANKING
 from training.export.compress import compress, load_table
 from training.export.export import export
-from training.model.checkpoint import load_model
-from training.model.curve import load_curve
-from training.model.item_table import Start, start_table
+from training.model.curve import best_epochs, load_curve
 from training.report.page import write_report
-from training.run.config import parse_names
 from training.run.directory import (
     Run,
     check_student,
     ensure_soft_labels,
-    open_alone_size,
-    open_recipe,
     open_schedule,
     open_scorers,
-    open_size,
     open_source,
+    open_supplies,
+    open_taught,
+    open_untaught,
     student_origin,
 )
 from training.stage import file_fingerprint, make_key
-from training.teacher.item_text import VECTORS, describe, encode_texts, fingerprint_encoder
-from training.teacher.kind import PLACES, member_rankings
-from training.teacher.linear import load_linear, train_linear
-from training.teacher.mix import RANKING as MIX_RANKING
+from training.teacher.item_text import describe, encode_texts, fingerprint_language_model
+from training.teacher.kind import RANKING
 from training.teacher.mix import load_factors, mix_teachers
-from training.teacher.transformer import CURVE, MODEL, RANKING, train_teacher
+from training.teacher.registry import KINDS, member_rankings, refit_order
 
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
 
@@ -62,126 +57,66 @@ PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
 def run_prepare(run: Run, interactions: Path, items: Path | None) -> None:
     """Read the files into prepared/ and say what was kept and dropped."""
     parse_models(run.config.baselines.models)  # a wrong name now, not after the training
-    settings, split = run.config.prepare, run.config.split
+    settings = run.config.prepare
+    cleaning = Cleaning(
+        parse_columns(settings.columns),
+        [name.strip() for name in settings.events.split(",") if name.strip()],
+        settings.min_weight,
+        settings.max_malformed,
+        settings.max_history,
+    )
+    rule = SplitRule(**asdict(run.config.split))
     inputs = {"interactions": file_fingerprint(interactions), "items": file_fingerprint(items) if items else ""}
 
     def work(out: Path) -> None:
         shutil.rmtree(out)  # prepare starts clean: it makes its directory itself
-        prepare(
-            interactions,
-            items,
-            out,
-            columns=parse_columns(settings.columns),
-            events=[name.strip() for name in settings.events.split(",") if name.strip()],
-            min_weight=settings.min_weight,
-            max_malformed=settings.max_malformed,
-            max_history=settings.max_history,
-            repeats=settings.repeats,
-            **asdict(split),
-        )
+        prepare(interactions, items, out, cleaning, rule, settings.repeats)
 
-    rules = asdict(split)
-    if split.test != "users":
-        del rules["folds"], rules["fold"]  # they say nothing: what was prepared without them stays
-    run.stage("prepared", {"prepare": asdict(settings), "split": rules}, inputs, work)
+    run.stage("prepared", {"prepare": asdict(settings), "split": rule.settings()}, inputs, work)
     _describe_data(run)
 
 
 def run_teacher(run: Run) -> None:
     """Train the teachers, and choose on validation how they mix."""
-    prepared = run.prepared()
-    settings = asdict(run.config.teacher)
-    members = parse_names(run.config, "teacher.members")
-    settings.pop("members")
-    settings.pop("text")
-    inputs = {"prepared": run.key("prepared")}
+    prepared, members = run.prepared(), run.members()
     text = _ensure_text(run)
-    size, schedule = open_size(run.config, "teacher"), open_schedule(run.config.teacher)
-    for name in [member for member in members if member in NEURAL]:
-        start = _start(run, name)
-        run.stage(
-            PLACES[name],
-            settings,
-            inputs | text,
-            partial(train_teacher, prepared=prepared, size=size, schedule=schedule, start=start, progress=run.progress),
-        )
-    if "linear" in members:
-        run.stage("linear", {"scores": "log"}, inputs, lambda out: train_linear(out, prepared, run.progress))
-    if "twin" in members:
-        own = asdict(run.config.student)
-        own.pop("start")
-        size, schedule = open_alone_size(run.config), open_schedule(run.config.student)
-        run.stage(
-            "twin",
-            own,
-            inputs,
-            partial(train_teacher, prepared=prepared, size=size, schedule=schedule, start=None, progress=run.progress),
-        )
-    keys = {name: run.key(PLACES[name]) for name in members}
+    supplies = open_supplies(run, prepared)
+    for kind in members:
+        inputs = {"prepared": run.key("prepared")} | (text if kind.reads_texts else {})
+        run.stage(kind.place, kind.settings(supplies), inputs, partial(kind.train, supplies=supplies))
+    keys = {kind.name: run.key(kind.place) for kind in members}
     run.stage("mix", {}, keys, lambda out: mix_teachers(out, prepared, open_scorers(run), run.progress))
 
 
 def run_distill(run: Run) -> None:
     """Save the soft labels once, train the student with them, and the same student without."""
     prepared = run.prepared()
-    is_twin = "twin" in parse_names(run.config, "teacher.members")
     run.key("mix")
-    run_teacher(run)  # its settings may be new, and a twin has the student's
-    settings = run.config.student
-    recipe = open_recipe(run)
+    run_teacher(run)  # its settings may be new, and a teacher that is the student alone has the student's
+    taught = open_taught(run)
     ensure_soft_labels(run, prepared)
-    run.stage(
-        "student",
-        *student_origin(run),
-        lambda out: distill(
-            out,
-            prepared,
-            open_source(run, prepared),
-            size=open_size(run.config, "student"),
-            schedule=open_schedule(settings),
-            start=_student_start(run),
-            recipe=recipe,
-            alone_size=open_alone_size(run.config),
-            twin=[run.out / "twin" / name for name in (MODEL, CURVE, RANKING)] if is_twin else None,
-            smoothing=run.config.distill.smoothing,
-            progress=run.progress,
-        ),
-    )
+
+    def work(out: Path) -> None:
+        course = open_course(prepared, open_schedule(run.config.student), run.progress)
+        distill(out, prepared, course, open_source(run, prepared), taught, open_untaught(run))
+
+    run.stage("student", *student_origin(run), work)
 
 
 def run_refit(run: Run) -> None:
     """Train teachers and student once more, on everything, for the epochs and with the settings that were best."""
-    prepared = run.prepared()
-    config = run.config
-    factors = load_factors(run.out / "mix")
-    recipe = open_recipe(run)
-    size, schedule = open_size(config, "teacher"), open_schedule(config.teacher)
-    neural = {
-        name: (size, schedule, _best_epochs(run.out / PLACES[name] / CURVE), _start(run, name))
-        for name in factors
-        if name in NEURAL
-    }
-    if "twin" in factors:
-        epochs = _best_epochs(run.out / "twin" / CURVE)
-        neural["twin"] = (open_alone_size(config), open_schedule(config.student), epochs, None)
-    linear = load_linear(run.out / "linear").setting if "linear" in factors else None
-    epochs = _best_epochs(run.out / "student" / "student_curve.json")
-    run.stage(
-        "refit",
-        {"epochs": [*(one[2] for one in neural.values()), epochs]},
-        {"student": run.key("student"), "mix": run.key("mix")},
-        lambda out: refit_student(
-            out,
-            prepared,
-            factors=factors,
-            neural=neural,
-            linear=linear,
-            student=(open_size(config, "student"), open_schedule(config.student), epochs),
-            starts_from_teacher=config.student.start == "teacher",
-            recipe=recipe,
-            progress=run.progress,
-        ),
-    )
+    prepared, factors, taught = run.prepared(), load_factors(run.out / "mix"), open_taught(run)
+    supplies = open_supplies(run, prepared)
+    kinds = [KINDS[name] for name in refit_order(factors)]
+    epochs = best_epochs(load_curve(files_of(run.out / "student", STUDENT).curve))
+    all_epochs = [*(number for kind in kinds if (number := kind.best_epochs(run.out)) is not None), epochs]
+
+    def work(out: Path) -> None:
+        offers = [kind.refit(out, run.out, supplies, factors[kind.name]) for kind in kinds]
+        course = open_refit_course(prepared, open_schedule(run.config.student), epochs, run.progress)
+        refit_student(out, len(prepared.items), course, offers, taught)
+
+    run.stage("refit", {"epochs": all_epochs}, {"student": run.key("student"), "mix": run.key("mix")}, work)
 
 
 def run_compress(run: Run) -> None:
@@ -245,10 +180,10 @@ def run_report(run: Run) -> None:
 def run_quality(run: Run) -> dict[str, Any]:
     """Return the manifest's quality: teacher, student, student alone, compressed; with intervals."""
     rankings = {
-        "teacher": Ranking.load(run.out / "mix" / MIX_RANKING),
+        "teacher": Ranking.load(run.out / "mix" / RANKING),
         **member_rankings(run.out),
-        "student": Ranking.load(run.out / "student" / "student_ranking.npz"),
-        "student_alone": Ranking.load(run.out / "student" / "alone_ranking.npz"),
+        "student": Ranking.load(files_of(run.out / "student", STUDENT).ranking),
+        "student_alone": Ranking.load(files_of(run.out / "student", ALONE).ranking),
     }
     if not run.refit:
         rankings["compressed"] = Ranking.load(run.out / "compressed" / COMPRESSED_RANKING)
@@ -256,39 +191,14 @@ def run_quality(run: Run) -> dict[str, Any]:
 
 
 def _ensure_text(run: Run) -> dict[str, str]:
-    """Encode the items' texts unless that is done or not asked for; returns the stage as an input of others."""
-    encoder = Path(run.config.teacher.text)
+    """Encode the items' texts unless that is done or not asked for; return the stage as an input of others."""
+    language_model = Path(run.config.teacher.text)
     if not run.config.teacher.text:
         return {}
-    inputs = {"prepared": run.key("prepared"), "encoder": fingerprint_encoder(encoder)}
+    inputs = {"prepared": run.key("prepared"), "encoder": fingerprint_language_model(language_model)}
     texts = describe(pl.read_parquet(run.out / "prepared" / ITEMS))
-    run.stage("text", {}, inputs, lambda out: encode_texts(out, texts, encoder, run.progress))
+    run.stage("text", {}, inputs, lambda out: encode_texts(out, texts, language_model, run.progress))
     return {"text": run.key("text")}
-
-
-def _start(run: Run, name: str) -> Start | None:
-    """What a neural teacher's item table starts from."""
-    if not run.config.teacher.text:
-        return None
-    is_frozen = name == "text"
-    table = start_table(np.load(run.out / "text" / VECTORS), run.config.teacher.dim, is_frozen=is_frozen)
-    return Start(table, is_frozen)
-
-
-def _student_start(run: Run) -> Start | None:
-    """What the taught student's item table starts from."""
-    if run.config.student.start == "random":
-        return None
-    names = [name for name in load_factors(run.out / "mix") if name in NEURAL]
-    if not names:
-        raise InputError("student.start=teacher: no transformer takes part in the mix, and a linear model has no table")
-    items = load_model(run.out / PLACES[names[0]] / MODEL).items.weight.detach().numpy()
-    return Start(start_table(items, run.config.student.dim, is_frozen=False))
-
-
-def _best_epochs(curve: Path) -> int:
-    rows = load_curve(curve)
-    return 1 + max(rows, key=lambda row: row.validation).epoch
 
 
 def _exported_key(out: Path) -> str | None:

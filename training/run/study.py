@@ -9,13 +9,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from training.data.prepared import training_events
-from training.distillation.source import save_logits
+from training.data.prepared import Prepared
+from training.distillation.source import Source, save_logits
 from training.distillation.student import STUDENT
+from training.distillation.teaching import Recipe
 from training.distillation.term import TERMS, check_terms, missing, parse_terms
 from training.errors import InputError
+from training.evaluation.trained import open_course
 from training.model.checkpoint import load_model
-from training.run.config import Compress, dump_config, parse_candidates, parse_numbers, pupil_of
+from training.run.config import Compress, parse_candidates, parse_numbers, pupil_of
+from training.run.config_file import dump_config
 from training.run.directory import (
     Run,
     check_student,
@@ -25,24 +28,29 @@ from training.run.directory import (
     open_scorers,
     open_size,
     open_source,
+    open_taught,
+    open_untaught,
 )
 from training.stage import keep_or_clear, make_key
 from training.study.ablation import Plan, Setup, ablate
 from training.study.capacity import Teaches, measure_capacity
 from training.study.compression import VARIANTS, compress_all
 from training.study.compression import Setup as CompressionSetup
-from training.study.search import Budget, Candidate, Space, Stored, search
+from training.study.search import Budget, Space, Stored, search
 from training.study.trial import Shared
-from training.teacher.mix import calibrate, load_factors, load_trials
+from training.teacher.mix import calibrate, load_trials
+from training.teacher.registry import mixed_members
+
+LOGITS = "logits.npy"  # removed when the study is finished
 
 
 def run_search(run: Run) -> Run:
     """Choose the student on validation under the budget; returns the run so set, and writes config.toml."""
     prepared, config = run.prepared(), run.config
     run.key("mix")
-    recipe = open_recipe(run)
+    taught = open_taught(run)
     for blocks in parse_candidates(config):
-        check_terms(recipe.terms, replace(pupil_of(config), student_blocks=blocks))
+        check_terms(taught.recipe.terms, replace(pupil_of(config), student_blocks=blocks))
     ensure_soft_labels(run, prepared)
     settings, student = config.search, config.student
     shared: dict[str, Any] = {"student": asdict(student) | {"dim": 0, "blocks": ""}, "items": config.compress.items}
@@ -56,9 +64,9 @@ def run_search(run: Run) -> Run:
     keep_or_clear(out, key)
     run.progress.stage("search", "started")
     chosen = search(
-        out,
-        prepared,
+        _open_shared(run, prepared, out, settings.positions),
         open_source(run, prepared),
+        taught,
         space=Space(
             parse_numbers(config, "search.dims"),
             parse_candidates(config),
@@ -66,18 +74,15 @@ def run_search(run: Run) -> Run:
             parse_numbers(config, "search.temperatures"),
             settings.minutes,
         ),
-        recipe=recipe,
-        start=Candidate(student.dim, (), config.distill.alpha, config.distill.temperature),
-        size=open_size(config, "student"),
-        schedule=replace(open_schedule(student), positions=settings.positions),
         stored=Stored(config.compress.items, config.compress.encoder),
         budget=Budget(settings.budget_ms, settings.budget_mb),
-        progress=run.progress,
     )
     run.progress.note(f"chosen: {chosen.name()}")
-    chosen_student = replace(student, dim=chosen.dim, blocks=",".join(chosen.blocks))
-    taught = replace(config.distill, alpha=chosen.alpha, temperature=chosen.temperature)
-    config = replace(config, student=chosen_student, distill=taught)
+    config = replace(
+        config,
+        student=replace(student, dim=chosen.dim, blocks=",".join(chosen.blocks)),
+        distill=replace(config.distill, alpha=chosen.alpha, temperature=chosen.temperature),
+    )
     (run.out / "config.toml").write_text(dump_config(config), encoding="utf-8")
     return replace(run, config=config)
 
@@ -102,21 +107,11 @@ def run_ablation(run: Run) -> dict[str, Any]:
         taught["teacher_temperature"] = config.distill.teacher_temperature
     keep_or_clear(out, make_key("ablation", keyed | taught, {"mix": run.key("mix")}))
     run.progress.stage("ablation", "started")
-    logits = out / "logits.npy"
-    shared = _open_shared(run, out, settings.positions)
-    table = ablate(
-        Setup(
-            shared,
-            save_logits(open_source(run, prepared), shared.events, len(prepared.items), logits, run.progress),
-            open_size(config, "student"),
-            student.alone_dropout,
-            config.distill.alpha,
-            config.distill.temperature,
-            config.distill.teacher_temperature,
-        ),
-        plan,
-    )
-    logits.unlink(missing_ok=True)
+    shared = _open_shared(run, prepared, out, settings.positions)
+    soft = Recipe({"kl": 1.0}, config.distill.alpha, config.distill.temperature, config.distill.teacher_temperature)
+    source = _save_logits(shared, open_source(run, prepared))
+    table = ablate(Setup(shared, source, open_size(config, "student"), student.alone_dropout, soft), plan)
+    (out / LOGITS).unlink(missing_ok=True)
     return table
 
 
@@ -124,33 +119,37 @@ def run_capacity(run: Run) -> dict[str, Any]:
     """Train students of several widths alone and under each teacher, and leave the table of gains; returns it."""
     prepared, config = run.prepared(), run.config
     ensure_soft_labels(run, prepared)
-    recipe, settings = open_recipe(run), config.capacity
+    taught, settings = open_taught(run), config.capacity
     out = run.out / "capacity"
     keyed = {"student": asdict(config.student) | {"dim": 0}, "positions": settings.positions}
-    keep_or_clear(out, make_key("capacity", keyed | asdict(recipe), {"mix": run.key("mix")}))
+    keep_or_clear(out, make_key("capacity", keyed | asdict(taught.recipe), {"mix": run.key("mix")}))
     run.progress.stage("capacity", "started")
     teachers = {}
-    scorers, members = open_scorers(run), [*load_factors(run.out / "mix")]
+    scorers, members = open_scorers(run), mixed_members(run.out)
     for name in members if len(members) > 1 else ():
         scorer, max_history = scorers[name]
         factor, validation = calibrate(prepared, scorer, max_history)
         teachers[name] = Teaches(open_source(run, prepared, {name: factor}), validation)
     best = max(trial["ndcg@10"] for trial in load_trials(run.out / "mix"))
     return measure_capacity(
-        _open_shared(run, out, settings.positions),
+        _open_shared(run, prepared, out, settings.positions),
         parse_numbers(config, "capacity.dims"),
         teachers | {"mix": Teaches(open_source(run, prepared), best)},
-        size=open_size(config, "student"),
-        alone_dropout=config.student.alone_dropout,
-        recipe=recipe,
+        taught,
+        open_untaught(run),
     )
 
 
-def _open_shared(run: Run, out: Path, positions: int) -> Shared:
-    """Return what the students of a study share."""
-    prepared = run.prepared()
-    schedule = replace(open_schedule(run.config.student), positions=positions)
-    return Shared(out, prepared, training_events(prepared), schedule, run.progress)
+def _open_shared(run: Run, prepared: Prepared, out: Path, positions: int, **changed: Any) -> Shared:
+    """Return what the students of a study share. positions, changed: of the student's schedule."""
+    schedule = replace(open_schedule(run.config.student), positions=positions, **changed)
+    return Shared(out, prepared, open_course(prepared, schedule, run.progress))
+
+
+def _save_logits(shared: Shared, source: Source) -> Source:
+    """Return the source with its logits saved in LOGITS, where that is a file of bearable size."""
+    course = shared.course
+    return save_logits(source, course.events, len(shared.prepared.items), shared.out / LOGITS, course.progress)
 
 
 def run_compression(run: Run) -> dict[str, Any]:
@@ -168,24 +167,11 @@ def run_compression(run: Run) -> dict[str, Any]:
     keyed = {"positions": settings.positions, "learning_rate": settings.learning_rate, "recipe": asdict(recipe)}
     keep_or_clear(out, make_key("compression", keyed, {"student": run.key("student")}))
     run.progress.stage("compression", "started")
-    events, logits = training_events(prepared), out / "logits.npy"
-    schedule = replace(
-        open_schedule(config.student), positions=settings.positions, learning_rate=settings.learning_rate
-    )
-    table = compress_all(
-        CompressionSetup(
-            out,
-            prepared,
-            events,
-            load_model(run.out / "student" / STUDENT),
-            save_logits(open_source(run, prepared), events, len(prepared.items), logits, run.progress),
-            recipe,
-            schedule,
-            run.progress,
-        ),
-        names,
-    )
-    logits.unlink(missing_ok=True)
+    shared = _open_shared(run, prepared, out, settings.positions, learning_rate=settings.learning_rate)
+    source = _save_logits(shared, open_source(run, prepared))
+    student = load_model(run.out / "student" / STUDENT)
+    table = compress_all(CompressionSetup(shared, student, source, recipe), names)
+    (out / LOGITS).unlink(missing_ok=True)
     return table
 
 
@@ -195,7 +181,7 @@ def _ablated_terms(run: Run) -> dict[str, tuple[float, tuple[str, ...]]]:
     wanted = config.ablation.terms
     weights = parse_terms(wanted, "ablation.terms") if wanted else {name: term.weight for name, term in TERMS.items()}
     weights.pop("kl", None)  # one of the bases
-    pupil = replace(pupil_of(config), members=list(load_factors(run.out / "mix")))
+    pupil = replace(pupil_of(config), members=mixed_members(run.out))
     terms = {}
     for name, weight in weights.items():
         blocks = tuple(pupil.student_blocks)

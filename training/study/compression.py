@@ -1,14 +1,14 @@
 """The compression study: what each way to shrink a student costs in quality, and what it saves in bytes and time.
 
-Every variant starts from the run's student. It is measured as it is, and again after it was taught by the same recipe
-under its constraint: rounding with a straight-through gradient, zeros that stay zero, factors, centroids. The student
-itself is taught on too, so that what a constraint costs is not mistaken for what more training gives. Validation keeps
-the best epoch; the judged part is only ranked for the table.
+Every variant starts from the run's student. It is measured as it is, and again after it was taught on by the same
+recipe under its constraint: rounding with a straight-through gradient, zeros that stay zero, factors, centroids. The
+student itself is taught on too, so that the cost of a constraint is not mistaken for what more training gives.
+Validation keeps the best epoch; the judged part is ranked only for the table.
 """
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -18,21 +18,19 @@ import numpy as np
 from torch import nn
 from torch.nn.utils import parametrize
 
-from training.data.event import Events
-from training.data.prepared import Prepared
 from training.distillation.source import Source
-from training.distillation.teaching import Recipe, teach
+from training.distillation.teaching import Recipe, learn_from
 from training.evaluation.judge import Ranking, judge, validation_score
 from training.evaluation.metric import bootstrap_interval, ndcg, relative_difference
+from training.evaluation.trained import trained
 from training.export.graph import export_encoder, scoring_graph
 from training.export.onnx_student import time_encoder, time_scoring
 from training.export.rounding import round_encoder
 from training.model.device import choose_device
 from training.model.encoder import SequenceModel, count_parameters
-from training.model.fit import Schedule, fit
-from training.progress import Progress
 from training.study.prune import SHAPES
 from training.study.storage import Rounded, Zeros, as_stored, store_table, stored_bytes
+from training.study.trial import Shared
 
 TABLE = "compression.json"
 TIMED_ITEMS = 20_000  # of the scoring that is timed, whatever the catalogue
@@ -42,7 +40,11 @@ AT = 10
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to shrink. items: see storage.py, R and W as shares or channels; zeros: share of each matrix."""
+    """One way to shrink.
+
+    shape: one of prune.py. items: how the item table is stored, as in storage.py, the R of rank:R being a share of the
+    width. encoder: how its matrices are stored. zeros: the share of every matrix that is zero.
+    """
 
     shape: str = "whole"
     items: str = "float32"
@@ -73,52 +75,48 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Setup:
-    """What all variants share. student: what is shrunk, on the CPU."""
+    """What all variants share. student: the one that is shrunk, on the CPU. source, recipe: how it is taught on."""
 
-    out: Path
-    prepared: Prepared
-    events: Events
+    shared: Shared
     student: SequenceModel
     source: Source
     recipe: Recipe
-    schedule: Schedule
-    progress: Progress
 
 
 def compress_all(setup: Setup, names: Sequence[str]) -> dict[str, Any]:
-    """Measure every variant unless it was, and return and write the table."""
+    """Measure the named variants that are not measured yet, and return and write the table."""
     rows = {}
     for name in names:
         report = _study(setup, name)
         if report is None:
-            setup.progress.note(f"{name} is left out: the student has none to cut")
+            setup.shared.course.progress.note(f"{name} is left out: the student has none to cut")
         else:
             rows[name] = report
     table = tabulate(setup, rows)
-    (setup.out / TABLE).write_text(json.dumps(table, indent=1) + "\n")
+    (setup.shared.out / TABLE).write_text(json.dumps(table, indent=1) + "\n")
     return table
 
 
 def _study(setup: Setup, name: str) -> dict[str, Any] | None:
     """Measure one variant as it is and taught on, or read what was measured; None where it does not apply."""
-    path = setup.out / f"{_stem(name)}.json"
+    path = setup.shared.out / f"{_stem(name)}.json"
     if path.exists():
         return dict(json.loads(path.read_text()))
-    started, variant = monotonic(), VARIANTS[name]
+    started, variant, note = monotonic(), VARIANTS[name], setup.shared.course.progress.note
     model = SHAPES[variant.shape](setup.student)
     if model is None:
         return None
-    setup.progress.note(f"variant {name}")
+    note(f"variant {name}")
     items = _items_kind(variant.items, model.size.dim)
     constrain(model, variant, items)
-    validate = validation_score(setup.prepared)
     report: dict[str, Any] = asdict(variant) | measure(_settled(model), variant, items)
-    report["validation"] = _judge(setup, model, path.with_suffix(".before.npz"), validate)
-    _teach_on(setup, model.to(choose_device()), path.with_suffix(".safetensors"), validate)
-    report["validation_taught"] = _judge(setup, model, path.with_suffix(".after.npz"), validate)
-    report["seconds"] = monotonic() - started
-    path.write_text(json.dumps(report) + "\n")
-    setup.progress.note(
+    report["validation"] = _judge(setup, model, path.with_suffix(".before.npz"))
+    lesson = learn_from(setup.source, setup.recipe, setup.shared.course.schedule.seed)
+    with trained(model.to(choose_device()), lesson, setup.shared.course, path.with_suffix(".safetensors")):
+        report["validation_taught"] = _judge(setup, model, path.with_suffix(".after.npz"))
+        report["seconds"] = monotonic() - started
+        path.write_text(json.dumps(report) + "\n")
+    note(
         f"variant {name}: validation NDCG@10 {report['validation']:.4f}, taught {report['validation_taught']:.4f}, "
         f"{(report['encoder_bytes'] + report['items_bytes']) / 1e6:.2f} MB"
     )
@@ -126,7 +124,7 @@ def _study(setup: Setup, name: str) -> dict[str, Any] | None:
 
 
 def constrain(model: SequenceModel, variant: Variant, items: str) -> None:
-    """Put the variant's constraints on the weights of model, in place: zeros first, then how they are stored."""
+    """Put the variant's constraints on the weights of model, in place: the zeros first, then the way of storing."""
     matrices = [module for module in model.encoder.modules() if isinstance(module, nn.Linear)]
     if variant.zeros:
         pruned: list[Any] = [model.items, *matrices]
@@ -141,7 +139,10 @@ def constrain(model: SequenceModel, variant: Variant, items: str) -> None:
 
 
 def measure(model: SequenceModel, variant: Variant, items: str) -> dict[str, float]:
-    """Return bytes and parameters, and the times through onnxruntime: one full history, and TIMED_ITEMS items."""
+    """Return bytes, parameters, and the microseconds that encoding and scoring take through onnxruntime.
+
+    What is timed is one full history encoded, and a catalogue of TIMED_ITEMS items scored.
+    """
     size, weights = model.size, model.items.weight.detach().numpy()
     stored = store_table(weights, items)
     round_encoder(model.encoder, variant.encoder)
@@ -162,30 +163,15 @@ def measure(model: SequenceModel, variant: Variant, items: str) -> dict[str, flo
     }
 
 
-def _teach_on(setup: Setup, model: SequenceModel, checkpoint: Path, validate: Callable[[SequenceModel], float]) -> None:
-    loss, extra = teach(setup.recipe, setup.source, model, setup.schedule.seed)
-    fit(
-        model,
-        setup.events,
-        loss=loss,
-        extra=extra,
-        validate=validate,
-        schedule=setup.schedule,
-        checkpoint=checkpoint,
-        progress=setup.progress,
-    )
-    checkpoint.unlink()
-
-
-def _judge(setup: Setup, model: SequenceModel, path: Path, validate: Callable[[SequenceModel], float]) -> float:
+def _judge(setup: Setup, model: SequenceModel, path: Path) -> float:
     """Rank the judged part with the weights as they are stored, and return validation NDCG@10."""
     settled = _settled(model).to(choose_device())
-    judge(setup.prepared, settled).save(path)
-    return validate(settled)
+    judge(setup.shared.prepared, settled).save(path)
+    return validation_score(setup.shared.prepared)(settled)
 
 
 def _settled(model: SequenceModel) -> SequenceModel:
-    """Return a copy on the CPU that holds plain weights, the constrained ones."""
+    """Return a copy on the CPU whose plain weights have the values of the constrained ones."""
     settled = copy.deepcopy(model).cpu().eval()
     for parent in list(settled.modules()):
         for name, child in parent.named_children():
@@ -195,7 +181,7 @@ def _settled(model: SequenceModel) -> SequenceModel:
 
 
 def _plain(module: Any) -> nn.Module:
-    """The module without its constraint; remove_parametrizations would take it from the copied one too."""
+    """Return the module without its constraint; remove_parametrizations would take it from the original too."""
     rows, columns = module.weight.shape
     plain: Any = nn.Embedding(rows, columns) if isinstance(module, nn.Embedding) else nn.Linear(columns, rows, False)
     plain.weight = nn.Parameter(module.weight.detach().clone())
@@ -203,11 +189,11 @@ def _plain(module: Any) -> nn.Module:
 
 
 def tabulate(setup: Setup, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the table: each row as it is and taught on, both beside the student as it was."""
-    student = ndcg(judge(setup.prepared, copy.deepcopy(setup.student).to(choose_device())).ranks, AT)
+    """Return the table: each variant as it is and taught on, both compared with the student that it starts from."""
+    student = ndcg(judge(setup.shared.prepared, copy.deepcopy(setup.student).to(choose_device())).ranks, AT)
 
     def quality(name: str, when: str) -> dict[str, Any]:
-        per_user = ndcg(Ranking.load(setup.out / f"{_stem(name)}.{when}.npz").ranks, AT)
+        per_user = ndcg(Ranking.load(setup.shared.out / f"{_stem(name)}.{when}.npz").ranks, AT)
         return {
             f"ndcg@{AT}": float(per_user.mean()),
             f"ndcg@{AT}_interval": list(bootstrap_interval(per_user)),
@@ -221,12 +207,12 @@ def tabulate(setup: Setup, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, A
         },
         "timed_items": TIMED_ITEMS,
         "minutes": sum(row["seconds"] for row in rows.values()) / 60,
-        "positions": setup.schedule.positions,
+        "positions": setup.shared.course.schedule.positions,
     }
 
 
 def _items_kind(kind: str, dim: int) -> str:
-    """Resolve the share of a rank."""
+    """Return the kind with the number of a rank in place of its share of the width."""
     name, _, number = kind.partition(":")
     return f"rank:{max(1, round(float(number) * dim))}" if name == "rank" else kind
 

@@ -1,7 +1,7 @@
-"""Structured pruning: a student with fewer channels, heads or blocks, its weights taken from the larger one.
+"""Structured pruning: a student with fewer channels, heads or blocks, whose weights are taken from the larger student.
 
-What goes is what weighs least in the scores. The result is an ordinary smaller model that onnxruntime runs faster,
-unlike one with single weights set to zero. Letters: D width, H heads.
+What weighs least in the scores is left out. The result is an ordinary smaller model that onnxruntime runs faster, which
+a model with single weights set to zero is not. Letters: D width, H heads.
 """
 
 import copy
@@ -17,7 +17,10 @@ from training.model.encoder import Attention, Pool, SequenceModel
 
 @torch.no_grad()
 def narrow(model: SequenceModel, share: float) -> SequenceModel | None:
-    """Keep a share of the channels, those of the largest part in the scores; None for what has no such cut."""
+    """Return a model with a share of the channels, those that weigh most in the scores.
+
+    None where channels cannot be left out: of unit vectors, and of blocks other than attention and pool.
+    """
     if model.size.is_unit or any(not isinstance(block.mixer, Attention | Pool) for block in model.encoder.blocks):
         return None
     size, norm = model.size, cast(nn.RMSNorm, model.encoder.norm)
@@ -59,7 +62,7 @@ def _narrow_block(block: Any, keep: Tensor) -> None:
 
 @torch.no_grad()
 def fewer_heads(model: SequenceModel, share: float) -> SequenceModel | None:
-    """Keep a share of each attention's heads, those of the largest output weights; None without attention."""
+    """Return a model with a share of each attention's heads, those of the largest output weights; None without any."""
     if not any(isinstance(block.mixer, Attention) for block in model.encoder.blocks):
         return None
     smaller = copy.deepcopy(model)
@@ -78,7 +81,7 @@ def fewer_heads(model: SequenceModel, share: float) -> SequenceModel | None:
 
 
 def fewer_blocks(model: SequenceModel) -> SequenceModel | None:
-    """Leave out the last block; None where there is only one."""
+    """Return a model without the last block; None where there is only one block."""
     if len(model.encoder.blocks) < 2:
         return None
     smaller = copy.deepcopy(model)
@@ -97,7 +100,7 @@ SHAPES: dict[str, Callable[[SequenceModel], SequenceModel | None]] = {
 
 
 def _strongest_of_heads(mixer: Attention, count: int) -> Tensor:
-    """The places of so many inner channels of each head, by their output weights [H · count]."""
+    """Return the places [H · count] of the inner channels of each head that have the largest output weights."""
     strength = mixer.output.weight.norm(dim=0).unflatten(0, (mixer.heads, -1))  # [H, D / H]
     kept = strength.topk(count, dim=1).indices.sort(dim=1).values
     return (kept + torch.arange(mixer.heads)[:, None] * strength.shape[1]).flatten()

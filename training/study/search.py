@@ -1,36 +1,33 @@
-"""Which student: candidates taught by the same soft labels, measured on validation and through onnxruntime.
+"""The search for a student: candidates taught by the same soft labels, measured on validation and through onnxruntime.
 
-First every size (width, blocks), then, for the best that fits the budget, how it is taught (alpha, temperature). A
-trial is trained on less than the real student, judged on validation users only, with its item table as it would be
-stored, and timed on one core of this machine: a full history encoded, the whole catalogue scored and the best K taken
-through onnxruntime, int8 multiplied as the service does it. A finished
-trial is kept, so an interrupted search goes on, and a wider one only adds to it.
+First every size (width and blocks) is tried; then, for the best one that fits the budget, how it is taught (alpha and
+temperature). A candidate is trained on less than the real student and judged on validation users alone, with its item
+table as it would be stored. It is timed on one core of this machine: a full history encoded, the whole catalogue scored
+and the best K taken, through onnxruntime, int8 multiplied as the service does it. A finished trial is kept, so a search
+that was interrupted goes on, and a wider search only adds to it.
 """
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import torch
 
-from training.data.event import select_events
-from training.data.prepared import Prepared
-from training.data.split import TRAIN
 from training.distillation.source import Source
-from training.distillation.teaching import Recipe, teach
+from training.distillation.student import Taught
+from training.distillation.teaching import learn_from
 from training.errors import InputError
 from training.evaluation.judge import validation_score
 from training.export.compress import compress_table, table_bytes
 from training.export.graph import export_encoder, scoring_graph
 from training.export.onnx_student import time_encoder, time_scoring
 from training.export.rounding import round_encoder
+from training.model.curve import Epoch
 from training.model.device import choose_device
-from training.model.encoder import SequenceModel, Size, settle
-from training.model.fit import Schedule, fit
-from training.progress import Progress
+from training.model.encoder import SequenceModel, settle
+from training.study.trial import Shared, Student, attempt
 
 TRIALS = "trials.json"
 TOP = 10
@@ -38,7 +35,7 @@ TOP = 10
 
 @dataclass(frozen=True)
 class Candidate:
-    """One student and how it is taught."""
+    """One size of the student, and how it is taught."""
 
     dim: int
     blocks: tuple[str, ...]
@@ -46,25 +43,29 @@ class Candidate:
     temperature: float
 
     def name(self) -> str:
-        """Return the directory of its trial."""
+        """Return the stem of the files of its trial."""
         return f"{self.dim}-{'-'.join(self.blocks)}-a{self.alpha:g}-t{self.temperature:g}"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a student may cost. ms: median time of encode, score and top K; mb: encoder and item table. 0: no limit."""
+    """What a student may cost; 0 is no limit.
+
+    ms: median milliseconds to encode a history, score the catalogue and take the top K. mb: megabytes of encoder and
+    item table.
+    """
 
     ms: float = 0.0
     mb: float = 0.0
 
     def allows(self, trial: dict[str, Any]) -> bool:
-        """Return whether a trial fits."""
+        """Return whether a measured trial fits."""
         return (not self.ms or trial["model_ms"] <= self.ms) and (not self.mb or trial["bytes"] <= self.mb * 1e6)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """How the student will be stored: float32, float16 or int8 items, float32 or int8 encoder."""
+    """How the student will be stored. items: float32, float16 or int8. encoder: float32 or int8."""
 
     items: str
     encoder: str
@@ -72,7 +73,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Space:
-    """What is tried. minutes: no trial starts after so many; 0: no limit."""
+    """What is tried. minutes: no trial starts when so many are over; 0 is no limit."""
 
     dims: Sequence[int]
     blocks: Sequence[tuple[str, ...]]
@@ -82,99 +83,50 @@ class Space:
 
 
 def search(
-    out: Path,
-    prepared: Prepared,
-    source: Source,
-    *,
-    space: Space,
-    start: Candidate,
-    recipe: Recipe,
-    size: Size,
-    schedule: Schedule,
-    stored: Stored,
-    budget: Budget,
-    progress: Progress,
+    shared: Shared, source: Source, taught: Taught, *, space: Space, stored: Stored, budget: Budget
 ) -> Candidate:
-    """Try the space and return the candidate of highest validation NDCG@10 that fits; writes trials.json, which the
-    report draws.
+    """Try the space and return the candidate of highest validation NDCG@10 that fits the budget.
 
-    start: alpha and temperature of the first round; recipe, size: what the candidates share.
-    Raises InputError where none fits.
+    taught: what the candidates share, and how those of the first round are taught. Writes trials.json, which the report
+    draws. Raises InputError where no candidate fits.
     """
-    started, trials = monotonic(), list[dict[str, Any]]()
-    evaluate = _evaluator(
-        out, prepared, source, recipe=recipe, size=size, schedule=schedule, stored=stored, progress=progress
-    )
+    started, trials, note = monotonic(), list[dict[str, Any]](), shared.course.progress.note
 
-    def attempt(candidates: Sequence[Candidate]) -> Candidate:
+    def best_of(candidates: Sequence[Candidate]) -> Candidate:
+        """Try candidates and return the best of all that were tried so far."""
         for candidate in candidates:
-            done = (out / f"{candidate.name()}.json").exists()
+            done = (shared.out / f"{candidate.name()}.json").exists()
             if not done and trials and space.minutes and monotonic() - started > 60 * space.minutes:
-                progress.note(f"search: {space.minutes:g} minutes are over, {candidate.name()} was not tried")
+                note(f"search: {space.minutes:g} minutes are over, {candidate.name()} was not tried")
                 continue
-            trials.append(evaluate(candidate))
-            progress.note(_describe(trials[-1], budget))
+            trials.append(_evaluate(shared, source, taught, stored, candidate))
+            note(_describe(trials[-1], budget))
         return _best(trials, budget)
 
-    best = attempt([replace(start, dim=dim, blocks=blocks) for blocks in space.blocks for dim in space.dims])
-    taught = [
-        replace(best, alpha=alpha, temperature=temperature)
-        for alpha in space.alphas
-        for temperature in space.temperatures
-        if (alpha, temperature) != (start.alpha, start.temperature)
-    ]
-    best = attempt(taught)
+    first = (taught.recipe.alpha, taught.recipe.temperature)
+    best = best_of([Candidate(dim, blocks, *first) for blocks in space.blocks for dim in space.dims])
+    others = [(alpha, temperature) for alpha in space.alphas for temperature in space.temperatures]
+    best = best_of([Candidate(best.dim, best.blocks, *other) for other in others if other != first])
     rows = [trial | {"fits": budget.allows(trial), "chosen": _candidate(trial) == best} for trial in trials]
-    (out / TRIALS).write_text(json.dumps(rows, indent=1) + "\n")
+    (shared.out / TRIALS).write_text(json.dumps(rows, indent=1) + "\n")
     return best
 
 
-def _evaluator(
-    out: Path,
-    prepared: Prepared,
-    source: Source,
-    *,
-    recipe: Recipe,
-    size: Size,
-    schedule: Schedule,
-    stored: Stored,
-    progress: Progress,
-) -> Callable[[Candidate], dict[str, Any]]:
-    """Return what trains and measures one candidate, or reads what an earlier search measured."""
-    events = select_events(prepared.user, prepared.item, prepared.part == TRAIN, len(prepared.users))
-    validate = validation_score(prepared)
+def _evaluate(shared: Shared, source: Source, taught: Taught, stored: Stored, candidate: Candidate) -> dict[str, Any]:
+    """Train and measure one candidate, or read what an earlier search measured."""
+    seed = shared.course.schedule.seed
+    recipe = replace(taught.recipe, alpha=candidate.alpha, temperature=candidate.temperature)
+    size = replace(taught.size, dim=candidate.dim, blocks=candidate.blocks)
+    student = Student(candidate.name(), size, seed, learn_from(source, recipe, seed))
 
-    def evaluate(candidate: Candidate) -> dict[str, Any]:
-        path = out / f"{candidate.name()}.json"
-        if path.exists():
-            return dict(json.loads(path.read_text()))
-        torch.manual_seed(schedule.seed)
-        model = SequenceModel(len(prepared.items), replace(size, dim=candidate.dim, blocks=candidate.blocks))
-        model.to(choose_device())
-        taught = replace(recipe, alpha=candidate.alpha, temperature=candidate.temperature)
-        loss, extra = teach(taught, source, model, schedule.seed)
-        checkpoint = path.with_suffix(".safetensors")
-        progress.note(f"trial {candidate.name()}")
-        fit(
-            model,
-            events,
-            loss=loss,
-            extra=extra,
-            validate=validate,
-            schedule=schedule,
-            checkpoint=checkpoint,
-            progress=progress,
-        )
-        trial = _fields(candidate) | measure(model, stored, validate)
-        path.write_text(json.dumps(trial) + "\n")
-        checkpoint.unlink()
-        return trial
+    def measured(model: SequenceModel, curve: list[Epoch]) -> dict[str, Any]:
+        return _fields(candidate) | measure(model, stored, validation_score(shared.prepared))
 
-    return evaluate
+    return attempt(shared, student, measured)
 
 
 def measure(model: SequenceModel, stored: Stored, validate: Callable[[SequenceModel], float]) -> dict[str, Any]:
-    """Return NDCG@10 with the table stored as items says, bytes, and the times through onnxruntime."""
+    """Return NDCG@10 of the model as it will be stored, its bytes, and its times through onnxruntime."""
     model = settle(model.cpu())
     table = compress_table(model.items.weight.detach().numpy(), stored.items)
     if stored.encoder == "int8":

@@ -1,15 +1,18 @@
 """Ways to store an item table: whole, narrow, of low rank, as codes; and how to train a table that will be stored so.
 
-A kind is float32, float16, int8, rank:R (two factors) or codes:W (product quantisation, Jégou et al. 2011: one byte for
-each W neighbouring channels, into 256 centroids of them). Letters: N items, D width, R rank, M codes an item.
+A kind of storage is float32, float16, int8, rank:R (two factors) or codes:W (product quantisation, Jégou et al. 2011:
+one byte for each group of W neighbouring channels, which names one of 256 centroids). Letters: N items, D width, R
+rank, M codes an item.
 """
 
 from collections.abc import Mapping
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2, vq
 from torch import Tensor, nn
 
 from training.export.rounding import quantise_rows, round_rows
@@ -18,7 +21,7 @@ CENTROIDS, ROUNDS = 256, 15
 
 
 def store_table(weights: NDArray[np.float32], kind: str) -> dict[str, NDArray[Any]]:
-    """Return the arrays that are stored of weights [N, D]."""
+    """Return the arrays, by name, as which weights [N, D] are stored."""
     name, _, number = kind.partition(":")
     if name == "int8":
         items, scales = quantise_rows(weights)
@@ -33,7 +36,7 @@ def store_table(weights: NDArray[np.float32], kind: str) -> dict[str, NDArray[An
 
 
 def stored_bytes(arrays: Mapping[str, NDArray[Any]]) -> int:
-    """Return the bytes of stored arrays."""
+    """Return the bytes that stored arrays take."""
     return sum(array.nbytes for array in arrays.values())
 
 
@@ -45,57 +48,58 @@ def factorise(weights: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def quantise_product(weights: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Return codebooks [M, 256, W] and codes int64 [N, M] by k-means on each W channels; the last ones may be zeros."""
+    """Return codebooks [M, 256, W] and codes int64 [N, M], by k-means on each group of W channels.
+
+    The channels of the last group that are beyond D are zeros.
+    """
     padded = nn.functional.pad(weights, (0, -weights.shape[1] % width))
-    parts = padded.unflatten(1, (-1, width)).transpose(0, 1).contiguous()  # [M, N, W]
-    found = [_cluster(part) for part in parts]
-    return torch.stack([books for books, _ in found]), torch.stack([codes for _, codes in found], dim=1)
+    groups = padded.unflatten(1, (-1, width)).transpose(0, 1).contiguous()  # [M, N, W]
+    found = [_cluster(group.numpy()) for group in groups]
+    books, codes = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*found, strict=True))
+    return books, codes.T.long().contiguous()
 
 
-def _cluster(points: Tensor) -> tuple[Tensor, Tensor]:
+def _cluster(points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Return centroids [256, W] of points [N, W] by k-means from random points, and the nearest of each point [N]."""
-    generator = torch.Generator().manual_seed(0)
-    first = torch.randperm(len(points), generator=generator)[:CENTROIDS]
-    books = points[first.repeat(-(-CENTROIDS // len(first)))[:CENTROIDS]].clone()
-    for _ in range(ROUNDS):
-        codes = torch.cdist(points, books).argmin(dim=1)
-        sums = torch.zeros_like(books).index_add_(0, codes, points)
-        counts = torch.bincount(codes, minlength=CENTROIDS)[:, None]
-        books = torch.where(counts > 0, sums / counts.clamp(min=1), books)
-    return books, torch.cdist(points, books).argmin(dim=1)
+    chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:CENTROIDS]
+    start = np.resize(points[chosen.numpy()], (CENTROIDS, points.shape[1]))  # fewer points than centroids repeat
+    with catch_warnings():
+        simplefilter("ignore")  # a centroid that is nearest to no point stays where it was, which costs nothing
+        books, _ = kmeans2(points, start, iter=ROUNDS, minit="matrix")
+    return books, vq(points, books)[0]
 
 
 class Rounded(nn.Module):
-    """A weight as float16 or int8 will hold it; the gradient goes straight through (Bengio et al. 2013)."""
+    """Rounds a weight to what float16 or int8 will hold; the gradient goes straight through (Bengio et al. 2013)."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
 
     def forward(self, weight: Tensor) -> Tensor:
-        """weight [R, C] -> the same, rounded."""
+        """Return weight [R, C] rounded."""
         return weight + (round_rows(weight, self.kind) - weight).detach()
 
 
 class Factors(nn.Module):
-    """A table as the product of two factors."""
+    """Makes a table of two factors, which learn."""
 
     def __init__(self, rank: int) -> None:
         super().__init__()
         self.rank = rank
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        """left [N, R], right [R, D] -> [N, D], in float32."""
+        """Return the product [N, D] of left [N, R] and right [R, D], in float32."""
         with torch.autocast(left.device.type, enabled=False):
             return left @ right
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the factors to start from."""
+        """Return the factors that training starts from."""
         return factorise(weight, self.rank)
 
 
 class Codebook(nn.Module):
-    """A table as codes, which stay, into centroids, which learn."""
+    """Makes a table of codes, which stay as they are, and the centroids that they name, which learn."""
 
     def __init__(self, weights: Tensor, width: int) -> None:
         super().__init__()
@@ -107,17 +111,17 @@ class Codebook(nn.Module):
         self.register_buffer("codes", codes)
 
     def forward(self, books: Tensor) -> Tensor:
-        """books [M, 256, W] -> [N, D]."""
-        parts = [book[self.codes[:, number]] for number, book in enumerate(books)]  # M of [N, W]
-        return torch.cat(parts, dim=1)[:, : self.dim]
+        """Return the table [N, D] that the centroids books [M, 256, W] make."""
+        groups = [book[self.codes[:, number]] for number, book in enumerate(books)]  # M of [N, W]
+        return torch.cat(groups, dim=1)[:, : self.dim]
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """Return the centroids to start from."""
+        """Return the centroids that training starts from."""
         return self.first.clone()
 
 
 class Zeros(nn.Module):
-    """A weight whose smallest values are zero and stay so (magnitude pruning, Han et al. 2015)."""
+    """Keeps the smallest values of a weight at zero (magnitude pruning, Han et al. 2015). share: how many of them."""
 
     def __init__(self, weights: Tensor, share: float) -> None:
         super().__init__()
@@ -129,7 +133,7 @@ class Zeros(nn.Module):
         self.mask = self.mask.view_as(weights)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return weight where it is kept."""
+        """Return weight with zeros in the places that were the smallest at the start."""
         return weight * self.mask
 
 

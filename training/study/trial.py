@@ -1,72 +1,68 @@
-"""One student of a study: trained, judged, and kept beside what was measured of it."""
+"""One student of a study: trained, measured, and kept beside what was measured of it, so that a study can go on."""
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import torch
-
-from training.data.event import Events
 from training.data.prepared import Prepared
-from training.distillation.teaching import Teaching
-from training.evaluation.judge import judge, validation_score
+from training.evaluation.judge import judge
+from training.evaluation.trained import trained
+from training.model.curve import Epoch
 from training.model.device import choose_device
-from training.model.encoder import SequenceModel, Size
-from training.model.fit import Loss, Schedule, fit
-from training.progress import Progress
+from training.model.encoder import SequenceModel, Size, make_model
+from training.model.fit import Course, Lesson
 
-Lesson = Callable[[SequenceModel], tuple[Loss, Teaching | None]]
+Measure = Callable[[SequenceModel, list[Epoch]], dict[str, Any]]
+"""Takes a trained model and its learning curve; returns what is kept of them."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all students of a study share. out: where each leaves NAME.json and NAME.npz."""
+    """What all students of a study share. out: where each leaves NAME.json, beside other files of that name."""
 
     out: Path
     prepared: Prepared
-    events: Events
-    schedule: Schedule
-    progress: Progress
+    course: Course
 
 
-def attempt(
-    shared: Shared, name: str, *, size: Size, seed: int, lesson: Lesson, about: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Train and judge a student, or read what was measured before. Validation keeps the best epoch.
+@dataclass(frozen=True)
+class Student:
+    """One student to try. name: the stem of its files."""
 
-    Returns about, and seed, validation (NDCG@10), epochs, seconds; the judged part's ranking is in NAME.npz.
-    """
-    path = shared.out / f"{name}.json"
+    name: str
+    size: Size
+    seed: int
+    lesson: Lesson
+
+
+def attempt(shared: Shared, student: Student, measure: Measure) -> dict[str, Any]:
+    """Train a student, measure it and write the result, or read what was written before. Returns the result."""
+    path = shared.out / f"{student.name}.json"
     if path.exists():
         return dict(json.loads(path.read_text()))
-    started = monotonic()
-    shared.progress.note(f"trial {name}")
-    torch.manual_seed(seed)
-    model = SequenceModel(len(shared.prepared.items), size).to(choose_device())
-    loss, extra = lesson(model)
-    checkpoint = path.with_suffix(".safetensors")
-    curve = fit(
-        model,
-        shared.events,
-        loss=loss,
-        extra=extra,
-        validate=validation_score(shared.prepared),
-        schedule=replace(shared.schedule, seed=seed),
-        checkpoint=checkpoint,
-        progress=shared.progress,
-    )
-    judge(shared.prepared, model).save(path.with_suffix(".npz"))
-    report = {
-        **about,
-        "seed": seed,
-        "validation": max(row.validation for row in curve),
-        "epochs": len(curve),
-        "seconds": monotonic() - started,
-    }
-    path.write_text(json.dumps(report) + "\n")
-    checkpoint.unlink()
-    shared.progress.note(f"trial {name}: validation NDCG@10 {report['validation']:.4f}, {report['seconds']:.0f} s")
+    course = shared.course.with_seed(student.seed)
+    course.progress.note(f"trial {student.name}")
+    model = make_model(len(shared.prepared.items), student.size, student.seed).to(choose_device())
+    with trained(model, student.lesson, course, path.with_suffix(".safetensors")) as curve:
+        report = measure(model, curve)
+        path.write_text(json.dumps(report) + "\n")
     return report
+
+
+def attempt_and_judge(shared: Shared, student: Student, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Train and judge a student, or read what was measured before. Validation keeps the best epoch.
+
+    Returns about with seed, validation (NDCG@10), epochs and seconds. The ranking of the judged part is in NAME.npz.
+    """
+    started = monotonic()
+
+    def measure(model: SequenceModel, curve: list[Epoch]) -> dict[str, Any]:
+        judge(shared.prepared, model).save(shared.out / f"{student.name}.npz")
+        best, seconds = max(row.validation for row in curve), monotonic() - started
+        shared.course.progress.note(f"trial {student.name}: validation NDCG@10 {best:.4f}, {seconds:.0f} s")
+        return {**about, "seed": student.seed, "validation": best, "epochs": len(curve), "seconds": seconds}
+
+    return attempt(shared, student, measure)

@@ -1,12 +1,11 @@
-"""From scores to probabilities: what makes a teacher's distribution honest, by the likelihood of validation targets.
+"""From a teacher's scores to logits whose softmax is an honest probability, by the likelihood of validation targets.
 
-A network's scores are logits, which one temperature makes honest. A ridge regression's are not: fitted to zeros and
-ones, they are probabilities themselves, as far as a linear function can be one, and their softmax at any temperature is
-far too sure of the first few and blind to the rest. Their logarithm is what a softmax wants. Below a floor, where a
-score is as good as none, it goes on as a straight line, so that the order stays and no item's logit is lost.
+The scores of a network are logits: one temperature makes their softmax honest. The scores of a ridge regression are
+not. Fitted to zeros and ones, they are near probabilities themselves, and their softmax at any temperature is far too
+sure of the first few items and says nothing of the rest. So their logarithm is taken as the logit. Below a floor, where
+a score says as much as no score, the logarithm goes on as a straight line, which keeps the order of all items.
 
-Nats a validation target, softmax of the score and of its logarithm: Online Retail 7.03 and 6.64, MovieTweetings 8.61
-and 7.54, a simulated world of a million events 6.29 and 5.13, where the student's test NDCG@10 rose from .355 to .398.
+tests/bench/README.md, "Quality", has what the logarithm brought in likelihood and in the quality of the student.
 """
 
 from collections.abc import Sequence
@@ -17,20 +16,26 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-STEPS = 40  # bisections of the log temperature
-FLOORS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # as shares of the mean user's highest score
+BISECTIONS = 40  # of the logarithm of the sharpness
+FLOORS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # as shares of the mean over users of the highest score
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
 
 def log_scores(scores: Tensor, floor: float) -> Tensor:
-    """Return log(1 + score / floor) where a score is positive and score / floor elsewhere: one smooth, rising curve."""
+    """Return log(1 + score / floor) where a score is positive, and score / floor elsewhere.
+
+    The curve rises everywhere, and its slope has no jump at 0.
+    """
     shares = scores.float() / floor
     return shares.clamp_min(0.0).log1p_().add_(shares.clamp_max_(0.0))
 
 
 def best_floor(scores: Float32, target: Int64, shares: Sequence[float] = FLOORS) -> float:
-    """Return the floor under which the log_scores of scores [U, N], at their best sharpness, make targets likeliest."""
+    """Return the floor whose log_scores of scores [U, N], at their best sharpness, make targets [U] likeliest.
+
+    A target of -1 is not in the catalogue and does not count. Returns 1 where there is nothing to choose by.
+    """
     known = target >= 0
     highest = float(scores.max(axis=1).mean())
     if not known.any() or highest <= 0:
@@ -41,14 +46,14 @@ def best_floor(scores: Float32, target: Int64, shares: Sequence[float] = FLOORS)
 
 
 def best_sharpness(logits: Float32, target: Int64) -> float:
-    """Return the factor (1 / temperature) of logits [U, N] that makes the targets [U] most likely.
+    """Return the factor, 1 / temperature, of logits [U, N] that makes the targets [U] likeliest.
 
-    The likelihood is concave in the factor, so its slope is bisected, on a logarithmic scale.
+    The likelihood is concave in the factor, so the zero of its slope is found by bisection on a logarithmic scale.
     """
     known = target >= 0
     values, wanted = torch.from_numpy(logits[known]), torch.from_numpy(target[known])
     low, high = np.log(1e-3), np.log(1e4)
-    for _ in range(STEPS):
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
         factor = torch.tensor(float(np.exp(middle)))
         chosen = values[torch.arange(len(wanted)), wanted]
@@ -58,6 +63,6 @@ def best_sharpness(logits: Float32, target: Int64) -> float:
 
 
 def _surprise(logits: Float32, target: Int64) -> float:
-    """Return the mean of -log p(target), in nats, at the best sharpness."""
+    """Return the mean of -log p(target), in nats, at the best sharpness of logits."""
     sharp = torch.from_numpy(logits) * best_sharpness(logits, target)
     return float(F.cross_entropy(sharp, torch.from_numpy(target)))

@@ -1,7 +1,7 @@
-"""What a language model knows of the items: one vector for each, from title, description and attributes.
+"""What a language model knows of the items: one vector for each, from its title, description and attributes.
 
-Any Hugging Face encoder does, by the path of its directory; nothing is downloaded. Token states are averaged, as
-sentence encoders are trained to be read (Reimers and Gurevych 2019).
+Any Hugging Face encoder can be used. It is given as a directory; nothing is downloaded. An item's vector is the mean of
+the states of its tokens, which is how sentence encoders are trained to be read (Reimers and Gurevych 2019).
 """
 
 import json
@@ -29,8 +29,8 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 Float32 = NDArray[np.float32]
 
 
-def fingerprint_encoder(path: Path) -> str:
-    """Return what tells one encoder from another. Raises InputError where path holds none."""
+def fingerprint_language_model(path: Path) -> str:
+    """Return a fingerprint of a Hugging Face encoder's files. Raises InputError where path holds none."""
     weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if not (path / CONFIG).is_file() or weights is None:
         raise InputError(
@@ -41,7 +41,10 @@ def fingerprint_encoder(path: Path) -> str:
 
 
 def describe(items: pl.DataFrame) -> list[str]:
-    """Return each item's text: title, description, then 'name: value, value' of its attributes; empty without any."""
+    """Return the text of each item: title, description, then 'name: value, value' of each attribute that it has.
+
+    items: a row an item. An item that has none of these has an empty text.
+    """
     names = [name for name in items.columns if name.startswith(PREFIX)]
     return [
         ". ".join(
@@ -52,45 +55,46 @@ def describe(items: pl.DataFrame) -> list[str]:
     ]
 
 
-def encode_texts(out: Path, texts: list[str], encoder: Path, progress: Progress) -> None:
-    """Write vectors.npy float32 [N, W] of unit length into the directory out; an item without text is zero.
+def encode_texts(out: Path, texts: list[str], language_model: Path, progress: Progress) -> None:
+    """Write vectors.npy, float32 [N, W] of unit length, into the directory out. The vector of an empty text is zero.
 
-    Raises InputError without the package, without any text, and where the encoder cannot be read.
+    language_model: the directory of a Hugging Face encoder. Raises InputError where the package transformers is not
+    installed, where no item has a text, and where it cannot be read.
     """
     described = [row for row, text in enumerate(texts) if text]
     if not described:
         raise InputError("no item has a title, a description or an attribute: teacher.text needs --items FILE")
-    tokenizer, model = _open(encoder)
+    tokenizer, model = _open(language_model)
     vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
     with progress.bar("item texts", len(described)) as bar:
         for rows, batch in _batches(texts, described):
-            vectors[rows] = _encode(tokenizer, model, batch)
+            vectors[rows] = _vectors_of(tokenizer, model, batch)
             bar.advance(len(rows))
     if not np.isfinite(vectors).all():
-        raise InputError(f"{encoder}: gives vectors that are not finite numbers")
+        raise InputError(f"{language_model}: gives vectors that are not finite numbers")
     np.save(out / VECTORS, vectors)
-    about = {"encoder": str(encoder), "items": len(texts), "without_text": len(texts) - len(described)}
+    about = {"encoder": str(language_model), "items": len(texts), "without_text": len(texts) - len(described)}
     (out / "text.json").write_text(json.dumps(about, indent=1) + "\n")
     progress.note(f"texts of {len(described):,} of {len(texts):,} items encoded")
 
 
-def _open(encoder: Path) -> tuple[Any, Any]:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at import: a path is all that is ever opened
+def _open(path: Path) -> tuple[Any, Any]:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # is read when the package is imported; only a path is ever opened
     try:
-        package = import_module("transformers")  # an extra, and slow to import: only those who ask for texts pay
+        package = import_module("transformers")  # an extra that takes long to import: only who uses texts needs it
     except ImportError as exc:
         raise InputError("teacher.text needs the package transformers: pip install 'retort[train,text]'") from exc
     try:
         return (
-            package.AutoTokenizer.from_pretrained(encoder, local_files_only=True),
-            package.AutoModel.from_pretrained(encoder, local_files_only=True).eval(),
+            package.AutoTokenizer.from_pretrained(path, local_files_only=True),
+            package.AutoModel.from_pretrained(path, local_files_only=True).eval(),
         )
     except (OSError, ValueError, KeyError) as exc:
-        raise InputError(f"{encoder}: cannot be read as a Hugging Face encoder: {exc}") from exc
+        raise InputError(f"{path}: cannot be read as a Hugging Face encoder: {exc}") from exc
 
 
 def _batches(texts: list[str], rows: list[int]) -> Iterator[tuple[list[int], list[str]]]:
-    """Yield texts of like length together, so that little padding is computed."""
+    """Yield (rows, their texts) in batches of texts of like length, so that little padding is computed."""
     order = sorted(rows, key=lambda row: len(texts[row]))
     for start in range(0, len(order), ITEMS_AT_ONCE):
         batch = order[start : start + ITEMS_AT_ONCE]
@@ -98,8 +102,8 @@ def _batches(texts: list[str], rows: list[int]) -> Iterator[tuple[list[int], lis
 
 
 @torch.no_grad()
-def _encode(tokenizer: Any, model: Any, texts: list[str]) -> Float32:
-    """Average the token states of each text -> unit vectors [B, W]."""
+def _vectors_of(tokenizer: Any, model: Any, texts: list[str]) -> Float32:
+    """Return the mean state of the tokens of each text, as unit vectors [B, W]."""
     inputs = tokenizer(texts, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
     states = model(**inputs).last_hidden_state  # [B, T, W]
     real = inputs["attention_mask"][:, :, None].to(states.dtype)

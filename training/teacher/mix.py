@@ -1,9 +1,11 @@
 """Several teachers as one: a weighted sum of their logits, chosen on validation.
 
-A mix of log-softmax, log p = Σ w_k · log p_k + const, is a softmax of Σ w_k · z_k, so that is all that is stored: one
-factor a member. A member's logits are first divided by the temperature that gives its highest likelihood, or a matrix
-factor and a ridge score could not be compared; the shares on a grid of tenths are then those of highest NDCG@10, and a
-last common temperature is again that of highest likelihood, so that the soft labels are honest probabilities.
+The logarithm of a mix Π p_k^w_k of softmaxes is Σ w_k · log p_k, which is again a softmax, of Σ w_k · z_k. So the
+factors w_k, one for each teacher, are all that is stored. They are found in three steps. Each teacher's logits are
+divided by the temperature that gives them the highest likelihood, because otherwise the logits of a network and the
+logarithms of a ridge regression could not be compared. Then the shares of the teachers, in tenths, are those of highest
+NDCG@10. Last, one temperature for the sum is again that of highest likelihood, so that the soft labels are honest
+probabilities.
 """
 
 import json
@@ -19,13 +21,14 @@ from numpy.typing import NDArray
 from training.data.prepared import Prepared
 from training.data.split import VAL
 from training.errors import InputError
-from training.evaluation.judge import Ranking, Scorer, rank, score_all
+from training.evaluation.judge import Ranking, Scorer, judge_scorer, score_all
 from training.evaluation.metric import ndcg, rank_targets
-from training.evaluation.question import Question, ask, judged_part
+from training.evaluation.question import Question, ask
 from training.progress import Progress
 from training.teacher.calibration import best_sharpness
+from training.teacher.kind import RANKING
 
-MIX, RANKING = "mix.json", "ranking.npz"
+MIX = "mix.json"
 USERS = 3000  # of the validation, drawn with a fixed seed
 TENTHS = 10
 Float32 = NDArray[np.float32]
@@ -47,20 +50,20 @@ def mix_teachers(out: Path, prepared: Prepared, members: Mapping[str, tuple[Scor
 
 
 def calibrate(prepared: Prepared, scorer: Scorer, max_history: int) -> tuple[float, float]:
-    """Return the factor that makes one teacher's logits honest, and its NDCG@10, both on the mix's validation users."""
+    """Return the factor that makes one teacher's logits honest, and its NDCG@10; both on the mix's validation users."""
     question = ask(prepared, VAL, limit=USERS)
     factors, trials = choose_factors(question, {"": score_all(question, scorer, max_history)})
     return factors[""], trials[0]["ndcg@10"]
 
 
 def load_factors(out: Path) -> dict[str, float]:
-    """Return name -> factor of the members that take part."""
+    """Return name -> factor of the teachers that take part in the mix. Raises InputError where the file is damaged."""
     factors: dict[str, float] = _load(out)["factors"]
     return factors
 
 
 def load_shares(out: Path) -> dict[str, float]:
-    """Return name -> share of the members that take part, which sum to 1."""
+    """Return name -> share of the teachers that take part in the mix; the shares sum to 1."""
     names = set(load_factors(out))
     tried = [
         trial for trial in load_trials(out) if {name for name in trial if name != "ndcg@10" and trial[name]} == names
@@ -85,11 +88,10 @@ def _load(out: Path) -> dict[str, Any]:
 def choose_factors(
     question: Question, logits: Mapping[str, Float32]
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Return the factors of the best shares, members of share 0 left out, and NDCG@10 of all shares tried.
+    """Return the factors of the best shares, and all shares that were tried, each with its NDCG@10.
 
-    Where shares are equally good, that of fewest members is taken.
-
-    logits: name -> [U, N], in the order of question.users.
+    logits: name -> [U, N], in the order of question.users. A member whose share is 0 has no factor. Where several
+    shares are equally good, one of the fewest members is taken.
     """
     sharpness = {name: best_sharpness(values, question.target) for name, values in logits.items()}
     seen = question.seen(question.users) if question.exclude_seen else None
@@ -105,14 +107,14 @@ def choose_factors(
 
 
 def share_grid(count: int) -> Iterator[tuple[float, ...]]:
-    """Yield all shares of count members in tenths that sum to one; the first member's share falls."""
-    for parts in product(range(TENTHS, -1, -1), repeat=count):
-        if sum(parts) == TENTHS:
-            yield tuple(part / TENTHS for part in parts)
+    """Yield all shares of count members that are tenths and sum to one, those of the first member falling."""
+    for tenths in product(range(TENTHS, -1, -1), repeat=count):
+        if sum(tenths) == TENTHS:
+            yield tuple(tenth / TENTHS for tenth in tenths)
 
 
 def judge_mix(prepared: Prepared, members: Mapping[str, tuple[Scorer, int]], factors: Mapping[str, float]) -> Ranking:
-    """Rank the judged part with the mix."""
+    """Rank the judged part with the mix. members: name -> (scorer, the longest history that it reads)."""
     longest = max(max_history for _, max_history in members.values())
 
     def score(rows: torch.Tensor) -> Float32:
@@ -122,7 +124,7 @@ def judge_mix(prepared: Prepared, members: Mapping[str, tuple[Scorer, int]], fac
         ]
         return np.sum(scores, axis=0, dtype=np.float32)
 
-    return rank(ask(prepared, judged_part(prepared)), score, longest, both_rules=True)
+    return judge_scorer(prepared, score, longest)
 
 
 def _sum(logits: Mapping[str, Float32], factors: Mapping[str, float]) -> Float32:

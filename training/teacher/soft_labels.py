@@ -1,13 +1,12 @@
-"""What the teachers say at every training position, exactly: no top list, no lost tail.
+"""What a teacher says at every training position, over the whole catalogue and at any temperature.
 
-A neural teacher is its final state per position, saved once in half precision, and its item table: logits over the
-whole catalogue at any temperature follow from the two in chunks. A million positions of width 128 are 256 MB; the top
-100 ids and logits of each would be 600 MB and lose the tail. A linear teacher is its matrix: a chunk's logits are the
-logarithm of one product of the chunk's decayed histories with the rows of the items in them. A mix is the sum of both,
-each times its factor.
+A neural teacher is saved as its final state after every event, in half precision, and its item table: the logits of a
+chunk of positions are the product of the two. That is smaller than a list of the top 100 items of each position
+(tests/bench/README.md, "Training"), and it loses no item. A linear teacher is its matrix (linear.py). A mix is the sum
+of its teachers, each times its factor.
 
-A position's state comes from the window in which it has the most context: windows overlap by half, so that beyond a
-user's first events every state has seen at least half of max_history.
+The state of a position comes from the window in which it has the longest history before it. Windows overlap by half, so
+beyond a user's first events every state has seen at least half of max_history.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,84 +16,44 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.event import Events
 from training.model.batch import make_batch
-from training.model.device import autocast, choose_device, has_bfloat16
+from training.model.device import autocast, choose_device
 from training.model.encoder import SequenceModel
 from training.progress import Progress
-from training.teacher.calibration import log_scores
-from training.teacher.linear import LinearModel
 
 STATES = "states.npy"
 TABLE = "teacher_items.npy"
 WINDOWS_AT_ONCE = 128
-SAVED_BYTES = 6 << 30  # a file of logits that is larger is not made
-SAVED_AT_ONCE = 512
-NEIGHBOURS = 64  # events of one product: many more, and most of it would be zeros
+EVENTS_AT_ONCE = 512
 
 
 class SoftLabels(Protocol):
-    """Anything that gives logits after events."""
+    """Whatever gives a teacher's logits after training events."""
 
     def logits(self, event: Tensor) -> Tensor:
-        """event int64 [P], places in the training events -> the teacher's logits [P, N]."""
+        """Return the teacher's logits [P, N] after events: int64 [P], their places among the training events."""
         ...
 
 
 @dataclass(frozen=True)
 class StateLabels:
-    """states float16 [n_events, D_teacher], row i after event i; items float32 [N, D_teacher], the factor in it."""
+    """The soft labels of a neural teacher.
+
+    states: float16 [n_events, D], row i being the state after event i. items: float32 [N, D], the item table times the
+    factor of the teacher in the mix.
+    """
 
     states: NDArray[np.float16]
     items: Tensor
 
     def logits(self, event: Tensor) -> Tensor:
-        """As SoftLabels says, on the device of items."""
+        """Return the teacher's logits [P, N] after events [P], on the device of items."""
         states = torch.from_numpy(self.states[event.numpy()]).to(self.items.device, self.items.dtype)
         return states @ self.items.T
-
-
-class LinearLabels:
-    """The logits of a linear model over the histories that end with training events."""
-
-    def __init__(self, model: LinearModel, events: Events, factor: float, device: torch.device) -> None:
-        self._item, self._setting, self._factor = events.item, model.setting, factor
-        self._first = np.repeat(events.offset[:-1], events.lengths())  # of the same user [n_events]
-        dtype = torch.bfloat16 if has_bfloat16(device.type) else torch.float32
-        self._weights = torch.from_numpy(model.weights).to(device, dtype)  # [M, M]
-        self._rows = torch.from_numpy(model.rows).to(device)
-        self._place = np.full(model.n_items, -1, dtype=np.int64)
-        self._place[model.rows] = np.arange(len(model.rows))
-
-    def logits(self, event: Tensor) -> Tensor:
-        """As SoftLabels says."""
-        scores = torch.cat([self._product(piece.numpy()) for piece in event.split(NEIGHBOURS)])
-        logits = log_scores(scores, self._setting.floor).mul_(self._factor)
-        if len(self._rows) == len(self._place):
-            return logits
-        return logits.new_zeros(len(event), len(self._place)).index_copy_(1, self._rows, logits)
-
-    def _product(self, event: NDArray[np.int64]) -> Tensor:
-        """Multiply the histories of a few neighbouring events, which share most of their items -> [P, M]."""
-        history, items = self._histories(event)
-        weights = F.embedding(torch.from_numpy(items).to(self._weights.device), self._weights)  # [U, M]
-        return torch.from_numpy(history).to(weights.device, weights.dtype) @ weights
-
-    def _histories(self, event: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the decayed histories [P, U] over the U items that are in them, and those items' places."""
-        age = np.arange(self._setting.max_history)
-        source = event[:, None] - age  # [P, age]
-        place = np.where(source >= self._first[event][:, None], self._place[self._item[np.maximum(source, 0)]], -1)
-        position, column = np.nonzero(place >= 0)
-        items, inverse = np.unique(place[position, column], return_inverse=True)
-        shape = (len(event), len(items))
-        cell, weight = position * len(items) + inverse, self._setting.decay ** age[column]
-        history = np.bincount(cell, weight, minlength=shape[0] * shape[1])
-        return history.astype(np.float32).reshape(shape), items
 
 
 @dataclass(frozen=True)
@@ -104,7 +63,7 @@ class MixedLabels:
     members: Sequence[SoftLabels]
 
     def logits(self, event: Tensor) -> Tensor:
-        """As SoftLabels says."""
+        """Return the teacher's logits [P, N] after events [P]."""
         total = self.members[0].logits(event)
         for member in self.members[1:]:
             total = total + member.logits(event)
@@ -112,9 +71,9 @@ class MixedLabels:
 
 
 class SavedLabels:
-    """Logits after every training event in a file, half precision, made when they are first asked for.
+    """The logits after every training event in a file, in half precision, made when they are first asked for.
 
-    For those who read the same ones many times: a mix's take most of a step to compute.
+    The studies use it, because they read the same logits many times and computing a mix's takes most of a step.
     """
 
     def __init__(self, labels: SoftLabels, events: Events, n_items: int, path: Path, progress: Progress) -> None:
@@ -123,7 +82,7 @@ class SavedLabels:
         self._values: NDArray[np.float16] | None = None
 
     def logits(self, event: Tensor) -> Tensor:
-        """As SoftLabels says."""
+        """Return the teacher's logits [P, N] after events [P]."""
         if self._values is None:
             self._values = self._make()
         return torch.from_numpy(self._values[event.numpy()]).to(self._device, torch.float32)
@@ -133,7 +92,7 @@ class SavedLabels:
             aside = self._path.with_name(f".{self._path.name}.part")
             values = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float16, shape=self._shape)
             with self._progress.bar("logits", len(values)) as bar, torch.no_grad(), autocast(self._device.type):
-                for event in torch.arange(len(values)).split(SAVED_AT_ONCE):
+                for event in torch.arange(len(values)).split(EVENTS_AT_ONCE):
                     values[event.numpy()] = self._labels.logits(event).float().cpu().numpy()
                     bar.advance(len(event))
             values.flush()
@@ -142,7 +101,7 @@ class SavedLabels:
 
 
 def save_soft_labels(out: Path, teacher: SequenceModel, events: Events, progress: Progress) -> None:
-    """Write states and item table of a neural teacher over events into the directory out."""
+    """Write a neural teacher's state after every event, and its item table, into the directory out."""
     width = teacher.items.weight.shape[1]
     shape = (len(events.item), width)
     states = np.lib.format.open_memmap(out / STATES, mode="w+", dtype=np.float16, shape=shape)
@@ -155,14 +114,14 @@ def save_soft_labels(out: Path, teacher: SequenceModel, events: Events, progress
 
 
 def load_soft_labels(out: Path, device: torch.device, factor: float = 1.0) -> StateLabels:
-    """Open what save_soft_labels wrote; logits are multiplied by factor."""
+    """Open what save_soft_labels wrote, the logits multiplied by factor."""
     items = torch.from_numpy(np.load(out / TABLE) * np.float32(factor)).to(device)
     return StateLabels(np.load(out / STATES, mmap_mode="r"), items)
 
 
 @torch.no_grad()
 def teacher_states(teacher: SequenceModel, events: Events) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
-    """Yield (event [P], state float16 [P, D]) until every event that has a successor was seen once."""
+    """Yield (event [P], state float16 [P, D]) until every event that has a successor was yielded once."""
     teacher.eval()
     windows, fresh = overlapping_windows(events, teacher.size.max_history)
     order = np.argsort(windows[:, 1] - windows[:, 0], kind="stable")
@@ -176,7 +135,10 @@ def teacher_states(teacher: SequenceModel, events: Events) -> Iterator[tuple[NDA
 
 
 def overlapping_windows(events: Events, max_history: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return windows [W, 2] (start, stop) and fresh [W]: the first position that a window is the one to answer for."""
+    """Return windows [W, 2], each (start, stop), and fresh [W].
+
+    The state of a position is taken from the one window that it is in at or after the window's fresh position.
+    """
     stride = max(1, max_history // 2)
     windows, fresh = [], []
     for begin, inputs in zip(events.offset[:-1], np.maximum(events.lengths() - 1, 0), strict=True):

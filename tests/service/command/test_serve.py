@@ -7,7 +7,7 @@ import pytest
 from tests.service.running import Running, run_command, wait_for
 
 SERVICE = {
-    "port": "tcp://10.96.0.12:8000",
+    "PORT": "tcp://10.96.0.12:8000",  # in capitals, since port= is a flag of Running
     "service_host": "10.96.0.12",
     "service_port": "8000",
     "port_8000_tcp_addr": "10.96.0.12",
@@ -19,7 +19,7 @@ def test_flags_hold_in_workers_whatever_the_environment_says(toy_bundle: Path, t
     contrary = {"host": "0.0.0.0", "bundle": "/nowhere", "data_dir": "/proc/nowhere"}
 
     with Running(
-        toy_bundle, tmp_path / "data", "--workers", "2", "--host", "127.0.0.1", **contrary, port="tcp"
+        toy_bundle, tmp_path / "data", "--workers", "2", "--host", "127.0.0.1", **contrary, PORT="tcp"
     ) as running:
         ready = wait_for(lambda: [line for line in running.log_lines() if line["event"] == "worker_ready"])
         answer = running.recommend(history=["i1"], k=3)

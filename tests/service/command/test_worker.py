@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,7 +169,7 @@ def test_workers_and_store_end_with_a_parent_that_is_killed(service: Running) ->
     wait_for(lambda: not any(is_alive(pid) for pid in [*pids, store_pid]))
 
 
-def test_worker_that_cannot_start_ends_the_crew_with_its_message(tmp_path: Path) -> None:
+def test_worker_that_cannot_start_ends_the_others_with_its_message(tmp_path: Path) -> None:
     done = run_command("--bundle", str(tmp_path), "--workers", "2", "--port", "0", "--data-dir", str(tmp_path / "data"))
 
     assert done.returncode == 2
@@ -183,3 +184,20 @@ def test_a_number_of_workers_that_makes_no_sense_is_refused(toy_bundle: Path, n:
 
     assert done.returncode == 2
     assert "--workers: 1 to 64" in done.stderr
+
+
+@pytest.mark.parametrize("n_signals", [1, 2])
+def test_drain_lasts_as_long_as_was_set_with_several_workers(toy_bundle: Path, tmp_path: Path, n_signals: int) -> None:
+    with Running(toy_bundle, tmp_path, "--workers", "2", drain_s="2") as service:
+        began = time.monotonic()
+        service.process.terminate()
+        wait_for(lambda: httpx.get(f"{service.url}/readyz", trust_env=False).status_code == 503)
+        answer = httpx.post(f"{service.url}/recommend", json={"user_id": "u"}, trust_env=False)
+        if n_signals == 2:
+            service.process.terminate()
+        code = service.process.wait(20)
+        seconds = time.monotonic() - began
+
+    assert (code, answer.status_code) == (0, 200)
+    assert answer.headers["connection"] == "close"
+    assert seconds >= 2 if n_signals == 1 else seconds < 2

@@ -1,6 +1,6 @@
 """Who is let in, on a clock of the test's own."""
 
-from service.http.admission import LEAST, Limit, Rates
+from service.http.admission import LEAST, Limit, Shares
 
 
 class Clock:
@@ -67,25 +67,40 @@ def test_limit_is_reached_by_what_is_in_flight_and_left_again() -> None:
     assert (one, two, limit.is_reached) == (False, True, False)
 
 
-def test_caller_over_its_rate_is_told_so_and_others_are_not() -> None:
-    clock = Clock()
-    rates = Rates(2, clock)
-
-    first = [rates.is_over(b"a") for _ in range(4)]
-    other = rates.is_over(b"b")
-    clock.now = 0.5
-    later = [rates.is_over(b"a") for _ in range(2)]
-
-    assert first == [False, False, True, True]
-    assert other is False
-    assert later == [False, True]
+def share(n_callers: int, most: int = 16) -> Shares:
+    return Shares(Limit(target_s=1, most=most), n_callers)
 
 
-def test_rate_below_one_a_second_still_lets_one_in() -> None:
-    clock = Clock()
-    rates = Rates(0.5, clock)
+def test_one_caller_may_have_everything_where_there_is_no_other() -> None:
+    shares = share(1)
 
-    now = [rates.is_over(b"a") for _ in range(2)]
-    clock.now = 2.0
+    assert [shares.enter(b"a") for _ in range(17)] == [True] * 16 + [False]
 
-    assert [*now, rates.is_over(b"a")] == [False, True, False]
+
+def test_caller_who_is_alone_leaves_room_for_the_next() -> None:
+    shares = share(2)
+    first = [shares.enter(b"a") for _ in range(20)].count(True)
+    second = [shares.enter(b"b") for _ in range(20)].count(True)
+
+    assert (first, second) == (14, 2)
+
+
+def test_places_that_are_given_back_go_to_whoever_has_few() -> None:
+    shares = share(2)
+    for _ in range(14):
+        shares.enter(b"a")
+    for _ in range(6):
+        shares.leave(b"a", 0.01)
+
+    mine = [shares.enter(b"b") for _ in range(9)].count(True)
+
+    assert mine == 8
+    assert not shares.enter(b"a")
+    assert shares.limit.n_in_flight == 16
+
+
+def test_nobody_waits_for_a_share_while_half_of_the_places_are_free() -> None:
+    shares = share(3)
+
+    assert all(shares.enter(b"a") for _ in range(8))
+    assert all(shares.enter(b"b") for _ in range(4))

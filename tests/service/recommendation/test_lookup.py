@@ -63,7 +63,7 @@ def job(user_id: str, budget_ms: int | None = None) -> Job:
 
 
 def open_lookup(users: Users, catalogue: Catalogue, memory: Memory) -> Lookup:
-    return Lookup(users, catalogue, memory, Metrics("0"))  # type: ignore[arg-type]
+    return Lookup(users, users, catalogue, memory, Metrics("0"))  # type: ignore[arg-type]
 
 
 def said(found: Sequence[Found]) -> dict[str | None, tuple[str, tuple[str, ...], list[int]]]:

@@ -19,7 +19,7 @@ import pytest
 
 from service.bundle import EMBEDDINGS, ENCODER, ITEMS, MANIFEST, bundle_version
 from service.errors import StoreError
-from service.release.published import CHUNK_BYTES, KEPT_VERSIONS, Releases
+from service.release.published import CHUNK_BYTES, KEPT_VERSIONS, PublishedVersions
 from service.store.breaker import Breaker
 from service.store.client import Store
 from tests.service.running import Running, run_command, wait_for
@@ -44,13 +44,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [write_toy(directory / str(seed), seed=seed).path for seed in (1, 2, 3)]
 
 
-def with_releases(url: str, work: Callable[[Releases], Awaitable[Result]]) -> Result:
-    """Do something with the releases of a store."""
+def with_published(url: str, work: Callable[[PublishedVersions], Awaitable[Result]]) -> Result:
+    """Do something with the versions published in a store."""
 
     async def do() -> Result:
         store = Store(url, max_connections=4, slow_s=5.0, breaker=Breaker())
         try:
-            return await work(Releases(store, "retort"))
+            return await work(PublishedVersions(store, "retort"))
         finally:
             await store.close()
 
@@ -60,7 +60,7 @@ def with_releases(url: str, work: Callable[[Releases], Awaitable[Result]]) -> Re
 def upload(service: Running, path: Path) -> str:
     """Put a bundle into the store untried, and return its version."""
     url = f"unix://{service.data_dir}/server.sock"
-    return with_releases(url, lambda releases: releases.upload(path)).version
+    return with_published(url, lambda published: published.upload(path)).version
 
 
 def activate(service: Running, version: str) -> dict[str, Any]:
@@ -78,7 +78,14 @@ def make_live(service: Running, path: Path) -> str:
     version = upload(service, path)
     activate(service, version)
     wait(lambda: served(service) == version)
+    wait_reported(service, version)
     return version
+
+
+def wait_reported(service: Running, version: str) -> None:
+    """Wait until the store knows that a version is served: there is no way back to one that nobody has served."""
+    url = f"unix://{service.data_dir}/server.sock"
+    wait(lambda: version in [r.version for r in with_published(url, lambda published: published.replicas())])
 
 
 def refusals(service: Running) -> list[dict[str, Any]]:
@@ -133,8 +140,6 @@ def test_published_bundle_is_served_without_a_restart_and_rolled_back(service: R
 
 def test_status_lists_versions_the_live_one_and_who_serves_it(service: Running, bundles: list[Path]) -> None:
     version = make_live(service, bundles[0])
-    url = f"unix://{service.data_dir}/server.sock"
-    wait(lambda: [r.version for r in with_releases(url, lambda releases: releases.replicas())] == [version])
 
     done = run_command("status", "--data-dir", str(service.data_dir))
 
@@ -154,6 +159,7 @@ def test_rollback_is_a_toggle_and_needs_no_second_fetch(service: Running, bundle
         answer = service.client.post("/model/rollback").json()
         assert answer["live"] == expected
         wait(lambda expected=expected: served(service) == expected)
+        wait_reported(service, expected)
 
     assert len([line for line in service.log_lines() if line["event"] == "model_loaded"]) == n_loaded
 
@@ -371,9 +377,9 @@ def test_old_versions_leave_the_store_but_never_the_live_one_or_the_one_before(
     versions = [upload(service, path) for path in paths[1:]]
     url = f"unix://{service.data_dir}/server.sock"
 
-    removed = with_releases(url, lambda releases: releases.prune())
+    removed = with_published(url, lambda published: published.prune())
 
-    left = {published.version for published in with_releases(url, lambda releases: releases.versions())}
+    left = {published.version for published in with_published(url, lambda published: published.listed())}
     assert {live, previous, *versions[-KEPT_VERSIONS:]} <= left
     assert not left & set(removed)
     assert not [key for version in removed for key in service.store().keys(f"retort:release:{version}:*")]
@@ -409,7 +415,7 @@ def test_pinned_service_serves_its_bundle_whatever_is_live(
         kept = served(service)
         flipped = activate(service, upload(service, bundles[1]))
         still = served(service)
-        followers = with_releases(f"unix://{data_dir}/server.sock", lambda releases: releases.replicas())
+        followers = with_published(f"unix://{data_dir}/server.sock", lambda published: published.replicas())
         activate(service, live)
 
     assert kept == still == json.loads((toy_bundle / MANIFEST).read_text())["version"] != flipped["live"]
@@ -430,10 +436,10 @@ def test_bundle_damaged_on_disk_after_its_trial_is_fetched_anew(toy_bundle: Path
 
 
 def test_every_worker_follows_and_one_of_them_fetches(toy_bundle: Path, tmp_path: Path, bundles: list[Path]) -> None:
-    with Running(toy_bundle, tmp_path, "--workers", "2") as crew:
+    with Running(toy_bundle, tmp_path, "--workers", "2") as several:
         done = run_command("publish", str(bundles[0]), "--data-dir", str(tmp_path), "--wait", "50")
-        swapped = [line for line in crew.log_lines() if line["event"] == "model_swapped"]
-        n_tables_read = crew.store().info("commandstats")["cmdstat_getrange"]["calls"]
+        swapped = [line for line in several.log_lines() if line["event"] == "model_swapped"]
+        n_tables_read = several.store().info("commandstats")["cmdstat_getrange"]["calls"]
 
     assert done.returncode == 0, done.stderr
     assert "served by 2 processes" in done.stderr
@@ -445,12 +451,12 @@ def test_store_that_holds_no_release_raises_nothing(service: Running) -> None:
     url = f"unix://{service.data_dir}/server.sock"
     service.store().set("other:release:live", "no record")
 
-    async def read(releases: Releases) -> object:
-        return await Releases(releases._store, "nothing").live()
+    async def read(published: PublishedVersions) -> object:
+        return await PublishedVersions(published._store, "nothing").live()
 
-    assert with_releases(url, read) is None
+    assert with_published(url, read) is None
     with pytest.raises(StoreError):
-        with_releases(url, lambda releases: Releases(releases._store, "other").live())
+        with_published(url, lambda published: PublishedVersions(published._store, "other").live())
 
 
 def test_way_back_leads_past_a_version_that_nobody_could_serve(

@@ -29,7 +29,7 @@ QUOTED = "s3ntinel-pa%2Fss%40word"
     ],
 )  # fmt: skip
 def test_plain_urls_have_a_lean_connection(url: str) -> None:
-    assert open_address(url, 4).line is not None
+    assert open_address(url, 4).connection is not None
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_plain_urls_have_a_lean_connection(url: str) -> None:
     ["rediss://host", "redis://host?socket_timeout=1", "rediss+sentinel://a/shop", "redis+cluster://u:p@a,b:2"],
 )
 def test_tls_options_and_clusters_go_through_redis_py(url: str) -> None:
-    assert open_address(url, 4).line is None
+    assert open_address(url, 4).connection is None
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import json
 import os
 import signal
 import socket
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import METHODS, REASONS, ROUTES
 from service.store.embedded import Embedded, socket_path
-from tests.service.running import Running, is_alive, run_command, wait_for
+from tests.service.running import Proxy, Running, is_alive, run_command, wait_for
 from tests.service.toy import mean_encoder, write_toy
 
 SECRET = "s3cret-key-that-must-not-leak"
@@ -215,7 +215,9 @@ def is_refused(host: str, port: int) -> bool:
 
 def test_request_in_progress_at_sigterm_is_answered(toy_bundle: Path, tmp_path: Path) -> None:
     body = b'{"history": ["i1"], "k": 3}'
-    head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    head = (
+        b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    )
     with Running(toy_bundle, tmp_path, drain_s="0") as service:
         host, port = service.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as caller:
@@ -391,29 +393,27 @@ def test_export_writes_each_accepted_event_once(toy_bundle: Path, tmp_path: Path
 
 
 def test_overload_is_refused_at_once_with_a_hint(toy_bundle: Path, tmp_path: Path) -> None:
-    with Running(toy_bundle, tmp_path, max_in_flight="1") as service:
-        host, _, port = service.url.removeprefix("http://").partition(":")
-        done = threading.Event()
-
-        def slow_body():
-            yield b'{"history":'
-            done.wait(10)
-            yield b'["i1"]}'
-
-        thread = threading.Thread(
-            target=lambda: httpx.post(
-                f"http://{host}:{port}/recommend", content=slow_body(), trust_env=False,
-                headers={"Content-Type": "application/json"},
-            )
-        )  # fmt: skip
-        thread.start()
+    path = tmp_path / "p.sock"
+    with (
+        Running(toy_bundle, tmp_path / "data"),
+        Proxy(path, socket_path(tmp_path / "data")) as proxy,
+        Running(
+            toy_bundle,
+            tmp_path / "x",
+            redis_url=f"unix://{path}",
+            max_in_flight="1",
+            budget_ms="1000",
+            store_share=".9",
+        ) as service,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        proxy.delay_s = 0.6
+        held = pool.submit(service.recommend, user_id="slow")
         wait_for(lambda: service.metric("retort_http_requests_in_flight") == 2)
         start = time.monotonic()
         response = service.client.post("/recommend", json={"history": ["i1"]})
         seconds = time.monotonic() - start
         alive = service.client.get("/livez").status_code
-        done.set()
-        thread.join()
 
         assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
         assert response.headers["retry-after"] == "1"
@@ -421,6 +421,25 @@ def test_overload_is_refused_at_once_with_a_hint(toy_bundle: Path, tmp_path: Pat
         assert seconds < 0.1
         assert service.metric("retort_shed_total", reason="concurrency") == 1
         assert service.metric("retort_http_requests_total", code="503", route="/recommend") == 1
+        assert held.result()["user_id"] == "slow"
+
+
+def test_bodies_that_do_not_come_hold_no_place_among_the_answers(toy_bundle: Path, tmp_path: Path) -> None:
+    with Running(toy_bundle, tmp_path, max_in_flight="4") as service:
+        host, _, port = service.url.removeprefix("http://").partition(":")
+        head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n{"
+        holders = [socket.create_connection((host, int(port)), timeout=10) for _ in range(260)]
+        for number, holder in enumerate(holders):
+            holder.sendall(head % (b"/recommend", b"/events")[number % 2])
+        wait_for(lambda: service.metric("retort_http_requests_in_flight") == 261)
+
+        statuses = [service.client.post("/recommend", json={"history": ["i1"]}).status_code for _ in range(20)]
+        statuses += [service.client.get("/users/u").status_code for _ in range(5)]
+        for holder in holders:
+            holder.close()
+
+        assert statuses == [200] * 25
+        assert wait_for(lambda: service.metric("retort_http_requests_in_flight") == 1)
 
 
 def test_caller_over_its_rate_gets_429_and_others_do_not(toy_bundle: Path, tmp_path: Path) -> None:

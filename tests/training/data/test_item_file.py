@@ -7,9 +7,11 @@ import polars as pl
 import pytest
 
 from service.bundle import Item
+from training.data.interaction_file import Cleaning
 from training.data.item_file import describe_items, read_catalog, to_items
 from training.data.prepare import prepare
 from training.data.prepared import Prepared
+from training.data.split import SplitRule
 from training.errors import InputError
 
 LOG = "user_id,item_id,timestamp\na,01,1\na,02,2\na,03,3\nb,01,1\nb,02,2\nb,03,3\n"
@@ -26,20 +28,7 @@ def write(folder: Path, text: str, name: str = "items.csv") -> Path:
 
 
 def run(folder: Path, items: Path) -> Prepared:
-    return prepare(
-        write(folder, LOG, "log.csv"),
-        items,
-        folder / "out",
-        columns={},
-        events=[],
-        min_weight=0.0,
-        max_malformed=0.01,
-        max_history=500,
-        repeats="auto",
-        test="last",
-        val="last",
-        time_share=0.1,
-    )
+    return prepare(write(folder, LOG, "log.csv"), items, folder / "out", Cleaning(), SplitRule())
 
 
 def test_items_file_gives_titles_and_attributes_of_several_values(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.bundle import tie_hash
+from training.data.interaction_file import Cleaning
 from training.data.prepare import parse_columns, prepare
 from training.data.prepared import Prepared, load_prepared
-from training.data.split import TEST, TRAIN, VAL
+from training.data.split import TEST, TRAIN, VAL, SplitRule
 from training.errors import InputError
 
 HEADER = "user_id,item_id,timestamp\n"
@@ -24,17 +25,9 @@ GOOD = HEADER + "a,x,1\na,y,2\na,z,3\nb,x,1\nb,y,2\nb,z,3\n"
 
 
 def run(file: Path, items: Path | None = None, columns: str = "", **changed: Any) -> Prepared:
-    options: dict[str, Any] = {
-        "events": [],
-        "min_weight": 0.0,
-        "max_malformed": 0.01,
-        "max_history": 500,
-        "repeats": "auto",
-        "test": "last",
-        "val": "last",
-        "time_share": 0.1,
-    }
-    return prepare(file, items, file.parent / "out", columns=parse_columns(columns), **(options | changed))
+    rule = SplitRule(changed.pop("test", "last"))
+    repeats = changed.pop("repeats", "auto")
+    return prepare(file, items, file.parent / "out", Cleaning(parse_columns(columns), **changed), rule, repeats)
 
 
 def run_text(folder: Path, text: str, name: str = "log.csv", **changed: Any) -> Prepared:

@@ -6,10 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from training.data.interaction_file import Cleaning
 from training.data.prepare import prepare
 from training.data.prepared import Prepared
 from training.data.simulate import END, simulate
-from training.data.split import TEST, TRAIN
+from training.data.split import TEST, TRAIN, SplitRule
 from training.errors import InputError
 from training.evaluation.metric import ndcg, rank_targets
 
@@ -19,15 +20,8 @@ def prepared(world: Path) -> Prepared:
         world / "interactions.csv.gz",
         world / "items.csv",
         world / "prepared",
-        columns={},
-        events=[],
-        min_weight=0.0,
-        max_malformed=0.0,
-        max_history=500,
-        repeats="auto",
-        test="last",
-        val="last",
-        time_share=0.1,
+        Cleaning(max_malformed=0.0),
+        SplitRule(),
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.split import TEST, TRAIN, VAL, assign_parts, target_events
+from training.data.split import TEST, TRAIN, VAL, SplitRule, assign_parts, target_events
 from training.errors import InputError
 
 NAMES = {TRAIN: "t", VAL: "v", TEST: "T"}
@@ -15,7 +15,7 @@ TIME = np.array([10, 20, 30, 40, 5, 15, 95, 60, 80, 90], dtype=np.int64)
 
 
 def split(test: str, val: str, time_share: float = 0.2) -> str:
-    part = assign_parts(USER, TIME, test=test, val=val, time_share=time_share)
+    part = assign_parts(USER, TIME, SplitRule(test, val, time_share))
     return "".join(NAMES[number] for number in part.tolist())
 
 
@@ -37,7 +37,7 @@ def test_assign_parts_follows_the_table_worked_by_hand(test: str, val: str, expe
 def test_assign_parts_never_cuts_through_one_instant() -> None:
     user, time = np.array([0, 0, 0, 1, 1], dtype=np.int32), np.array([1, 9, 9, 1, 9])
 
-    part = assign_parts(user, time, test="time", val="last", time_share=0.2)
+    part = assign_parts(user, time, SplitRule("time", "last", 0.2))
 
     assert part.tolist() == [TRAIN, TEST, TEST, TRAIN, TEST]
 
@@ -56,7 +56,7 @@ def test_assign_parts_puts_train_before_val_before_test_for_every_user(
     time = np.random.default_rng(seed).integers(0, 20, len(user))
     time = time[np.lexsort((time, user))]
 
-    part = assign_parts(user, time, test=test, val=val, time_share=time_share)
+    part = assign_parts(user, time, SplitRule(test, val, time_share))
 
     assert all((np.diff(part[user == u].astype(int)) >= 0).all() for u in range(len(sizes)))
     if test == "time":
@@ -78,7 +78,7 @@ def test_the_folds_hold_out_every_user_once_and_train_on_none_of_their_events() 
     time = np.arange(120, dtype=np.int64)
     asked: list[int] = []
     for fold in (1, 2, 3):
-        part = assign_parts(user, time, test="users", val="last", time_share=0.1, folds=3, fold=fold)
+        part = assign_parts(user, time, SplitRule("users", folds=3, fold=fold))
         held = np.unique(user[part == TEST])
         assert TRAIN not in part[np.isin(user, held)]
         assert part[user == held[0]].tolist() == [VAL, VAL, VAL, TEST]
@@ -100,8 +100,17 @@ def test_the_folds_hold_out_every_user_once_and_train_on_none_of_their_events() 
         ("time", "time", float("nan"), "split.time_share"),
     ],
 )
-def test_assign_parts_refuses_a_rule_that_it_does_not_know(
-    test: str, val: str, time_share: float, message: str
-) -> None:
+def test_a_rule_that_does_not_exist_is_refused(test: str, val: str, time_share: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        split(test, val, time_share)
+        SplitRule(test, val, time_share)
+
+
+def test_folds_are_settings_only_where_users_are_held_out() -> None:
+    assert SplitRule("time", folds=3).settings() == {"test": "time", "val": "last", "time_share": 0.1}
+    assert SplitRule("users", folds=3).settings() == {
+        "test": "users",
+        "val": "last",
+        "time_share": 0.1,
+        "folds": 3,
+        "fold": 1,
+    }

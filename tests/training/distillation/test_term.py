@@ -10,16 +10,16 @@ import torch
 from tests.training.world import tiny_settings
 from training.__main__ import main
 from training.data.event import Events
-from training.distillation.batch_term import PARTS
+from training.distillation.batch_term import BATCH_TERMS
 from training.distillation.source import Source
-from training.distillation.teaching import Recipe, Teaching, smooth, teach
-from training.distillation.term import TERMS, Pupil, check_terms, format_terms, parse_terms
+from training.distillation.teaching import Recipe, Teaching, learn_from, learn_smoothed
+from training.distillation.term import TERMS, Pupil, check_terms, parse_terms
 from training.distillation.validation_term import feedback_gradient
 from training.errors import InputError
 from training.evaluation.breakdown import popularity_quintile
 from training.model.batch import Batch
 from training.model.encoder import SequenceModel, Size
-from training.model.fit import Schedule, fit
+from training.model.fit import Course, Objective, Schedule, fit
 from training.progress import Progress
 from training.teacher.soft_labels import SavedLabels, load_soft_labels, save_soft_labels
 
@@ -44,7 +44,7 @@ def test_smoothed_labels_are_cross_entropy_with_target_and_all_items():
     batch = Batch(torch.empty(0), torch.tensor([9, 1, 2, 3, 4, 6]), torch.empty(0), torch.empty(0))
     log_p = logits.log_softmax(dim=-1)
 
-    found = smooth(0.1)(logits, batch, slice(1, 6))
+    found = learn_smoothed(0.1)(None).loss(logits, batch, slice(1, 6))
 
     chosen = log_p[torch.arange(5), batch.target[1:6]]
     assert found == pytest.approx(float(-(0.9 * chosen + 0.1 * log_p.mean(dim=-1)).mean()), rel=1e-6)
@@ -56,8 +56,8 @@ def source(tmp_path_factory):
     out, events = tmp_path_factory.mktemp("teacher"), chain()
     torch.manual_seed(0)
     teacher = SequenceModel(N_ITEMS, Size(24, ("pool", "attention", "attention"), 2, 0.0, 12))
-    plain, _ = teach(Recipe({"kl": 1.0}, 0.0, 1.0), Source(Constant(), np.ones(N_ITEMS)), teacher, 1)
-    train(teacher, plain, None, out / "checkpoint", epochs=16)
+    plain = learn_from(Source(Constant(), np.ones(N_ITEMS)), Recipe({"kl": 1.0}, 0.0, 1.0), 1)(teacher)
+    train(teacher, Objective(plain.loss), out / "checkpoint", epochs=16)
     save_soft_labels(out, teacher, events, Progress())
     labels = load_soft_labels(out, torch.device("cpu"))
     popularity = np.bincount(events.item, minlength=N_ITEMS).astype(np.float64)
@@ -81,17 +81,15 @@ class Constant:
         return torch.zeros(len(event), N_ITEMS)
 
 
-def train(model, loss, extra, path, epochs=12):
+def train(model, objective, path, epochs=12):
     schedule = Schedule(0.04, 64, epochs, 10**9, 99, 1)
-    return fit(
-        model, chain(), loss=loss, extra=extra, validate=None, schedule=schedule, checkpoint=path, progress=Progress()
-    )
+    return fit(model, objective, Course(chain(), schedule, None, Progress()), path)
 
 
 def student(recipe, source):
     torch.manual_seed(1)
     model = SequenceModel(N_ITEMS, SIZE)
-    return model, *teach(recipe, source, model, seed=1)
+    return model, learn_from(source, recipe, 1)(model)
 
 
 def test_teacher_of_another_temperature_has_its_logits_scaled(source):
@@ -100,17 +98,17 @@ def test_teacher_of_another_temperature_has_its_logits_scaled(source):
     logits = torch.randn(6, N_ITEMS, generator=torch.Generator().manual_seed(0))
     batch = Batch(torch.empty(0), torch.zeros(6, dtype=torch.int64), torch.arange(6), torch.empty(0))
 
-    half = teach(shared, source, source.model, 1)[0](logits / 2, batch, slice(0, 6))
-    whole = teach(apart, source, source.model, 1)[0](logits, batch, slice(0, 6))
+    half = learn_from(source, shared, 1)(source.model).loss(logits / 2, batch, slice(0, 6))
+    whole = learn_from(source, apart, 1)(source.model).loss(logits, batch, slice(0, 6))
 
     assert float(whole) == pytest.approx(4 * float(half), rel=1e-3)  # each times its student's temperature squared
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_each_term_teaches_the_chain(name, source, tmp_path):
-    model, loss, extra = student(Recipe({name: TERMS[name].weight}, 0.5, 1.0), source)
+    model, objective = student(Recipe({name: TERMS[name].weight}, 0.5, 1.0), source)
 
-    curve = train(model, loss, extra, tmp_path / "checkpoint")
+    curve = train(model, objective, tmp_path / "checkpoint")
 
     assert curve[-1].loss < 0.8 * curve[0].loss
     rows, target = probe()
@@ -122,22 +120,22 @@ def test_each_term_teaches_the_chain(name, source, tmp_path):
 def test_a_term_that_learns_resumes_to_the_same_weights(name, source, tmp_path):
     recipe = Recipe({"kl": 1.0, name: 1.0}, 0.5, 1.0)
 
-    straight, loss, extra = student(recipe, source)
-    train(straight, loss, extra, tmp_path / "straight", epochs=4)
-    half, loss, extra = student(recipe, source)
-    train(half, loss, extra, tmp_path / "halves", epochs=2)
-    resumed, loss, extra = student(recipe, source)
-    train(resumed, loss, extra, tmp_path / "halves", epochs=4)
+    straight, objective = student(recipe, source)
+    train(straight, objective, tmp_path / "straight", epochs=4)
+    half, objective = student(recipe, source)
+    train(half, objective, tmp_path / "halves", epochs=2)
+    resumed, objective = student(recipe, source)
+    train(resumed, objective, tmp_path / "halves", epochs=4)
 
     for key, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
 
 
 def test_soft_labels_among_other_terms_weigh_what_they_weigh_alone(source, tmp_path):
-    alone, loss, _ = student(Recipe({"kl": 1.0}, 0.9, 1.0), source)
-    train(alone, loss, None, tmp_path / "alone", epochs=1)
-    beside, loss, extra = student(Recipe({"kl": 1.0, "hint": 1e-9}, 0.9, 1.0), source)
-    train(beside, loss, extra, tmp_path / "beside", epochs=1)
+    alone, objective = student(Recipe({"kl": 1.0}, 0.9, 1.0), source)
+    train(alone, Objective(objective.loss), tmp_path / "alone", epochs=1)
+    beside, objective = student(Recipe({"kl": 1.0, "hint": 1e-9}, 0.9, 1.0), source)
+    train(beside, objective, tmp_path / "beside", epochs=1)
 
     torch.testing.assert_close(alone.items.weight, beside.items.weight, atol=2e-2, rtol=0)
 
@@ -176,11 +174,10 @@ def test_feedback_corrects_a_teacher_that_favours_the_wrong_item(source, tmp_pat
         probe=lambda: ((first[:, None] + torch.arange(5)) % N_ITEMS, first + 5),
     )
 
-    model, loss, extra = student(Recipe({"feedback": 1.0}, 0.9, 1.0), biased)
-    train(model, loss, extra, tmp_path / "checkpoint", epochs=16)
+    model, objective = student(Recipe({"feedback": 1.0}, 0.9, 1.0), biased)
+    train(model, objective, tmp_path / "checkpoint", epochs=16)
 
-    assert isinstance(extra, Teaching)
-    offset = extra.parts["feedback"].offset
+    offset = objective.batch_loss.batch_terms["feedback"].offset
     assert int(offset.argmin()) == 7
 
 
@@ -188,9 +185,9 @@ def test_feedback_corrects_a_teacher_that_favours_the_wrong_item(source, tmp_pat
 def test_a_term_teaches_a_student_of_rows_of_length_1(name, source, tmp_path):
     torch.manual_seed(1)
     model = SequenceModel(N_ITEMS, replace(SIZE, is_unit=True))
-    loss, extra = teach(Recipe({"kl": 1.0, name: 1.0}, 0.5, 1.0), source, model, seed=1)
+    objective = learn_from(source, Recipe({"kl": 1.0, name: 1.0}, 0.5, 1.0), 1)(model)
 
-    curve = train(model, loss, extra, tmp_path / "checkpoint")
+    curve = train(model, objective, tmp_path / "checkpoint")
 
     assert curve[-1].loss < 0.9 * curve[0].loss
 
@@ -199,12 +196,12 @@ def test_mutual_is_both_students_losses_by_the_slow_formula(source):
     """The student's KL from the peer, and the peer's hard loss and KL from the student, neither moving the other."""
     torch.manual_seed(1)
     model = SequenceModel(N_ITEMS, SIZE)
-    mutual = PARTS["mutual"](source, model)
+    mutual = BATCH_TERMS["mutual"](source, model)
     rows = torch.tensor([[1, 2, 3]])
     batch = Batch(rows, torch.tensor([2, 3, 4]), torch.arange(3), torch.ones(1, 3, dtype=torch.bool))
     logits = torch.randn(3, N_ITEMS, generator=torch.Generator().manual_seed(0))
 
-    loss = mutual.piece(logits, batch, slice(0, 3), alpha=0.6, weight=2.0).detach()
+    loss = mutual.chunk_loss(logits, batch, slice(0, 3), alpha=0.6, weight=2.0).detach()
 
     mine = logits.double().log_softmax(-1)
     peers = mutual.peer.scores(mutual.peer.states(rows)[0]).detach().double().log_softmax(-1)
@@ -218,14 +215,14 @@ def test_mutual_is_both_students_losses_by_the_slow_formula(source):
 
 
 def test_meta_follows_the_loss_that_validation_agrees_with(source, tmp_path):
-    good, loss, extra = student(Recipe({"meta": 1.0}, 1.0, 1.0), source)
-    train(good, loss, extra, tmp_path / "good", epochs=16)
+    good, better = student(Recipe({"meta": 1.0}, 1.0, 1.0), source)
+    train(good, better, tmp_path / "good", epochs=16)
     misled = Source(Backwards(source.labels), source.popularity, source.states, source.model, probe)
-    bad, loss, worse = student(Recipe({"meta": 1.0}, 1.0, 1.0), misled)
-    train(bad, loss, worse, tmp_path / "bad", epochs=16)
+    bad, worse = student(Recipe({"meta": 1.0}, 1.0, 1.0), misled)
+    train(bad, worse, tmp_path / "bad", epochs=16)
 
-    assert isinstance(extra, Teaching) and isinstance(worse, Teaching)
-    assert worse.parts["meta"].share() < min(0.5, extra.parts["meta"].share())
+    ours, theirs = (objective.batch_loss.batch_terms["meta"].share() for objective in (worse, better))
+    assert ours < min(0.5, theirs)
 
 
 class Backwards:
@@ -238,9 +235,9 @@ class Backwards:
         return -self.labels.logits(event)
 
 
-def test_a_list_of_terms_reads_back_as_it_was_written():
-    assert parse_terms(" kl , hint:0.1") == {"kl": 1.0, "hint": 0.1}
-    assert parse_terms(format_terms({"kl": 0.5, "relations": 3.0})) == {"kl": 0.5, "relations": 3.0}
+def test_a_term_without_a_number_has_its_own_weight():
+    assert parse_terms(" kl , relations, hint:0.1") == {"kl": 1.0, "relations": 10.0, "hint": 0.1}
+    assert parse_terms("kl:0.5,relations:3") == {"kl": 0.5, "relations": 3.0}
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_recent_popularity_counts_the_days_before_each_question_and_never_after(
     world = prepared_of(user, item, np.array(day) * DAY_MS, part, n_items=5)
     question = ask(world, TEST)
 
-    score = BASELINES["recent_popularity"].make(training_data(world), {"days": 7})(question)
+    score = BASELINES["recent_popularity"].train(training_data(world), {"days": 7})(question)
 
     counted = score(np.array([0]), None)[0]
     assert int(counted[1]) == 2 and counted.argmax() == 1

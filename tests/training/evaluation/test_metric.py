@@ -9,11 +9,12 @@ from training.evaluation.metric import (
     f1,
     hit,
     ndcg,
+    pooled_difference,
     precision,
     rank_targets,
     reciprocal_rank,
     relative_difference,
-    summarise,
+    summarise_ranks,
 )
 
 RANKS = np.array([1, 2, 3, 5, 6, 10, 11, 20, 21, 100])
@@ -34,7 +35,7 @@ def test_metrics_at_5_equal_the_table_worked_out_by_hand(metric, expected):
 
 
 def test_summary_has_every_metric_at_every_cutoff():
-    summary = summarise(RANKS)
+    summary = summarise_ranks(RANKS)
 
     assert summary["hr@5"] == summary["recall@5"] == 0.4
     assert summary["hr@10"] == 0.6
@@ -95,3 +96,22 @@ def test_paired_difference_is_narrower_than_the_noise_between_users():
 
     assert gain["difference"] == pytest.approx(0.1)
     assert gain["low"] == pytest.approx(0.1) and gain["high"] == pytest.approx(0.1)
+
+
+def test_pooled_difference_is_of_the_means_over_seeds_and_names_each_seed():
+    ours = np.array([[1.0, 0.0, 0.5, 0.5], [1.0, 1.0, 0.5, 0.5]])
+    theirs = np.full((2, 4), 0.5)
+
+    pooled = pooled_difference(ours, theirs)
+
+    assert pooled["difference"] == pytest.approx(0.25), "(2 + 3) / (2 + 2) - 1"
+    assert pooled["per_seed"] == pytest.approx([0.0, 0.5])
+    assert pooled["low"] <= 0.25 <= pooled["high"]
+
+
+def test_a_difference_that_every_user_shares_has_no_noise_left():
+    theirs = np.random.default_rng(0).random((3, 50)) + 0.1
+
+    pooled = pooled_difference(theirs * 1.2, theirs)
+
+    assert pooled["low"] == pytest.approx(0.2) and pooled["high"] == pytest.approx(0.2)

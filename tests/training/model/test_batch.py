@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.event import Events, select_events
+from training.data.event import Events
 from training.model.batch import (
     count_positions,
     cut_windows,
@@ -13,7 +13,6 @@ from training.model.batch import (
     make_batch,
     training_batches,
 )
-from training.teacher.soft_labels import overlapping_windows
 
 
 def made_events(lengths):
@@ -33,22 +32,6 @@ def test_each_target_is_trained_once_an_epoch(lengths, max_history, seed):
     assert trained == [i for i in range(len(events.item)) if i not in last]
     assert len(trained) == count_positions(events)
     assert all(batch.rows.shape[1] <= max_history for batch in batches)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(1, 9))
-def test_soft_label_windows_answer_for_each_position_once_with_half_the_context(lengths, max_history):
-    events = made_events(lengths)
-
-    windows, fresh = overlapping_windows(events, max_history)
-
-    answered = [i for (_, stop), first in zip(windows, fresh, strict=True) for i in range(first, stop)]
-    last = set((events.offset[1:] - 1).tolist())
-    assert sorted(answered) == [i for i in range(len(events.item)) if i not in last]
-    for (start, stop), first in zip(windows, fresh, strict=True):
-        begin = events.offset[np.searchsorted(events.offset, start, side="right") - 1]
-        assert stop - start <= max_history
-        assert start == begin or first - start >= max_history // 2
 
 
 def test_a_batch_pads_the_left_and_aligns_targets_with_real_positions():
@@ -80,12 +63,3 @@ def test_histories_are_the_newest_events_and_empty_ones_are_padding():
     }
 
     assert asked == {0: [0, 1, 2], 1: [-1], 2: [5, 6, 7, 8]}
-
-
-def test_select_events_keeps_users_without_events():
-    events = select_events(
-        np.array([0, 0, 2], dtype=np.int32), np.array([7, 8, 9], dtype=np.int32), np.array([True, False, True]), 4
-    )
-
-    assert events.item.tolist() == [7, 9]
-    assert events.offset.tolist() == [0, 1, 1, 2, 2]

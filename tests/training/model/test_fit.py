@@ -6,7 +6,7 @@ import torch
 from training.data.event import Events
 from training.loss.logits import hard_loss
 from training.model.encoder import SequenceModel, Size
-from training.model.fit import Schedule, fit
+from training.model.fit import Course, Objective, Schedule, fit
 from training.progress import Progress
 
 SIZE = Size(dim=32, blocks=("pool", "attention"), heads=2, dropout=0.1, max_history=10)
@@ -19,18 +19,13 @@ def chain(users=32, length=9, n_items=40):
     return Events(np.concatenate(rows).astype(np.int32), np.arange(0, users * length + 1, length))
 
 
-def train(path, schedule, validate=None):
+OBJECTIVE = Objective(lambda logits, batch, chunk: hard_loss(logits, batch.target[chunk]))
+
+
+def train(path, schedule, validate=None, progress=None):
     torch.manual_seed(0)
     model = SequenceModel(40, SIZE)
-    curve = fit(
-        model,
-        chain(),
-        loss=lambda logits, batch, piece: hard_loss(logits, batch.target[piece]),
-        validate=validate,
-        schedule=schedule,
-        checkpoint=path,
-        progress=Progress(),
-    )
+    curve = fit(model, OBJECTIVE, Course(chain(), schedule, validate, progress or Progress()), path)
     return model, curve
 
 
@@ -58,22 +53,12 @@ def test_fit_stops_after_patience_and_returns_the_best_weights(tmp_path):
     scores = iter([0.1, 0.5, 0.4, 0.3, 0.2])
     seen = []
 
-    torch.manual_seed(0)
-    model = SequenceModel(40, SIZE)
-
     def validate(averaged):
         seen.append(averaged.items.weight.detach().clone())
         return next(scores)
 
-    curve = fit(
-        model,
-        chain(),
-        loss=lambda logits, batch, piece: hard_loss(logits, batch.target[piece]),
-        validate=validate,
-        schedule=Schedule(0.01, 64, epochs=20, positions=10**9, patience=2, seed=1),
-        checkpoint=tmp_path / "c",
-        progress=Progress(),
-    )
+    schedule = Schedule(0.01, 64, epochs=20, positions=10**9, patience=2, seed=1)
+    model, curve = train(tmp_path / "c", schedule, validate)
 
     assert [row.validation for row in curve] == [0.1, 0.5, 0.4, 0.3]
     assert torch.equal(model.items.weight, seen[1])
@@ -82,9 +67,9 @@ def test_fit_stops_after_patience_and_returns_the_best_weights(tmp_path):
 def test_chunks_of_positions_give_the_gradient_of_the_whole(tmp_path, monkeypatch):
     whole, _ = train(tmp_path / "whole", Schedule(0.01, 64, epochs=1, positions=10**9, patience=1, seed=1))
     monkeypatch.setattr("training.model.fit.CHUNK_LOGITS", 7 * 40)
-    pieces, _ = train(tmp_path / "pieces", Schedule(0.01, 64, epochs=1, positions=10**9, patience=1, seed=1))
+    chunks, _ = train(tmp_path / "chunks", Schedule(0.01, 64, epochs=1, positions=10**9, patience=1, seed=1))
 
-    torch.testing.assert_close(whole.items.weight, pieces.items.weight, atol=2e-2, rtol=0)
+    torch.testing.assert_close(whole.items.weight, chunks.items.weight, atol=2e-2, rtol=0)
 
 
 def test_every_epoch_is_logged_under_stage_and_model(tmp_path):
@@ -95,16 +80,9 @@ def test_every_epoch_is_logged_under_stage_and_model(tmp_path):
             written.append((name, step))
 
     (tmp_path / ".student.work").mkdir()
-    torch.manual_seed(0)
-    fit(
-        SequenceModel(40, SIZE),
-        chain(),
-        loss=lambda logits, batch, piece: hard_loss(logits, batch.target[piece]),
-        validate=None,
-        schedule=Schedule(0.01, 64, epochs=2, positions=10**9, patience=2, seed=1),
-        checkpoint=tmp_path / ".student.work" / "checkpoint.alone.safetensors",
-        progress=Progress(Kept()),
-    )
+    schedule = Schedule(0.01, 64, epochs=2, positions=10**9, patience=2, seed=1)
+    checkpoint = tmp_path / ".student.work" / "checkpoint.alone.safetensors"
+    train(checkpoint, schedule, progress=Progress(Kept()))
 
     names = ("student/alone/loss", "student/alone/validation")
     assert written == [(name, step) for step in (1, 2) for name in names]

@@ -9,7 +9,6 @@ import pytest
 
 from training.__main__ import main
 from training.evaluation.judge import Ranking
-from training.evaluation.metric import pooled_difference
 from training.report.comparison import changed_settings
 
 
@@ -33,25 +32,6 @@ def edit_manifest(run, **lineage):
     manifest = json.loads(path.read_text())
     manifest["lineage"] |= lineage
     path.write_text(json.dumps(manifest))
-
-
-def test_pooled_difference_is_of_the_means_over_seeds_and_names_each_seed():
-    ours = np.array([[1.0, 0.0, 0.5, 0.5], [1.0, 1.0, 0.5, 0.5]])
-    theirs = np.full((2, 4), 0.5)
-
-    pooled = pooled_difference(ours, theirs)
-
-    assert pooled["difference"] == pytest.approx(0.25), "(2 + 3) / (2 + 2) - 1"
-    assert pooled["per_seed"] == pytest.approx([0.0, 0.5])
-    assert pooled["low"] <= 0.25 <= pooled["high"]
-
-
-def test_a_difference_that_every_user_shares_has_no_noise_left():
-    theirs = np.random.default_rng(0).random((3, 50)) + 0.1
-
-    pooled = pooled_difference(theirs * 1.2, theirs)
-
-    assert pooled["low"] == pytest.approx(0.2) and pooled["high"] == pytest.approx(0.2)
 
 
 def test_settings_differ_but_for_seeds_baselines_and_studies():

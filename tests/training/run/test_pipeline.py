@@ -83,32 +83,6 @@ def test_the_bundle_alone_reproduces_the_reports_hit_rate(finished_run):
     assert np.mean(hits) == pytest.approx(metrics["models"]["bundle"]["hr@10"], abs=1e-9)
 
 
-@pytest.mark.parametrize("history", ["known", "histories"])
-def test_evaluate_of_the_bundle_equals_the_report(history, finished_run, capsys):
-    prepared = finished_run / "prepared"  # histories: everything, the held-out events too, which must not leak
-    files = ["--interactions", str(prepared / f"{history}.jsonl.gz"), "--heldout", str(prepared / "heldout.jsonl.gz")]
-
-    assert main(["evaluate", "--bundle", str(finished_run / "bundle"), *files]) == 0
-
-    evaluated = json.loads(capsys.readouterr().out.splitlines()[-1])
-    reported = json.loads((finished_run / "metrics.json").read_text())["models"]["bundle"]
-    for name in ("hr@10", "ndcg@10", "mrr@20", "users", "coverage@10"):
-        assert evaluated[name] == pytest.approx(reported[name], abs=1e-9)
-
-
-def test_evaluate_refuses_files_without_a_common_user(finished_run, tmp_path, capsys):
-    other = tmp_path / "other.csv"
-    other.write_text("user_id,item_id,timestamp\nnobody,0001,1700000000\n")
-    known = finished_run / "prepared" / "known.jsonl.gz"
-
-    code = main(
-        ["evaluate", "--bundle", str(finished_run / "bundle"), "--interactions", str(known), "--heldout", str(other)]
-    )
-
-    assert code == 2
-    assert "no user of it has an earlier event in" in capsys.readouterr().err
-
-
 def test_a_second_run_skips_everything_and_a_changed_setting_only_what_follows(chain_world, finished_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)

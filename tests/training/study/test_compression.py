@@ -64,9 +64,8 @@ def test_a_stored_table_has_its_bytes_is_close_and_is_scored_as_it_is(kind, size
     np.testing.assert_allclose(scores[rows[0]], best[0], rtol=1e-4)
 
 
-def test_codes_of_few_items_are_exact():
-    weights = torch.randn(40, 6)
-
+@pytest.mark.parametrize("weights", [torch.randn(40, 6), torch.randint(0, 2, (300, 6)).float()], ids=["few", "alike"])
+def test_codes_of_few_distinct_items_are_exact(weights):
     books, codes = quantise_product(weights, 4)
 
     again = torch.cat([book[codes[:, number]] for number, book in enumerate(books)], dim=1)[:, :6]

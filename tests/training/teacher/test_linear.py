@@ -7,18 +7,10 @@ import torch
 from training.data.event import Events
 from training.evaluation.question import Question
 from training.teacher.calibration import best_floor, best_sharpness, log_scores
-from training.teacher.linear import (
-    LinearModel,
-    Problem,
-    Setting,
-    covered_rows,
-    decayed_history,
-    fit_linear,
-    load_linear,
-    save_linear,
-)
+from training.teacher.linear import LinearLabels, load_linear, save_linear
+from training.teacher.linear_model import LinearModel, Problem, Setting, covered_rows, decayed_history, fit_linear
 from training.teacher.mix import choose_factors, share_grid
-from training.teacher.soft_labels import LinearLabels, MixedLabels, StateLabels
+from training.teacher.soft_labels import MixedLabels, StateLabels
 
 SETTING = Setting(decay=0.5, future=1, future_decay=1.0, penalty=2.0, discount=0.5, floor=0.1)
 EVENTS = Events(np.array([0, 1, 2, 3, 1, 0, 2], dtype=np.int32), np.array([0, 4, 4, 7]))

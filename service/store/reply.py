@@ -1,0 +1,84 @@
+"""The replies of the server: lists as what they stand for, and errors as the kinds that this service counts.
+
+Every reply arrives here as the server sends it under RESP2: bytes, integers, None, and flat lists of these. The lean
+connection reads it so by itself, and redis-py is told to leave it alone (see address), so that no other module depends
+on the shapes which redis-py gives to some replies and not to others.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis import exceptions
+
+from service.errors import StoreError
+from service.store.connection import ConnectionFullError
+
+Reply = Any
+"""What the server answered to one command: bytes, an integer, None, a list of these; or a StoreError."""
+WRONG_TYPE = "wrongtype"
+UNKNOWN_SCRIPT = "noscript"
+_PREFIXES = {
+    "WRONGTYPE": WRONG_TYPE, "OOM": "oom", "NOPERM": "noperm", "NOAUTH": "noauth", "WRONGPASS": "noauth",
+    "READONLY": "readonly", "MISCONF": "readonly", "LOADING": "loading",
+}  # fmt: skip
+_CLASSES: tuple[tuple[type[BaseException], str], ...] = (
+    (ConnectionFullError, "pool_exhausted"),
+    (exceptions.NoScriptError, UNKNOWN_SCRIPT),
+    (exceptions.BusyLoadingError, "loading"),
+    (exceptions.OutOfMemoryError, "oom"),
+    (exceptions.ReadOnlyError, "readonly"),
+    (exceptions.NoPermissionError, "noperm"),
+    (exceptions.AuthenticationError, "noauth"),
+    (exceptions.MaxConnectionsError, "pool_exhausted"),
+    (exceptions.TimeoutError, "timeout"),
+    (TimeoutError, "timeout"),
+    (exceptions.ConnectionError, "connection"),
+    (OSError, "connection"),
+)
+
+
+def kind_of(exc: BaseException) -> str:
+    """Return the label of store_errors_total for an error: by the server's error prefix, else by the class."""
+    for word in str(exc).split(" ")[:3]:
+        if word in _PREFIXES:
+            return _PREFIXES[word]
+    return next((kind for cls, kind in _CLASSES if isinstance(exc, cls)), "other")
+
+
+def unless_wrong_type(reply: Reply, missing: Reply) -> Reply:
+    """Return a reply, or `missing` where the key holds a value of another type, which is as good as no value.
+
+    Raises the StoreError that the reply is, if it is one of any other kind.
+    """
+    if not isinstance(reply, StoreError):
+        return reply
+    if reply.kind != WRONG_TYPE:
+        raise reply
+    return missing
+
+
+def read_scores(reply: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the (member, score) pairs of a reply to ZRANGE ... WITHSCORES; a score is the server's own text."""
+    return list(zip(reply[::2], reply[1::2], strict=True))
+
+
+def read_hash(reply: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return the fields and values of a reply to HGETALL."""
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def read_entries(reply: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """Return the (entry id, fields and values) pairs of a reply to XRANGE."""
+    return [(entry_id, read_hash(fields)) for entry_id, fields in reply]
+
+
+def read_info(reply: bytes) -> dict[str, str]:
+    """Return the names and values of a reply to INFO."""
+    lines = reply.decode(errors="replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
+
+
+def read_time(reply: Sequence[bytes]) -> float:
+    """Return the Unix seconds of a reply to TIME."""
+    seconds, microseconds = reply
+    return int(seconds) + int(microseconds) / 1e6

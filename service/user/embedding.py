@@ -1,0 +1,104 @@
+"""The cached embeddings of users: the vector that a model made of a history, and the rows of that history.
+
+A record saves a request most of its work: reading the history whole, checking every member and finding every item costs
+more than ranking does. A record is believed only if its mark (the number of events, the newest one and its time) is
+that of the history as it is now, and if the newest member bears this user's hash. So no answer is made from the reply
+to another user's request.
+
+The mark does not show an event that comes late into a full history. The writer of histories does know: with every new
+event it puts a token in the place of the record (see history). A new record is written only if the stored record's
+first 24 bytes are still those that its maker had read before it read the history.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from service.errors import StoreError
+from service.store.client import Store
+from service.store.connection import Command
+from service.store.reply import Reply, read_scores, unless_wrong_type
+from service.user.event import read_member
+from service.user.history import History
+from service.user.key import UserKeys
+from service.user.record import HEAD_BYTES, Record, Sight, largest_record, make_mark, pack_record, unpack_record
+
+# KEYS: history, record. ARGV: the record's head as it was before the history was read, the new record, its life in s.
+_REPLACE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if redis.call('TYPE', KEYS[2]).ok == 'string' and redis.call('GETRANGE', KEYS[2], 0, 23) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
+return 1
+"""
+
+
+class EmbeddingCache:
+    """The records of users, as one version of a model makes and reads them."""
+
+    def __init__(self, store: Store, keys: UserKeys, history: History, *, ttl_s: int, dim: int, version: str) -> None:
+        """ttl_s: how long a record lives. dim, version: of the model."""
+        self._store, self._keys, self._history = store, keys, history
+        self._ttl_s, self._dim, self._version = ttl_s, dim, version.encode()
+        self._largest = largest_record(history.max_events, dim)
+
+    async def look(
+        self, user_ids: Sequence[str], timeout_s: float, *, is_whole: bool = False
+    ) -> list[Sight | StoreError]:
+        """Read users' records and the state of their histories, in one round trip. Raises StoreError.
+
+        A user whose node of a Cluster does not answer has a StoreError of its own. is_whole: read the histories in the
+        same round trip, in case there is no fresh record.
+        """
+        groups = [self._looking(user_id, is_whole=is_whole) for user_id in user_ids]
+        found = await self._store.call_each("read", groups, timeout_s)
+        return [self._see(user_id, *replies) for user_id, replies in zip(user_ids, found, strict=True)]
+
+    async def keep(self, records: Sequence[tuple[str, Sight, Record]], timeout_s: float) -> None:
+        """Write the records that were made from what was seen, but where something has changed since.
+
+        Raises StoreError.
+        """
+        arguments = [
+            (
+                2, self._keys.history(user_id), self._keys.record(user_id), sight.head,
+                pack_record(self._version.decode(), sight.mark, record), self._ttl_s,
+            )
+            for user_id, sight, record in records
+        ]  # fmt: skip
+        await self._store.call_script("write_embedding", _REPLACE, arguments, timeout_s)
+
+    def _looking(self, user_id: str, *, is_whole: bool) -> list[Command]:
+        key = self._keys.history(user_id)
+        commands: list[Command] = [
+            # One byte past the end: a longer value is seen to be wrong without being fetched whole.
+            ("GETRANGE", self._keys.record(user_id), 0, self._largest),
+            ("ZCARD", key),
+            ("ZRANGE", key, -1, -1, "WITHSCORES"),
+        ]
+        if is_whole:  # after the mark: an event in between makes a record of both stale, not wrong
+            commands.append(self._history.reading(user_id))
+        return commands
+
+    def _see(
+        self, user_id: str, value: Reply, count: Reply, newest: Reply, whole: Reply | None = None
+    ) -> Sight | StoreError:
+        try:
+            n_events, scores = unless_wrong_type(count, 0), read_scores(unless_wrong_type(newest, []))
+        except StoreError as exc:
+            return exc
+        if not scores:
+            return Sight("none")
+        (member, score), *_ = scores
+        sight = self._judge(user_id, value, make_mark(n_events, member, score), member)
+        if whole is None or sight.record is not None:
+            return sight
+        item_ids = self._history.item_ids(user_id, whole)
+        return item_ids if isinstance(item_ids, StoreError) else replace(sight, item_ids=item_ids)
+
+    def _judge(self, user_id: str, value: Reply, mark: bytes, newest: bytes) -> Sight:
+        """Say what a user's stored record is worth, given the mark and the newest member of the history now."""
+        if isinstance(value, StoreError):
+            return Sight("invalid", mark=mark)
+        if read_member(user_id, newest) is None:
+            return Sight("invalid", mark=mark)  # another user's: reading it whole checks and counts every member
+        result, record = unpack_record(value, self._version, mark, self._dim)
+        return Sight(result, record, value[:HEAD_BYTES], mark)

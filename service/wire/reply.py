@@ -1,0 +1,58 @@
+"""What is sent back: JSON with a status and headers; errors in one envelope. Over ASGI, or as bytes of a connection."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+from starlette.types import Send
+
+from service.errors import RequestError
+
+STATUS = {
+    "malformed": 422, "unsupported_media_type": 415, "too_large": 413, "body_timeout": 408, "no_key": 401,
+    "wrong_key": 403, "wrong_scope": 403,
+    "wrong_host": 403, "admin_key_needed": 403, "not_found": 404, "method_not_allowed": 405, "not_built": 501,
+    "overloaded": 503, "rate_limited": 429, "caller_gone": 499, "store_unavailable": 503, "not_ready": 503,
+    "internal": 500,
+}  # fmt: skip
+
+
+SECURITY_HEADERS: "RawHeaders" = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+"""Of every response: an answer is one user's, and JSON whatever a browser thinks of it."""
+BUG = RequestError("internal", "a bug: see the log")
+
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+"""Names in lower case, and values."""
+
+
+Reply = Callable[[int, bytes, RawHeaders], None]
+"""Takes status, JSON and further headers."""
+
+
+def error_body(exc: RequestError) -> bytes:
+    """Return the envelope of an error."""
+    error: dict[str, Any] = {"code": exc.code, "message": exc.message}
+    if exc.details is not None:
+        error["details"] = exc.details
+    return orjson.dumps({"error": error})
+
+
+def error_reply(exc: RequestError) -> tuple[int, bytes, RawHeaders]:
+    """Return status, JSON and headers of an error."""
+    headers = [(name.lower().encode(), value.encode()) for name, value in exc.headers.items()]
+    return STATUS[exc.code], error_body(exc), headers
+
+
+async def send_reply(send: Send, status: int, body: bytes, headers: RawHeaders = ()) -> None:
+    """Send JSON over ASGI."""
+    own = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": [*own, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def write_reply(status_line: bytes, body: bytes, headers: RawHeaders = ()) -> bytes:
+    """Return a whole HTTP/1.1 response of JSON."""
+    lines = [b"%s: %s\r\n" % pair for pair in headers]
+    own = b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    return b"".join([status_line, *lines, own, body])

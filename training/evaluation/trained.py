@@ -1,0 +1,67 @@
+"""Training a model to its end: fit, judge, save, the same for every teacher and every student.
+
+Validation keeps the best epoch. The judged part is ranked once the model is final, and nothing is chosen by it. The
+checkpoint is removed last: a training that is interrupted before its results are written goes on from its last epoch.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from training.data.prepared import Prepared, all_events, training_events
+from training.evaluation.judge import judge, validation_score
+from training.model.checkpoint import load_model, save_model
+from training.model.curve import Epoch, save_curve
+from training.model.encoder import SequenceModel
+from training.model.fit import Course, Lesson, Schedule, fit
+from training.progress import Progress
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the results of a training are written, and its checkpoint until then."""
+
+    model: Path
+    curve: Path
+    ranking: Path
+    checkpoint: Path
+
+
+def open_course(prepared: Prepared, schedule: Schedule, progress: Progress) -> Course:
+    """Return the course that trains on the training part and is validated by NDCG@10 over all validation users."""
+    return Course(training_events(prepared), schedule, validation_score(prepared), progress)
+
+
+def open_refit_course(prepared: Prepared, schedule: Schedule, epochs: int, progress: Progress) -> Course:
+    """Return the course that trains on the events of every part for exactly so many epochs, without validation."""
+    fixed = replace(schedule, epochs=epochs, positions=sys.maxsize, patience=epochs)
+    return Course(all_events(prepared), fixed, None, progress)
+
+
+@contextmanager
+def trained(model: SequenceModel, lesson: Lesson, course: Course, checkpoint: Path) -> Iterator[list[Epoch]]:
+    """Train model in place and yield its learning curve; remove the checkpoint when the context ends without an error.
+
+    What is made of the model is written inside the context, so that an interruption does not lose the training.
+    """
+    yield fit(model, lesson(model), course, checkpoint)
+    checkpoint.unlink()
+
+
+def train_and_save(model: SequenceModel, lesson: Lesson, course: Course, prepared: Prepared, files: Files) -> None:
+    """Train model in place, judge it, and write its curve, its ranking and, last, its weights."""
+    with trained(model, lesson, course, files.checkpoint) as curve:
+        save_curve(files.curve, curve)
+        judge(prepared, model).save(files.ranking)
+        save_model(files.model, model)
+
+
+def train_or_load(path: Path, model: SequenceModel, lesson: Lesson, course: Course) -> SequenceModel:
+    """Return the model that path holds; where there is none, train model in place, write it there and return it."""
+    if path.exists():
+        return load_model(path).to(model.device)
+    with trained(model, lesson, course, path.with_name(f"checkpoint.{path.name}")):
+        save_model(path, model)
+    return model

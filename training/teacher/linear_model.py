@@ -1,0 +1,229 @@
+"""The linear sequence model: the next item as a linear function of the decayed history, solved in closed form.
+
+    x_t = Σ_d decay^d · onehot(item_{t-d}), over the newest items        p = x_t · W / popularity^discount
+    W = argmin ‖X W - Y‖² + penalty · ‖W‖²                               (ridge; SLIT of Choi et al. 2021, WWW)
+
+Y is the next item, or the next few items with a decay of their own, which helps where the order within a basket means
+nothing. The matrix W has full rank, so it holds what a narrow dot product cannot, and solving for it takes seconds. p
+is near a probability, so its logarithm is what the model scores with (see calibration.py).
+
+Catalogues of more than MAX_ITEMS items are modelled for their most popular items; all others score 0. Decay, penalty,
+discount and Y are chosen on validation, one after the other, on the TUNED most popular items, where a solution takes a
+second.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import scipy.linalg
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from training.data.event import Events
+from training.evaluation.judge import Scorer, rank, score_all
+from training.evaluation.metric import ndcg
+from training.evaluation.question import Question
+from training.progress import Progress
+from training.teacher.calibration import best_floor, log_scores
+
+MAX_ITEMS = 20_000
+TUNED = 4_000
+MAX_HISTORY = 50
+LEAST_DECAY = 0.01  # an item that counts for less is left out
+BLOCK = 2048  # columns of a product at once
+
+DECAYS = (0.5, 0.7, 0.85, 0.95)
+FUTURES = ((1, 1.0), (5, 0.8))  # how many next items are the target, and their decay
+PENALTIES = (10.0, 50.0, 250.0)
+DISCOUNTS = (0.0, 0.25, 0.5)
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is chosen on validation."""
+
+    decay: float  # of the history, an item
+    future: int  # next items in the target Y
+    future_decay: float  # of the target, an item
+    penalty: float
+    discount: float
+    floor: float = 1.0  # of log_scores
+
+    @property
+    def max_history(self) -> int:
+        """Return how many of the newest items count: older ones would weigh less than LEAST_DECAY."""
+        return min(MAX_HISTORY, 1 + int(np.log(LEAST_DECAY) / np.log(self.decay)))
+
+
+START = Setting(0.85, 1, 1.0, 50.0, 0.0)
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """A solved model: weights [M, M] between the covered rows [M] of a catalogue of N ≥ M items.
+
+    The rows of weights are contiguous in memory, because scoring a history gathers the rows of its items. With
+    contiguous columns that takes seconds (tests/bench/README.md, "Training").
+    """
+
+    weights: NDArray[np.float16]
+    rows: NDArray[np.int64]
+    n_items: int
+    setting: Setting
+    seconds: float = 0.0  # that choosing and solving took
+
+    def scorer(self) -> Scorer:
+        """Return what scores histories: rows int64 [B, T], -1 padding the left -> logits [B, N]."""
+        predict, floor = self.predictor(), self.setting.floor
+        return lambda rows: log_scores(torch.from_numpy(predict(rows)), floor).numpy()
+
+    def predictor(self) -> Scorer:
+        """Return what scorer takes the logarithm of: p [B, N] of histories [B, T]."""
+        weights = self.weights.astype(np.float32)
+
+        def predict(rows: torch.Tensor) -> Float32:
+            features = _features(rows.numpy(), self.setting, self.n_items)
+            scores = np.zeros((len(rows), self.n_items), dtype=np.float32)
+            scores[:, self.rows] = features[:, self.rows] @ weights
+            return scores
+
+        return predict
+
+
+def with_best_floor(model: LinearModel, question: Question) -> LinearModel:
+    """Return the model with the floor under which the targets of a question are likeliest."""
+    scores = score_all(question, model.predictor(), model.setting.max_history)
+    return replace(model, setting=replace(model.setting, floor=best_floor(scores, question.target)))
+
+
+def covered_rows(events: Events, n_items: int, count: int = MAX_ITEMS) -> NDArray[np.int64]:
+    """Return the rows of the most popular items, at most count, in rising order."""
+    popularity = np.bincount(events.item, minlength=n_items)
+    return np.sort(np.argsort(-popularity, kind="stable")[:count])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The products that a solution needs, for one decay of the history.
+
+    gram: XᵀX [M, M]. target: XᵀY [M, M] by (how many next items, their decay). rows: the covered rows [M].
+    """
+
+    gram: Float32
+    target: dict[tuple[int, float], Float32]
+    popularity: Float32
+    rows: NDArray[np.int64]
+    n_items: int
+
+    @classmethod
+    def build(
+        cls, events: Events, n_items: int, rows: NDArray[np.int64], decay: float, futures: Sequence[tuple[int, float]]
+    ) -> "Problem":
+        """Multiply the histories after all events that have a successor with themselves and with each future."""
+        has_next = np.ones(len(events.item), dtype=bool)
+        has_next[events.offset[1:][events.lengths() > 0] - 1] = False
+        max_history = replace(START, decay=decay).max_history
+        history = decayed_history(events, n_items, decay, max_history)[has_next][:, rows]
+        target = {
+            (count, fading): _product(history, _decayed_future(events, n_items, fading, count)[has_next][:, rows])
+            for count, fading in futures
+        }
+        popularity = np.bincount(events.item, minlength=n_items)[rows].astype(np.float32) + 1
+        return cls(_product(history, history), target, popularity, rows, n_items)
+
+    def solve(self, setting: Setting) -> LinearModel:
+        """Return the model of (gram + penalty · 1)⁻¹ target / popularity^discount."""
+        ridge = self.gram.copy()
+        ridge[np.diag_indices_from(ridge)] += setting.penalty
+        factor = scipy.linalg.cho_factor(ridge, overwrite_a=True, check_finite=False)
+        target = self.target[setting.future, setting.future_decay]
+        weights = scipy.linalg.cho_solve(factor, target, check_finite=False) / self.popularity**setting.discount
+        return LinearModel(weights.astype(np.float16, order="C"), self.rows, self.n_items, setting)  # LAPACK's is F
+
+
+def fit_linear(events: Events, n_items: int, rows: NDArray[np.int64], setting: Setting) -> LinearModel:
+    """Return the model of the given rows of the catalogue."""
+    future = (setting.future, setting.future_decay)
+    return Problem.build(events, n_items, rows, setting.decay, [future]).solve(setting)
+
+
+def choose_setting(
+    events: Events, question: Question, rows: NDArray[np.int64], progress: Progress
+) -> tuple[Setting, list[dict[str, float]]]:
+    """Return the setting of highest NDCG@10 in answering the question with the given rows, and every trial.
+
+    The decay is chosen first, then the target and the penalty, then the discount.
+    """
+    trials: list[dict[str, float]] = []
+
+    def score(setting: Setting, problem: Problem) -> float:
+        model = problem.solve(setting)
+        ranking = rank(question, model.scorer(), setting.max_history, with_top=False)
+        trials.append(asdict(setting) | {"ndcg@10": float(ndcg(ranking.ranks, 10).mean())})
+        bar.advance(1)
+        return trials[-1]["ndcg@10"]
+
+    with progress.bar("linear model", len(DECAYS) + len(FUTURES) * len(PENALTIES) + len(DISCOUNTS)) as bar:
+        attempts = (
+            (score(start, problem), start, problem)
+            for start in (replace(START, decay=decay) for decay in DECAYS)
+            for problem in [Problem.build(events, question.n_items, rows, start.decay, FUTURES)]
+        )
+        _, setting, problem = max(attempts, key=lambda attempt: attempt[0])
+        grid = [
+            replace(setting, future=future, future_decay=decay, penalty=penalty)
+            for future, decay in FUTURES
+            for penalty in PENALTIES
+        ]
+        setting = max(grid, key=lambda one: score(one, problem))
+        setting = max((replace(setting, discount=one) for one in DISCOUNTS), key=lambda one: score(one, problem))
+    return setting, trials
+
+
+def decayed_history(events: Events, n_items: int, decay: float, max_history: int) -> csr_matrix:
+    """Return the history x after each event [n_events, n_items]."""
+    age_of_first = np.arange(len(events.item)) - np.repeat(events.offset[:-1], events.lengths())
+    return _shifted_sum(events.item, age_of_first, n_items, decay, range(max_history), -1)
+
+
+def _decayed_future(events: Events, n_items: int, decay: float, count: int) -> csr_matrix:
+    """Return the target y of each event [n_events, n_items]: the next items of the same user."""
+    left = np.repeat(events.offset[1:], events.lengths()) - 1 - np.arange(len(events.item))
+    return _shifted_sum(events.item, left, n_items, decay, range(1, count + 1), 1)
+
+
+def _shifted_sum(
+    item: NDArray[np.int32], room: NDArray[np.int64], n_items: int, decay: float, shifts: range, direction: int
+) -> csr_matrix:
+    """Return the sum over i of decay^i · onehot(the item at the distance shifts[i]), where there is room for it."""
+    places = [np.flatnonzero(room >= shift) for shift in shifts]
+    columns = [item[place + direction * shift] for place, shift in zip(places, shifts, strict=True)]
+    values = [np.full(len(place), decay**power, dtype=np.float32) for power, place in enumerate(places)]
+    where = (np.concatenate(places), np.concatenate(columns))
+    return csr_matrix((np.concatenate(values), where), shape=(len(item), n_items))
+
+
+def _product(left: csr_matrix, right: csr_matrix) -> Float32:
+    """Return leftᵀ right as a dense matrix.
+
+    It is made of blocks of columns, because the sparse product of the whole is larger than the dense one.
+    """
+    out = np.empty((left.shape[1], right.shape[1]), dtype=np.float32)
+    transposed, columns = left.T.tocsr(), right.tocsc()
+    for start in range(0, right.shape[1], BLOCK):
+        block = slice(start, start + BLOCK)
+        out[:, block] = (transposed @ columns[:, block]).toarray()
+    return out
+
+
+def _features(rows: NDArray[np.int64], setting: Setting, n_items: int) -> csr_matrix:
+    """Return the decayed histories x [B, n_items] of rows [B, T]."""
+    newest = rows[:, -setting.max_history :]
+    user, place = np.nonzero(newest >= 0)
+    age = newest.shape[1] - 1 - place
+    values = (setting.decay**age).astype(np.float32)
+    return csr_matrix((values, (user, newest[user, place])), shape=(len(rows), n_items))
