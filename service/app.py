@@ -137,7 +137,6 @@ async def open_service(
         stack.push_async_callback(_cancel, asyncio.create_task(_watch_lag(metrics)))
         if not is_pinned:
             stack.push_async_callback(_cancel, asyncio.create_task(follower.run(generations)))
-        _freeze()
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
@@ -153,6 +152,7 @@ def _show(metrics: Metrics, generations: Generations) -> None:
     show_generation(metrics, generations.live)
     metrics.model_swaps["ok"].inc()
     metrics.refresh()
+    _freeze()
 
 
 class GenerationLoader:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: here and in child processes sums run in one order, bit for bit
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime, which a test may import before our packages
 
 import pytest
 

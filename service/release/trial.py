@@ -30,12 +30,14 @@ _NICE = 10
 _ENVIRONMENT = (
     "PATH",
     "HOME",
+    "TMPDIR",
     "LANG",
     "LC_ALL",
     "PYTHONPATH",
     "VIRTUAL_ENV",
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
+    "ORT_DISABLE_TELEMETRY",
 )
 
 

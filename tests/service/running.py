@@ -43,6 +43,7 @@ class Running:
         self,
         bundle: Path,
         data_dir: Path,
+        /,
         *arguments: str,
         python: str | Path = sys.executable,
         cwd: Path | None = None,

@@ -41,7 +41,8 @@ def serve_demo(run: Path, port: int) -> int:
     environment = os.environ | {"RETORT_DATA_DIR": str((run.parent / "store").absolute())}
     histories = run / "prepared" / "histories.jsonl.gz"
     service = [sys.executable, "-m", "service"]
-    subprocess.run([*service, "import", str(histories)], env=environment, check=True)
+    if subprocess.run([*service, "import", str(histories)], env=environment, check=False).returncode:
+        raise StageError("the histories were not imported; the line above says why")
     with (run.parent / "service.log").open("ab") as log:
         process = subprocess.Popen(
             [*service, "--bundle", str(run / "bundle"), "--port", str(port)], env=environment, stdout=log, stderr=log
