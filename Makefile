@@ -49,7 +49,7 @@ bench: $(INSTALLED)  ## the service against a FastAPI echo, large catalogues, ov
 
 renew: $(INSTALLED)  ## what the images are held to: sums of wheels, newest patch releases and digests of images
 	$(BIN)/python -m pip install --quiet uv==0.13.9
-	$(BIN)/python docker/renew.py
+	$(BIN)/python docker/renew.py $(if $(REGISTRY),--registry $(REGISTRY),locks)
 
 clean:  ## remove what the demo and the tools left
 	rm -rf .demo .pytest_cache .mypy_cache .ruff_cache build *.egg-info

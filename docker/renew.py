@@ -21,7 +21,6 @@ from pathlib import Path
 from urllib.parse import urlencode, urljoin
 
 ROOT = Path(__file__).parents[1]
-HUB = ""
 FILES = ("docker-compose.yml", "docker/service.Dockerfile", "docker/training.Dockerfile")
 OWN_IMAGE = "retort"
 PYTHON = "3.11.3"
@@ -182,7 +181,7 @@ def main() -> int:
     """Renew what is asked for; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", metavar="locks|images", help="default: both")
-    parser.add_argument("--registry", default=HUB, help="the registry, or a mirror of it (default %(default)s)")
+    parser.add_argument("--registry", metavar="URL", help="the registry of the images, or a mirror of it")
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     given = parser.parse_args()
     what = given.what or ["locks", "images"]
@@ -192,6 +191,8 @@ def main() -> int:
         if "locks" in what:
             renew_locks(given.root)
         if "images" in what:
+            if given.registry is None:
+                raise RenewError("--registry: name the registry that the images come from")
             renew_images(Registry(given.registry.rstrip("/")), given.root)
     except RenewError as exc:
         print(f"not renewed: {exc}", file=sys.stderr)
