@@ -75,11 +75,12 @@ def test_trial_runs_nothing_of_the_working_directory(
 def test_an_empty_or_relative_entry_of_the_python_path_leads_no_child_astray(
     trap: Path, tmp_path: Path, path: str
 ) -> None:
+    here, root = repr(str(trap)), repr(str(ROOT))
     code = (
-        "import sys; sys.path = [entry for entry in sys.path if entry != {trap!r}]; sys.path.append({root!r}); "
-        "import service.child as child, subprocess; sys.path.insert(0, {trap!r}); sys.path.insert(0, ''); "
+        f"import sys; sys.path = [entry for entry in sys.path if entry != {here}]; sys.path.append({root}); "
+        f"import service.child as child, subprocess; sys.path.insert(0, {here}); sys.path.insert(0, ''); "
         "sys.exit(subprocess.run(child.python_module('service', '--version'), stdin=subprocess.DEVNULL).returncode)"
-    ).format(trap=str(trap), root=str(ROOT))
+    )
 
     done = subprocess.run(
         [sys.executable, "-I", "-c", code], cwd=trap, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
@@ -100,8 +101,8 @@ def test_child_runs_the_module_of_a_checkout_that_is_not_installed(tmp_path: Pat
 
 
 def test_arguments_reach_the_module_as_they_are(tmp_path: Path) -> None:
-    command = python_module("json.tool", "--no-ensure-ascii", str(tmp_path / "it's \"odd\".json"))
-    (tmp_path / "it's \"odd\".json").write_text('{"a": "é"}')
+    command = python_module("json.tool", "--no-ensure-ascii", str(tmp_path / 'it\'s "odd".json'))
+    (tmp_path / 'it\'s "odd".json').write_text('{"a": "é"}')
 
     done = subprocess.run(command, capture_output=True, text=True, check=True)
 
