@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.encoder import read_encoder
 from service.bundle.error import BundleCorruptError
 from service.bundle.item import Item, Items, read_items
 from service.bundle.manifest import (
@@ -71,8 +72,8 @@ class Bundle:
 
     @property
     def encoder(self) -> bytes:
-        """The ONNX graph as bytes. Loaded from bytes, it cannot refer to files outside the bundle."""
-        return (self.path / ENCODER).read_bytes()
+        """The ONNX model as bytes, which refer to nothing outside of them. Raises BundleCorruptError."""
+        return read_encoder(self.path / ENCODER)
 
 
 def write_bundle(

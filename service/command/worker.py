@@ -13,13 +13,12 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.child import tie_to_parent
+from service.child import python_module, tie_to_parent
 from service.errors import StartError
 from service.logs import Log
 
@@ -45,7 +44,7 @@ class _Worker:
     def __init__(self, start: WorkerStart) -> None:
         self._ready, child_end = os.pipe()
         listener_fd = start.listener.fileno()
-        command = [sys.executable, "-m", "service", "serve", "--listener-fd", str(listener_fd)]
+        command = python_module("service", "serve", "--listener-fd", str(listener_fd))
         self._process = subprocess.Popen(
             tie_to_parent([*command, "--ready-fd", str(child_end), *start.arguments]),
             env=dict(start.environment),

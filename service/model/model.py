@@ -36,9 +36,9 @@ def load_model(path: Path, *, kind: Kind, codes: Path, warn: Callable[[str], Any
     """
     try:
         bundle = open_bundle(path)
+        student = Student(bundle)
     except BundleError as exc:
         raise StartError(str(exc)) from exc
-    student = Student(bundle)
     catalogue = Catalogue(bundle, open_search(bundle, student.encode, kind=kind, directory=codes, warn=warn))
     compare_golden(bundle, student, catalogue)
     return Model(bundle.manifest, student, catalogue)

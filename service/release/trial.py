@@ -18,7 +18,7 @@ from typing import cast
 import orjson
 
 from service.bundle import BundleError, BundleMissingError, read_manifest
-from service.child import tie_to_parent
+from service.child import python_module, tie_to_parent
 from service.errors import GoldenError, RefusedError, StartError
 from service.model.model import load_model
 from service.search.choice import Kind
@@ -48,7 +48,7 @@ async def try_bundle(path: Path, *, kind: Kind, codes: Path) -> None:
     service (see search.choice).
     """
     process = await asyncio.create_subprocess_exec(
-        *tie_to_parent([sys.executable, "-m", "service.release.trial", str(path), kind, str(codes)]),
+        *tie_to_parent(python_module("service.release.trial", str(path), kind, str(codes))),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

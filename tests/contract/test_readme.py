@@ -19,7 +19,7 @@ from service.settings import Settings
 from service.wire.connection import CODES
 from service.wire.reply import STATUS
 from tests.contract.document import DOCUMENTS, ROOT
-from tests.contract.test_imports import FACE, HOMES, MAY_USE, SEES_THE_BUNDLE
+from tests.contract.test_imports import FACE, HOMES, MAY_USE, SEES_THE_BUNDLE, STARTS_THE_SERVICE
 from tests.service.running import wait_for
 from training.__main__ import build_parser as training_parser
 from training.__main__ import dump_config, load_config
@@ -297,8 +297,10 @@ def test_contributing_has_the_table_of_who_may_import_whom():
         rows = CONTRIBUTING.rows(package)
 
         named = {folder: set(re.findall(r"`([\w.]+)`", cells[0])) for folder, cells in rows.items()}
-        sees_the_bundle = SEES_THE_BUNDLE if package == "training" else ()
-        assert named == {name: arrows[name] | ({FACE} if name in sees_the_bundle else set()) for name in arrows}
+        also = {name: {FACE} for name in SEES_THE_BUNDLE} if package == "training" else {}
+        for name, module in STARTS_THE_SERVICE.items() if package == "training" else ():
+            also[name] = also.get(name, set()) | {module}
+        assert named == {name: arrows[name] | also.get(name, set()) for name in arrows}
         assert list(rows) == list(arrows)
 
 

@@ -51,7 +51,7 @@ class Running:
     ) -> None:
         """python, cwd: the interpreter that has the service, and the directory that it is started in."""
         self.data_dir = data_dir
-        self._python, self._cwd = str(python), cwd
+        self._command, self._cwd = [str(python), "-m", "service"], cwd
         self._log_path = Path(tempfile.mkstemp(prefix="retort-log-")[1])
         self._bundle, self._arguments = bundle, arguments
         self._port = environment.pop("port", "0")
@@ -78,7 +78,7 @@ class Running:
         self._log_path.write_text("")
         with self._log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [self._python, "-m", "service", "--bundle", str(self._bundle), "--port", self._port,
+                [*self._command, "--bundle", str(self._bundle), "--port", self._port,
                  "--data-dir", str(self.data_dir), *self._arguments],
                 cwd=self._cwd,
                 env=clean_environment(self._environment),

@@ -12,7 +12,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http.client import HTTPConnection
@@ -21,6 +20,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from service.bundle import open_bundle
+from service.child import python_module
 from training.data.prepared import load_prepared
 from training.errors import InputError, StageError
 
@@ -40,12 +40,15 @@ def serve_demo(run: Path, port: int) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a terminated demo stops its service too
     environment = os.environ | {"RETORT_DATA_DIR": str((run.parent / "store").absolute())}
     histories = run / "prepared" / "histories.jsonl.gz"
-    service = [sys.executable, "-m", "service"]
-    if subprocess.run([*service, "import", str(histories)], env=environment, check=False).returncode:
+    imported = subprocess.run(python_module("service", "import", str(histories)), env=environment, check=False)
+    if imported.returncode:
         raise StageError("the histories were not imported; the line above says why")
     with (run.parent / "service.log").open("ab") as log:
         process = subprocess.Popen(
-            [*service, "--bundle", str(run / "bundle"), "--port", str(port)], env=environment, stdout=log, stderr=log
+            python_module("service", "--bundle", str(run / "bundle"), "--port", str(port)),
+            env=environment,
+            stdout=log,
+            stderr=log,
         )
     try:
         _wait_until_ready(process, port, run.parent / "service.log")
