@@ -44,8 +44,14 @@ class Nodes:
         return redis.Redis(port=self.ports[number], protocol=2)
 
     def is_ok(self, number: int) -> bool:
-        state = self.client(number).execute_command("CLUSTER INFO")
-        return (state if isinstance(state, dict) else {}).get("cluster_state") == "ok"
+        """Tell whether a node serves, knows all three, and knows who has each slot."""
+        found = self.client(number).execute_command("CLUSTER INFO")
+        state = found if isinstance(found, dict) else {}
+        return (state.get("cluster_state"), state.get("cluster_known_nodes"), state.get("cluster_slots_assigned")) == (
+            "ok",
+            "3",
+            str(N_SLOTS),
+        )
 
     def sizes(self) -> list[int]:
         return [self.client(number).dbsize() for number in range(3)]
