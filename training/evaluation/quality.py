@@ -78,7 +78,7 @@ def summarise_quality(rankings: Mapping[str, Ranking], n_items: int, pairs: Pair
     """
     quality: dict[str, Any] = {name: summarise_ranking(ranking, n_items) for name, ranking in rankings.items()}
     quality["ndcg@10_differences"] = {
-        f"{ours} / {theirs}": relative_difference(ndcg(rankings[ours].ranks, 10), ndcg(rankings[theirs].ranks, 10))
+        f"{ours} / {theirs}": difference_of(rankings[ours], rankings[theirs])
         for ours, theirs in pairs
         if ours in rankings and theirs in rankings
     }
@@ -93,7 +93,7 @@ def detail(ranking: Ranking, yardstick: Yardstick) -> dict[str, Any]:
         **{f"novelty@{k}": novelty(ranking.top[:, :k], yardstick.popularity) for k in CUTOFFS},
         f"diversity@{DIVERSITY_AT}": diversity(listed, yardstick.features),
         "by_popularity": by_popularity(ranking.ranks, question.target, yardstick.popularity),
-        "by_history": by_history(ranking.ranks, question.known.lengths()[question.users]),
+        "by_history": by_history(ranking.ranks, question.lengths()),
         "repeats": measure_repeats(ranking, question),
         "next_basket": measure_baskets(ranking, question),
     }
@@ -119,16 +119,18 @@ def measure_repeats(ranking: Ranking, question: Question) -> dict[str, Any] | No
 def measure_baskets(ranking: Ranking, question: Question) -> dict[str, Any] | None:
     """Return basket recall at each cutoff, and how many baskets hold several items; None where none does.
 
-    A basket is what a user took in the instant of the held-out event.
+    A basket is what a user took in one instant, asked for by its first held-out event. baskets: how many there are.
     """
     baskets = question.baskets
     if baskets is None:
         return None
-    several = int((np.bincount(baskets.owner, minlength=len(question.users)) > 1).sum())
+    asked, size = np.unique(baskets.owner, return_counts=True)
+    several = int((size > 1).sum())
     if not several:
         return None
-    recalls = {f"recall@{k}": float(basket_recall(ranking.top, baskets.rows, baskets.owner, k).mean()) for k in CUTOFFS}
-    return {"users": len(question.users), "of_several_items": several} | recalls
+    found = {k: basket_recall(ranking.top, baskets.rows, baskets.owner, k)[asked] for k in CUTOFFS}
+    recalls = {f"recall@{k}": float(recall.mean()) for k, recall in found.items()}
+    return {"baskets": len(asked), "of_several_items": several} | recalls
 
 
 def overlaps(rankings: Mapping[str, Ranking]) -> dict[str, dict[str, float]]:
@@ -151,8 +153,12 @@ def beside_baselines(rankings: Mapping[str, Ranking], others: Iterable[str]) -> 
     others: the names of peers and baselines among the rankings.
     """
     ordered = sorted(others, key=lambda name: -ndcg(rankings[name].ranks, 10).mean())
-    ours = ndcg(rankings["student"].ranks, 10)
-    return {name: relative_difference(ours, ndcg(rankings[name].ranks, 10)) for name in ordered}
+    return {name: difference_of(rankings["student"], rankings[name]) for name in ordered}
+
+
+def difference_of(ours: Ranking, theirs: Ranking) -> dict[str, float]:
+    """Return the relative difference in NDCG@10 of two rankings of the same question, as relative_difference does."""
+    return relative_difference(ndcg(ours.ranks, 10), ndcg(theirs.ranks, 10), ours.users)
 
 
 def verdict(quality: Mapping[str, Any]) -> tuple[bool, str]:
