@@ -194,7 +194,7 @@ def validation_score(prepared: Prepared) -> Callable[[SequenceModel], float]:
 
 
 def summarise_ranking(ranking: Ranking, n_items: int) -> dict[str, Any]:
-    """Return the metrics of a ranking by name: accuracy, coverage and Gini at each cutoff, and the number of users.
+    """Return the metrics of a ranking by name: accuracy, coverage and Gini at each cutoff, users and requests.
 
     NDCG@10 and HR@10 have their 95 % intervals beside them, as [low, high].
     """
@@ -203,4 +203,6 @@ def summarise_ranking(ranking: Ranking, n_items: int) -> dict[str, Any]:
     covered = {f"coverage@{k}": coverage(ranking.top[:, :k], n_items) for k in CUTOFFS}
     ginis = {f"gini@{k}": gini(ranking.top[:, :k], n_items) for k in CUTOFFS}
     intervals = {"ndcg@10_interval": [low, high], "hr@10_interval": [hr_low, hr_high]}
-    return summarise_ranks(ranking.ranks) | covered | ginis | intervals | {"users": len(ranking.ranks)}
+    n_users = len(ranking.ranks) if ranking.users is None else len(np.unique(ranking.users))
+    asked = {"users": n_users, "requests": len(ranking.ranks)}
+    return summarise_ranks(ranking.ranks) | covered | ginis | intervals | asked

@@ -35,20 +35,24 @@ DIVERSITY_AT = 10
 FAILS_AT = 0.0  # a run has failed whose student's relative gain in NDCG@10 over itself alone is at most this
 
 MEANING = {  # what each metric means, for the reader of a report
-    "hr@k, recall@k": "share of users whose held-out item is among the k best of the whole catalogue",
+    "hr@k, recall@k": "share of requests whose held-out item is among the k best of the whole catalogue",
     "ndcg@k": "the same, a hit at place r counting 1 / log2(r + 1)",
     "mrr@k": "the same, a hit at place r counting 1 / r",
     "precision@k, f1@k": "hits over k; harmonic mean of precision and recall",
-    "accuracy@1": "share of users whose held-out item is the first",
+    "accuracy@1": "share of requests whose held-out item is the first",
     "coverage@k": "share of the catalogue that stands in anybody's k best",
     "gini@k": "how unequally the items are recommended: 0 all equally often, near 1 always the same few",
     "novelty@k": "mean bits of surprise of a recommended item: -log2 of its share of the training events",
     "diversity@10": "mean over pairs of a list of 1 - shared / all features; diversity_by says which features",
     "by_popularity": "by the held-out item: each quintile of items makes a fifth of the training events, 1 sells best",
     "by_history": "by the number of events known before the held-out one",
+    "by_request": "by what is known of user and item: cold users have no event before the request, new items none in "
+    "the training part; start_of_basket: all requests, knowing only what lies strictly before their instant",
+    "of_bar": "NDCG@10 over that of recent popularity, same requests; low and high: 95 % over users",
     "repeats": "seen_ranked: every item may be recommended; seen_left_out: none of the user's history; "
     "new_targets: left out, and only users whose held-out item is not in their history",
-    "next_basket": "share of what was held out in one instant that is among the k best; null if nobody has two",
+    "next_basket": "share of what was held out in one instant that is among the k best of its first request; null if "
+    "no basket has two",
     "overlap@k": "share of a user's k best that both models recommend",
 }
 

@@ -6,28 +6,40 @@ import pytest
 from tests.training.evaluation.shop import make_busy_shop, make_shop
 from training.data.split import TEST
 from training.evaluation.judge import Ranking
-from training.evaluation.metric import bootstrap_interval, relative_difference, resampled_by_user
+from training.evaluation.metric import bootstrap_interval, mean_over_seeds, relative_difference, resampled_by_user
 from training.evaluation.question import ask
-from training.evaluation.request_kind import BAR, START, by_kind, compare_values, kinds_of
+from training.evaluation.request_kind import (
+    BAR,
+    START,
+    by_kind,
+    compare_values,
+    describe_bar,
+    judge_bar,
+    kinds_of,
+    pooled_by_kind,
+)
 
 TOP = np.zeros((5, 6), dtype=np.int32)
 
 
 def test_requests_stand_apart_by_what_is_known_of_user_and_item():
-    kinds = kinds_of(ask(make_busy_shop(), TEST))
+    kinds = kinds_of(np.array([True, True, False, False]), np.array([True, False, True, False]))
 
     assert {name: np.flatnonzero(mask).tolist() for name, mask in kinds.items()} == {
-        "all": [0, 1, 2, 3, 4],
-        "warm": [0, 1, 2, 3],
-        "cold": [4],
-        "known_item": [1, 3, 4],
-        "new_item": [0, 2],
-        "warm_known_item": [1, 3],
+        "all": [0, 1, 2, 3],
+        "warm": [0, 1],
+        "cold": [2, 3],
+        "known_item": [0, 2],
+        "new_item": [1, 3],
+        "warm_known_item": [0],
     }
 
 
 def test_a_kind_that_says_nothing_new_is_left_out():
-    assert list(kinds_of(ask(make_shop(), TEST))) == ["all", "known_item", "new_item"], "everybody has a history"
+    everybody = np.ones(2, dtype=bool)
+
+    assert list(kinds_of(everybody, np.array([True, False]))) == ["all", "known_item", "new_item"]
+    assert list(kinds_of(everybody, everybody)) == ["all"]
 
 
 def test_each_model_has_its_ratio_to_the_bar_on_every_kind():
@@ -38,13 +50,57 @@ def test_each_model_has_its_ratio_to_the_bar_on_every_kind():
 
     table = by_kind({"model": model, BAR: bar, "old": old}, question)
 
-    assert (table["cold"]["requests"], table["warm"]["requests"], table["warm"]["users"]) == (1, 4, 2)
+    counted = {name: (kind["requests"], kind["users"]) for name, kind in table.items()}
+    assert counted == {
+        "all": (5, 3),
+        "warm": (4, 2),
+        "cold": (1, 1),
+        "known_item": (3, 3),  # items 0, 1 and 1: the others have no training event
+        "new_item": (2, 1),
+        "warm_known_item": (2, 2),
+        START: (5, 3),
+    }
     assert table["cold"]["models"]["model"]["of_bar"] == {"ratio": 0, "low": 0, "high": 0}
     assert table["all"]["models"]["model"]["ndcg@10"] == pytest.approx((1 + 0.5 + 0.5 + 0.5) / 5)
     assert table["known_item"]["models"]["model"]["of_bar"]["ratio"] == pytest.approx(1 / 3)
     assert table["known_item"]["models"]["model"]["hr@10"] == pytest.approx(2 / 3)
     assert table[START]["models"]["model"]["of_bar"] == {"ratio": 0.5, "low": 0.5, "high": 0.5}
     assert "old" not in table[START]["models"] and table[START]["models"][BAR]["ndcg@10"] == 1
+
+
+def test_runs_of_several_seeds_are_pooled_request_by_request_and_folds_one_after_the_other():
+    questions = [ask(make_shop(), TEST)] * 2
+    rankings = {
+        BAR: [Ranking(np.array([1, 1]), TOP[:2])] * 2,
+        "m": [Ranking(np.array(r), TOP[:2]) for r in ([1, 30], [1, 1])],
+    }
+
+    seeds = pooled_by_kind(questions, rankings, mean_over_seeds)["all"]
+    folds = pooled_by_kind(questions, rankings, np.concatenate)["all"]
+
+    assert (seeds["requests"], folds["requests"]) == (2, 4)
+    assert seeds["models"]["m"]["of_bar"]["ratio"] == folds["models"]["m"]["of_bar"]["ratio"] == 0.75
+    assert START not in pooled_by_kind(questions, rankings, np.concatenate), "no event ties"
+
+
+@pytest.mark.parametrize(
+    ("of_bar", "standing", "words"),
+    [
+        ({"ratio": 0.7, "low": 0.6, "high": 0.8}, "below", "Below the bar"),
+        ({"ratio": 1.0, "low": 0.9, "high": 1.1}, "within", "within noise"),
+        ({"ratio": 1.1, "low": 1.05, "high": 1.2}, "above", "Above the bar"),
+    ],
+)
+def test_the_bar_is_said_in_a_sentence(of_bar, standing, words):
+    found, sentence = judge_bar(of_bar, {"half_life_hours": 24})
+
+    assert found == standing and words in sentence and "half-life of 24 hours" in sentence
+    assert judge_bar(None, {}) is None
+
+
+def test_a_setting_of_the_bar_is_described():
+    assert describe_bar({"window_days": 3}) == "window of 3 days"
+    assert describe_bar({"days": 1}) == "window of 1 day", "as older runs name it"
 
 
 def test_without_a_bar_there_are_no_ratios():
