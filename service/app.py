@@ -50,6 +50,7 @@ from service.store.breaker import Breaker
 from service.store.client import Store
 from service.store.embedded import Embedded
 from service.user.embedding import EmbeddingCache
+from service.user.entry_index import EntryIndex
 from service.user.history import History, Retention
 from service.user.key import UserKeys
 from service.user.stream import EventStream
@@ -285,17 +286,22 @@ def make_store(settings: Settings, url: str, *, metrics: Metrics | None, log: Lo
 
 def history_of(settings: Settings, store: Store) -> History:
     """Return the histories that the service uses."""
-    retention = Retention(
+    return History(store, UserKeys(settings.namespace), retention_of(settings))
+
+
+def retention_of(settings: Settings) -> Retention:
+    """Return how much is kept of events."""
+    return Retention(
         events=settings.history_events,
-        history_ttl_s=round(settings.history_ttl_days * 86_400),
+        history_ttl_s=max(1, round(settings.history_ttl_days * 86_400)),
         stream=settings.event_stream_max,
     )
-    return History(store, UserKeys(settings.namespace), retention)
 
 
 def stream_of(settings: Settings, store: Store) -> EventStream:
     """Return the stream of events that the service has accepted."""
-    return EventStream(store, UserKeys(settings.namespace))
+    keys = UserKeys(settings.namespace)
+    return EventStream(store, keys, EntryIndex(store, keys, retention_of(settings).history_ttl_s))
 
 
 def _make_guard(settings: Settings, keys: Keys, account: Account, ledger: Ledger | None) -> Guard:

@@ -56,7 +56,9 @@ async def _import(path: Path, settings: Settings) -> int:
     async with reach_store(settings) as store:
         await _load(path, history_of(settings, store), count)
     known = count.lines - count.bad - count.new
-    _say(f"imported {count.new} events; {known} were already there; {count.bad} of {count.lines} lines are bad")
+    _say(
+        f"imported {count.new} events; {known} were already there or too old to be kept; {count.bad} of {count.lines} lines are bad"
+    )
     if count.is_too_bad:
         _say(f"more than {MAX_BAD_SHARE:.0%} of the lines are bad: correct the file and run it again")
         return 2
@@ -97,7 +99,7 @@ async def _write_events(stream: EventStream, write: Callable[[dict[str, Any]], A
     seen: set[tuple[str, bytes]] = set()
     async for fields in _read_stream(stream):
         key = (fields["user_id"], _as_event(fields).member)
-        if key not in seen:  # an event older than everything kept of its user can be accepted twice
+        if key not in seen:  # in a Cluster an event can stand in the stream twice
             seen.add(key)
             write({"weight": 1, **fields})  # no value said: it happened once
     return len(seen)

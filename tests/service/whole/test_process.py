@@ -183,7 +183,7 @@ def test_metrics_parse_and_explain_every_request(toy_bundle: Path, tmp_path: Pat
         == 2
     )
     assert {s.labels["result"]: s.value for s in samples if s.name == "retort_events_total"} == {
-        "accepted": 1, "duplicate": 1, "invalid": 1, "future": 0, "unavailable": 0,
+        "accepted": 1, "duplicate": 1, "invalid": 1, "future": 0, "too_old": 0, "unavailable": 0,
     }  # fmt: skip
     assert {s.labels["route"] for s in samples if "route" in s.labels} <= set(ROUTES)
     assert {s.labels["method"] for s in samples if "method" in s.labels} <= {*METHODS, "OTHER"}
@@ -378,7 +378,7 @@ def test_export_writes_each_accepted_event_once(toy_bundle: Path, tmp_path: Path
         for _ in range(2):
             service.send(full, {"user_id": "e", "item_id": "0444778", "timestamp": 9})
         service.send(*[{"user_id": "old", "item_id": f"i{n}", "timestamp": 100 + n} for n in range(3)])
-        service.send({"user_id": "old", "item_id": "i0", "timestamp": 100})  # trimmed away, so accepted again
+        service.send({"user_id": "old", "item_id": "i0", "timestamp": 100})  # trimmed away, so refused
         names = ["out.jsonl", "out.csv", "out.jsonl.gz"]
         codes = [
             run_command("export", str(tmp_path / n), "--data-dir", str(tmp_path / "data")).returncode for n in names
