@@ -7,6 +7,9 @@ listen. A bundle that is wrong in any way raises before the first request could 
 import asyncio
 import gc
 import math
+import os
+import secrets
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -51,6 +54,7 @@ from service.store.client import Store
 from service.store.embedded import Embedded
 from service.user.embedding import EmbeddingCache
 from service.user.entry_index import EntryIndex
+from service.user.erasure import Erasures
 from service.user.history import History, Retention
 from service.user.key import UserKeys
 from service.user.stream import EventStream
@@ -111,7 +115,8 @@ async def open_service(
     metrics = Metrics(__version__)
     async with AsyncExitStack() as stack:
         store = await open_store(settings, stack, metrics=metrics, log=log)
-        loader = GenerationLoader(settings, store, metrics, log)
+        erasures = erasures_of(settings, store)
+        loader = GenerationLoader(settings, store, erasures, metrics, log)
         published = PublishedVersions(store, settings.namespace)
         fetched = FetchedBundles(settings.data_dir / "releases", published, trial_of(settings))
         follower = Follower(published, fetched, loader.load, metrics, log)
@@ -126,7 +131,7 @@ async def open_service(
         api = create_api(
             [
                 event_routes(history, metrics, guard.charge),
-                user_routes(history, stream_of(settings, store), generations),
+                user_routes(history, stream_of(settings, store), erasures, generations),
                 model_routes(generations, published, follower.look_soon),
                 probe_routes(readiness.describe, metrics),
             ],
@@ -136,6 +141,8 @@ async def open_service(
         gate = Gate(api, endpoint, guard, _make_admission(settings, metrics), account)
         _show(metrics, generations)
         stack.push_async_callback(_cancel, asyncio.create_task(_watch_lag(metrics)))
+        if settings.memory_users:
+            stack.push_async_callback(_cancel, asyncio.create_task(erasures.follow(generations.forget_share)))
         if not is_pinned:
             stack.push_async_callback(_cancel, asyncio.create_task(follower.run(generations)))
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
@@ -159,8 +166,8 @@ def _show(metrics: Metrics, generations: Generations) -> None:
 class GenerationLoader:
     """Makes generations out of bundles, all with the same store and settings."""
 
-    def __init__(self, settings: Settings, store: Store, metrics: Metrics, log: Log) -> None:
-        self._settings, self._store, self._metrics, self._log = settings, store, metrics, log
+    def __init__(self, settings: Settings, store: Store, erasures: Erasures, metrics: Metrics, log: Log) -> None:
+        self._settings, self._store, self._erasures, self._metrics, self._log = settings, store, erasures, metrics, log
 
     def load(self, path: Path, number: int) -> Generation:
         """Load a bundle, hold it against its golden answers, and warm it. Raises StartError."""
@@ -168,7 +175,8 @@ class GenerationLoader:
         manifest, catalogue = model.manifest, model.catalogue
         history = history_of(self._settings, self._store)
         embeddings = self._embeddings(history, manifest.dim, manifest.version)
-        lookup = Lookup(history, embeddings, catalogue, Memory(self._settings.memory_users), self._metrics)
+        memory = Memory(self._settings.memory_users, lambda: self._erasures.is_heard)
+        lookup = Lookup(history, embeddings, catalogue, memory, self._metrics)
         ranker = Ranker(model.student, catalogue, self._metrics, max_history=manifest.max_history)
         recommender = Recommender(catalogue, lookup, ranker, self._metrics)
         recommender.warm()
@@ -302,6 +310,12 @@ def stream_of(settings: Settings, store: Store) -> EventStream:
     """Return the stream of events that the service has accepted."""
     keys = UserKeys(settings.namespace)
     return EventStream(store, keys, EntryIndex(store, keys, retention_of(settings).history_ttl_s))
+
+
+def erasures_of(settings: Settings, store: Store) -> Erasures:
+    """Return the erasures of users, as this process announces them and hears of them."""
+    name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    return Erasures(store, UserKeys(settings.namespace), name=name, lease_s=settings.memory_s)
 
 
 def _make_guard(settings: Settings, keys: Keys, account: Account, ledger: Ledger | None) -> Guard:

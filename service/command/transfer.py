@@ -57,7 +57,8 @@ async def _import(path: Path, settings: Settings) -> int:
         await _load(path, history_of(settings, store), count)
     known = count.lines - count.bad - count.new
     _say(
-        f"imported {count.new} events; {known} were already there or too old to be kept; {count.bad} of {count.lines} lines are bad"
+        f"imported {count.new} events; {known} were already there or too old to be kept; "
+        f"{count.bad} of {count.lines} lines are bad"
     )
     if count.is_too_bad:
         _say(f"more than {MAX_BAD_SHARE:.0%} of the lines are bad: correct the file and run it again")

@@ -31,6 +31,7 @@ _SENTINEL = re.compile(_HOSTS % "sentinel" + r"/(?P<name>[^/?]+)(?:/(?P<db>\d+))
 _CLUSTER = re.compile(_HOSTS % "cluster" + "/?")
 _HOST = re.compile(r"(\[[^\]]+\]|[^:]+)(?::(\d{1,5}))?")
 _PORT, _SENTINEL_PORT = 6379, 26379
+_SPARE = 3  # connections beside those of the calls: one of them may wait at the server
 _ASKING_S = 0.3  # one sentinel; the next is asked after it
 _PLAIN_PARTS = frozenset({"host", "port", "path", "db", "username", "password", "connection_class"})
 _OPTIONS = frozenset({"sentinel_password", "sentinel_username"})
@@ -74,7 +75,7 @@ def _open(url: str, max_connections: int) -> Address:
 
 
 def _open_single(url: str, max_connections: int) -> Address:
-    pool = redis.asyncio.ConnectionPool.from_url(url, max_connections=max_connections + 2, **_limits())
+    pool = redis.asyncio.ConnectionPool.from_url(url, max_connections=max_connections + _SPARE, **_limits())
     parts = dict(parse_url(url))
     is_plain = not url.startswith("rediss") and set(parts) <= _PLAIN_PARTS
     connection = (
@@ -100,7 +101,7 @@ def _open_sentinel(url: str, max_connections: int) -> Address:
     sentinel = Sentinel(hosts, sentinel_kwargs=limits | quick | asked)  # type: ignore[no-untyped-call]
     parts = _login(found) | {"db": int(found["db"] or 0)}
     name = unquote(found["name"])
-    client = sentinel.master_for(name, max_connections=max_connections + 2, **parts, **limits)
+    client = sentinel.master_for(name, max_connections=max_connections + _SPARE, **parts, **limits)
 
     async def connect(protocol: Callable[[], asyncio.Protocol]) -> Any:
         host, port = await sentinel.discover_master(name)
@@ -122,7 +123,7 @@ def _open_cluster(url: str, max_connections: int) -> Address:
     client = RedisCluster(
         startup_nodes=[ClusterNode(host, port) for host, port in _hosts(found["hosts"], _PORT)],
         require_full_coverage=False,  # the users of the other nodes are served on
-        max_connections=max_connections + 2,
+        max_connections=max_connections + _SPARE,
         ssl=found["scheme"] == "rediss",
         **_login(found),
         **_limits(),

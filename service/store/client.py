@@ -141,6 +141,21 @@ class Store:
                 replies[place] = reply
         return self._require(replies)
 
+    async def ask_aside(self, command: Command, timeout_s: float) -> Reply:
+        """Send one command beside all calls, because it may wait at the server for long. Raises StoreError.
+
+        It takes no place among the calls in flight. The breaker does not hold it back, and learns nothing from it.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                (result,) = await self._send([command])
+        except Exception as exc:  # as in _attempt
+            raise StoreError(kind_of(exc)) from exc
+        if isinstance(result, Exception):
+            self._on_error(kind_of(result))
+            raise StoreError(kind_of(result)) from result
+        return result
+
     async def wait_until_up(self, timeout_s: float) -> bool:
         """Return whether the server answers a ping within timeout_s; if not, the breaker is opened."""
         end = time.monotonic() + timeout_s

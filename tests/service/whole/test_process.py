@@ -261,8 +261,14 @@ def test_erased_user_leaves_nothing_behind(toy_bundle: Path, tmp_path: Path) -> 
         forgotten = service.recommend(user_id="gone")["quality"]
         os.kill(service.store_pid(), signal.SIGCONT)
 
-    assert answer == {"user_id": "gone", "keys_erased": 2, "event_stream": {"erased": 1, "complete": True}}
-    assert keys == [b"retort:events", b"retort:{stays}:e", b"retort:{stays}:h"]
+    assert answer == {
+        "user_id": "gone", "keys_erased": 2, "event_stream": {"erased": 1, "complete": True},
+        "memory": {"complete": True, "gone_within_s": 0},
+    }  # fmt: skip
+    assert keys == [
+        b"retort:erasures", b"retort:events", b"retort:{retort:erasures}:listeners", b"retort:{retort:events}:account",
+        b"retort:{stays}:e", b"retort:{stays}:h", b"retort:{stays}:s",
+    ]  # fmt: skip
     assert entries == ["stays"]
     assert forgotten == {"level": "fallback", "reasons": ["store_timeout"]}
 
