@@ -7,9 +7,6 @@ listen. A bundle that is wrong in any way raises before the first request could 
 import asyncio
 import gc
 import math
-import os
-import secrets
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -38,7 +35,6 @@ from service.http.users import user_routes
 from service.logs import Log
 from service.metrics import Metrics
 from service.model.model import load_model
-from service.recommendation.budget import BudgetRule
 from service.recommendation.lookup import Lookup
 from service.recommendation.memory import Memory
 from service.recommendation.ranker import Ranker
@@ -49,19 +45,14 @@ from service.release.generation import Generation, Generations
 from service.release.published import OWN_NUMBER, PublishedVersions
 from service.release.trial import try_bundle
 from service.settings import Settings
-from service.store.breaker import Breaker
+from service.storage import budget_rule, erasures_of, history_of, open_store, stream_of
 from service.store.client import Store
-from service.store.embedded import Embedded
 from service.user.embedding import EmbeddingCache
-from service.user.entry_index import EntryIndex
 from service.user.erasure import Erasures
-from service.user.history import History, Retention
+from service.user.history import History
 from service.user.key import UserKeys
-from service.user.stream import EventStream
 from service.wire.crowd import Crowd, most_connections
 
-_STORE_START_S = 10.0
-_COMMAND_TIMEOUT_S = 30.0
 _LAG_EVERY_S = 0.1
 
 
@@ -190,11 +181,6 @@ class GenerationLoader:
         self._log.write("warning", "index", message=message)
 
 
-def budget_rule(settings: Settings) -> BudgetRule:
-    """Return how the time of a request is shared out."""
-    return BudgetRule(settings.budget_ms / 1000, settings.store_share)
-
-
 def codes_of(settings: Settings) -> Path:
     """Return where the codes of large catalogues are kept."""
     return settings.data_dir / "index"
@@ -224,98 +210,6 @@ def _load_own(settings: Settings, loader: GenerationLoader) -> Generation:
             "'python -m training export' wrote, or publish it"
         )
     return loader.load(settings.bundle, OWN_NUMBER)
-
-
-def start_embedded(settings: Settings, stack: AsyncExitStack, log: Log) -> str:
-    """Start the embedded server and look after it until the stack ends; return its URL. Raises StartError."""
-    embedded = Embedded(settings.data_dir)
-    stack.push_async_callback(embedded.stop)
-    embedded.start()
-    embedded.supervise()
-    log.write("info", "embedded_server", pid=embedded.pid, data_dir=str(settings.data_dir))
-    return embedded.url
-
-
-async def open_store(settings: Settings, stack: AsyncExitStack, *, metrics: Metrics | None, log: Log) -> Store:
-    """Start the embedded server, or take the one that is named; wait for it a little; go on without it if need be."""
-    url = settings.redis_url.get_secret_value() if settings.redis_url else start_embedded(settings, stack, log)
-    store = make_store(settings, url, metrics=metrics, log=log)
-    stack.push_async_callback(store.close)
-    if not await store.wait_until_up(_STORE_START_S if settings.redis_url is None else 1.0):
-        log.write("warning", "store_not_up", message="serving without the store until it answers")
-    store.open()
-    return store
-
-
-@asynccontextmanager
-async def reach_store(settings: Settings) -> AsyncIterator[Store]:
-    """Reach the store that the service uses; start the embedded server only where nobody else runs it."""
-    log = Log("error")
-    async with AsyncExitStack() as stack:
-        stack.callback(log.close)
-        embedded = Embedded(settings.data_dir)
-        if settings.redis_url is None and not embedded.try_lock():
-            store = make_store(settings, embedded.url, metrics=None, log=log)
-            stack.push_async_callback(store.close)
-        else:
-            await embedded.stop()  # gives the lock back; open_store takes it again
-            store = await open_store(settings, stack, metrics=None, log=log)
-        if not await store.wait_until_up(_COMMAND_TIMEOUT_S if settings.redis_url is None else 2.0):
-            raise StartError("the store does not answer")
-        yield store
-
-
-def make_store(settings: Settings, url: str, *, metrics: Metrics | None, log: Log) -> Store:
-    """Build the store's client."""
-
-    def on_error(kind: str) -> None:
-        if metrics is not None:
-            metrics.store_errors[kind].inc()
-        log.fault("store_error", kind=kind)
-
-    def on_change(state: Any) -> None:
-        if metrics is not None:
-            metrics.breaker_state.set(int(state))
-        log.fault(f"store_breaker_{state.name.lower()}")
-
-    def on_call(op: str, seconds: float) -> None:
-        if metrics is not None:
-            metrics.store_operation[op].observe(seconds)
-
-    return Store(
-        url,
-        max_connections=settings.store_connections,
-        slow_s=budget_rule(settings).slow_store_s,
-        breaker=Breaker(on_change),
-        on_call=on_call,
-        on_error=on_error,
-    )
-
-
-def history_of(settings: Settings, store: Store) -> History:
-    """Return the histories that the service uses."""
-    return History(store, UserKeys(settings.namespace), retention_of(settings))
-
-
-def retention_of(settings: Settings) -> Retention:
-    """Return how much is kept of events."""
-    return Retention(
-        events=settings.history_events,
-        history_ttl_s=max(1, round(settings.history_ttl_days * 86_400)),
-        stream=settings.event_stream_max,
-    )
-
-
-def stream_of(settings: Settings, store: Store) -> EventStream:
-    """Return the stream of events that the service has accepted."""
-    keys = UserKeys(settings.namespace)
-    return EventStream(store, keys, EntryIndex(store, keys, retention_of(settings).history_ttl_s))
-
-
-def erasures_of(settings: Settings, store: Store) -> Erasures:
-    """Return the erasures of users, as this process announces them and hears of them."""
-    name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-    return Erasures(store, UserKeys(settings.namespace), name=name, lease_s=settings.memory_s)
 
 
 def _make_guard(settings: Settings, keys: Keys, account: Account, ledger: Ledger | None) -> Guard:

@@ -14,9 +14,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.app import budget_rule, reach_store, trial_of
+from service.app import trial_of
 from service.errors import RefusedError, StartError, StoreError
 from service.settings import Settings, read_settings
+from service.storage import budget_rule, reach_store
 from service.store.client import Store
 from service.store.reply import Reply, read_info, read_time
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import orjson
 
-from service.app import reach_store, trial_of
+from service.app import trial_of
 from service.errors import RefusedError, StartError, StoreError
 from service.release.published import Live, PublishedVersion, PublishedVersions
 from service.settings import Settings, read_settings
+from service.storage import reach_store
 
 _LOOK_EVERY_S = 0.2
 Work = Callable[[argparse.Namespace, PublishedVersions, Settings], Awaitable[int]]

@@ -17,10 +17,10 @@ from typing import IO, Any
 
 import orjson
 
-from service.app import history_of, reach_store, stream_of
 from service.bundle import check_item_id
 from service.errors import StartError, StoreError
 from service.settings import Settings, read_settings
+from service.storage import history_of, reach_store, stream_of
 from service.user.event import StoredEvent
 from service.user.history import History
 from service.user.stream import EventStream
