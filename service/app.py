@@ -45,7 +45,7 @@ from service.release.generation import Generation, Generations
 from service.release.published import OWN_NUMBER, PublishedVersions
 from service.release.trial import try_bundle
 from service.settings import Settings
-from service.storage import budget_rule, erasures_of, history_of, open_store, stream_of
+from service.storage import budget_rule, erasures_of, history_of, open_store, stream_of, trouble_of
 from service.store.client import Store
 from service.user.embedding import EmbeddingCache
 from service.user.erasure import Erasures
@@ -59,8 +59,10 @@ _LAG_EVERY_S = 0.1
 class Readiness:
     """What /readyz says. is_draining: told to stop, so no longer ready."""
 
-    def __init__(self, store: Store, store_kind: str, generations: Generations) -> None:
+    def __init__(self, store: Store, store_kind: str, explain: Callable[[], str], generations: Generations) -> None:
+        """store_kind: embedded or external. explain: says why the store does not answer."""
         self._store, self._store_kind, self._generations = store, store_kind, generations
+        self._explain = explain
         self.is_draining = False
 
     def drain(self) -> None:
@@ -71,6 +73,8 @@ class Readiness:
         """Return the body of /readyz."""
         breaker = self._store.breaker
         store = {"kind": self._store_kind, "is_up": breaker.is_closed, "breaker": breaker.state.name.lower()}
+        if not breaker.is_closed and (reason := self._explain()):
+            store["reason"] = reason
         return {"ready": not self.is_draining, "model_version": self._generations.live.version, "store": store}
 
 
@@ -114,11 +118,9 @@ async def open_service(
         first = None if is_pinned else await follower.find_first(settings.bundle)
         generations = Generations(first or _load_own(settings, loader))
         stack.push_async_callback(generations.rest)
-        readiness = Readiness(store, store_kind or ("external" if settings.redis_url else "embedded"), generations)
+        readiness = _make_readiness(settings, store, store_kind, generations)
         history = history_of(settings, store)
-        account = Account(metrics, log if settings.log_requests else None)
-        keys = Keys(settings.parsed_keys, settings.admin_key.get_secret_value())
-        guard = _make_guard(settings, keys, account, ledger)
+        keys, account, guard = _make_guard(settings, metrics, log, ledger)
         api = create_api(
             [
                 event_routes(history, metrics, guard.charge),
@@ -131,11 +133,10 @@ async def open_service(
         endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings))
         gate = Gate(api, endpoint, guard, _make_admission(settings, metrics), account)
         _show(metrics, generations)
-        stack.push_async_callback(_cancel, asyncio.create_task(_watch_lag(metrics)))
-        if settings.memory_users:
-            stack.push_async_callback(_cancel, asyncio.create_task(erasures.follow(generations.forget_share)))
-        if not is_pinned:
-            stack.push_async_callback(_cancel, asyncio.create_task(follower.run(generations)))
+        hearing = erasures.follow(generations.forget_share) if settings.memory_users else None
+        following = None if is_pinned else follower.run(generations)
+        for work in filter(None, (_watch_lag(metrics), hearing, following)):
+            stack.push_async_callback(_cancel, asyncio.create_task(work))
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
@@ -212,9 +213,17 @@ def _load_own(settings: Settings, loader: GenerationLoader) -> Generation:
     return loader.load(settings.bundle, OWN_NUMBER)
 
 
-def _make_guard(settings: Settings, keys: Keys, account: Account, ledger: Ledger | None) -> Guard:
+def _make_readiness(settings: Settings, store: Store, store_kind: str | None, generations: Generations) -> Readiness:
+    kind = store_kind or ("external" if settings.redis_url else "embedded")
+    return Readiness(store, kind, partial(trouble_of, settings, store, is_embedded=kind == "embedded"), generations)
+
+
+def _make_guard(settings: Settings, metrics: Metrics, log: Log, ledger: Ledger | None) -> tuple[Keys, Account, Guard]:
+    keys = Keys(settings.parsed_keys, settings.admin_key.get_secret_value())
+    account = Account(metrics, log if settings.log_requests else None)
     hosts = Hosts([*settings.hosts, settings.host], is_on=not keys.is_on)
-    return Guard(hosts, keys, Proxies(settings.proxies), Rates(settings.rate_per_s, ledger), account)
+    guard = Guard(hosts, keys, Proxies(settings.proxies), Rates(settings.rate_per_s, ledger), account)
+    return keys, account, guard
 
 
 def _make_admission(settings: Settings, metrics: Metrics) -> Admission:

@@ -72,7 +72,7 @@ async def _load(path: Path, history: History, count: "_Count") -> None:
         try:
             count.new += await history.load(batch, _TIMEOUT_S)
         except StoreError as exc:
-            raise StartError(f"import stopped at line {count.lines}: the store: {exc.kind}; run it again") from exc
+            raise StartError(f"import stopped at line {count.lines}: the store: {exc}; run it again") from exc
         if time.monotonic() - last > 1:
             last = time.monotonic()
             _say(f"{count.lines} lines, {count.lines / (last - start):.0f} a second")
@@ -194,7 +194,7 @@ async def _read_stream(stream: EventStream) -> AsyncIterator[dict[str, Any]]:
                 if isinstance(fields, dict):
                     yield fields
     except StoreError as exc:
-        raise StartError(f"export stopped: the store: {exc.kind}") from exc
+        raise StartError(f"export stopped: the store: {exc}") from exc
 
 
 def _writer(path: Path, file: IO[str]) -> Callable[[dict[str, Any]], Any]:

@@ -13,7 +13,7 @@ import pytest
 from service.bundle import EMBEDDINGS
 from service.command import doctor
 from service.command.doctor import FAIL, PASS, WARN
-from service.store.embedded import find_server
+from service.store.server import find_server
 from tests.service.running import Running, run_command, wait_for
 
 

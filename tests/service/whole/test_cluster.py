@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from service.store.embedded import find_server
+from service.store.server import find_server
 from tests.service.running import Running, run_command, wait_for
 from tests.service.store.test_address import free_port
 from tests.service.toy import write_toy
