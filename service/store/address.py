@@ -137,7 +137,9 @@ def _open_cluster(url: str, max_connections: int) -> Address:
         **login,
         **_limits(),
     )
-    client.nodes_manager.connection_kwargs.update(options)  # redis-py's Cluster takes some of them by no other way
+    nodes = client.nodes_manager  # redis-py's Cluster takes some of the options by no other way
+    for kwargs in (nodes.connection_kwargs, *(node.connection_kwargs for node in nodes.startup_nodes.values())):
+        kwargs.update(options)
     return Address(client, None, client.aclose, client.nodes_manager.initialize, _secrets_of(login | options))
 
 

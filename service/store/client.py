@@ -273,7 +273,7 @@ class Store:
         self._renewing = asyncio.create_task(self._renew_now(self._renew))
 
     async def _renew_now(self, renew: Callable[[], Awaitable[None]]) -> None:
-        with contextlib.suppress(exceptions.RedisError, OSError):
+        with contextlib.suppress(exceptions.RedisError, exceptions.RedisClusterException, OSError):
             await renew()
 
     def _judge(self, op: str, replies: Sequence[Reply], seconds: float) -> None:

@@ -33,6 +33,7 @@ _CLASSES: tuple[tuple[type[BaseException], str], ...] = (
     (exceptions.TimeoutError, "timeout"),
     (TimeoutError, "timeout"),
     (exceptions.ConnectionError, "connection"),
+    (exceptions.RedisClusterException, "connection"),
     (OSError, "connection"),
 )
 

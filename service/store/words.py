@@ -29,7 +29,7 @@ def words_of(exc: BaseException, secrets: Iterable[str] = ()) -> str:
     if isinstance(cause, SSLCertVerificationError):
         text = f"certificate verify failed: {cause.verify_message}"
     elif isinstance(cause, SSLError):
-        text = cause.reason or "TLS failed"
+        text = f"TLS failed: {getattr(cause, 'reason', None) or 'no reason given'}"
     elif isinstance(cause, OSError):
         text = cause.strerror or ""
     else:
