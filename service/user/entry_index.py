@@ -34,7 +34,8 @@ _MARK_MS = 86_400_000
 _ENTRY_ID = re.compile(rb"\d+-\d+")
 Fields = dict[bytes, bytes]
 """The fields of an entry."""
-# KEYS: stream, account. ARGV: life of a list in s. Returns nothing where there is no stream.
+# KEYS: stream, account. ARGV: life of a list in s, and the caller's clock in ms, for users of the store who may not ask
+# for the server's. Returns nothing where there is no stream.
 _STATE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
 if redis.call('TYPE', KEYS[2]).ok ~= 'hash' then redis.call('DEL', KEYS[2]) end
@@ -42,10 +43,11 @@ local info, of = redis.call('XINFO', 'STREAM', KEYS[1]), {}
 for i = 1, #info, 2 do of[info[i]] = info[i + 1] end
 local account = redis.call('HMGET', KEYS[2], 'counted', 'offset', 'cursor', 'life')
 local unlisted = of['entries-added'] and of['entries-added'] - (account[1] or 0)
-local life = math.min(ARGV[1], account[4] or ARGV[1])
+local life, time = math.min(ARGV[1], account[4] or ARGV[1]), redis.pcall('TIME')
+local now = time.err and math.floor(ARGV[2] / 1000) or time[1]
 local is_listed = unlisted and unlisted == tonumber(account[2] or 0)
 return {is_listed and 1 or 0, tostring(unlisted or 0), account[3] or '0-0', of['last-generated-id'],
-  tostring(redis.call('TIME')[1] - life + 1)}
+  tostring(now - life + 1)}
 """
 # KEYS: a list. ARGV: ids that were at its head; those that still are get removed.
 _REMOVE = """
@@ -81,7 +83,7 @@ class EntryIndex:
     async def state(self, timeout_s: float) -> IndexState | None:
         """Return how far the lists are true; None where there is no stream."""
         keys = (self._keys.stream, self._keys.account)
-        ((*found,),) = await self._store.call_script("erase", _STATE, [(2, *keys, self._life_s)], timeout_s)
+        ((*found,),) = await self._store.call_script("erase", _STATE, [(2, *keys, self._life_s, now_ms())], timeout_s)
         if not found:
             return None
         is_listed, unlisted, cursor, last, expired_s = found
@@ -140,7 +142,12 @@ class EntryIndex:
 
 def make_mark() -> bytes:
     """Return a mark for a user whose entry is being written in a Cluster."""
-    return b"?%d-%d" % (int(time.time() * 1000) + _MARK_MS, secrets.randbits(50))
+    return b"?%d-%d" % (now_ms() + _MARK_MS, secrets.randbits(50))
+
+
+def now_ms() -> int:
+    """Return this machine's Unix time in ms."""
+    return int(time.time() * 1000)
 
 
 def is_entry_id(text: bytes) -> bool:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from service.errors import StoreError
 from service.store.client import Store
 from service.store.connection import Command
+from service.user.entry_index import now_ms
 from service.user.key import UserKeys
 
 N_SHARES = 4096
@@ -39,10 +40,11 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
   for i = 1, #info, 2 do if info[i] == 'last-generated-id' then last = info[i + 1] end end
 end
 """
+# The last of ARGV is the caller's clock in ms, for users of the store who may not ask for the server's.
 _NOW = """
 if redis.call('TYPE', KEYS[2]).ok ~= 'hash' then redis.call('DEL', KEYS[2]) end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local time = redis.pcall('TIME')
+local now = time.err and tonumber(ARGV[#ARGV]) or time[1] * 1000 + math.floor(time[2] / 1000)
 """
 # KEYS: erasures, listeners. ARGV: the listener, the last entry that it has heard of, its lease in ms. Returns the last
 # entry, and the shares of those that it has not heard of; or -1 where it is not known which these are, because the
@@ -144,9 +146,9 @@ class Erasures:
         """
         end, pause_s = time.monotonic() + within_s, _FIRST_PAUSE_S
         ms, _, number = entry_id.partition(b"-")
-        arguments = [(2, *self._keys, entry_id, b"%b-%d" % (ms, int(number) + 1), self._name)]
+        arguments = (2, *self._keys, entry_id, b"%b-%d" % (ms, int(number) + 1), self._name)
         while True:
-            (left_ms,) = await self._store.call_script("erase", _UNHEARD, arguments, timeout_s)
+            (left_ms,) = await self._store.call_script("erase", _UNHEARD, [(*arguments, now_ms())], timeout_s)
             if left_ms == 0 or time.monotonic() >= end:
                 return Unheard(left_ms / 1000)
             await asyncio.sleep(min(pause_s, left_ms / 1000))
@@ -174,7 +176,7 @@ class Erasures:
 
     async def _hear(self, position: bytes) -> tuple[bytes, list[int]]:
         """Return the last entry, and the shares of the entries since that position; -1: it is not known which."""
-        arguments = (2, *self._keys, self._name, position, round(self._lease_s * 1000))
+        arguments = (2, *self._keys, self._name, position, round(self._lease_s * 1000), now_ms())
         last, *shares = await self._store.ask_aside(("EVAL", _HEAR, *arguments), _CALL_S)
         return last, [int(share) for share in shares]
 

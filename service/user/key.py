@@ -31,6 +31,7 @@ class UserKeys:
         self.strays = f"{namespace}:{{{self.stream}}}:strays"
         self.erasures = f"{namespace}:erasures"
         self.listeners = f"{namespace}:{{{self.erasures}}}:listeners"
+        self.shared = (self.stream, self.account, self.strays, self.erasures, self.listeners)
 
     def history(self, user_id: str) -> str:
         """Return the key of a user's history."""
