@@ -14,6 +14,7 @@ from pathlib import Path
 from service import __version__
 from service.command import rollout
 from service.command.bench import bench
+from service.command.compact import compact
 from service.command.doctor import examine
 from service.command.serve import serve
 from service.command.transfer import export_events, import_histories
@@ -68,12 +69,14 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.add_argument("file", type=_path, metavar="FILE")
         command.set_defaults(run=run)
+    compacting = commands.add_parser("compact", help="rewrite the embedded server's file without what was erased")
+    compacting.set_defaults(run=compact)
     _add_bench(commands.add_parser("bench", help="find the rate at which a running service keeps a latency budget"))
     _add_releases(commands)
     checked = commands.add_parser("doctor", help="look for what is wrong with machine, settings, store and bundle")
     _add_serving_flags(checked)
     checked.set_defaults(run=examine)
-    for name in ("serve", "import", "export", "publish", "activate", "rollback", "status", "doctor"):
+    for name in ("serve", "import", "export", "compact", "publish", "activate", "rollback", "status", "doctor"):
         command = commands.choices[name]
         command.add_argument(
             "--data-dir",

@@ -85,6 +85,12 @@ class Settings(BaseSettings):
     memory_users: int = Field(
         10_000, ge=0, le=10_000_000, description="users a worker remembers for when the store fails"
     )
+    compact_hours: float = Field(
+        24, gt=0, le=8760, description="age at which the embedded server's file is rewritten without what was erased"
+    )
+    memory_s: float = Field(
+        10, gt=0, le=3600, description="how long a worker that hears of no erasures answers from memory"
+    )
     drain_s: float = Field(0.5, ge=0, le=300, description="after SIGTERM: seconds of serving while /readyz says 503")
     shutdown_s: int = Field(5, ge=1, le=300, description="after draining: seconds that requests in flight may take")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line logged")

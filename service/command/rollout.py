@@ -13,10 +13,11 @@ from pathlib import Path
 
 import orjson
 
-from service.app import reach_store, trial_of
+from service.app import trial_of
 from service.errors import RefusedError, StartError, StoreError
 from service.release.published import Live, PublishedVersion, PublishedVersions
 from service.settings import Settings, read_settings
+from service.storage import reach_store
 
 _LOOK_EVERY_S = 0.2
 Work = Callable[[argparse.Namespace, PublishedVersions, Settings], Awaitable[int]]
@@ -68,7 +69,7 @@ async def _publish(arguments: argparse.Namespace, published: PublishedVersions, 
             _say(f"removed {removed} from the store")
         return await _announce(published, live, arguments.wait)
     except StoreError as exc:
-        raise StartError(f"publish stopped: the store: {exc.kind}; what was live still is, run it again") from exc
+        raise StartError(f"publish stopped: the store: {exc}; what was live still is, run it again") from exc
 
 
 async def _try(path: Path, try_bundle: Callable[[Path], Awaitable[None]]) -> None:
@@ -96,7 +97,7 @@ async def _show_status(arguments: argparse.Namespace, published: PublishedVersio
     try:
         live, versions, replicas = await published.live(), await published.listed(), await published.replicas()
     except StoreError as exc:
-        raise StartError(f"the store: {exc.kind}") from exc
+        raise StartError(f"the store: {exc}") from exc
     for version in versions:
         print(_line_of(version, is_live=live is not None and version.version == live.version))
     if live is None:

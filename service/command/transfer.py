@@ -17,10 +17,10 @@ from typing import IO, Any
 
 import orjson
 
-from service.app import history_of, reach_store, stream_of
 from service.bundle import check_item_id
 from service.errors import StartError, StoreError
 from service.settings import Settings, read_settings
+from service.storage import history_of, reach_store, stream_of
 from service.user.event import StoredEvent
 from service.user.history import History
 from service.user.stream import EventStream
@@ -56,7 +56,10 @@ async def _import(path: Path, settings: Settings) -> int:
     async with reach_store(settings) as store:
         await _load(path, history_of(settings, store), count)
     known = count.lines - count.bad - count.new
-    _say(f"imported {count.new} events; {known} were already there; {count.bad} of {count.lines} lines are bad")
+    _say(
+        f"imported {count.new} events; {known} were already there or too old to be kept; "
+        f"{count.bad} of {count.lines} lines are bad"
+    )
     if count.is_too_bad:
         _say(f"more than {MAX_BAD_SHARE:.0%} of the lines are bad: correct the file and run it again")
         return 2
@@ -69,7 +72,7 @@ async def _load(path: Path, history: History, count: "_Count") -> None:
         try:
             count.new += await history.load(batch, _TIMEOUT_S)
         except StoreError as exc:
-            raise StartError(f"import stopped at line {count.lines}: the store: {exc.kind}; run it again") from exc
+            raise StartError(f"import stopped at line {count.lines}: the store: {exc}; run it again") from exc
         if time.monotonic() - last > 1:
             last = time.monotonic()
             _say(f"{count.lines} lines, {count.lines / (last - start):.0f} a second")
@@ -97,7 +100,7 @@ async def _write_events(stream: EventStream, write: Callable[[dict[str, Any]], A
     seen: set[tuple[str, bytes]] = set()
     async for fields in _read_stream(stream):
         key = (fields["user_id"], _as_event(fields).member)
-        if key not in seen:  # an event older than everything kept of its user can be accepted twice
+        if key not in seen:  # in a Cluster an event can stand in the stream twice
             seen.add(key)
             write({"weight": 1, **fields})  # no value said: it happened once
     return len(seen)
@@ -191,7 +194,7 @@ async def _read_stream(stream: EventStream) -> AsyncIterator[dict[str, Any]]:
                 if isinstance(fields, dict):
                     yield fields
     except StoreError as exc:
-        raise StartError(f"export stopped: the store: {exc.kind}") from exc
+        raise StartError(f"export stopped: the store: {exc}") from exc
 
 
 def _writer(path: Path, file: IO[str]) -> Callable[[dict[str, Any]], Any]:

@@ -74,6 +74,7 @@ class StoreResponse(BaseModel):
     kind: Literal["embedded", "external"]
     is_up: bool
     breaker: Literal["closed", "probing", "open"]
+    reason: str | None = Field(None, max_length=800, description="why it is not up, as far as that is known")
 
 
 class ReadyResponse(BaseModel):

@@ -140,7 +140,7 @@ class Follower:
             tried = time.monotonic()
             generation = await asyncio.get_running_loop().run_in_executor(self._loader, self._load_gently, path, live)
         except StoreError as exc:
-            self._refuse(live, RefusedError("error", f"version {live.version}: the store: {exc.kind}"))
+            self._refuse(live, RefusedError("error", f"version {live.version}: the store: {exc}"))
         except RefusedError as exc:
             self._refuse(live, exc)
         else:

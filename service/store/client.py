@@ -24,6 +24,7 @@ from service.store.address import open_address
 from service.store.breaker import Breaker
 from service.store.connection import Command
 from service.store.reply import UNKNOWN_SCRIPT, Reply, kind_of
+from service.store.words import words_of
 
 _SLOT_SHARE = 0.25
 _PATIENT_SHARE = 0.75  # of slow_s: a default request has waited for its batch before it asks
@@ -50,12 +51,12 @@ class Store:
         slow_s: float,
         breaker: Breaker,
         on_call: Callable[[str, float], None] = lambda op, seconds: None,
-        on_error: Callable[[str], None] = lambda kind: None,
+        on_error: Callable[[StoreError], None] = lambda error: None,
     ) -> None:
         """Connects to nothing yet. Raises StartError if the URL cannot be read.
 
         url: see address. slow_s: the time that the default budget leaves for the store. on_call: is told the op and the
-        seconds of every call that was answered. on_error: is told the kind of every error, a label of
+        seconds of every call that was answered. on_error: is told every error; its kind is a label of
         store_errors_total.
         """
         self.breaker = breaker
@@ -65,6 +66,8 @@ class Store:
         self._on_error = on_error
         self._is_starting = False
         address = open_address(url, max_connections)
+        self._secrets = address.secrets
+        self.last_words = ""
         self._client, self._connection, self._close = address.client, address.connection, address.close
         self._renew, self._renewed = address.renew, 0.0
         self._renewing: asyncio.Task[None] | None = None
@@ -93,7 +96,7 @@ class Store:
             await self._client.aclose()
             await self._close()  # a pool that was given is not closed with the client
         except Exception as exc:  # the border: a failing close hides nothing else
-            self._on_error(kind_of(exc))
+            self._count(self._error(exc))
 
     async def call(self, op: str, commands: Sequence[Command], timeout_s: float) -> list[Reply]:
         """Send commands in one round trip and return their replies.
@@ -118,8 +121,8 @@ class Store:
         replies = iter(await self._ask(op, [command for group in groups for command in group], timeout_s))
         found = [[next(replies) for _ in group] for group in groups]
         for group in found:
-            for kind in {reply.kind for reply in group if isinstance(reply, StoreError)}:
-                self._on_error(kind)
+            for error in {reply.kind: reply for reply in group if isinstance(reply, StoreError)}.values():
+                self._count(error)
         return found
 
     async def call_script(self, op: str, script: str, arguments: Iterable[Command], timeout_s: float) -> list[Reply]:
@@ -141,6 +144,22 @@ class Store:
                 replies[place] = reply
         return self._require(replies)
 
+    async def ask_aside(self, command: Command, timeout_s: float) -> Reply:
+        """Send one command beside all calls, because it may wait at the server for long. Raises StoreError.
+
+        It takes no place among the calls in flight. The breaker does not hold it back, and learns nothing from it.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                (result,) = await self._send([command])
+        except Exception as exc:  # as in _attempt
+            raise self._error(exc) from exc
+        if isinstance(result, Exception):
+            error = self._error(result)
+            self._count(error)
+            raise error from result
+        return result
+
     async def wait_until_up(self, timeout_s: float) -> bool:
         """Return whether the server answers a ping within timeout_s; if not, the breaker is opened."""
         end = time.monotonic() + timeout_s
@@ -159,17 +178,19 @@ class Store:
             (reply,) = await self._attempt("ping", [("PING",)], 0.25)
         except StoreError:
             return False
+        if isinstance(reply, StoreError):
+            self.last_words = str(reply)
         return not isinstance(reply, StoreError)
 
     def count_undecodable(self) -> None:
         """Count a value in the store that is not what this service writes."""
-        self._on_error("decode")
+        self._count(StoreError("decode"))
 
     def _require(self, replies: list[Reply]) -> list[Reply]:
         """Return replies of which none is an error; count and raise the first one that is."""
         for reply in replies:
             if isinstance(reply, StoreError):
-                self._on_error(reply.kind)
+                self._count(reply)
                 raise reply
         return replies
 
@@ -189,10 +210,10 @@ class Store:
         except StoreError:
             raise
         except Exception as exc:  # redis-py on asyncio has raised TypeError and AttributeError for a peer's reset
-            raise self._failed(kind_of(exc), timeout_s) from exc
+            raise self._failed(self._error(exc), timeout_s) from exc
         seconds = time.monotonic() - start
         self._on_call(op, seconds)
-        replies = [StoreError(kind_of(result)) if isinstance(result, Exception) else result for result in results]
+        replies = [self._error(result) if isinstance(result, Exception) else result for result in results]
         self._judge(op, replies, seconds)
         return replies
 
@@ -213,8 +234,9 @@ class Store:
             async with asyncio.timeout(timeout_s * _SLOT_SHARE):
                 await self._slots.acquire()
         except TimeoutError:
-            self._on_error("pool_exhausted")
-            raise StoreError("pool_exhausted") from None
+            error = StoreError("pool_exhausted")
+            self._count(error)
+            raise error from None
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
         if not isinstance(self._client, RedisCluster):
@@ -251,7 +273,7 @@ class Store:
         self._renewing = asyncio.create_task(self._renew_now(self._renew))
 
     async def _renew_now(self, renew: Callable[[], Awaitable[None]]) -> None:
-        with contextlib.suppress(exceptions.RedisError, OSError):
+        with contextlib.suppress(exceptions.RedisError, exceptions.RedisClusterException, OSError):
             await renew()
 
     def _judge(self, op: str, replies: Sequence[Reply], seconds: float) -> None:
@@ -264,17 +286,26 @@ class Store:
             self._last_success = time.monotonic()
             self.breaker.record_success()
 
-    def _failed(self, kind: str, timeout_s: float) -> StoreError:
+    def _failed(self, error: StoreError, timeout_s: float) -> StoreError:
         """Count a call that was not answered, tell the breaker, and return the error to raise."""
         if self._is_starting:
-            return StoreError(kind)
-        self._on_error(kind)
-        if kind != "timeout":
+            self.last_words = str(error)
+            return error
+        self._count(error)
+        if error.kind != "timeout":
             self.breaker.record_failure()
-            return StoreError(kind)
+            return error
         if timeout_s >= _PATIENT_SHARE * self._slow_s:
             self.breaker.record_failure()
         return StoreTimeoutError()
+
+    def _error(self, exc: BaseException) -> StoreError:
+        return StoreError(kind_of(exc), words_of(exc, self._secrets))
+
+    def _count(self, error: StoreError) -> None:
+        if error.kind in _DOWN_KINDS:
+            self.last_words = str(error)
+        self._on_error(error)
 
     async def _watch(self) -> None:
         while True:

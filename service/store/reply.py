@@ -21,6 +21,8 @@ _PREFIXES = {
     "WRONGTYPE": WRONG_TYPE, "OOM": "oom", "NOPERM": "noperm", "NOAUTH": "noauth", "WRONGPASS": "noauth",
     "READONLY": "readonly", "MISCONF": "readonly", "LOADING": "loading",
 }  # fmt: skip
+_FORBIDDEN_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
+_LOOKED_AT = 200
 _CLASSES: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionFullError, "pool_exhausted"),
     (exceptions.NoScriptError, UNKNOWN_SCRIPT),
@@ -33,15 +35,19 @@ _CLASSES: tuple[tuple[type[BaseException], str], ...] = (
     (exceptions.TimeoutError, "timeout"),
     (TimeoutError, "timeout"),
     (exceptions.ConnectionError, "connection"),
+    (exceptions.RedisClusterException, "connection"),
     (OSError, "connection"),
 )
 
 
 def kind_of(exc: BaseException) -> str:
     """Return the label of store_errors_total for an error: by the server's error prefix, else by the class."""
-    for word in str(exc).split(" ")[:3]:
+    text = str(exc)
+    for word in text.split(" ", 3)[:3]:
         if word in _PREFIXES:
             return _PREFIXES[word]
+    if any(words in text[:_LOOKED_AT] for words in _FORBIDDEN_IN_SCRIPT):
+        return "noperm"
     return next((kind for cls, kind in _CLASSES if isinstance(exc, cls)), "other")
 
 

@@ -183,7 +183,7 @@ def test_metrics_parse_and_explain_every_request(toy_bundle: Path, tmp_path: Pat
         == 2
     )
     assert {s.labels["result"]: s.value for s in samples if s.name == "retort_events_total"} == {
-        "accepted": 1, "duplicate": 1, "invalid": 1, "future": 0, "unavailable": 0,
+        "accepted": 1, "duplicate": 1, "invalid": 1, "future": 0, "too_old": 0, "unavailable": 0,
     }  # fmt: skip
     assert {s.labels["route"] for s in samples if "route" in s.labels} <= set(ROUTES)
     assert {s.labels["method"] for s in samples if "method" in s.labels} <= {*METHODS, "OTHER"}
@@ -261,8 +261,14 @@ def test_erased_user_leaves_nothing_behind(toy_bundle: Path, tmp_path: Path) -> 
         forgotten = service.recommend(user_id="gone")["quality"]
         os.kill(service.store_pid(), signal.SIGCONT)
 
-    assert answer == {"user_id": "gone", "keys_erased": 2, "event_stream": {"erased": 1, "complete": True}}
-    assert keys == [b"retort:events", b"retort:{stays}:e", b"retort:{stays}:h"]
+    assert answer == {
+        "user_id": "gone", "keys_erased": 2, "event_stream": {"erased": 1, "complete": True},
+        "memory": {"complete": True, "gone_within_s": 0},
+    }  # fmt: skip
+    assert keys == [
+        b"retort:erasures", b"retort:events", b"retort:{retort:erasures}:listeners", b"retort:{retort:events}:account",
+        b"retort:{stays}:e", b"retort:{stays}:h", b"retort:{stays}:s",
+    ]  # fmt: skip
     assert entries == ["stays"]
     assert forgotten == {"level": "fallback", "reasons": ["store_timeout"]}
 
@@ -378,7 +384,7 @@ def test_export_writes_each_accepted_event_once(toy_bundle: Path, tmp_path: Path
         for _ in range(2):
             service.send(full, {"user_id": "e", "item_id": "0444778", "timestamp": 9})
         service.send(*[{"user_id": "old", "item_id": f"i{n}", "timestamp": 100 + n} for n in range(3)])
-        service.send({"user_id": "old", "item_id": "i0", "timestamp": 100})  # trimmed away, so accepted again
+        service.send({"user_id": "old", "item_id": "i0", "timestamp": 100})  # trimmed away, so refused
         names = ["out.jsonl", "out.csv", "out.jsonl.gz"]
         codes = [
             run_command("export", str(tmp_path / n), "--data-dir", str(tmp_path / "data")).returncode for n in names
