@@ -18,6 +18,7 @@ from service.command.doctor import examine
 from service.command.serve import serve
 from service.command.transfer import export_events, import_histories
 from service.errors import RetortError
+from service.release.confinement import hide_from_same_user
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
         given.insert(0, "serve")
     arguments = _parser().parse_args(given)
+    hide_from_same_user()  # keys and passwords stand in the environment
     try:
         status: int = arguments.run(arguments)
         return status

@@ -78,7 +78,10 @@ def in_list_of_graphs(tensor: TensorProto) -> ModelProto:
 
 
 def in_function(tensor: TensorProto) -> ModelProto:
-    nodes = [helper.make_node("Constant", [], ["secret"], value=tensor), helper.make_node("Add", ["a", "secret"], ["b"])]
+    nodes = [
+        helper.make_node("Constant", [], ["secret"], value=tensor),
+        helper.make_node("Add", ["a", "secret"], ["b"]),
+    ]
     function = helper.make_function("ours", "F", ["a"], ["b"], nodes, [helper.make_opsetid("", 17)])
     model = model_of(tensor, [helper.make_node("F", ["x"], ["y"], domain="ours")], functions=[function])
     model.opset_import.append(helper.make_opsetid("ours", 1))
@@ -193,7 +196,18 @@ def varint(number: int, at_least: int = 1) -> bytes:
         varint(0x6A, 5) + b"\x00",
         b"\x68\x01",
     ],
-    ids=["plain", "long", "over 32 bits", "negative", "long tag", "taken back", "packed", "empty", "long tag 13", "int"],
+    ids=[
+        "plain",
+        "long",
+        "over 32 bits",
+        "negative",
+        "long tag",
+        "taken back",
+        "packed",
+        "empty",
+        "long tag 13",
+        "int",
+    ],
 )
 def test_other_ways_to_write_the_reference_are_refused(extra: bytes) -> None:
     with pytest.raises(ValueError, match="refers to data outside"):
@@ -216,7 +230,7 @@ def test_other_ways_to_write_the_reference_are_refused(extra: bytes) -> None:
     ],
 )
 def test_what_parsers_may_read_differently_is_refused(model: bytes) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"message|cut off|format|another type"):
         check_model(model)
 
 
