@@ -59,7 +59,6 @@ async def try_bundle(path: Path, *, kind: Kind, codes: Path) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
         env={name: os.environ[name] for name in _KEPT if name in os.environ} | _GIVEN,
-        umask=0o077,
     )  # in this process's session: Linux shares the processor among sessions first, and is nice only inside of one
     try:
         async with asyncio.timeout(_TIMEOUT_S):
@@ -126,6 +125,7 @@ def _examine(path: Path, student: Student, manifest: Manifest) -> None:
 def _prepare(path: Path, codes: Path) -> None:
     """Bound what this process may use by what a bundle of this size may take, and take everything else from it."""
     os.nice(_NICE)
+    os.umask(0o077)
     size = sum(entry["size"] for entry in read_manifest(path).files.values())
     limit({
         resource.RLIMIT_AS: _BASE_BYTES + 16 * size,
