@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types bench clean
+.PHONY: help install demo test lint types bench renew clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,10 @@ bench: $(INSTALLED)  ## the service against a FastAPI echo, large catalogues, ov
 	-OMP_NUM_THREADS=1 $(BIN)/python tests/bench/faults.py \
 		--bundle $(OUT)/run/bundle --histories $(OUT)/run/prepared/histories.jsonl.gz
 	-OMP_NUM_THREADS=1 $(BIN)/python tests/bench/swaps.py --bundle $(OUT)/run/bundle
+
+renew: $(INSTALLED)  ## what the images are held to: sums of wheels, newest patch releases and digests of images
+	$(BIN)/python -m pip install --quiet uv==0.13.9
+	$(BIN)/python docker/renew.py $(if $(REGISTRY),--registry $(REGISTRY),locks)
 
 clean:  ## remove what the demo and the tools left
 	rm -rf .demo .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -2,7 +2,7 @@
 #
 #   docker build -f docker/service.Dockerfile -t retort .
 #   docker run --rm --init --read-only --cap-drop ALL -p 127.0.0.1:8000:8000 \
-#     -v "$PWD/.demo/run/bundle:/bundle:ro" -v retort-data:/data -e RETORT_API_KEYS=choose-a-key retort
+#     -v "$PWD/.demo/run/bundle:/bundle:ro" -v retort-data:/data -e RETORT_API_KEYS=choose-a-long-random-key retort
 
 FROM python:3.11-slim-bookworm AS build
 # pip's own settings, given with --build-arg; what is not declared here never reaches pip.
@@ -11,12 +11,21 @@ ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_TRUSTED_HOST
 WORKDIR /src
-RUN python -m venv /opt/retort
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+# The image itself gets neither pip nor setuptools: they stay in /opt/build.
+RUN python -m venv /opt/build && \
+    python -m venv --without-pip /opt/retort
+COPY docker/build.lock docker/service.lock ./
+# Every wheel is held to its sum, and nothing is built from source (docker/renew.py writes the locks).
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/build/bin/python -m pip install --require-hashes --only-binary :all: --requirement build.lock && \
+    /opt/build/bin/python -m pip --python /opt/retort/bin/python \
+        install --require-hashes --only-binary :all: --requirement service.lock
+COPY pyproject.toml README.md LICENSE ./
 COPY service/ service/
 COPY training/ training/
-RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/retort/bin/python -m pip install --constraint constraints.txt '.[embedded]'
+RUN /opt/build/bin/python -m pip wheel --no-index --no-deps --no-build-isolation --wheel-dir dist . && \
+    /opt/build/bin/python -m pip --python /opt/retort/bin/python install --no-index --no-deps dist/retort-*.whl && \
+    /opt/build/bin/python -m pip --python /opt/retort/bin/python check
 
 FROM python:3.11-slim-bookworm
 # A numeric user, so that an orchestrator can see that it is not root; /data is the only place that it writes to.
@@ -37,6 +46,6 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['RETORT_PORT'] + '/livez', timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as r; p = os.environ.get('RETORT_PORT', ''); r.urlopen('http://127.0.0.1:' + (p if p.isdigit() else '8000') + '/livez', timeout=2)"]
 ENTRYPOINT ["retort"]
 CMD ["serve"]

@@ -12,16 +12,25 @@ ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_TRUSTED_HOST
 WORKDIR /src
-RUN python -m venv /opt/retort
-COPY constraints.txt ./
-# A layer of its own: the large one changes only with its pin.
+RUN python -m venv /opt/build && \
+    python -m venv --without-pip /opt/retort
+COPY docker/build.lock docker/training.lock constraints.txt ./
+# Every wheel is held to its sum, and nothing is built from source (docker/renew.py writes the locks).
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/retort/bin/python -m pip install --constraint constraints.txt torch
+    /opt/build/bin/python -m pip install --require-hashes --only-binary :all: --requirement build.lock && \
+    /opt/build/bin/python -m pip --python /opt/retort/bin/python \
+        install --require-hashes --only-binary :all: --requirement training.lock
+# torch alone is held to its version and not to a sum: which build it is, for CPUs or CUDA, is said by the index.
+# What it needs of others is there already, but for the libraries of a CUDA build.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/build/bin/python -m pip --python /opt/retort/bin/python \
+        install --only-binary :all: --constraint constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
 COPY service/ service/
 COPY training/ training/
-RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/retort/bin/python -m pip install --constraint constraints.txt '.[train]'
+RUN /opt/build/bin/python -m pip wheel --no-index --no-deps --no-build-isolation --wheel-dir dist . && \
+    /opt/build/bin/python -m pip --python /opt/retort/bin/python install --no-index --no-deps dist/retort-*.whl && \
+    /opt/build/bin/python -m pip --python /opt/retort/bin/python check
 
 FROM python:3.11-slim-bookworm
 RUN install --directory --owner=10001 --group=10001 /input /output

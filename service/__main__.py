@@ -32,10 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = arguments.run(arguments)
         return status
     except RetortError as exc:
-        print(f"retort: {exc}", file=sys.stderr)
-        return 2
+        return _say_why(str(exc))
+    except OSError as exc:
+        if exc.filename is None:
+            raise
+        return _say_why(f"{exc.filename}: {exc.strerror}; choose another place, or make this one accessible")
     except KeyboardInterrupt:
         return 130
+
+
+def _say_why(text: str) -> int:
+    print(f"retort: {text}", file=sys.stderr)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,10 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"retort {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serving = commands.add_parser("serve", help="answer requests (the default)")
-    serving.add_argument("--bundle", type=Path, help="the bundle directory")
-    serving.add_argument("--host", help="address to listen on (default 127.0.0.1)")
-    serving.add_argument("--port", type=int, help="port to listen on (default 8000; 0 takes a free one)")
-    serving.add_argument("--workers", type=int, default=1, help="processes that share the port (default 1)")
+    _add_serving_flags(serving)
     # Descriptors inherited from the supervisor; None when alone.
     serving.add_argument("--listener-fd", type=int, help=argparse.SUPPRESS)
     serving.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
@@ -63,20 +68,40 @@ def _parser() -> argparse.ArgumentParser:
         ("export", "write the accepted events to a file, to retrain", export_events),
     ):
         command = commands.add_parser(name, help=text)
-        command.add_argument("file", type=Path, metavar="FILE")
+        command.add_argument("file", type=_path, metavar="FILE")
         command.set_defaults(run=run)
     _add_bench(commands.add_parser("bench", help="find the rate at which a running service keeps a latency budget"))
     _add_releases(commands)
     checked = commands.add_parser("doctor", help="look for what is wrong with machine, settings, store and bundle")
-    checked.add_argument("--bundle", type=Path, help="the bundle directory")
-    checked.add_argument("--workers", type=int, default=1, help="as for serve")
+    _add_serving_flags(checked)
     checked.set_defaults(run=examine)
     for name in ("serve", "import", "export", "publish", "activate", "rollback", "status", "doctor"):
         command = commands.choices[name]
         command.add_argument(
-            "--data-dir", type=Path, help="where the embedded server keeps its data (default ~/.local/share/retort)"
+            "--data-dir",
+            type=_optional_path,
+            help="where the embedded server keeps its data (default ~/.local/share/retort)",
         )
     return parser
+
+
+def _add_serving_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--bundle", type=_optional_path, help="the bundle directory")
+    command.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    command.add_argument("--port", type=int, help="port to listen on (default 8000; 0 takes a free one)")
+    command.add_argument("--workers", type=int, default=1, help="processes that share the port (default 1)")
+
+
+def _optional_path(text: str) -> Path | None:
+    """Read a path; an empty one is none, as in the environment."""
+    return Path(text) if text.strip() else None
+
+
+def _path(text: str) -> Path:
+    """Read a path that must be given: an empty one would mean the working directory."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("a path, not an empty text")
+    return Path(text)
 
 
 def _add_bench(command: argparse.ArgumentParser) -> None:
@@ -103,7 +128,7 @@ def _between(least: int, most: int) -> Callable[[str], int]:
 
 def _add_releases(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     publish = commands.add_parser("publish", help="upload a bundle into the store and make it live")
-    publish.add_argument("bundle", type=Path, metavar="DIR")
+    publish.add_argument("bundle", type=_path, metavar="DIR")
     publish.add_argument("--no-activate", action="store_true", help="upload only")
     publish.set_defaults(run=rollout.publish)
     activate = commands.add_parser("activate", help="make a published version live")

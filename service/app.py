@@ -120,14 +120,16 @@ async def open_service(
         readiness = Readiness(store, store_kind or ("external" if settings.redis_url else "embedded"), generations)
         history = history_of(settings, store)
         account = Account(metrics, log if settings.log_requests else None)
-        guard = _make_guard(settings, account, ledger)
+        keys = Keys(settings.parsed_keys, settings.admin_key.get_secret_value())
+        guard = _make_guard(settings, keys, account, ledger)
         api = create_api(
             [
                 event_routes(history, metrics, guard.charge),
                 user_routes(history, stream_of(settings, store), generations),
                 model_routes(generations, published, follower.look_soon),
                 probe_routes(readiness.describe, metrics),
-            ]
+            ],
+            is_keyed=keys.is_on,
         )
         endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings))
         gate = Gate(api, endpoint, guard, _make_admission(settings, metrics), account)
@@ -135,9 +137,13 @@ async def open_service(
         stack.push_async_callback(_cancel, asyncio.create_task(_watch_lag(metrics)))
         if not is_pinned:
             stack.push_async_callback(_cancel, asyncio.create_task(follower.run(generations)))
-        gc.collect()
-        gc.freeze()  # what lives as long as the process is not scanned again and again
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
+
+
+def _freeze() -> None:
+    """Keep what lives as long as the process from being scanned for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _show(metrics: Metrics, generations: Generations) -> None:
@@ -146,6 +152,7 @@ def _show(metrics: Metrics, generations: Generations) -> None:
     show_generation(metrics, generations.live)
     metrics.model_swaps["ok"].inc()
     metrics.refresh()
+    _freeze()
 
 
 class GenerationLoader:
@@ -291,8 +298,7 @@ def stream_of(settings: Settings, store: Store) -> EventStream:
     return EventStream(store, UserKeys(settings.namespace))
 
 
-def _make_guard(settings: Settings, account: Account, ledger: Ledger | None) -> Guard:
-    keys = Keys(settings.parsed_keys, settings.admin_key.get_secret_value())
+def _make_guard(settings: Settings, keys: Keys, account: Account, ledger: Ledger | None) -> Guard:
     hosts = Hosts([*settings.hosts, settings.host], is_on=not keys.is_on)
     return Guard(hosts, keys, Proxies(settings.proxies), Rates(settings.rate_per_s, ledger), account)
 

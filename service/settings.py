@@ -1,18 +1,23 @@
 """Every setting of the service, read from the environment: the variable is RETORT_ and the name in capitals.
 
-A command-line flag of the same name takes precedence. Only app and the modules of command see a Settings object;
-everything else is given values.
+A command-line flag of the same name takes precedence. A setting that is empty is one that is not set. A RETORT_ name
+that is no setting is refused. Only app and the modules of command see a Settings object; everything else is given
+values.
 """
 
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import StartError
 from service.http.caller import Network, parse_networks
 from service.http.key import LEAST_KEY, Key, parse_key
+from service.setting_name import PREFIX, find_addresses, find_mistakes, is_of_kubernetes
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 """Hosts that only this machine can reach."""
@@ -21,7 +26,7 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 class Settings(BaseSettings):
     """The settings, each with its default, its bounds and what it means."""
 
-    model_config = SettingsConfigDict(env_prefix="RETORT_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
     bundle: Path | None = Field(None, description="the bundle directory to serve")
     index: Literal["auto", "exact", "approximate"] = Field(
@@ -85,10 +90,23 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line logged")
     log_requests: bool = Field(True, description="0: no line per request")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_what_is_not_said(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """An empty text says nothing, and neither does the address of a Kubernetes Service named as a setting is."""
+        return {
+            name: value
+            for name, value in given.items()
+            if not isinstance(value, str) or (value.strip() and not is_of_kubernetes(_full_name(name), value))
+        }
+
     @field_validator("data_dir", "bundle")
     @classmethod
     def _expand_home(cls, path: Path | None) -> Path | None:
-        return path.expanduser() if path is not None else None
+        try:
+            return path.expanduser() if path is not None else None
+        except RuntimeError:
+            raise ValueError(f"{path}: this user has no home directory: set it to a directory of yours") from None
 
     @field_validator("api_keys", "admin_key")
     @classmethod
@@ -138,14 +156,39 @@ class Settings(BaseSettings):
 
 
 def read_settings(**flags: object) -> Settings:
-    """Read the settings from the environment and from flags, of which those that are None do not count.
+    """Read the settings from the environment and from flags, of which those that are None or empty do not count.
 
-    Raises StartError that names each bad setting, but not its value.
+    Raises StartError that names each bad setting, but not its value, and for a name that is no setting the nearest.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    known = [_full_name(name) for name in Settings.model_fields]
+    if mistakes := find_mistakes(os.environ, known):
+        named = "; ".join(f"{name} (the nearest is {nearest})" for name, nearest in mistakes.items())
+        raise StartError(f"no such setting: {named}; unset it, or correct its name")
+    given = {name: value for name, value in flags.items() if value not in (None, "")}
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as exc:
         # The value itself stays out of the message: it may be a key.
-        wrong = "; ".join(f"RETORT_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in exc.errors())
+        wrong = "; ".join(f"{_full_name('_'.join(map(str, e['loc'])))}: {e['msg']}" for e in exc.errors())
         raise StartError(f"bad setting: {wrong}") from None
+
+
+def ignored_names() -> list[str]:
+    """Return the RETORT_ names of the environment that are the addresses of Kubernetes Services, and no settings."""
+    return find_addresses(os.environ)
+
+
+def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which a child process reads exactly these settings, wherever they came from."""
+    others = {name: value for name, value in environment.items() if not name.upper().startswith(PREFIX)}
+    return others | {_full_name(name): _as_text(value) for name, value in settings if value is not None}
+
+
+def _full_name(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)

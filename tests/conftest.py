@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: here and in child processes sums run in one order, bit for bit
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime, which a test may import before our packages
 
 import pytest
 
-from tests.service.running import Running
+from tests.service.running import ADMIN_KEY, KEY, Running, run_command
 from tests.service.toy import write_toy
 from tests.training.world import tiny_settings, write_chain_world
 from training.__main__ import main
@@ -25,6 +26,25 @@ def shared_service(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -
     """One service for the tests that do it no harm; each uses users of its own."""
     with Running(toy_bundle, tmp_path_factory.mktemp("data")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def keyed_service(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One service with keys, for the tests of its document; its client sends none."""
+    with Running(toy_bundle, tmp_path_factory.mktemp("keyed"), api_keys=KEY, admin_key=ADMIN_KEY) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def published_versions(keyed_service: Running, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two versions that the service with keys may be told to serve."""
+    versions = []
+    for seed in (1, 2):
+        bundle = write_toy(tmp_path_factory.mktemp("published") / "bundle", seed=seed)
+        done = run_command("publish", str(bundle.path), "--data-dir", str(keyed_service.data_dir))
+        assert done.returncode == 0, done.stderr
+        versions.append(bundle.manifest.version)
+    return versions
 
 
 @pytest.fixture(scope="session")

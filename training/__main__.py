@@ -4,6 +4,8 @@
 the settings of the directory, and refuses a new value for what an earlier stage was made with.
 """
 
+from training import machine  # noqa: F401, I001  # before torch, polars and the other packages of the extra
+
 import argparse
 import json
 import shutil
@@ -76,6 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        why = f"{error.filename}: {error.strerror}"
+        print(f"error: {why}; choose another place, or make this one accessible", file=sys.stderr)
+        return InputError.exit_code
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return 130

@@ -1,6 +1,10 @@
 """What is said of a peak: a table, a plot, and figures for JSON."""
 
+import atexit
 import importlib
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +41,12 @@ def draw_latencies(peak: Peak, budget_s: float, path: Path | None) -> str:
     if path is None:
         return "no plot was asked for (--plot FILE.png)"
     try:
+        _keep_fonts_elsewhere()
         figure_module = importlib.import_module("matplotlib.figure")
     except ImportError:
         return f"{path} was not drawn: pip install matplotlib"
+    except OSError as exc:
+        return f"{path} was not drawn: {exc.strerror or exc}"
     figure = figure_module.Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot(xscale="log", yscale="log", xlabel="requests/s offered", ylabel="latency, ms")
     rows = [step.summary(budget_s) for step in sorted(peak.steps, key=lambda step: step.rate)]
@@ -64,3 +71,10 @@ def _verdict(peak: Peak, budget_s: float) -> str:
     if peak.limit == "generator":
         return f"{head}; at more, this generator itself was late: run it on a machine or core of its own"
     return f"{head}; more was not asked (--max-rate)" if peak.limit == "max_rate" else head
+
+
+def _keep_fonts_elsewhere() -> None:
+    """Let matplotlib's list of fonts, which it would leave under HOME, go with the process. Raises OSError."""
+    if not os.environ.get("MPLCONFIGDIR"):
+        os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="retort-matplotlib-")
+        atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)

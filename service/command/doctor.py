@@ -41,7 +41,9 @@ class Finding:
 
 def examine(arguments: argparse.Namespace) -> int:
     """Run every check and print what was found; return the exit code: 1 if something is FAIL. Raises StartError."""
-    settings = read_settings(bundle=arguments.bundle, data_dir=arguments.data_dir)
+    settings = read_settings(
+        bundle=arguments.bundle, host=arguments.host, port=arguments.port, data_dir=arguments.data_dir
+    )
     return print_findings(asyncio.run(_examine(settings, arguments.workers)))
 
 
@@ -140,7 +142,7 @@ def check_files(max_in_flight: int, n_connections: int) -> Finding:
 
 def check_disk(data_dir: Path) -> Finding:
     """Judge whether the data directory can be written to, and has room for the append-only file and two bundles."""
-    place = next(path for path in (data_dir, *data_dir.absolute().parents) if path.exists())
+    place = next(path for path in (data_dir, *data_dir.absolute().parents) if os.access(path, os.F_OK))
     if not os.access(place, os.W_OK | os.X_OK):
         return Finding(FAIL, "disk", f"{place} cannot be written to", "set RETORT_DATA_DIR to a directory of your own")
     free = shutil.disk_usage(place).free

@@ -11,13 +11,15 @@ from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from service.app import open_service, start_embedded
 from service.command.worker import Supervisor, WorkerStart
 from service.errors import StartError
 from service.http.key import LEAST_KEY
 from service.http.rate import FILE_BYTES, SharedLedger
 from service.logs import Log, LogHandler
-from service.settings import Settings, read_settings
+from service.settings import Settings, environment_of, ignored_names, read_settings
 from service.wire.server import BACKLOG, Server, ServerRule, address_of, bind, loop_factory
 
 MAX_WORKERS = 64
@@ -52,6 +54,8 @@ def serve(arguments: argparse.Namespace) -> int:
         raise StartError(f"refusing to listen on {settings.host} with a key of less than {LEAST_KEY} characters")
     log = Log(settings.log_level)
     _route_logging(log)
+    if names := ignored_names():
+        log.write("warning", "setting_ignored", names=names, message="the address of a Kubernetes Service, no setting")
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             if arguments.workers > 1:
@@ -71,17 +75,16 @@ async def _supervise(settings: Settings, n_workers: int, log: Log, *, is_pinned:
     listener = bind(settings.host, settings.port)
     listener.set_inheritable(True)
     async with AsyncExitStack() as stack:
-        metrics_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="retort-metrics-")))
-        given = {"PROMETHEUS_MULTIPROC_DIR": str(metrics_dir), "RETORT_DATA_DIR": str(settings.data_dir)}
-        if settings.bundle is not None:
-            given["RETORT_BUNDLE"] = str(settings.bundle)
+        metrics_dir = _make_metrics_directory(stack)
         rates_file = metrics_dir / "rates"
         rates_file.write_bytes(bytes(FILE_BYTES))
         arguments = ["--rates-file", str(rates_file), *(["--pin"] if is_pinned else [])]
         if settings.redis_url is None:
-            given["RETORT_REDIS_URL"] = start_embedded(settings, stack, log)
+            url = SecretStr(start_embedded(settings, stack, log))
+            settings = settings.model_copy(update={"redis_url": url})
             arguments += ["--store-kind", "embedded"]
-        start = WorkerStart(listener, arguments, {**os.environ, **given})
+        environment = environment_of(settings, os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)})
+        start = WorkerStart(listener, arguments, environment)
         stop_s = settings.drain_s + settings.shutdown_s
         supervisor = Supervisor(start, n_workers, metrics_dir=metrics_dir, log=log, stop_s=stop_s)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -90,6 +93,14 @@ async def _supervise(settings: Settings, n_workers: int, log: Log, *, is_pinned:
         log.write("info", "listening", **address_of(listener), pid=os.getpid(), workers=n_workers)
         await supervisor.run()
     log.write("info", "stopped")
+
+
+def _make_metrics_directory(stack: AsyncExitStack) -> Path:
+    """Make the directory in which workers count, gone with the stack. Raises StartError."""
+    try:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="retort-metrics-")))
+    except OSError as exc:
+        raise StartError(f"--workers needs a directory for temporary files: {exc.strerror}; set TMPDIR") from exc
 
 
 async def _listen(settings: Settings, log: Log, inherited: Inherited, *, is_pinned: bool) -> None:

@@ -119,6 +119,7 @@ class Supervisor:
                     await self._replace(place, code)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._is_stopping.wait(), _WATCH_EVERY_S)
+        self._start.listener.close()  # the last worker answers who has connected; a copy here would keep them waiting
         await self.end()
 
     async def end(self) -> None:

@@ -1,6 +1,6 @@
 """What is counted and logged of every request, under labels of closed lists."""
 
-from service.http.key import OPEN_PATHS
+from service.http.key import DOCUMENT_PATHS, OPEN_PATHS
 from service.logs import Log
 from service.metrics import ROUTES, Metrics
 from service.wire.trace import Trace
@@ -43,4 +43,6 @@ def route_of(path: str) -> str:
     """Return the template of a path, or unmatched: labels come from a closed list, never from a caller."""
     if path.startswith("/users/") and len(path) > len("/users/"):
         return "/users/{user_id}"
+    if path in DOCUMENT_PATHS and path != "/openapi.json":
+        return "/docs"
     return path if path in ROUTES else "unmatched"

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
 
 from service.errors import RequestError, StoreError
 from service.http.message import STORE_TIMEOUT_S, json_response, read_json, store_unavailable
 from service.http.openapi import documented
-from service.http.schema import Event, EventsRequest, EventsResponse, Rejected, check_events, parse_event_list
+from service.http.schema import MAX_EVENTS, Event, EventsRequest, Rejected, check_events, parse_event_list
 from service.metrics import Metrics
 from service.user.event import StoredEvent
 from service.user.history import History
@@ -26,13 +27,21 @@ _TURN_S = 5.0
 """How long a body waits for those that came before it."""
 
 
+class EventsResponse(BaseModel):
+    """The answer of POST /events: what is accepted is stored."""
+
+    accepted: int = Field(ge=0, le=MAX_EVENTS)
+    duplicates: int = Field(ge=0, le=MAX_EVENTS)
+    rejected: list[Rejected] = Field(max_length=MAX_EVENTS)
+
+
 def event_routes(history: History, metrics: Metrics, charge: Charge) -> APIRouter:
     """Return the route that stores events. charge: counts a list as so many requests more of its caller's rate."""
-    router = APIRouter()
+    router = APIRouter(tags=["events"])
     writer = EventWriter(history, metrics)
 
-    @router.post("/events", **documented(EventsRequest, EventsResponse, 413, 415, 422, 503))
-    async def events(request: Request) -> Response:
+    @router.post("/events", **documented(body=EventsRequest, answer=EventsResponse))
+    async def send_events(request: Request) -> Response:
         """Store events; what is accepted is in the store, and visible to the user's next request."""
         listed = parse_event_list(await read_json(request.scope, request.receive, EVENTS_BODY_BYTES))
         trace: Trace = request.scope["retort"]

@@ -1,7 +1,7 @@
 """Whether a request may come in at all: the host it asks for, its key and scope, its caller's rate.
 
-Deny by default: every path but the probes (and /metrics, unless a key is for it) needs a key where keys are set,
-whether the path exists or not.
+Deny by default: where keys are set every path needs one, whether it exists or not, but the probes, /metrics (unless a
+key is for it), the API's description and the page that shows it.
 """
 
 from service.errors import RequestError
@@ -34,7 +34,7 @@ class Guard:
             raise
         if path in OPEN_PATHS:
             return b""
-        key = given_key(headers) if self._keys.is_on else None  # without keys, anything could be made up
+        key = given_key(headers) if self._keys.is_asked_for(path) else None  # without keys, anything could be made up
         caller = key or self._address(headers, client)
         if self._rates.is_on and self._rates.is_over(caller):
             raise self._over_rate()

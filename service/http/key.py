@@ -12,6 +12,15 @@ from service.errors import RequestError
 from service.wire.reply import RawHeaders
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
+DOCUMENT_PATHS = frozenset(
+    {
+        "/openapi.json", "/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css",
+        "/docs/favicon-32x32.png",
+    }
+)  # fmt: skip
+"""The API's description and the page that shows it. A browser that opens a page sends no key, and they say nothing of
+any user: they need none, but unlike the open paths they are limited like every other."""
+_KEYLESS_PATHS = OPEN_PATHS | DOCUMENT_PATHS
 ADMIN_PATHS = frozenset({"/model/activate", "/model/rollback"})
 SCOPES = ("recommend", "events", "users.read", "users.erase", "model", "metrics")
 LEAST_KEY = 16
@@ -54,23 +63,22 @@ class Keys:
     def __init__(self, keys: Sequence[Key], admin_key: str) -> None:
         self._keys, self._admin = keys, admin_key.encode()
         guards_metrics = any(key.scopes is not None and "metrics" in key.scopes for key in keys)
-        self._open_paths = OPEN_PATHS - {"/metrics"} if guards_metrics else OPEN_PATHS
+        self._keyless = _KEYLESS_PATHS - {"/metrics"} if guards_metrics else _KEYLESS_PATHS
 
     @property
     def is_on(self) -> bool:
-        """Whether a key is needed, so that the one given is a known one."""
+        """Whether there are keys at all."""
         return bool(self._keys or self._admin)
 
-    @property
-    def n_callers(self) -> int:
-        """How many callers can be told apart by their keys."""
-        return len(self._keys) + bool(self._admin)
+    def is_asked_for(self, path: str) -> bool:
+        """Whether the path needs a key, so that the one given, once checked, is a known one."""
+        return self.is_on and path not in self._keyless
 
     def check(self, path: str, method: str, headers: RawHeaders) -> None:
         """Raises RequestError unless the headers open the path. Compares every key, in constant time."""
         if path in ADMIN_PATHS and not self._admin:
             raise RequestError("admin_key_needed", "this path needs the admin key, and RETORT_ADMIN_KEY is not set")
-        if path in self._open_paths or not self.is_on:
+        if path in self._keyless or not self.is_on:
             return
         given = given_key(headers)
         if given is None:

@@ -3,15 +3,16 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
 
 from service import __version__
 from service.errors import RefusedError, RequestError, StoreError
 from service.http.message import json_response, read_json, store_unavailable
 from service.http.openapi import documented
-from service.http.schema import ActivateRequest, LiveResponse, parse_activate
+from service.http.schema import ActivateRequest, parse_activate
 from service.metrics import CONTENT_TYPE, Metrics
 from service.release.generation import Generations
 from service.release.published import Live, PublishedVersions
@@ -24,25 +25,84 @@ _SHOWN = (
 )  # fmt: skip
 
 
+class IndexResponse(BaseModel):
+    """How the catalogue is searched."""
+
+    kind: Literal["exact", "approximate"]
+    recall_at_100: float = Field(ge=0, le=1, description="share of the true best 100 that are found, as measured")
+    depths: list[int] = Field(
+        default_factory=list, max_length=2, description="approximate: candidates scored for 10 and for 100 items"
+    )
+    lists: float = Field(default_factory=float, ge=0, le=1, description="approximate: share of the lists that is read")
+
+
+class ModelResponse(BaseModel):
+    """The answer of GET /model: what the manifest of the version being served says, and how it is searched."""
+
+    version: str = Field(max_length=64)
+    format: int = Field(ge=1)
+    created_at: str
+    dim: int = Field(ge=1)
+    max_history: int = Field(ge=1)
+    n_items: int = Field(ge=1)
+    repeat_consumption: bool = Field(description="whether items already had are recommended unless a request says no")
+    split: dict[str, Any] = Field(description="how the data were split for judging it")
+    refit: bool = Field(description="whether it was trained on everything in the end")
+    quality: dict[str, Any] = Field(description="measured before it was exported")
+    index: IndexResponse
+    service_version: str = Field(max_length=64)
+
+
+class LiveResponse(BaseModel):
+    """The live version after a flip; every replica follows within seconds. serving: what this one still serves."""
+
+    live: str = Field(max_length=64)
+    previous: str | None = Field(max_length=64)
+    number: int = Field(ge=1)
+    serving: str = Field(max_length=64)
+
+
+class AliveResponse(BaseModel):
+    """The answer of GET /livez."""
+
+    alive: bool = Field(description="true; a process that is not alive does not answer")
+
+
+class StoreResponse(BaseModel):
+    """How the store is."""
+
+    kind: Literal["embedded", "external"]
+    is_up: bool
+    breaker: Literal["closed", "probing", "open"]
+
+
+class ReadyResponse(BaseModel):
+    """The answer of GET /readyz, with 200 where ready is true and with 503 where it is not."""
+
+    ready: bool
+    model_version: str = Field(max_length=64)
+    store: StoreResponse
+
+
 def model_routes(generations: Generations, published: PublishedVersions, on_release: Callable[[], None]) -> APIRouter:
     """Return the routes of the served model. on_release: called once this process has made a version live."""
-    router = APIRouter()
+    router = APIRouter(tags=["model"])
 
-    @router.get("/model", **documented(None, None))
-    async def model() -> Response:
+    @router.get("/model", **documented(answer=ModelResponse))
+    async def read_model() -> Response:
         """What is being served."""
         live = generations.live
         own = {"index": live.catalogue.search.describe(), "service_version": __version__}
         return json_response({name: getattr(live.manifest, name) for name in _SHOWN} | own)
 
-    @router.post("/model/activate", **documented(ActivateRequest, LiveResponse, 404, 413, 415, 422, 503))
-    async def activate(request: Request) -> Response:
+    @router.post("/model/activate", **documented(404, body=ActivateRequest, answer=LiveResponse))
+    async def activate_model(request: Request) -> Response:
         """Make a published version live on every replica. Needs the admin key."""
         version = parse_activate(await read_json(request.scope, request.receive, _SMALL_BODY_BYTES))
         return await answer(published.activate(version))
 
-    @router.post("/model/rollback", **documented(None, LiveResponse, 404, 503))
-    async def rollback() -> Response:
+    @router.post("/model/rollback", **documented(404, answer=LiveResponse))
+    async def roll_back_model() -> Response:
         """Make the version before the live one live again. Needs the admin key."""
         return await answer(published.rollback())
 
@@ -85,24 +145,25 @@ class Scrape:
 
 def probe_routes(readiness: Callable[[], dict[str, Any]], metrics: Metrics) -> APIRouter:
     """Return the probes and /metrics. readiness: what /readyz says, of which `ready` decides the status."""
-    router, scrape = APIRouter(), Scrape(metrics.render)
+    router, scrape = APIRouter(tags=["operation"]), Scrape(metrics.render)
 
     @router.head("/livez", include_in_schema=False)
-    @router.get("/livez", **documented(None, None))
-    async def livez() -> Response:
+    @router.get("/livez", **documented(answer=AliveResponse))
+    async def check_alive() -> Response:
         """Whether the process answers. Never looks at the store."""
         return json_response({"alive": True})
 
     @router.head("/readyz", include_in_schema=False)
-    @router.get("/readyz", **documented(None, None, 503))
-    async def readyz() -> Response:
+    @router.get("/readyz", **documented(answer=ReadyResponse, unready=ReadyResponse))
+    async def check_ready() -> Response:
         """Whether to send requests here. Ready without a store, and says what the store is doing."""
         state = readiness()
         return json_response(state, 200 if state["ready"] else 503)
 
     @router.head("/metrics", include_in_schema=False)
-    @router.get("/metrics", include_in_schema=False)
-    async def render() -> Response:
+    @router.get("/metrics", **documented(answer=None))
+    async def read_metrics() -> Response:
+        """Every metric of all workers, in the Prometheus text format."""
         return Response(await scrape.read(), media_type=CONTENT_TYPE)
 
     return router

@@ -10,14 +10,15 @@ import logging
 import random
 import time
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import orjson
+from pydantic import BaseModel, Field, StringConstraints
 from starlette.types import Receive, Scope, Send
 
 from service.errors import RequestError
 from service.http.message import read_json
-from service.http.schema import RecommendRequest, parse_recommend
+from service.http.schema import MAX_K, RecommendRequest, parse_recommend
 from service.metrics import Metrics
 from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Answer, Query
@@ -27,6 +28,47 @@ from service.wire.trace import Trace
 
 BODY_BYTES = 1 << 20
 _LOGGER = logging.getLogger(__name__)
+
+
+class ScoredItem(BaseModel):
+    """One item of an answer."""
+
+    item_id: str = Field(max_length=128)
+    score: float
+
+
+class Quality(BaseModel):
+    """How good the answer could be made inside the budget."""
+
+    level: Literal["full", "degraded", "fallback"]
+    reasons: list[
+        Literal[
+            "cold_user", "stale_profile", "store_timeout", "store_error", "breaker_open", "deadline", "model_error",
+            "nonfinite_scores", "not_enough_items",
+        ]
+    ] = Field(max_length=9)  # fmt: skip
+
+
+class Debug(BaseModel):
+    """Where the time went, and how many items were left at each step."""
+
+    stages_ms: dict[str, Annotated[float, Field(ge=0)]]
+    funnel: dict[str, Annotated[int, Field(ge=0)]]
+
+
+class RecommendResponse(BaseModel):
+    """The answer of POST /recommend."""
+
+    recommendation_id: str = Field(max_length=64)
+    user_id: str | None = Field(max_length=128)
+    model_version: str = Field(max_length=64)
+    items: list[ScoredItem] = Field(max_length=MAX_K)
+    quality: Quality
+    ignored_ids: list[Annotated[str, StringConstraints(max_length=128)]] = Field(max_length=2200)
+    took_ms: float = Field(ge=0)
+    debug: Debug = Field(
+        default_factory=lambda: Debug(stages_ms={}, funnel={}), description="left out unless the request asked for it"
+    )
 
 
 class RecommendEndpoint:

@@ -1,4 +1,4 @@
-"""The bodies that the API takes and gives: strict, bounded, nothing unknown accepted.
+"""The bodies that the API takes: strict, bounded, nothing unknown accepted.
 
 /recommend is checked by these models straight from bytes; events are read by orjson first: each is judged
 alone.
@@ -23,10 +23,11 @@ NOT_BUILT = ("filter", "diversity", "explain")
 _MAX_FIELDS = 32
 _MAX_QUOTES = 2 * (MAX_HISTORY + 2 * MAX_LISTED + _MAX_FIELDS)  # of all strings a good body can have
 _MAX_ERRORS = 100
+_MAX_WHOLE = 2**53  # a double beyond it stands for several integers
 _NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_NO_CONTROL)]
-_USER_ID: TypeAdapter[str] = TypeAdapter(Id)
+USER_ID: TypeAdapter[str] = TypeAdapter(Id)
 Ids = Annotated[list[Id], Field(fail_fast=True)]  # the first that is wrong is told, not each of a thousand
 Label = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_CONTROL)]
 
@@ -40,11 +41,13 @@ class Body(BaseModel):
 class RecommendRequest(Body):
     """Ask for the k best items of a user, or of a history."""
 
+    # What the validator below checks, said so that generators of clients, which know no `if`, still see every field:
+    # beside `anyOf` they forget the properties.
     model_config = ConfigDict(
         json_schema_extra={
-            "anyOf": [
-                {"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in ("user_id", "history")
-            ]
+            "if": {"properties": {"user_id": {"type": "null"}}},
+            "then": {"required": ["history"], "properties": {"history": {"type": "array", "maxItems": MAX_HISTORY}}},
+            "examples": [{"user_id": "u1", "k": 10}, {"history": ["i1", "i2"], "k": 10, "exclude": ["i3"]}],
         }
     )
 
@@ -83,39 +86,11 @@ class Event(Body):
 class EventsRequest(Body):
     """Up to 1000 events. Each is judged alone: a bad one is listed in rejected, and the others are stored."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"events": [{"user_id": "u1", "item_id": "i1", "type": "view"}]}]}
+    )
+
     events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS)
-
-
-class ScoredItem(BaseModel):
-    """One item of an answer."""
-
-    item_id: str = Field(max_length=128)
-    score: float
-
-
-class Quality(BaseModel):
-    """How good the answer could be made inside the budget."""
-
-    level: Literal["full", "degraded", "fallback"]
-    reasons: list[
-        Literal[
-            "cold_user", "stale_profile", "store_timeout", "store_error", "breaker_open", "deadline", "model_error",
-            "nonfinite_scores", "not_enough_items",
-        ]
-    ] = Field(max_length=9)  # fmt: skip
-
-
-class RecommendResponse(BaseModel):
-    """The answer of POST /recommend."""
-
-    recommendation_id: str = Field(max_length=64)
-    user_id: str | None = Field(max_length=128)
-    model_version: str = Field(max_length=64)
-    items: list[ScoredItem] = Field(max_length=MAX_K)
-    quality: Quality
-    ignored_ids: list[Annotated[str, StringConstraints(max_length=128)]] = Field(max_length=2200)
-    took_ms: float = Field(ge=0)
-    debug: dict[str, Any] | None = None
 
 
 class Rejected(BaseModel):
@@ -126,41 +101,12 @@ class Rejected(BaseModel):
     message: str = Field(max_length=1000)
 
 
-class EventsResponse(BaseModel):
-    """The answer of POST /events: what is accepted is stored."""
-
-    accepted: int = Field(ge=0, le=MAX_EVENTS)
-    duplicates: int = Field(ge=0, le=MAX_EVENTS)
-    rejected: list[Rejected] = Field(max_length=MAX_EVENTS)
-
-
 class ActivateRequest(Body):
     """The body of POST /model/activate."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"version": "306f1bf5c1779dbd"}]})
+
     version: str = Field(pattern="^[0-9a-f]{16}$", min_length=16, max_length=16, description="a published version")
-
-
-class LiveResponse(BaseModel):
-    """The live version after a flip; every replica follows within seconds. serving: what this one still serves."""
-
-    live: str = Field(max_length=64)
-    previous: str | None = Field(max_length=64)
-    number: int = Field(ge=1)
-    serving: str = Field(max_length=64)
-
-
-class ErrorBody(BaseModel):
-    """What went wrong."""
-
-    code: str = Field(max_length=64)
-    message: str = Field(max_length=2000)
-    details: Any = None
-
-
-class ErrorResponse(BaseModel):
-    """The envelope of every error."""
-
-    error: ErrorBody
 
 
 def parse_json(body: bytes) -> Any:
@@ -181,7 +127,26 @@ def parse_recommend(body: bytes) -> RecommendRequest:
     try:
         return RecommendRequest.model_validate_json(body)
     except ValidationError as exc:
-        raise _refusal(exc) from None
+        whole = _with_whole_numbers(body, exc)
+        if whole is None:
+            raise _refusal(exc) from None
+    return parse_recommend(whole)
+
+
+def _with_whole_numbers(body: bytes, refused: ValidationError) -> bytes | None:
+    """Return a refused body with 10 in place of 10.0 where an integer is asked for; None where that changes nothing.
+
+    To JSON Schema both are integers, and clients whose only number is a double send the second.
+    """
+    if refused.error_count() > _MAX_ERRORS:
+        return None
+    numbers = {error["loc"][0]: error["input"] for error in refused.errors() if error["type"] == "int_type"}
+    whole = {
+        name: int(number)
+        for name, number in numbers.items()
+        if isinstance(number, float) and number.is_integer() and abs(number) < _MAX_WHOLE
+    }
+    return orjson.dumps(parse_json(body) | whole) if whole else None
 
 
 def parse_activate(body: bytes) -> str:
@@ -219,7 +184,7 @@ def check_events(listed: Sequence[Any], first: int) -> tuple[list[tuple[int, Eve
 def check_user_id(raw: bytes) -> str:
     """Return the user id in a path segment, percent-decoded bytes. Raises RequestError unless it is a valid id."""
     try:
-        return _USER_ID.validate_python(raw.decode(), strict=True)
+        return USER_ID.validate_python(raw.decode(), strict=True)
     except (UnicodeDecodeError, ValidationError):
         raise RequestError("malformed", "user_id: 1 to 128 characters of UTF-8 without control characters") from None
 

@@ -49,12 +49,19 @@ def find_server() -> Path:
 
 
 def socket_path(data_dir: Path) -> Path:
-    """Return the socket of a data directory's server: inside it, or in a private directory if that path is too long."""
+    """Return the socket of a data directory's server: inside it, or in a private directory if that path is too long.
+
+    Raises StartError where it is too long, and there is no directory for temporary files.
+    """
     inside = data_dir.resolve() / "server.sock"
     if len(os.fsencode(inside)) <= _MAX_SOCKET_PATH:
         return inside
     digest = hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"retort-{os.getuid()}-{digest}" / "server.sock"
+    try:
+        elsewhere = tempfile.gettempdir()
+    except FileNotFoundError as exc:
+        raise StartError(f"{inside} is too long for a socket: shorten RETORT_DATA_DIR, or set TMPDIR") from exc
+    return Path(elsewhere) / f"retort-{os.getuid()}-{digest}" / "server.sock"
 
 
 class Embedded:

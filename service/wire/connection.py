@@ -30,7 +30,8 @@ HEAD_S = 10.0
 BODY_S = 15.0
 """Longer than a route waits for a body, so that its 408 comes first."""
 _AT_ONCE = 4
-_CODES = {408: "head_timeout", 431: "head_too_large", 501: "malformed_request"}
+CODES = {408: "head_timeout", 431: "head_too_large"}
+"""The codes of what is no request, by status; all others are malformed_request."""
 
 
 @dataclass(slots=True)
@@ -233,7 +234,7 @@ class Connection(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.is_sending_expected = True
-        self._write_error(RequestError(_CODES.get(exc.status, "malformed_request"), str(exc)), exc.status)
+        self._write_error(RequestError(CODES.get(exc.status, "malformed_request"), str(exc)), exc.status)
 
     def _write_error(self, error: RequestError, status: int) -> None:
         headers = [*self.server_state.default_headers, (b"connection", b"close")]

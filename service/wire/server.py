@@ -1,6 +1,7 @@
 """uvicorn's server with a gentle end, and the socket that it listens on."""
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from service.wire.crowd import Crowd
 from service.wire.reply import SECURITY_HEADERS
 
 BACKLOG = 2048
+_LAST_READ_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,37 @@ class Server(uvicorn.Server):
             self.should_exit = True
         else:
             self.force_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, with nobody left who had connected already, and end as uvicorn does.
+
+        The kernel resets connections that nobody has accepted when their socket is closed: a proxy would answer 502.
+        """
+        listeners = [listener.dup() for listener in sockets or []]  # the loop closes those that it was given
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(0)
+        for listener in listeners:
+            await self._accept_last(listener)
+        await asyncio.sleep(_LAST_READ_S)  # what they sent is read; a connection that says nothing is closed then
+        await super().shutdown()
+
+    async def _accept_last(self, listener: socket.socket) -> None:
+        accepted: list[socket.socket] = []
+        listener.setblocking(False)
+        with contextlib.suppress(OSError):
+            while len(accepted) < BACKLOG:
+                accepted.append(listener.accept()[0])
+        listener.close()
+        loop = asyncio.get_running_loop()
+        for connection in accepted:
+            with contextlib.suppress(OSError):
+                await loop.connect_accepted_socket(self._make_connection, connection)
+
+    def _make_connection(self) -> Connection:
+        return Connection(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state, crowd=self._crowd
+        )
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop now."""

@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before onnxruntime, see service/__init__.py
+
 import numpy as np
 import onnxruntime
 import orjson

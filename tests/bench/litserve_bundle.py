@@ -7,9 +7,12 @@ Run by throughput.py with that interpreter, never in the project's own environme
 """
 
 import json
+import os
 import socket
 import sys
 from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before onnxruntime, see service/__init__.py
 
 import litserve
 import numpy as np

@@ -26,6 +26,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before onnxruntime, see service/__init__.py
+
 import numpy as np
 import onnxruntime
 from rig import StoreProcess, import_histories, machine, started_app, started_service

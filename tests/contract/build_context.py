@@ -1,5 +1,6 @@
-"""What a build of the package may see: the files that .dockerignore lets through, copied aside."""
+"""What a build of the package may see, the files that .dockerignore lets through; and what it is held to, the locks."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -14,4 +15,11 @@ def copy_context(target: Path) -> None:
         if source.is_dir():
             shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         else:
+            (target / name).parent.mkdir(exist_ok=True)
             shutil.copy(source, target / name)
+
+
+def read_lock(name: str) -> list[tuple[str, str, str]]:
+    """Return the name, the version and the condition (or an empty text) of each package in docker/NAME.lock."""
+    text = (ROOT / "docker" / f"{name}.lock").read_text()
+    return re.findall(r"^([\w.-]+)==([\w.+!-]+)(?: ; ([^\\\n]+?))? \\$", text, re.MULTILINE)

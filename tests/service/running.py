@@ -20,6 +20,9 @@ import redis
 from service.store.embedded import socket_path
 
 DEADLINE_S = 20.0
+SWAP_S = 90.0  # the trial of a new version steps back behind everything else on the machine
+KEY = "a-key-that-only-tests-know"
+ADMIN_KEY = "the-admin-key-that-only-tests-know"
 
 
 def wait_for(claim: Callable[[], Any], timeout_s: float = DEADLINE_S, every_s: float = 0.02) -> Any:
@@ -40,6 +43,7 @@ class Running:
         self,
         bundle: Path,
         data_dir: Path,
+        /,
         *arguments: str,
         python: str | Path = sys.executable,
         cwd: Path | None = None,
@@ -50,6 +54,7 @@ class Running:
         self._command, self._cwd = [str(python), "-m", "service"], cwd
         self._log_path = Path(tempfile.mkstemp(prefix="retort-log-")[1])
         self._bundle, self._arguments = bundle, arguments
+        self._port = environment.pop("port", "0")
         self._environment = {"drain_s": "0", **environment}
 
     def __enter__(self) -> "Running":
@@ -73,7 +78,7 @@ class Running:
         self._log_path.write_text("")
         with self._log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self._command, "--bundle", str(self._bundle), "--port", "0",
+                [*self._command, "--bundle", str(self._bundle), "--port", self._port,
                  "--data-dir", str(self.data_dir), *self._arguments],
                 cwd=self._cwd,
                 env=clean_environment(self._environment),

@@ -124,12 +124,12 @@ def model_scorer(model: SequenceModel) -> Scorer:
 
 
 def judge(prepared: Prepared, model: SequenceModel) -> Ranking:
-    """Rank the judged part with a model. Called once a model is final: nothing is chosen by it."""
+    """Rank the judged part with a model, under both rules. Call it once a model is final: nothing is chosen by it."""
     return judge_scorer(prepared, model_scorer(model), model.size.max_history)
 
 
 def judge_scorer(prepared: Prepared, scorer: Scorer, max_history: int) -> Ranking:
-    """Rank the judged part with whatever scores histories of at most max_history events. See judge."""
+    """Rank the judged part as judge does, with a scorer that is given at most max_history of a user's events."""
     return rank(ask(prepared, judged_part(prepared)), scorer, max_history, both_rules=True)
 
 

@@ -128,7 +128,7 @@ def _without_traces(model: onnx.ModelProto) -> bytes:
     return buffer.getvalue()
 
 
-def store_as(encoder: bytes, kind: str) -> bytes:
+def store_as(graph: bytes, kind: str) -> bytes:
     """Return an encoder's graph with each matrix it multiplies with stored as float16, or as int8 and a scale a column.
 
     Weights alone are narrow: Cast and Mul make them float32 again, which onnxruntime does once, when it loads the
@@ -136,11 +136,10 @@ def store_as(encoder: bytes, kind: str) -> bytes:
     DequantizeLinear instead would also round the user's vector (tests/bench/README.md). Matrices that were rounded
     before the export come out exactly as they are.
     """
-    model = onnx.load_from_string(encoder)
-    graph = model.graph
-    used = {node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    model = onnx.load_from_string(graph)
+    used = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
     kept, added = [], []
-    for tensor in graph.initializer:
+    for tensor in model.graph.initializer:
         weights = onnx.numpy_helper.to_array(tensor)
         if tensor.name not in used or weights.ndim != 2 or weights.dtype != np.float32:
             kept.append(tensor)
@@ -148,10 +147,10 @@ def store_as(encoder: bytes, kind: str) -> bytes:
         arrays, nodes = _narrowed(tensor.name, weights, kind)
         kept += [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
         added += nodes
-    nodes = [*added, *graph.node]
-    del graph.initializer[:], graph.node[:]
-    graph.initializer.extend(kept)
-    graph.node.extend(nodes)
+    nodes = [*added, *model.graph.node]
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend(kept)
+    model.graph.node.extend(nodes)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
 

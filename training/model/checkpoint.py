@@ -95,7 +95,10 @@ def save_checkpoint(
     state: Checkpoint,
     batch_loss: Stateful | None = None,
 ) -> None:
-    """Write everything that a resumed run needs."""
+    """Write everything that a resumed training needs.
+
+    averaged: the moving average of model. batch_loss: a loss that learns too.
+    """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in state.best.items()}
@@ -113,7 +116,7 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     batch_loss: Stateful | None = None,
 ) -> Checkpoint | None:
-    """Restore models and optimizer from path and return the rest; None where there is no checkpoint."""
+    """Restore models, optimizer and loss in place, and return the rest; None where there is no checkpoint."""
     if not path.exists():
         return None
     tensors, about = load_weights(path)

@@ -1,12 +1,21 @@
 """The pictures of the reports. Each is returned as a data address of an SVG, so that a page needs no other file.
 
-A model has the same colour in every picture; what a model is compared with is grey.
+A model has the same colour in every picture; what a model is compared with is grey. matplotlib keeps a list of the
+machine's fonts under HOME unless it is told otherwise; here the list goes with the process, and HOME stays as it was.
 """
 
+import atexit
 import base64
 import io
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+if not os.environ.get("MPLCONFIGDIR"):
+    os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="retort-matplotlib-")
+    atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
 
 import matplotlib
 from matplotlib.axes import Axes

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from training.distillation.term import check_terms, parse_terms
 from training.errors import InputError
 from training.run.config import Config, parse_candidates, parse_names, parse_numbers, pupil_of
+from training.teacher.registry import KINDS
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -88,7 +89,7 @@ def _check_together(config: Config) -> None:
             if dim % config.student.heads and any("attention" in blocks for blocks in candidates):
                 raise InputError(f"{section}.dims: {dim} is no multiple of student.heads {config.student.heads}")
     check_terms(parse_terms(config.distill.terms), pupil_of(config))
-    if "text" in parse_names(config, "teacher.members") and not config.teacher.text:
+    if any(KINDS[name].needs_texts for name in parse_names(config, "teacher.members")) and not config.teacher.text:
         raise InputError("teacher.members has text: set teacher.text to the directory of a Hugging Face encoder")
     if config.ablation.terms:
         parse_terms(config.ablation.terms, "ablation.terms")

@@ -40,7 +40,9 @@ def serve_demo(run: Path, port: int) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a terminated demo stops its service too
     environment = os.environ | {"RETORT_DATA_DIR": str((run.parent / "store").absolute())}
     histories = run / "prepared" / "histories.jsonl.gz"
-    subprocess.run(python_module("service", "import", str(histories)), env=environment, check=True)
+    imported = subprocess.run(python_module("service", "import", str(histories)), env=environment, check=False)
+    if imported.returncode:
+        raise StageError("the histories were not imported; the line above says why")
     with (run.parent / "service.log").open("ab") as log:
         process = subprocess.Popen(
             python_module("service", "--bundle", str(run / "bundle"), "--port", str(port)),

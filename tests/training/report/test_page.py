@@ -10,7 +10,6 @@ import pytest
 from training.__main__ import main
 from training.evaluation.judge import Ranking
 from training.report.page import stronger_baselines
-from training.report.plot import pareto_front
 
 
 @pytest.fixture
@@ -28,12 +27,6 @@ def report(run):
 def trial(dim, quality, cost, **more):
     row = {"dim": dim, "layers": 1, "kind": "attention", "items": "int8", "ndcg@10": quality, "encode_us": cost}
     return row | {"bytes": 1000 * cost, "chosen": False} | more
-
-
-def test_the_front_is_what_nothing_cheaper_beats():
-    trials = [trial(8, 0.1, 10), trial(16, 0.3, 20), trial(24, 0.2, 30), trial(32, 0.4, 40), trial(9, 0.05, 10)]
-
-    assert [row["dim"] for row in pareto_front(trials, "encode_us")] == [8, 16, 32]
 
 
 def test_every_model_of_metrics_has_every_detail_and_a_row_on_the_page(finished_run):
@@ -83,15 +76,6 @@ def test_a_peer_is_a_row_under_its_own_title_and_one_of_other_data_is_left_out(r
     assert metrics["models"]["good"]["parameters"] == 1234 and "A good model" in page
     assert "stranger" not in metrics["models"]
     assert "stranger.npz: of other data than this run" in capsys.readouterr().err
-
-
-def test_damaged_peer_notes_are_an_error_that_names_the_file(run, capsys):
-    (run / "peers").mkdir()
-    shutil.copy(run / "baselines" / "ease.npz", run / "peers" / "odd.npz")
-    (run / "peers" / "odd.json").write_text("{")
-
-    assert main(["report", "--out", str(run)]) == 2
-    assert "odd.json: not JSON" in capsys.readouterr().err
 
 
 def test_a_search_is_drawn_with_its_front(run):

@@ -7,7 +7,6 @@ import pytest
 
 from tests.training.world import tiny_settings
 from training.__main__ import main
-from training.report.text import findings
 from training.study.ablation import ON_HARD, ON_KL, Plan, Trial, stand_outs, verdict
 
 FEW = (
@@ -58,24 +57,6 @@ def test_the_best_and_the_worst_on_each_base_and_their_references_get_more_seeds
         (ON_KL, "a"),
         (ON_KL, "c"),
     ]
-
-
-def test_findings_name_what_helps_and_what_hurts():
-    row = {"base": ON_KL, "term": "hint", "verdict": "hurts", "ndcg@10": 0.1, "extra_block": False}
-    rows = [
-        row | {"term": None},
-        row,
-        row | {"term": "closure", "verdict": "helps"},
-        row | {"term": "attention", "verdict": "helps", "ndcg@10": 0.09, "extra_block": True},
-    ]
-
-    on_hard, on_soft = findings({"rows": rows})
-
-    assert on_hard == "on the hard loss: nothing was tried"
-    assert on_soft == (
-        "on the soft labels: helps: closure, attention (of a student with another block, which stays below the one "
-        "without); hurts: hint"
-    )
 
 
 @pytest.mark.parametrize(

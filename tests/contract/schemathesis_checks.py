@@ -1,0 +1,35 @@
+"""What schemathesis cannot know of this API, as checks of its own; it loads this file by SCHEMATHESIS_HOOKS."""
+
+from typing import Any
+
+import jsonschema_rs
+import requests
+import schemathesis
+
+
+@schemathesis.check
+def events_are_judged_by_their_schema(ctx: Any, response: Any, case: Any) -> None:
+    """Every event that the schema forbids is listed in rejected as invalid, and no other one is."""
+    if case.operation.definition.raw.get("operationId") != "send_events" or response.status_code != 200:
+        return
+    document = case.operation.schema.raw_schema
+    validator = jsonschema_rs.validator_for({**document, "$ref": "#/components/schemas/Event"})
+    answer = response.json()
+    events = case.body["events"]
+    invalid = {each["index"] for each in answer["rejected"] if each["reason"] == "invalid"}
+
+    assert invalid == {index for index, event in enumerate(events) if not validator.is_valid(event)}
+    assert answer["accepted"] + answer["duplicates"] + len(answer["rejected"]) == len(events)
+
+
+@schemathesis.check
+def erased_user_has_nothing_left(ctx: Any, response: Any, case: Any) -> None:
+    """After DELETE a user has no history: there is no 404 for one, since every id is that of a user."""
+    if case.operation.definition.raw.get("operationId") != "erase_user" or response.status_code != 200:
+        return
+    sent = response.request
+    key = {name: sent.headers[name] for name in ("Authorization", "X-API-Key") if name in sent.headers}
+
+    kept = requests.get(sent.url, headers=key, timeout=10).json()
+
+    assert (kept["count"], kept["history"], kept["embedding"]) == (0, [], None)

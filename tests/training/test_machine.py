@@ -1,0 +1,35 @@
+"""What training looks for before it imports anything large: the packages of its extra."""
+
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from tests.contract.build_context import ROOT
+from training.machine import PACKAGES, find_lack
+
+
+def test_packages_are_those_of_the_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+    assert list(PACKAGES) == sorted(requirement.partition(">=")[0] for requirement in extras["train"])
+    assert find_lack() is None
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "training", "--help"], ["-c", "from training.__main__ import main; main()", "run"]]
+)
+def test_without_the_extra_a_line_says_which_to_install(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", *command],  # without site-packages
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert "polars" in done.stderr
+    assert "pip install 'retort[train]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,44 @@
+"""What training needs of the machine, looked for before anything large is imported: this module is imported first.
+
+Without it a missing package, or a machine without a place for temporary files, would end in a trace from deep inside
+of another package. Importing it ends the process with exit code 2 and a line that says what to do.
+"""
+
+import getpass
+import os
+import sys
+import tempfile
+from importlib.util import find_spec
+
+PACKAGES = (
+    "implicit", "jinja2", "matplotlib", "onnx", "onnxscript", "polars", "rich", "safetensors", "scipy", "torch",
+)  # fmt: skip
+"""The packages of the extra "train", by the names that they are imported by."""
+
+
+def find_lack() -> str | None:
+    """Return what this machine lacks and the way out, in one line, or None."""
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        return (
+            f"training needs {', '.join(missing)}: pip install 'retort[train]', "
+            "or in a copy of the repository pip install -c constraints.txt -e '.[train]'"
+        )
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as exc:
+        return f"training needs a directory for temporary files: {exc.strerror}; set TMPDIR to one of yours"
+    return None
+
+
+def name_the_user() -> None:
+    """Give a user who has no name one: torch asks for it, and puts it into the name of a directory."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError since Python 3.13
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+
+
+if lack := find_lack():
+    print(f"error: {lack}", file=sys.stderr)
+    raise SystemExit(2)
+name_the_user()
