@@ -5,7 +5,7 @@
     redis+cluster://[[user]:password@]host[:port][,host[:port]...]      rediss+cluster://, rediss+sentinel://: under TLS
 
 redis-py's own defaults never reach a request: timeouts of seconds, ten retries, RESP3. Nor do the shapes that it gives
-to replies: all of them are left as the server sent them (see reply).
+to replies: all of them are left as the server sent them (see reply), and none may be too large (see parser).
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from redis.exceptions import ResponseError
 
 from service.errors import StartError
 from service.store.connection import Command, Connect, StoreConnection
+from service.store.parser import GuardedParser
 
 _HOSTS = r"(?P<scheme>rediss?)\+%s://(?:(?P<user>[^:@/?]*):(?P<password>[^@/?]*)@)?(?P<hosts>[^@/?]+)"
 _SENTINEL = re.compile(_HOSTS % "sentinel" + r"/(?P<name>[^/?]+)(?:/(?P<db>\d+))?/?(?:\?(?P<options>.*))?")
@@ -74,7 +75,9 @@ def _open(url: str, max_connections: int) -> Address:
 
 
 def _open_single(url: str, max_connections: int) -> Address:
-    pool = redis.asyncio.ConnectionPool.from_url(url, max_connections=max_connections + 2, **_limits())
+    pool = redis.asyncio.ConnectionPool.from_url(
+        url, max_connections=max_connections + 2, parser_class=GuardedParser, **_limits()
+    )
     parts = dict(parse_url(url))
     is_plain = not url.startswith("rediss") and set(parts) <= _PLAIN_PARTS
     connection = (
@@ -100,7 +103,11 @@ def _open_sentinel(url: str, max_connections: int) -> Address:
     sentinel = Sentinel(hosts, sentinel_kwargs=limits | quick | asked)  # type: ignore[no-untyped-call]
     parts = _login(found) | {"db": int(found["db"] or 0)}
     name = unquote(found["name"])
-    client = sentinel.master_for(name, max_connections=max_connections + 2, **parts, **limits)
+    for each in sentinel.sentinels:
+        each.connection_pool.connection_kwargs["parser_class"] = GuardedParser
+    client = sentinel.master_for(
+        name, max_connections=max_connections + 2, parser_class=GuardedParser, **parts, **limits
+    )
 
     async def connect(protocol: Callable[[], asyncio.Protocol]) -> Any:
         host, port = await sentinel.discover_master(name)
@@ -127,6 +134,9 @@ def _open_cluster(url: str, max_connections: int) -> Address:
         **_login(found),
         **_limits(),
     )
+    client.nodes_manager.connection_kwargs["parser_class"] = GuardedParser
+    for node in client.startup_nodes:
+        node.connection_kwargs["parser_class"] = GuardedParser
     return Address(client, None, client.aclose, client.nodes_manager.initialize)
 
 

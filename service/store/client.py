@@ -5,6 +5,9 @@ while the breaker is open a call fails at once. A connection whose call was cut 
 the breaker a call counts as failed if it was slower than slow_s, even where its caller could have waited longer. A
 caller that has much less time than slow_s cannot open the breaker for the others.
 
+A reply of another type than its command has, or a larger one than was asked for, is an error of kind "decode". The
+breaker is told, and the connection is dropped, because nobody knows what comes next on it.
+
 Reads and pings go over a StoreConnection where the address allows one (see address). All other calls go through
 redis-py.
 """
@@ -23,7 +26,9 @@ from service.errors import BreakerOpenError, StoreError, StoreTimeoutError
 from service.store.address import open_address
 from service.store.breaker import Breaker
 from service.store.connection import Command
-from service.store.reply import UNKNOWN_SCRIPT, Reply, kind_of
+from service.store.guard import MOST_BYTES
+from service.store.parser import REPLY_BYTES
+from service.store.reply import UNDECODABLE, UNKNOWN_SCRIPT, Reply, are_numbers, is_of_its_type, kind_of
 
 _SLOT_SHARE = 0.25
 _PATIENT_SHARE = 0.75  # of slow_s: a default request has waited for its batch before it asks
@@ -39,7 +44,7 @@ _DOWN_KINDS = frozenset({"timeout", "connection", "loading", "noauth", "noperm",
 class Store:
     """A bounded pool of connections to one server or Cluster. Its owner calls open(), and close() at the end.
 
-    op, of every call: the label of store_operation_duration_seconds.
+    op, of every call: the label of store_operation_duration_seconds. most_bytes: of one reply.
     """
 
     def __init__(
@@ -95,37 +100,51 @@ class Store:
         except Exception as exc:  # the border: a failing close hides nothing else
             self._on_error(kind_of(exc))
 
-    async def call(self, op: str, commands: Sequence[Command], timeout_s: float) -> list[Reply]:
+    async def call(
+        self, op: str, commands: Sequence[Command], timeout_s: float, *, most_bytes: int = MOST_BYTES
+    ) -> list[Reply]:
         """Send commands in one round trip and return their replies.
 
         Raises BreakerOpenError at once, StoreTimeoutError within timeout_s, and StoreError for everything else, also if
         a single command fails; the server may have run the others.
         """
-        return self._require(await self._ask(op, commands, timeout_s))
+        return self._require(await self._ask(op, commands, timeout_s, most_bytes))
 
-    async def call_one(self, op: str, command: Command, timeout_s: float) -> Reply:
+    async def call_one(self, op: str, command: Command, timeout_s: float, *, most_bytes: int = MOST_BYTES) -> Reply:
         """Send one command and return its reply. Raises StoreError, see call."""
-        (reply,) = await self.call(op, [command], timeout_s)
+        (reply,) = await self.call(op, [command], timeout_s, most_bytes=most_bytes)
         return reply
 
-    async def call_each(self, op: str, groups: Sequence[Sequence[Command]], timeout_s: float) -> list[list[Reply]]:
+    async def call_each(
+        self, op: str, groups: Sequence[Sequence[Command]], timeout_s: float, *, most_bytes: int = MOST_BYTES
+    ) -> list[list[Reply]]:
         """Send groups of commands in one round trip and return the replies of each group.
 
         For callers who can use a part of the replies, because a key of the wrong type concerns one user, and a node of
         a Cluster some of them. So the error of a single command stands in the place of its reply, as a StoreError; each
         kind is counted once a group. What concerns all commands is raised, see call.
         """
-        replies = iter(await self._ask(op, [command for group in groups for command in group], timeout_s))
+        commands = [command for group in groups for command in group]
+        replies = iter(await self._ask(op, commands, timeout_s, most_bytes))
         found = [[next(replies) for _ in group] for group in groups]
         for group in found:
             for kind in {reply.kind for reply in group if isinstance(reply, StoreError)}:
                 self._on_error(kind)
         return found
 
-    async def call_script(self, op: str, script: str, arguments: Iterable[Command], timeout_s: float) -> list[Reply]:
+    async def call_script(
+        self,
+        op: str,
+        script: str,
+        arguments: Iterable[Command],
+        timeout_s: float,
+        *,
+        n_numbers: Sequence[int] | None = None,
+    ) -> list[Reply]:
         """Run a script once for each tuple of arguments (number of keys, keys, values) and return what it returned.
 
-        The script's text is sent only where the server does not know it yet. Raises StoreError, see call.
+        The script's text is sent only where the server does not know it yet. n_numbers: how many integers it returns
+        in a list each time; without it, that is not looked at. Raises StoreError, see call.
         """
         listed = list(arguments)
         digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
@@ -139,6 +158,8 @@ class Store:
             again = await self._ask(op, [("EVAL", script, *listed[place]) for place in unknown], timeout_s)
             for place, reply in zip(unknown, again, strict=True):
                 replies[place] = reply
+        if n_numbers is not None and not all(map(are_numbers, self._require(replies), n_numbers)):
+            raise await self.undecodable()
         return self._require(replies)
 
     async def wait_until_up(self, timeout_s: float) -> bool:
@@ -163,7 +184,14 @@ class Store:
 
     def count_undecodable(self) -> None:
         """Count a value in the store that is not what this service writes."""
-        self._on_error("decode")
+        self._on_error(UNDECODABLE)
+
+    async def undecodable(self) -> StoreError:
+        """Count a reply that cannot be the server's to what was asked, tell the breaker, and return the error."""
+        self._on_error(UNDECODABLE)
+        self.breaker.record_failure(is_counted_as_success=True)
+        await self._drop()
+        return StoreError(UNDECODABLE)
 
     def _require(self, replies: list[Reply]) -> list[Reply]:
         """Return replies of which none is an error; count and raise the first one that is."""
@@ -173,18 +201,23 @@ class Store:
                 raise reply
         return replies
 
-    async def _ask(self, op: str, commands: Sequence[Command], timeout_s: float) -> list[Reply]:
+    async def _ask(
+        self, op: str, commands: Sequence[Command], timeout_s: float, most_bytes: int = MOST_BYTES
+    ) -> list[Reply]:
         if not self.breaker.is_closed:
             raise BreakerOpenError
-        return await self._attempt(op, commands, timeout_s)
+        return await self._attempt(op, commands, timeout_s, most_bytes)
 
-    async def _attempt(self, op: str, commands: Sequence[Command], timeout_s: float) -> list[Reply]:
+    async def _attempt(
+        self, op: str, commands: Sequence[Command], timeout_s: float, most_bytes: int = MOST_BYTES
+    ) -> list[Reply]:
         """Send commands whatever the breaker says; a single command's error stands uncounted in its reply's place."""
         start = time.monotonic()
         try:
             if self._connection is not None and op in _QUICK_OPS:
-                results = await self._connection.ask(commands, timeout_s)
+                results = await self._connection.ask(commands, timeout_s, most_bytes)
             else:
+                REPLY_BYTES.set(most_bytes)
                 results = await self._send_in_slot(commands, timeout_s)
         except StoreError:
             raise
@@ -192,9 +225,19 @@ class Store:
             raise self._failed(kind_of(exc), timeout_s) from exc
         seconds = time.monotonic() - start
         self._on_call(op, seconds)
-        replies = [StoreError(kind_of(result)) if isinstance(result, Exception) else result for result in results]
-        self._judge(op, replies, seconds)
+        replies = [_as_reply(*each) for each in zip(commands, results, strict=True)]
+        if self._judge(op, replies, seconds):
+            await self._drop()
         return replies
+
+    async def _drop(self) -> None:
+        """Close the connections that are open: what one of them says next may be the reply to another call."""
+        if self._connection is not None:
+            self._connection.drop()
+        if isinstance(self._client, RedisCluster):
+            await asyncio.gather(*(node.disconnect() for node in self._client.get_nodes()), return_exceptions=True)
+        else:
+            await self._client.connection_pool.disconnect(inuse_connections=False)
 
     async def _send_in_slot(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
         start = time.monotonic()
@@ -254,15 +297,16 @@ class Store:
         with contextlib.suppress(exceptions.RedisError, OSError):
             await renew()
 
-    def _judge(self, op: str, replies: Sequence[Reply], seconds: float) -> None:
-        """Tell the breaker how a call that was answered went."""
+    def _judge(self, op: str, replies: Sequence[Reply], seconds: float) -> bool:
+        """Tell the breaker how a call that was answered went; return whether a reply was undecodable."""
         kinds = {reply.kind if isinstance(reply, StoreError) else None for reply in replies}
         is_down = bool(kinds & _DOWN_KINDS) and None not in kinds  # else some nodes of a Cluster answered
-        if (op in _QUICK_OPS and seconds > self._slow_s) or is_down:
+        if (op in _QUICK_OPS and seconds > self._slow_s) or is_down or UNDECODABLE in kinds:
             self.breaker.record_failure()
         else:
             self._last_success = time.monotonic()
             self.breaker.record_success()
+        return UNDECODABLE in kinds
 
     def _failed(self, kind: str, timeout_s: float) -> StoreError:
         """Count a call that was not answered, tell the breaker, and return the error to raise."""
@@ -283,6 +327,13 @@ class Store:
                 with contextlib.suppress(StoreError):
                     await self._attempt("ping", [("PING",)], self._slow_s)
             await asyncio.sleep(_PROBE_EVERY_S)
+
+
+def _as_reply(command: Command, result: Any) -> Reply:
+    """Return a reply, or the StoreError that it is, also where it is none that its command can have."""
+    if isinstance(result, Exception):
+        return StoreError(kind_of(result))
+    return result if is_of_its_type(command, result) else StoreError(UNDECODABLE)
 
 
 def _by_node(client: RedisCluster, commands: Sequence[Command]) -> Iterable[list[int]]:

@@ -11,6 +11,8 @@ MOST_BYTES = 1 << 20
 """Of one reply, where its caller says no other number."""
 _MANY_ELEMENTS = re.compile(rb"\n[*~>%][+\d]{7}")
 _HEADER_BYTES = 16
+_SLACK_BYTES = 512 << 10
+"""Of the last bytes, how many may belong to replies that were whole already: more than a socket hands over at once."""
 
 
 class UndecodableError(Exception):
@@ -30,7 +32,7 @@ class ReplyGuard:
         most_bytes: of the reply that is being read.
         """
         self._n_unfinished += len(data)
-        if self._n_unfinished > most_bytes + len(data):
+        if self._n_unfinished > most_bytes + _SLACK_BYTES:
             raise UndecodableError("a reply is longer than what was asked for can be")
         if _MANY_ELEMENTS.search(self._tail + data):
             raise UndecodableError("a reply claims to have a million elements")

@@ -18,8 +18,9 @@ from typing import Any
 from service.errors import StoreError
 from service.store.client import Store
 from service.store.connection import Command
+from service.store.guard import MOST_BYTES
 from service.store.reply import Reply, read_scores, unless_wrong_type
-from service.user.event import StoredEvent, read_member
+from service.user.event import MAX_MEMBER_BYTES, StoredEvent, read_member
 from service.user.key import UserKeys
 from service.user.record import VERSION_BYTES, read_version
 
@@ -45,6 +46,7 @@ redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return added
 """
+_SCORE_BYTES = 64  # of a score and the lengths, as the server writes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +62,23 @@ class Retention:
 
 
 class History:
-    """The histories of all users of one namespace."""
+    """The histories of all users of one namespace.
+
+    max_events: kept of a user. most_bytes: of the reply to reading().
+    """
 
     def __init__(self, store: Store, keys: UserKeys, retention: Retention) -> None:
         self._store, self._keys, self._keep = store, keys, retention
         self.max_events = retention.events
+        self.most_bytes = MOST_BYTES + retention.events * (MAX_MEMBER_BYTES + _SCORE_BYTES)
 
     async def read(self, user_ids: Sequence[str], timeout_s: float) -> list[list[str] | StoreError]:
         """Read users' histories whole, in one round trip: item ids, the oldest first. Raises StoreError.
 
         A user whose node of a Cluster does not answer has a StoreError of its own.
         """
-        found = await self._store.call_each("read", [[self.reading(user_id)] for user_id in user_ids], timeout_s)
+        groups = [[self.reading(user_id)] for user_id in user_ids]
+        found = await self._store.call_each("read", groups, timeout_s, most_bytes=self.most_bytes)
         return [self.item_ids(user_id, reply) for user_id, (reply,) in zip(user_ids, found, strict=True)]
 
     def reading(self, user_id: str) -> Command:
@@ -106,7 +113,8 @@ class History:
         if self._store.is_cluster:
             entries = await self._write_stream(groups, entries, timeout_s)
         arguments = [self._append_arguments(*each) for each in zip(groups, entries, strict=True)]
-        replies = await self._store.call_script("append", _APPEND, arguments, timeout_s)
+        sizes = [len(group) for group in groups]
+        replies = await self._store.call_script("append", _APPEND, arguments, timeout_s, n_numbers=sizes)
         added = [False] * len(events)
         for places, reply in zip(by_user.values(), replies, strict=True):
             for place, is_new in zip(places, reply, strict=True):
@@ -137,15 +145,21 @@ class History:
             ("GETRANGE", record_key, 0, VERSION_BYTES - 1),
             ("TTL", record_key),
         ]
-        ((history, history_ttl_s, head, record_ttl_s),) = await self._store.call_each("user", [commands], timeout_s)
+        ((history, history_ttl_s, head, record_ttl_s),) = await self._store.call_each(
+            "user", [commands], timeout_s, most_bytes=self.most_bytes
+        )
         scores = read_scores(unless_wrong_type(history, []))
-        read = [(self._read_member(user_id, member), float(score)) for member, score in scores]
+        try:
+            read = [(self._read_member(user_id, member), float(score)) for member, score in scores]
+        except ValueError:
+            raise await self._store.undecodable() from None
         events = [{"item_id": found[0], "timestamp": score, "key": found[1]} for found, score in read if found]
-        version = None if isinstance(head, StoreError) else read_version(head)
+        version = read_version(unless_wrong_type(head, b""))
+        ttl_s, record_ttl_s = unless_wrong_type(history_ttl_s, 0), unless_wrong_type(record_ttl_s, 0)
         return {
             "count": len(events),
             "history": events,
-            "history_expires_in_s": history_ttl_s if history_ttl_s > 0 else None,
+            "history_expires_in_s": ttl_s if ttl_s > 0 else None,
             "embedding": version and {"model_version": version, "expires_in_s": max(0, record_ttl_s)},
         }
 
@@ -163,6 +177,8 @@ class History:
         ]
         known = await self._store.call_each("append", asked, timeout_s)
         listed = [unless_wrong_type(reply, [None] * len(group)) for group, (reply,) in zip(groups, known, strict=True)]
+        if any(len(scores) != len(group) for scores, group in zip(listed, groups, strict=True)):
+            raise await self._store.undecodable()
         head = ("XADD", self._keys.stream, "MAXLEN", "~", self._keep.stream, "*", "event")
         new = [
             (*head, entry)

@@ -16,6 +16,7 @@ from service.store.reply import read_entries
 from service.user.key import UserKeys
 
 PAGE_ENTRIES = 1000
+_ENTRY_BYTES = 4096
 _FIRST = b"-"
 Entry = tuple[bytes, bytes]
 """The id of an entry, and its event as JSON."""
@@ -30,9 +31,17 @@ class EventStream:
     async def pages(self, timeout_s: float) -> AsyncGenerator[list[Entry], None]:
         """Yield all entries, the oldest first, in pages of up to PAGE_ENTRIES. timeout_s: of each read."""
         start = _FIRST
+        last = (-1, -1)
         while True:
             command = ("XRANGE", self._keys.stream, start, "+", "COUNT", PAGE_ENTRIES)
-            found = read_entries(await self._store.call_one("user", command, timeout_s))
+            found = read_entries(
+                await self._store.call_one("user", command, timeout_s, most_bytes=PAGE_ENTRIES * _ENTRY_BYTES)
+            )
+            if found:
+                place = _place_of(found[-1][0])
+                if place <= last:
+                    raise await self._store.undecodable()  # else the pages would never end
+                last = place
             yield [(entry_id, fields.get(b"event", b"")) for entry_id, fields in found]
             if len(found) < PAGE_ENTRIES:
                 return
@@ -59,3 +68,9 @@ class EventStream:
                 if mine:
                     n_erased += await self.erase(mine, timeout_s)
         return n_erased, True
+
+
+def _place_of(entry_id: bytes) -> tuple[int, int]:
+    """Return where an entry stands among the others; (-1, -1) if the id is none."""
+    milliseconds, _, number = entry_id.partition(b"-")
+    return (int(milliseconds), int(number)) if milliseconds.isdigit() and number.isdigit() else (-1, -1)
