@@ -185,7 +185,8 @@ def train_ease(data: TrainingData, setting: Setting) -> Trained:
 def _inverse(gram: Float32, ridge: float) -> Float32:
     """Return (gram + ridge)^-1 of a symmetric matrix [N, N]; gram is overwritten.
 
-    LAPACK's Cholesky factorisation is used directly, for torch's inverse is slower (tests/bench/README.md).
+    LAPACK's Cholesky factorisation is used directly, for torch's inverse is slower: tests/bench/README.md, "EASE
+    inverts with LAPACK".
     """
     np.fill_diagonal(gram, gram.diagonal() + ridge)
     factor, failed = spotrf(gram.T, lower=1, overwrite_a=1)

@@ -133,8 +133,8 @@ def store_as(graph: bytes, kind: str) -> bytes:
 
     Weights alone are narrow: Cast and Mul make them float32 again, which onnxruntime does once, when it loads the
     graph. So products take the same time as before, and the vector of a user depends on no other in the batch. A
-    DequantizeLinear instead would also round the user's vector (tests/bench/README.md). Matrices that were rounded
-    before the export come out exactly as they are.
+    DequantizeLinear instead would also round the user's vector: tests/bench/README.md, "Narrow matrices of an encoder
+    become float32 at load". Matrices that were rounded before the export come out exactly as they are.
     """
     model = onnx.load_from_string(graph)
     used = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}

@@ -35,7 +35,8 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep freed blocks of up to 32 MB instead of returning each to the system at once.
 
     Without it, the pages of every temporary array of logits are mapped anew at each step, which makes the distillation
-    loss up to 1.7 times slower (tests/bench/README.md). Where the C library is not glibc, this does nothing.
+    loss up to 1.7 times slower: tests/bench/README.md, "Freed memory is kept". Where the C library is not glibc, this
+    does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -10,7 +10,8 @@ that joined the catalogue later. Histories are padded on the left. Only attentio
 items from the oldest, so neither padding nor the other histories of a batch change a result.
 
 In a model without attention, what a pool computes replaces its input instead of being added to it. Both this and the
-pool in front of a transformer's attentions were chosen by measurement (tests/bench/README.md).
+pool in front of a transformer's attentions were chosen by measurement: tests/bench/README.md, "A pool stands before a
+transformer's attentions" and "Without attention, a pool replaces its input".
 
 Letters: B batch, T time, D width, H heads, N items.
 """

@@ -160,6 +160,7 @@ def test_primary_that_is_moved_or_killed_is_found_again(trio: Trio, toy_bundle: 
         wait_for(lambda: service.recommend(user_id="u")["quality"]["level"] == "full", 10)
 
         wait_for(lambda: trio.client(0).info("replication").get("master_link_status") == "up", 30)
+        wait_for(lambda: trio.client(0).zcard("retort:{u}:h") == 2, 30)  # it has what it will be asked for
         trio.servers[1].kill()
         statuses = []
 
