@@ -18,6 +18,7 @@ from service.command.doctor import examine
 from service.command.serve import serve
 from service.command.transfer import export_events, import_histories
 from service.errors import RetortError
+from service.logs import printable
 from service.release.confinement import hide_from_same_user
 
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say_why(text: str) -> int:
-    print(f"retort: {text}", file=sys.stderr)
+    print(f"retort: {printable(text)}", file=sys.stderr)
     return 2
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from service.app import budget_rule, reach_store, trial_of
 from service.errors import RefusedError, StartError, StoreError
+from service.logs import printable
 from service.settings import Settings, read_settings
 from service.store.client import Store
 from service.store.reply import Reply, read_info, read_time
@@ -217,7 +218,7 @@ async def _ask(store: Store, command: str) -> Reply:
 def print_findings(findings: list[Finding]) -> int:
     """Print every finding and its way out; return the exit code: 1 if one of them is FAIL."""
     for finding in findings:
-        print(f"{finding.level}  {finding.subject:<12} {finding.text}")
+        print(printable(f"{finding.level}  {finding.subject:<12} {finding.text}"))
         if finding.advice:
             print(f"      {'':<12} → {finding.advice}")
     worst = next(level for level in (FAIL, WARN, PASS) if any(finding.level == level for finding in findings))

@@ -15,6 +15,7 @@ import orjson
 
 from service.app import reach_store, trial_of
 from service.errors import RefusedError, StartError, StoreError
+from service.logs import printable
 from service.release.published import Live, PublishedVersion, PublishedVersions
 from service.settings import Settings, read_settings
 
@@ -103,7 +104,7 @@ async def _show_status(arguments: argparse.Namespace, published: PublishedVersio
         print("no version is live: every service serves its --bundle")
     for replica in replicas:
         note = "" if replica.result == "ok" else f"  {replica.result}: {replica.message}"
-        print(f"{replica.name}  serves {replica.version}{note}")
+        print(printable(f"{replica.name}  serves {replica.version}{note}"))
     print(orjson.dumps({
         "live": live and asdict(live),
         "versions": [asdict(version) for version in versions],
@@ -139,4 +140,4 @@ async def _announce(published: PublishedVersions, live: Live, wait_s: float) -> 
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)

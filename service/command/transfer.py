@@ -20,6 +20,7 @@ import orjson
 from service.app import history_of, reach_store, stream_of
 from service.bundle import check_item_id
 from service.errors import StartError, StoreError
+from service.logs import printable
 from service.settings import Settings, read_settings
 from service.user.event import StoredEvent
 from service.user.history import History
@@ -216,4 +217,4 @@ def _open_text(path: Path, mode: str) -> IO[str]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
