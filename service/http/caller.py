@@ -10,6 +10,7 @@ from service.wire.reply import RawHeaders
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Client = tuple[str, int] | None
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:]+))(?::\d+)?")
+_MOST_KNOWN = 64
 _PROBES = frozenset({"/livez", "/readyz"})
 
 
@@ -61,12 +62,20 @@ class Hosts:
         """names: further ones, beside localhost; `*` for any. is_on: whether they are looked at."""
         self._names = {name.lower() for name in names} | {"localhost"}
         self._is_on = is_on and "*" not in self._names
+        self._known: set[bytes] = set()  # what was found to be ours, as it was sent
 
     def check(self, path: str, headers: RawHeaders) -> None:
         """Raises RequestError for a request that asks for a host which is not ours."""
         if not self._is_on or path in _PROBES:
             return
-        host = next((value for name, value in headers if name == b"host"), b"").decode("latin-1").strip().lower()
+        sent = next((value for name, value in headers if name == b"host"), b"")
+        if sent not in self._known:
+            self._look_at(sent)
+            if len(self._known) < _MOST_KNOWN:
+                self._known.add(sent)
+
+    def _look_at(self, sent: bytes) -> None:
+        host = sent.decode("latin-1").strip().lower()
         found = _HOST.fullmatch(host)
         name = "" if found is None else (found[1] or found[2]).removesuffix(".")
         if not (name in self._names or name.endswith(".localhost") or _is_address(name)):

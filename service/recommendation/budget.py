@@ -22,7 +22,7 @@ _UP = 99 * _DOWN
 _NEWEST_SHARE = 0.2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stage:
     """A stage that is about to run.
 
@@ -37,7 +37,7 @@ QUEUE = Stage("queue", 0.0)
 """The wait for a batch: it is over when it is looked at."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Budget:
     """The time of one request. store_until: when the store's share of it is over."""
 
@@ -122,7 +122,7 @@ class StageCosts:
 
     def __init__(self, sizes: Sequence[int]) -> None:
         """sizes: those that batches are padded to, ascending."""
-        self._sizes = sizes
+        self._size_of = [min(size for size in sizes if size >= n_jobs) for n_jobs in range(sizes[-1] + 1)]
         self._encode = {size: Estimate() for size in sizes}
         self._score = {size: Estimate() for size in sizes}
 
@@ -144,7 +144,7 @@ class StageCosts:
         return Stage("score", self._score[self._size(n_jobs)].p99())
 
     def _size(self, n_jobs: int) -> int:
-        return next((size for size in self._sizes if size >= n_jobs), self._sizes[-1])
+        return self._size_of[n_jobs] if n_jobs < len(self._size_of) else self._size_of[-1]
 
 
 class RoundTrip:

@@ -100,6 +100,7 @@ def test_page_works_in_a_browser_and_sends_the_key_it_was_given(keyed_service: R
     assert [url for url in requested if not url.startswith(ours)] == []
     assert f"{keyed_service.url}/openapi.json" in requested
     assert [each for each in complaints if "401" not in each] == []
+    page = re.sub(r"data:[^\"')]*", "", page)  # pictures that are in the page: base64 has slashes too
     outside = {
         each for each in ELSEWHERE.findall(page) if not each.startswith((keyed_service.url, "http://www.w3.org/"))
     }

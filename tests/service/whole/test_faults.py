@@ -373,7 +373,8 @@ def test_work_of_a_caller_that_hung_up_is_dropped(toy_bundle: Path, tmp_path: Pa
             proxy.delay_s = 0.2
             address = service.url.removeprefix("http://").split(":")
             body = b'{"user_id":"u1"}'
-            head = b"POST /recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n"
+            head = b"POST /recommend HTTP/1.1\r\nhost: localhost\r\ncontent-length: 16\r\n"
+            head += b"content-type: application/json\r\n\r\n"
             for _ in range(10):  # the first batches are at the store already; the others wait behind them
                 with socket.create_connection((address[0], int(address[1]))) as caller:
                     caller.sendall(head + body)

@@ -194,10 +194,11 @@ def test_new_callers_are_let_in_for_idle_ones_and_slow_ones_the_longest_quiet_fi
         slow.sendall(b"GET /livez HT")
         body.sendall(post("/echo")[:-1])
         wait_for(lambda: ("POST", "/echo") in standing.door.seen)
-        new = [connect(standing) for _ in range(3)]
-        for connection in new:
-            connection.sendall(LIVEZ)
-        statuses = [read_status(connection) for connection in new]
+        new, statuses = [], []
+        for _ in range(3):  # one after the other: of callers who have not asked yet, the first would give way
+            new.append(connect(standing))
+            new[-1].sendall(LIVEZ)
+            statuses.append(read_status(new[-1]))
         idle.settimeout(5)
 
         assert statuses == [200, 200, 200]
