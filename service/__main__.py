@@ -15,6 +15,7 @@ from service import __version__
 from service.command import rollout
 from service.command.bench import bench
 from service.command.doctor import examine
+from service.command.keygen import keygen
 from service.command.serve import serve
 from service.command.transfer import export_events, import_histories
 from service.errors import RetortError
@@ -73,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
     _add_bench(commands.add_parser("bench", help="find the rate at which a running service keeps a latency budget"))
     _add_releases(commands)
+    made = commands.add_parser("keygen", help="make a key to sign what is published")
+    made.add_argument("file", type=_path, metavar="FILE", help="the private key, a new file")
+    made.set_defaults(run=keygen)
     checked = commands.add_parser("doctor", help="look for what is wrong with machine, settings, store and bundle")
     _add_serving_flags(checked)
     checked.set_defaults(run=examine)
@@ -131,6 +135,7 @@ def _add_releases(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     publish = commands.add_parser("publish", help="upload a bundle into the store and make it live")
     publish.add_argument("bundle", type=_path, metavar="DIR")
     publish.add_argument("--no-activate", action="store_true", help="upload only")
+    publish.add_argument("--signing-key", type=_optional_path, metavar="FILE", help="sign with this private key")
     publish.set_defaults(run=rollout.publish)
     activate = commands.add_parser("activate", help="make a published version live")
     activate.add_argument("version", metavar="VERSION")

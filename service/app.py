@@ -43,7 +43,9 @@ from service.recommendation.recommender import Recommender
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
 from service.release.generation import Generation, Generations
-from service.release.published import OWN_NUMBER, PublishedVersions
+from service.release.published import PublishedVersions
+from service.release.record import OWN_NUMBER
+from service.release.signature import Trust
 from service.release.trial import try_bundle
 from service.settings import Settings
 from service.store.breaker import Breaker
@@ -112,7 +114,8 @@ async def open_service(
         store = await open_store(settings, stack, metrics=metrics, log=log)
         loader = GenerationLoader(settings, store, metrics, log)
         published = PublishedVersions(store, settings.namespace)
-        fetched = FetchedBundles(settings.data_dir / "releases", published, trial_of(settings))
+        releases = settings.data_dir / "releases"
+        fetched = FetchedBundles(releases, published, trial_of(settings), _trust_of(settings, log))
         follower = Follower(published, fetched, loader.load, metrics, log)
         first = None if is_pinned else await follower.find_first(settings.bundle)
         generations = Generations(first or _load_own(settings, loader))
@@ -194,6 +197,14 @@ def codes_of(settings: Settings) -> Path:
 def trial_of(settings: Settings) -> Callable[[Path], Awaitable[None]]:
     """Return what loads a bundle in a process of its own, and leaves the codes of a large one for the service."""
     return partial(try_bundle, kind=settings.index, codes=codes_of(settings))
+
+
+def _trust_of(settings: Settings, log: Log) -> Trust:
+    def say() -> None:
+        text = "nobody trusted has signed what is followed: whoever can write to the store decides what is served"
+        log.write("warning", "release_unsigned", message=text)
+
+    return Trust(settings.namespace, settings.public_keys, is_required=settings.requires_signature, on_unsigned=say)
 
 
 def check_bundle(settings: Settings, *, is_pinned: bool) -> None:

@@ -59,6 +59,7 @@ async def _examine(settings: Settings, n_workers: int) -> list[Finding]:
             is_exposed=settings.is_exposed_without_keys,
             has_admin=bool(settings.admin_key.get_secret_value()),
         ),
+        check_signature(is_required=settings.requires_signature, n_keys=len(settings.public_keys)),
         await check_bundle(settings.bundle, trial_of(settings)),
     ]
     try:
@@ -90,6 +91,15 @@ def check_keys(host: str, *, is_exposed: bool, has_admin: bool) -> Finding:
     if not has_admin:
         return Finding(PASS, "keys", f"listens on {host}; without RETORT_ADMIN_KEY the model routes are closed")
     return Finding(PASS, "keys", f"listens on {host}")
+
+
+def check_signature(*, is_required: bool, n_keys: int) -> Finding:
+    """Judge who decides what is served: whoever can write to the store, or whoever has the private key."""
+    if is_required:
+        return Finding(PASS, "signature", f"published versions must be signed with one of {n_keys} trusted keys")
+    advice = "python -m service keygen FILE, publish with --signing-key FILE, and set RETORT_TRUSTED_KEYS here"
+    text = "none is required: whoever can write to the store decides what is served"
+    return Finding(WARN, "signature", text, advice)
 
 
 async def check_bundle(path: Path | None, try_bundle: Callable[[Path], Awaitable[None]]) -> Finding:

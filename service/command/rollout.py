@@ -16,7 +16,9 @@ import orjson
 from service.app import reach_store, trial_of
 from service.errors import RefusedError, StartError, StoreError
 from service.logs import printable
-from service.release.published import Live, PublishedVersion, PublishedVersions
+from service.release.published import PublishedVersions
+from service.release.record import Live, PublishedVersion
+from service.release.signature import SigningKey, read_signing_key
 from service.settings import Settings, read_settings
 
 _LOOK_EVERY_S = 0.2
@@ -44,7 +46,7 @@ def show_status(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, work: Work) -> int:
-    settings = read_settings(data_dir=arguments.data_dir)
+    settings = read_settings(data_dir=arguments.data_dir, signing_key=getattr(arguments, "signing_key", None))
 
     async def run() -> int:
         async with reach_store(settings) as store:
@@ -55,12 +57,13 @@ def _run(arguments: argparse.Namespace, work: Work) -> int:
 
 async def _publish(arguments: argparse.Namespace, published: PublishedVersions, settings: Settings) -> int:
     started = time.monotonic()
+    signing_key = _signing_key(settings)
     await _try(arguments.bundle, trial_of(settings))
     try:
-        version = await published.upload(arguments.bundle)
+        version = await published.upload(arguments.bundle, signing_key)
         _say(
             f"published {version.version}: {version.n_items} items, {version.bytes / 1e6:.1f} MB, "
-            f"{time.monotonic() - started:.1f} s"
+            f"{time.monotonic() - started:.1f} s, {'signed' if signing_key else 'not signed'}"
         )
         if arguments.no_activate:
             return 0
@@ -70,6 +73,16 @@ async def _publish(arguments: argparse.Namespace, published: PublishedVersions, 
         return await _announce(published, live, arguments.wait)
     except StoreError as exc:
         raise StartError(f"publish stopped: the store: {exc.kind}; what was live still is, run it again") from exc
+
+
+def _signing_key(settings: Settings) -> SigningKey | None:
+    """Return the key to sign with, if there is one. Raises StartError where no service would follow what it signs."""
+    key = read_signing_key(settings.signing_key) if settings.signing_key else None
+    if key is None and settings.requires_signature:
+        raise StartError("not published: a signature is required here; give --signing-key FILE, or RETORT_SIGNING_KEY")
+    if key is not None and settings.public_keys and key.public not in settings.public_keys:
+        raise StartError(f"not published: RETORT_TRUSTED_KEYS lacks the key's public half, {key.public_text}")
+    return key
 
 
 async def _try(path: Path, try_bundle: Callable[[Path], Awaitable[None]]) -> None:

@@ -26,8 +26,6 @@ def test_error_that_quotes_what_is_no_text_is_logged_all_the_same() -> None:
 
 
 HIDDEN = "\n\x1b\x7f\x85\xad\u200b\u200e\u202e\u2028\u2029\u2066\ufeff\U000e0001"
-    map(chr, (0x0A, 0x1B, 0x7F, 0x85, 0xAD, 0x200B, 0x200E, 0x202E, 0x2028, 0x2029, 0x2066, 0xFEFF, 0xE0001))
-)
 
 
 def test_no_character_that_hides_or_turns_the_text_reaches_the_log_and_none_is_lost() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from service.errors import RefusedError, StoreError
-from service.release.published import PublishedVersions, Replica
+from service.release.published import PublishedVersions
+from service.release.record import Replica
 from service.store.breaker import Breaker
 from service.store.client import Store
 from service.store.guard import MOST_BYTES, ReplyGuard, UndecodableError
@@ -66,7 +67,7 @@ ASKED: dict[str, Callable[[Store], Awaitable[object]]] = {
     "replicas": lambda store: published(store).replicas(),
     "activate": lambda store: published(store).activate("0" * 16),
     "rollback": lambda store: published(store).rollback(),
-    "manifest": lambda store: published(store).manifest("0" * 16),
+    "manifest": lambda store: published(store).table("0" * 16),
     "prune": lambda store: published(store).prune(),
     "report": lambda store: published(store).report(Replica("here:1", "0" * 16, 1, "ok", "", 0.0)),
 }
