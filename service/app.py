@@ -114,9 +114,7 @@ async def open_service(
         store = await open_store(settings, stack, metrics=metrics, log=log)
         loader = GenerationLoader(settings, store, metrics, log)
         published = PublishedVersions(store, settings.namespace)
-        releases = settings.data_dir / "releases"
-        fetched = FetchedBundles(releases, published, trial_of(settings), _trust_of(settings, log))
-        follower = Follower(published, fetched, loader.load, metrics, log)
+        follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
         first = None if is_pinned else await follower.find_first(settings.bundle)
         generations = Generations(first or _load_own(settings, loader))
         stack.push_async_callback(generations.rest)
@@ -199,12 +197,14 @@ def trial_of(settings: Settings) -> Callable[[Path], Awaitable[None]]:
     return partial(try_bundle, kind=settings.index, codes=codes_of(settings))
 
 
-def _trust_of(settings: Settings, log: Log) -> Trust:
+def _fetched_of(settings: Settings, published: PublishedVersions, log: Log) -> FetchedBundles:
     def say() -> None:
         text = "nobody trusted has signed what is followed: whoever can write to the store decides what is served"
         log.write("warning", "release_unsigned", message=text)
 
-    return Trust(settings.namespace, settings.public_keys, is_required=settings.requires_signature, on_unsigned=say)
+    is_required = settings.requires_signature
+    trust = Trust(settings.namespace, settings.public_keys, is_required=is_required, on_unsigned=say)
+    return FetchedBundles(settings.data_dir / "releases", published, trial_of(settings), trust)
 
 
 def check_bundle(settings: Settings, *, is_pinned: bool) -> None:

@@ -139,7 +139,8 @@ async def _announce(published: PublishedVersions, live: Live, wait_s: float) -> 
     while wait_s > 0:
         replicas = await published.replicas()
         behind = [replica for replica in replicas if replica.number < live.number]
-        refused = [replica for replica in behind if replica.result != "ok"]
+        # What was said before this release became live is about another one.
+        refused = [replica for replica in behind if replica.result != "ok" and replica.at >= live.since]
         for replica in refused:
             _say(f"{replica.name} goes on serving {replica.version}: {replica.result}: {replica.message}")
         if not behind:

@@ -103,13 +103,15 @@ class Follower:
             if live is not None and live != self._settled and self._is_its_turn(live):
                 await self._follow(live, generations)
                 self._reported_at = 0.0
-            if time.monotonic() - self._reported_at > _REPORT_EVERY_S:
-                await self._report(generations.live)
         except StoreError as exc:  # the store's client has counted it
-            if exc.kind == UNDECODABLE and live is None:
-                self._fail(None, "the live record is none that this service writes")
+            if exc.kind != UNDECODABLE or live is not None:
+                return
+            self._fail(None, "the live record is none that this service writes")
         except Exception as exc:  # a border: whatever the store holds, it is looked at again
             self._fail(live, f"following raised {type(exc).__name__}")
+        if time.monotonic() - self._reported_at > _REPORT_EVERY_S:
+            with contextlib.suppress(StoreError):
+                await self._report(generations.live)
 
     def _is_its_turn(self, live: Live | None) -> bool:
         """Whether a release may be tried: another one than the last at once, the same one only after a while."""

@@ -44,7 +44,7 @@ from service.release.signature import SigningKey
 from service.store.client import Store
 from service.store.connection import Command
 from service.store.guard import MOST_BYTES
-from service.store.reply import Reply, read_hash, unless_wrong_type
+from service.store.reply import UNDECODABLE, Reply, read_hash, unless_wrong_type
 
 CHUNK_BYTES = 256 << 10
 KEPT_VERSIONS = 3
@@ -59,11 +59,11 @@ _LIVE_BYTES = 4096
 _TABLE_BYTES = 16 << 20  # the manifest as JSON in JSON
 _HEAD_BYTES = 64  # of a reply, beside its text
 # KEYS: live, and the table of the version, except in a Cluster. ARGV: the live record as it was read, the new one, and
-# the last byte of it that is read. A key of another type is as good as none, and is replaced.
+# how long one may be. What is longer, or of another type, is as good as none, and is replaced.
 _RELEASE = """
 if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 0 then return -1 end
-local is_text = redis.call('TYPE', KEYS[1]).ok == 'string'
-if (is_text and redis.call('GETRANGE', KEYS[1], 0, ARGV[3]) or '') ~= ARGV[1] then return 0 end
+local is_record = redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('STRLEN', KEYS[1]) <= tonumber(ARGV[3])
+if (is_record and redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
 return 1
 """
@@ -78,16 +78,16 @@ class PublishedVersions:
 
     async def live(self) -> Live | None:
         """Return the live version, or None if nothing was ever published."""
-        return parse_live(await self._text(self._prefix + "live", _LIVE_BYTES))
+        return parse_live(await self._record(self._prefix + "live", _LIVE_BYTES))
 
     async def activate(self, version: str) -> Live:
         """Make a version live, in one write; return the new live record. Raises RefusedError for an unknown version."""
         table = self._key(version, "table")
         for _ in range(_TRIES):
-            known = await self._text(self._prefix + "live", _LIVE_BYTES)
+            known = await self._record(self._prefix + "live", _LIVE_BYTES, or_none=True)
             live = await self._next_live(known, version)
             keys = [self._prefix + "live"] if self._store.is_cluster else [self._prefix + "live", table]
-            arguments = (len(keys), *keys, known, dump(live), _LIVE_BYTES - 1)
+            arguments = (len(keys), *keys, known, dump(live), _LIVE_BYTES)
             is_there = await self._one(("EXISTS", table))
             (result,) = await self._store.call_script("release", _RELEASE, [arguments], _QUICK_S) if is_there else (-1,)
             if result == -1:
@@ -150,7 +150,7 @@ class PublishedVersions:
 
     async def table(self, version: str) -> Table:
         """Return a version's manifest, its signature, and the size of its chunks. Raises RefusedError."""
-        table = parse_table(await self._text(self._key(version, "table"), _TABLE_BYTES))
+        table = parse_table(await self._record(self._key(version, "table"), _TABLE_BYTES, or_none=True))
         if table is None:
             raise RefusedError(
                 "rejected_checksum", f"version {version}: its manifest in the store is missing or damaged"
@@ -162,7 +162,10 @@ class PublishedVersions:
         for number in range(-(-size // chunk_bytes)):
             expected = min(chunk_bytes, size - number * chunk_bytes)
             key = f"{self._key(version, name)}:{number}"
-            value = await self._text(key, expected + 5, _CHUNK_S)  # one byte past its end
+            command = ("GETRANGE", key, 0, expected + 4)  # one byte past its end
+            most_bytes = expected + 5 + _HEAD_BYTES
+            ((reply,),) = await self._store.call_each("release", [[command]], _CHUNK_S, most_bytes=most_bytes)
+            value = unless_wrong_type(reply, b"")
             if len(value) != expected + 4 or zlib.crc32(value[4:]) != int.from_bytes(value[:4], "little"):
                 raise RefusedError(
                     "rejected_checksum", f"version {version}: {name}: chunk {number} is missing or damaged"
@@ -203,7 +206,7 @@ class PublishedVersions:
     async def _delete(self, version: str) -> None:
         """Delete a version, its table and its place in the list first, so that it cannot become live any more."""
         table = self._key(version, "table")
-        known = parse_table(await self._text(table, _TABLE_BYTES))
+        known = parse_table(await self._record(table, _TABLE_BYTES, or_none=True))
         await self._all([("DEL", table), ("HDEL", self._prefix + "versions", version)])
         if known is None:
             return
@@ -220,11 +223,21 @@ class PublishedVersions:
     def _key(self, version: str, part: str) -> str:
         return f"{self._prefix}{version}:{part}"
 
-    async def _text(self, key: str, most_bytes: int, timeout_s: float = _QUICK_S) -> bytes:
-        """Return the first bytes of a key, at most so many; none where it is missing or of another type."""
-        groups = [[("GETRANGE", key, 0, most_bytes - 1)]]
-        ((reply,),) = await self._store.call_each("release", groups, timeout_s, most_bytes=most_bytes + _HEAD_BYTES)
-        return bytes(unless_wrong_type(reply, b""))
+    async def _record(self, key: str, most_bytes: int, *, or_none: bool = False) -> bytes:
+        """Return a key's text, empty where it is missing.
+
+        Raises StoreError where it is of another type or longer; or_none: then it counts as missing.
+        """
+        for command in (("STRLEN", key), ("GET", key)):  # in two steps: a long one is not fetched at all
+            ((reply,),) = await self._store.call_each(
+                "release", [[command]], _QUICK_S, most_bytes=most_bytes + _HEAD_BYTES
+            )
+            found = unless_wrong_type(reply, most_bytes + 1)
+            if isinstance(found, int) and found > most_bytes:
+                if or_none:
+                    return b""
+                raise StoreError(UNDECODABLE)
+        return found or b""
 
     async def _hash(self, key: str) -> dict[bytes, bytes]:
         """Return a hash; an empty one where it is missing or of another type."""

@@ -93,8 +93,8 @@ _TYPES: dict[str, Callable[[Reply], bool]] = {
     **dict.fromkeys(("GETRANGE", "INFO", "SET", "XADD"), _is_bytes),
     "GET": lambda reply: reply is None or _is_bytes(reply),
     **dict.fromkeys(
-        ("DEL", "EXISTS", "EXPIRE", "HDEL", "HEXISTS", "HSET", "PERSIST", "TTL", "UNLINK", "XDEL", "ZADD", "ZCARD",
-         "ZREMRANGEBYRANK"),
+        ("DEL", "EXISTS", "EXPIRE", "HDEL", "HEXISTS", "HSET", "PERSIST", "STRLEN", "TTL", "UNLINK", "XDEL",
+         "ZADD", "ZCARD", "ZREMRANGEBYRANK"),
         _is_number,
     ),
     "HGETALL": _are_pairs,
