@@ -42,7 +42,9 @@ from service.recommendation.recommender import Recommender
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
 from service.release.generation import Generation, Generations
-from service.release.published import OWN_NUMBER, PublishedVersions
+from service.release.published import PublishedVersions
+from service.release.record import OWN_NUMBER
+from service.release.signature import Trust
 from service.release.trial import try_bundle
 from service.settings import Settings
 from service.storage import budget_rule, erasures_of, history_of, open_store, stream_of, trouble_of
@@ -113,8 +115,7 @@ async def open_service(
         erasures = erasures_of(settings, store)
         loader = GenerationLoader(settings, store, erasures, metrics, log)
         published = PublishedVersions(store, settings.namespace)
-        fetched = FetchedBundles(settings.data_dir / "releases", published, trial_of(settings))
-        follower = Follower(published, fetched, loader.load, metrics, log)
+        follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
         first = None if is_pinned else await follower.find_first(settings.bundle)
         generations = Generations(first or _load_own(settings, loader))
         stack.push_async_callback(generations.rest)
@@ -190,6 +191,16 @@ def codes_of(settings: Settings) -> Path:
 def trial_of(settings: Settings) -> Callable[[Path], Awaitable[None]]:
     """Return what loads a bundle in a process of its own, and leaves the codes of a large one for the service."""
     return partial(try_bundle, kind=settings.index, codes=codes_of(settings))
+
+
+def _fetched_of(settings: Settings, published: PublishedVersions, log: Log) -> FetchedBundles:
+    def say() -> None:
+        text = "nobody trusted has signed what is followed: whoever can write to the store decides what is served"
+        log.write("warning", "release_unsigned", message=text)
+
+    is_required = settings.requires_signature
+    trust = Trust(settings.namespace, settings.public_keys, is_required=is_required, on_unsigned=say)
+    return FetchedBundles(settings.data_dir / "releases", published, trial_of(settings), trust)
 
 
 def check_bundle(settings: Settings, *, is_pinned: bool) -> None:

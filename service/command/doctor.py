@@ -17,6 +17,7 @@ from service.app import trial_of
 from service.command.finding import FAIL, PASS, WARN, Finding
 from service.command.store_check import check_store
 from service.errors import RefusedError, StartError
+from service.logs import printable
 from service.settings import Settings, read_settings
 from service.storage import budget_rule, reach_store
 
@@ -43,6 +44,7 @@ async def _examine(settings: Settings, n_workers: int) -> list[Finding]:
             is_exposed=settings.is_exposed_without_keys,
             has_admin=bool(settings.admin_key.get_secret_value()),
         ),
+        check_signature(is_required=settings.requires_signature, n_keys=len(settings.public_keys)),
         await check_bundle(settings.bundle, trial_of(settings)),
     ]
     try:
@@ -74,6 +76,15 @@ def check_keys(host: str, *, is_exposed: bool, has_admin: bool) -> Finding:
     if not has_admin:
         return Finding(PASS, "keys", f"listens on {host}; without RETORT_ADMIN_KEY the model routes are closed")
     return Finding(PASS, "keys", f"listens on {host}")
+
+
+def check_signature(*, is_required: bool, n_keys: int) -> Finding:
+    """Judge who decides what is served: whoever can write to the store, or whoever has the private key."""
+    if is_required:
+        return Finding(PASS, "signature", f"published versions must be signed with one of {n_keys} trusted keys")
+    advice = "python -m service keygen FILE, publish with --signing-key FILE, and set RETORT_TRUSTED_KEYS here"
+    text = "none is required: whoever can write to the store decides what is served"
+    return Finding(WARN, "signature", text, advice)
 
 
 async def check_bundle(path: Path | None, try_bundle: Callable[[Path], Awaitable[None]]) -> Finding:
@@ -125,7 +136,7 @@ def check_disk(data_dir: Path) -> Finding:
 def print_findings(findings: list[Finding]) -> int:
     """Print every finding and its way out; return the exit code: 1 if one of them is FAIL."""
     for finding in findings:
-        print(f"{finding.level}  {finding.subject:<12} {finding.text}")
+        print(printable(f"{finding.level}  {finding.subject:<12} {finding.text}"))
         if finding.advice:
             print(f"      {'':<12} → {finding.advice}")
     worst = next(level for level in (FAIL, WARN, PASS) if any(finding.level == level for finding in findings))

@@ -14,7 +14,8 @@ import numpy as np
 
 from service.command.finding import FAIL, PASS, WARN, Finding
 from service.errors import StoreError
-from service.release.published import PublishedVersions, Replica
+from service.release.published import PublishedVersions
+from service.release.record import Replica
 from service.store.client import Store
 from service.store.reply import Reply, read_info, read_time
 from service.user.embedding import EmbeddingCache

@@ -19,6 +19,7 @@ import orjson
 
 from service.bundle import check_item_id
 from service.errors import StartError, StoreError
+from service.logs import printable
 from service.settings import Settings, read_settings
 from service.storage import history_of, reach_store, stream_of
 from service.user.event import StoredEvent
@@ -219,4 +220,4 @@ def _open_text(path: Path, mode: str) -> IO[str]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)

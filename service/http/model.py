@@ -15,7 +15,8 @@ from service.http.openapi import documented
 from service.http.schema import ActivateRequest, parse_activate
 from service.metrics import CONTENT_TYPE, Metrics
 from service.release.generation import Generations
-from service.release.published import Live, PublishedVersions
+from service.release.published import PublishedVersions
+from service.release.record import Live
 
 _SMALL_BODY_BYTES = 1 << 10
 _PAUSE = 4  # times what the last scrape took

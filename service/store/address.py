@@ -7,7 +7,7 @@
 The options that may follow are those of option. All three forms of rediss take the same ones for TLS.
 
 redis-py's own defaults never reach a request: timeouts of seconds, ten retries, RESP3. Nor do the shapes that it gives
-to replies: all of them are left as the server sent them (see reply).
+to replies: all of them are left as the server sent them (see reply), and none may be too large (see parser).
 """
 
 import asyncio
@@ -28,6 +28,7 @@ from redis.exceptions import RedisError, ResponseError
 from service.errors import StartError
 from service.store.connection import Command, Connect, StoreConnection
 from service.store.option import SENTINEL, SINGLE, TLS, read_options
+from service.store.parser import GuardedParser
 
 _HOSTS = r"(?P<scheme>rediss?)\+%s://(?:(?P<user>[^:@/?]*):(?P<password>[^@/?]*)@)?(?P<hosts>[^@/?]+)"
 _SENTINEL = re.compile(_HOSTS % "sentinel" + r"/(?P<name>[^/?]+)(?:/(?P<db>\d+))?/?(?:\?(?P<options>.*))?")
@@ -83,7 +84,9 @@ def _open_single(url: str, max_connections: int) -> Address:
     is_tls = url.startswith("rediss")
     options = read_options(query, {**SINGLE, **(TLS if is_tls else {})})
     parts = {**options, **parse_url(base)}
-    pool = redis.asyncio.ConnectionPool(max_connections=max_connections + _SPARE, **(parts | _limits()))
+    pool = redis.asyncio.ConnectionPool(
+        max_connections=max_connections + _SPARE, parser_class=GuardedParser, **(parts | _limits())
+    )
     is_plain = not is_tls and set(parts) <= _PLAIN_PARTS
     connection = (
         StoreConnection(_connect_to(parts), _greeting(parts), ResponseError, max_pending=max_connections)
@@ -107,7 +110,11 @@ def _open_sentinel(url: str, max_connections: int) -> Address:
     sentinel = Sentinel(hosts, sentinel_kwargs=limits | quick | asked)  # type: ignore[no-untyped-call]
     parts = _login(found) | {"db": int(found["db"] or 0)}
     name = unquote(found["name"])
-    client = sentinel.master_for(name, max_connections=max_connections + _SPARE, **parts, **limits)
+    for each in sentinel.sentinels:
+        each.connection_pool.connection_kwargs["parser_class"] = GuardedParser
+    client = sentinel.master_for(
+        name, max_connections=max_connections + _SPARE, parser_class=GuardedParser, **parts, **limits
+    )
 
     async def connect(protocol: Callable[[], asyncio.Protocol]) -> Any:
         host, port = await sentinel.discover_master(name)
@@ -137,9 +144,9 @@ def _open_cluster(url: str, max_connections: int) -> Address:
         **login,
         **_limits(),
     )
-    nodes = client.nodes_manager  # redis-py's Cluster takes some of the options by no other way
+    nodes = client.nodes_manager  # redis-py's Cluster takes the parser and some of the options by no other way
     for kwargs in (nodes.connection_kwargs, *(node.connection_kwargs for node in nodes.startup_nodes.values())):
-        kwargs.update(options)
+        kwargs.update(options, parser_class=GuardedParser)
     return Address(client, None, client.aclose, client.nodes_manager.initialize, _secrets_of(login | options))
 
 

@@ -50,7 +50,8 @@ class EmbeddingCache:
         same round trip, in case there is no fresh record.
         """
         groups = [self._looking(user_id, is_whole=is_whole) for user_id in user_ids]
-        found = await self._store.call_each("read", groups, timeout_s)
+        most_bytes = self._history.most_bytes + self._largest
+        found = await self._store.call_each("read", groups, timeout_s, most_bytes=most_bytes)
         return [self._see(user_id, *replies) for user_id, replies in zip(user_ids, found, strict=True)]
 
     async def keep(self, records: Sequence[tuple[str, Sight, Record]], timeout_s: float) -> None:

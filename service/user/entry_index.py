@@ -26,7 +26,7 @@ import orjson
 
 from service.store.client import Store
 from service.store.connection import Command
-from service.store.reply import unless_wrong_type
+from service.store.reply import are_ids, unless_wrong_type
 from service.user.key import UserKeys
 
 _AT_ONCE = 1000
@@ -83,11 +83,16 @@ class EntryIndex:
     async def state(self, timeout_s: float) -> IndexState | None:
         """Return how far the lists are true; None where there is no stream."""
         keys = (self._keys.stream, self._keys.account)
-        ((*found,),) = await self._store.call_script("erase", _STATE, [(2, *keys, self._life_s, now_ms())], timeout_s)
-        if not found:
+        (found,) = await self._store.call_script("erase", _STATE, [(2, *keys, self._life_s, now_ms())], timeout_s)
+        if found == []:
             return None
-        is_listed, unlisted, cursor, last, expired_s = found
-        return IndexState(is_listed == 1, int(float(unlisted)), cursor, last, int(float(expired_s)) * 1000 + 999)
+        try:
+            is_listed, unlisted, cursor, last, expired_s = found
+            state = IndexState(is_listed == 1, int(float(unlisted)), cursor, last, int(float(expired_s)) * 1000 + 999)
+        except (TypeError, ValueError, OverflowError):
+            raise await self._store.undecodable() from None
+        await self._store.require(are_ids([cursor, last]))
+        return state
 
     async def add(self, entries: Sequence[tuple[bytes, Fields]], timeout_s: float) -> None:
         """List entries, each with its user, or among the strays if it names none."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from service.errors import StoreError
 from service.store.client import Store
 from service.store.connection import Command
+from service.store.reply import are_ids, are_numbers
 from service.user.entry_index import now_ms
 from service.user.key import UserKeys
 
@@ -136,8 +137,9 @@ class Erasures:
         Called once nothing is left of the user in the store: whoever reads later reads nothing.
         """
         arguments = [(1, self._keys[0], share_of(user_id))]
-        (entry_id,) = await self._store.call_script("erase", _ANNOUNCE, arguments, timeout_s)
-        return bytes(entry_id)
+        entry_ids = await self._store.call_script("erase", _ANNOUNCE, arguments, timeout_s)
+        await self._store.require(are_ids(entry_ids))
+        return bytes(entry_ids[0])
 
     async def wait_until_heard(self, entry_id: bytes, timeout_s: float, *, within_s: float = MAX_WAIT_S) -> Unheard:
         """Wait until every process has heard of an erasure or must not use its memory. Raises StoreError.
@@ -148,7 +150,9 @@ class Erasures:
         ms, _, number = entry_id.partition(b"-")
         arguments = (2, *self._keys, entry_id, b"%b-%d" % (ms, int(number) + 1), self._name)
         while True:
-            (left_ms,) = await self._store.call_script("erase", _UNHEARD, [(*arguments, now_ms())], timeout_s)
+            replies = await self._store.call_script("erase", _UNHEARD, [(*arguments, now_ms())], timeout_s)
+            await self._store.require(are_numbers(replies, 1))
+            (left_ms,) = replies
             if left_ms == 0 or time.monotonic() >= end:
                 return Unheard(left_ms / 1000)
             await asyncio.sleep(min(pause_s, left_ms / 1000))
@@ -177,8 +181,14 @@ class Erasures:
     async def _hear(self, position: bytes) -> tuple[bytes, list[int]]:
         """Return the last entry, and the shares of the entries since that position; -1: it is not known which."""
         arguments = (2, *self._keys, self._name, position, round(self._lease_s * 1000), now_ms())
-        last, *shares = await self._store.ask_aside(("EVAL", _HEAR, *arguments), _CALL_S)
-        return last, [int(share) for share in shares]
+        reply = await self._store.ask_aside(("EVAL", _HEAR, *arguments), _CALL_S)
+        try:
+            last, *shares = reply
+            heard = [int(share) for share in shares]
+        except (TypeError, ValueError):
+            raise await self._store.undecodable() from None
+        await self._store.require(are_ids([last]))
+        return last, heard
 
     async def _wait(self, position: bytes) -> None:
         """Wait at the server for the next entry, but not for long."""

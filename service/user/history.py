@@ -22,9 +22,10 @@ from typing import Any
 from service.errors import StoreError
 from service.store.client import Store
 from service.store.connection import Command
-from service.store.reply import Reply, read_scores, unless_wrong_type
+from service.store.guard import MOST_BYTES
+from service.store.reply import Reply, are_ids, are_numbers, read_scores, unless_wrong_type
 from service.user.entry_index import make_mark
-from service.user.event import StoredEvent, read_member
+from service.user.event import MAX_MEMBER_BYTES, StoredEvent, read_member
 from service.user.key import UserKeys
 from service.user.record import VERSION_BYTES, read_version
 
@@ -118,6 +119,7 @@ redis.call('EXPIRE', KEYS[1], ARGV[2])
 redis.call('DEL', KEYS[2])
 return n_new
 """
+_SCORE_BYTES = 64  # of a score and the lengths, as the server writes them
 
 
 class Kept(IntEnum):
@@ -141,18 +143,23 @@ class Retention:
 
 
 class History:
-    """The histories of all users of one namespace."""
+    """The histories of all users of one namespace.
+
+    max_events: kept of a user. most_bytes: of the reply to reading().
+    """
 
     def __init__(self, store: Store, keys: UserKeys, retention: Retention) -> None:
         self._store, self._keys, self._keep = store, keys, retention
         self.max_events = retention.events
+        self.most_bytes = MOST_BYTES + retention.events * (MAX_MEMBER_BYTES + _SCORE_BYTES)
 
     async def read(self, user_ids: Sequence[str], timeout_s: float) -> list[list[str] | StoreError]:
         """Read users' histories whole, in one round trip: item ids, the oldest first. Raises StoreError.
 
         A user whose node of a Cluster does not answer has a StoreError of its own.
         """
-        found = await self._store.call_each("read", [[self.reading(user_id)] for user_id in user_ids], timeout_s)
+        groups = [[self.reading(user_id)] for user_id in user_ids]
+        found = await self._store.call_each("read", groups, timeout_s, most_bytes=self.most_bytes)
         return [self.item_ids(user_id, reply) for user_id, (reply,) in zip(user_ids, found, strict=True)]
 
     def reading(self, user_id: str) -> Command:
@@ -198,7 +205,9 @@ class History:
             pairs = [part for event in group for part in (event.score, event.member)]
             keys = (self._keys.history(user_id), self._keys.record(user_id))
             arguments.append((2, *keys, self._keep.events, self._keep.history_ttl_s, *pairs))
-        return int(sum(await self._store.call_script("append", _LOAD, arguments, timeout_s)))
+        replies = await self._store.call_script("append", _LOAD, arguments, timeout_s)
+        await self._store.require(are_numbers(replies, len(groups)))
+        return sum(replies)
 
     async def describe(self, user_id: str, timeout_s: float) -> dict[str, Any]:
         """Return what is kept of a user: events oldest first, times to live, the embedding. Raises StoreError."""
@@ -209,15 +218,21 @@ class History:
             ("GETRANGE", record_key, 0, VERSION_BYTES - 1),
             ("TTL", record_key),
         ]
-        ((history, history_ttl_s, head, record_ttl_s),) = await self._store.call_each("user", [commands], timeout_s)
+        ((history, history_ttl_s, head, record_ttl_s),) = await self._store.call_each(
+            "user", [commands], timeout_s, most_bytes=self.most_bytes
+        )
         scores = read_scores(unless_wrong_type(history, []))
-        read = [(self._read_member(user_id, member), float(score)) for member, score in scores]
+        try:
+            read = [(self._read_member(user_id, member), float(score)) for member, score in scores]
+        except ValueError:
+            raise await self._store.undecodable() from None
         events = [{"item_id": found[0], "timestamp": score, "key": found[1]} for found, score in read if found]
-        version = None if isinstance(head, StoreError) else read_version(head)
+        version = read_version(unless_wrong_type(head, b""))
+        ttl_s, record_ttl_s = unless_wrong_type(history_ttl_s, 0), unless_wrong_type(record_ttl_s, 0)
         return {
             "count": len(events),
             "history": events,
-            "history_expires_in_s": history_ttl_s if history_ttl_s > 0 else None,
+            "history_expires_in_s": ttl_s if ttl_s > 0 else None,
             "embedding": version and {"model_version": version, "expires_in_s": max(0, record_ttl_s)},
         }
 
@@ -230,14 +245,14 @@ class History:
         """Keep events, each group of one user, in history and stream at once."""
         more = (self._keys.stream, self._keys.account)
         arguments = [self._arguments(group, [event.to_json() for event in group], more) for group in groups]
-        replies = await self._store.call_script("append", _APPEND, arguments, timeout_s)
-        return [[Kept(result) for result in reply] for reply in replies]
+        return await self._run_append(groups, arguments, timeout_s)
 
     async def _append_apart(self, groups: Sequence[Sequence[StoredEvent]], timeout_s: float) -> list[list[Kept]]:
         """Keep events, each group of one user, in the stream and then in the histories, which lie elsewhere."""
         mark = make_mark()
         known = await self._store.call_each("append", [self._asking(group, mark) for group in groups], timeout_s)
         judged = [_judge(group, replies) for group, replies in zip(groups, known, strict=True)]
+        await self._store.require(*(len(each) == len(group) for each, group in zip(judged, groups, strict=True)))
         new = [
             event.to_json()
             for group, results in zip(groups, judged, strict=True)
@@ -247,17 +262,26 @@ class History:
         oldest, ids = b"", iter(())
         if new:
             head = (2, self._keys.stream, self._keys.account, self._keep.history_ttl_s, self._keep.stream)
-            ((oldest, *written),) = await self._store.call_script("append", _WRITE_STREAM, [(*head, *new)], timeout_s)
-            ids = iter(written)
+            (written,) = await self._store.call_script("append", _WRITE_STREAM, [(*head, *new)], timeout_s)
+            await self._store.require(are_ids(written, len(new) + 1))
+            oldest, ids = written[0], iter(written[1:])
         entries = [[next(ids) if result is Kept.NEW else b"" for result in results] for results in judged]
         arguments = [
             self._arguments(group, each, (), oldest, mark) for group, each in zip(groups, entries, strict=True)
         ]
-        replies = await self._store.call_script("append", _APPEND, arguments, timeout_s)
+        kept = await self._run_append(groups, arguments, timeout_s)
         return [
-            [Kept(result) if entry else before for result, entry, before in zip(reply, each, results, strict=True)]
-            for reply, each, results in zip(replies, entries, judged, strict=True)
+            [result if entry else before for result, entry, before in zip(found, each, results, strict=True)]
+            for found, each, results in zip(kept, entries, judged, strict=True)
         ]
+
+    async def _run_append(
+        self, groups: Sequence[Sequence[StoredEvent]], arguments: Sequence[Command], timeout_s: float
+    ) -> list[list[Kept]]:
+        replies = await self._store.call_script("append", _APPEND, arguments, timeout_s)
+        for reply, group in zip(replies, groups, strict=True):
+            await self._store.require(are_numbers(reply, len(group)) and set(reply) <= set(Kept))
+        return [[Kept(result) for result in reply] for reply in replies]
 
     def _asking(self, group: Sequence[StoredEvent], mark: bytes) -> list[Command]:
         """Return the commands that ask for what is known of a group's events, and mark their user's list."""
@@ -300,7 +324,7 @@ def _judge(group: Sequence[StoredEvent], replies: Sequence[Reply]) -> list[Kept]
     bound = [(float(score), member) for member, score in read_scores(unless_wrong_type(oldest, []))]
     seen: set[bytes] = set()
     judged: list[Kept] = []
-    for event, score in zip(group, known, strict=True):
+    for event, score in zip(group, known, strict=False):
         is_known = score is not None or event.member in seen
         is_too_old = bool(bound) and (float(event.score), event.member) < bound[0]
         judged.append(Kept.KNOWN if is_known else Kept.TOO_OLD if is_too_old else Kept.NEW)

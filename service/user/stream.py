@@ -13,12 +13,13 @@ from contextlib import aclosing
 import orjson
 
 from service.store.client import Store
-from service.store.reply import read_entries
+from service.store.reply import are_ids, read_entries
 from service.user.entry_index import EntryIndex, Fields, IndexState, is_entry_id, user_of
 from service.user.key import UserKeys
 
 PAGE_ENTRIES = 1000
 _FIRST, _LAST, _NOTHING = b"-", b"+", b"0-0"
+_ENTRY_BYTES = 4096
 Entry = tuple[bytes, bytes]
 """The id of an entry, and its event as JSON."""
 
@@ -48,7 +49,7 @@ class EventStream:
             await self._index.drop(user_id, timeout_s)
             return 0, True
         is_complete = state.is_listed or await self._list_others(state, timeout_s, end)
-        n_erased, is_whole = await self._erase_listed(user_id, timeout_s)
+        n_erased, is_whole = await self._erase_listed(user_id, timeout_s, end)
         n_erased += await self._erase_strays(user_id, timeout_s)
         last = b"%d" % state.expired_ms if is_whole else _LAST
         n_more, is_seen = await self._erase_matching(user_id, last, timeout_s, end)
@@ -67,10 +68,10 @@ class EventStream:
         await self._index.note(state, timeout_s)
         return True
 
-    async def _erase_listed(self, user_id: str, timeout_s: float) -> tuple[int, bool]:
+    async def _erase_listed(self, user_id: str, timeout_s: float, end: float) -> tuple[int, bool]:
         """Delete the entries of a user's list; return how many there were, and whether the list was whole."""
         n_erased, is_whole = 0, True
-        while True:
+        while time.monotonic() < end:
             listed, is_list = await self._index.first(user_id, timeout_s)
             if not is_list:
                 await self._index.drop(user_id, timeout_s)
@@ -81,6 +82,7 @@ class EventStream:
             is_whole = is_whole and len(ids) == len(listed)
             n_erased += await self._erase(ids, timeout_s)
             await self._index.remove(user_id, listed, timeout_s)
+        return n_erased, False
 
     async def _erase_strays(self, user_id: str, timeout_s: float) -> int:
         """Delete the entries which cannot be read, or name no user, and in which the user's id stands all the same."""
@@ -123,13 +125,17 @@ class EventStream:
 
     async def _read(self, start: bytes, last: bytes, timeout_s: float) -> AsyncGenerator[list[tuple[bytes, Fields]]]:
         """Yield pages of the entries between two ids, the oldest first."""
+        before = (-1, -1)
         while True:
             command = ("XRANGE", self._keys.stream, start, last, "COUNT", PAGE_ENTRIES)
-            found = read_entries(await self._store.call_one("user", command, timeout_s))
+            most_bytes = PAGE_ENTRIES * _ENTRY_BYTES
+            found = read_entries(await self._store.call_one("user", command, timeout_s, most_bytes=most_bytes))
+            ids = [entry_id for entry_id, _ in found]
+            await self._store.require(are_ids(ids) and (not ids or _order(ids[-1]) > before))  # else it might not end
             yield found
             if len(found) < PAGE_ENTRIES:
                 return
-            start = b"(" + found[-1][0]
+            before, start = _order(ids[-1]), b"(" + ids[-1]
 
 
 def _order(entry_id: bytes) -> tuple[int, int]:

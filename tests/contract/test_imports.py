@@ -66,6 +66,7 @@ ROOT_FILES = {
 """What stands at a package's root and may be imported by every folder of it."""
 HOMES = {
     "redis": {"service.store"},
+    "cryptography": {"service.release"},
     "onnxruntime": {"service.onnx_session", "training.export"},
     "faiss": {"service.search"},
     "fastapi": {"service.http"},
