@@ -7,6 +7,7 @@ yes and 1 for no. 2 stands for a wrong question or a missing part, whose message
 from service import environment  # noqa: F401, I001  # before numpy and prometheus_client
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
         given.insert(0, "serve")
     arguments = _parser().parse_args(given)
+    os.umask(0o077)  # of all that is written, by this process and by those that it starts
     hide_from_same_user()  # keys and passwords stand in the environment
     try:
         status: int = arguments.run(arguments)

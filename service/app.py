@@ -9,7 +9,7 @@ import gc
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from service.http.users import user_routes
 from service.logs import Log
 from service.metrics import Metrics
 from service.model.model import load_model
+from service.private_directory import make_private
 from service.recommendation.lookup import Lookup
 from service.recommendation.memory import Memory
 from service.recommendation.ranker import Ranker
@@ -49,6 +50,7 @@ from service.release.trial import try_bundle
 from service.settings import Settings
 from service.storage import budget_rule, erasures_of, history_of, open_store, stream_of, trouble_of
 from service.store.client import Store
+from service.user.alias import Aliases, UserNames, kept_key
 from service.user.embedding import EmbeddingCache
 from service.user.erasure import Erasures
 from service.user.history import History
@@ -109,6 +111,8 @@ async def open_service(
     callers, where several processes share them. is_pinned: serve --bundle whatever version the store calls live.
     """
     check_bundle(settings, is_pinned=is_pinned)
+    with suppress(OSError):  # with a store of your own it can do without
+        make_private(settings.data_dir)
     metrics = Metrics(__version__)
     async with AsyncExitStack() as stack:
         store = await open_store(settings, stack, metrics=metrics, log=log)
@@ -121,17 +125,18 @@ async def open_service(
         stack.push_async_callback(generations.rest)
         readiness = _make_readiness(settings, store, store_kind, generations)
         history = history_of(settings, store)
+        names = _names_of(settings)
         keys, account, guard = _make_guard(settings, metrics, log, ledger)
         api = create_api(
             [
                 event_routes(history, metrics, guard.charge),
-                user_routes(history, stream_of(settings, store), erasures, generations),
+                user_routes(history, stream_of(settings, store), erasures, generations, names),
                 model_routes(generations, published, follower.look_soon),
                 probe_routes(readiness.describe, metrics),
             ],
             is_keyed=keys.is_on,
         )
-        endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings))
+        endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings), names.in_log)
         gate = Gate(api, endpoint, guard, _make_admission(settings, metrics), account)
         _show(metrics, generations)
         hearing = erasures.follow(generations.forget_share) if settings.memory_users else None
@@ -235,6 +240,11 @@ def _make_guard(settings: Settings, metrics: Metrics, log: Log, ledger: Ledger |
     hosts = Hosts([*settings.hosts, settings.host], is_on=not keys.is_on)
     guard = Guard(hosts, keys, Proxies(settings.proxies), Rates(settings.rate_per_s, ledger), account)
     return keys, account, guard
+
+
+def _names_of(settings: Settings) -> UserNames:
+    key = settings.log_key.get_secret_value().encode() or kept_key(settings.data_dir)
+    return UserNames(settings.log_users, Aliases(key))
 
 
 def _make_admission(settings: Settings, metrics: Metrics) -> Admission:

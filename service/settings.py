@@ -103,6 +103,12 @@ class Settings(BaseSettings):
     shutdown_s: int = Field(5, ge=1, le=300, description="after draining: seconds that requests in flight may take")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line logged")
     log_requests: bool = Field(True, description="0: no line per request")
+    log_users: Literal["alias", "id", "none"] = Field(
+        "alias", description="how a line names the user: a keyed hash, the id itself, or not at all"
+    )
+    log_key: SecretStr = Field(
+        SecretStr(""), description="key of the aliases, the same on all machines; unset: one made in the data directory"
+    )
 
     @model_validator(mode="before")
     @classmethod

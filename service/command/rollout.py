@@ -115,7 +115,7 @@ async def _show_status(arguments: argparse.Namespace, published: PublishedVersio
     for version in versions:
         print(_line_of(version, is_live=live is not None and version.version == live.version))
     if live is None:
-        print("no version is live: every service serves its --bundle")
+        print("the store names no live version: every process goes on with what it serves, a new one with its --bundle")
     for replica in replicas:
         note = "" if replica.result == "ok" else f"  {replica.result}: {replica.message}"
         print(printable(f"{replica.name}  serves {replica.version}{note}"))

@@ -11,6 +11,7 @@ from service.http.message import STORE_TIMEOUT_S, json_response, store_unavailab
 from service.http.openapi import documented
 from service.http.schema import check_user_id
 from service.release.generation import Generations
+from service.user.alias import UserNames
 from service.user.erasure import Erasures
 from service.user.history import History
 from service.user.stream import EventStream
@@ -41,6 +42,7 @@ class UserResponse(BaseModel):
     history: list[KeptEvent] = Field(description="oldest first")
     history_expires_in_s: int | None = Field(ge=0, description="unless an event comes")
     embedding: KeptEmbedding | None
+    log_name: str | None = Field(max_length=128, description="what names the user in the log")
 
 
 class ErasedEvents(BaseModel):
@@ -83,7 +85,9 @@ class AnyText(Convertor[str]):
 register_url_convertor("any", AnyText())
 
 
-def user_routes(history: History, stream: EventStream, erasures: Erasures, generations: Generations) -> APIRouter:
+def user_routes(
+    history: History, stream: EventStream, erasures: Erasures, generations: Generations, names: UserNames
+) -> APIRouter:
     """Return the routes of one user."""
     router = APIRouter(tags=["users"])
 
@@ -95,7 +99,7 @@ def user_routes(history: History, stream: EventStream, erasures: Erasures, gener
             kept = await history.describe(user_id, STORE_TIMEOUT_S)
         except StoreError as exc:
             raise store_unavailable() from exc
-        return json_response({"user_id": user_id, **kept})
+        return json_response({"user_id": user_id, **kept, "log_name": names.to_find(user_id)})
 
     @router.delete("/users/{user_id:any}", **documented(422, answer=EraseResponse))
     async def erase_user(request: Request) -> Response:

@@ -24,6 +24,7 @@ import orjson
 from service.bundle import MANIFEST, BundleError, Manifest, parse_manifest
 from service.errors import RefusedError, StoreError
 from service.logs import printable
+from service.private_directory import make_private, open_private
 from service.release.published import PublishedVersions
 from service.release.record import Live, dump, is_version, parse_live
 from service.release.signature import Trust
@@ -49,7 +50,7 @@ class FetchedBundles:
     async def bring(self, live: Live) -> Path:
         """Return the directory of a version, once it is fetched and tried. Raises RefusedError, StoreError."""
         try:
-            self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self._dir)
             async with self._locked():
                 return await self._bring(live)
         except OSError as exc:
@@ -156,7 +157,7 @@ class FetchedBundles:
 
     @contextmanager
     def _open_lock(self) -> Iterator[int]:
-        lock = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = open_private(self._dir / "lock", os.O_RDWR | os.O_CREAT)
         try:
             yield lock
         finally:

@@ -59,6 +59,7 @@ class Follower:
         self._wait_s, self._again_at = _FIRST_WAIT_S, 0.0
         self._result, self._message, self._reported_at = "ok", "", 0.0
         self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._is_told = False
         self._is_due = asyncio.Event()
         self._loader = ThreadPoolExecutor(1, "loader", _step_back)  # of its own: nobody gets a priority back
 
@@ -100,6 +101,7 @@ class Follower:
         live = None
         try:
             live = await self._published.live()
+            self._note_loss(live, generations.live)
             if live is not None and live != self._settled and self._is_its_turn(live):
                 await self._follow(live, generations)
                 self._reported_at = 0.0
@@ -112,6 +114,15 @@ class Follower:
         if time.monotonic() - self._reported_at > _REPORT_EVERY_S:
             with contextlib.suppress(StoreError):
                 await self._report(generations.live)
+
+    def _note_loss(self, live: Live | None, generation: Generation) -> None:
+        """Say once that the store names no live version any more, as after FLUSHALL: what is served stays."""
+        is_lost = live is None and self._is_told
+        self._is_told = live is not None
+        if is_lost:
+            message = f"the store names no live version any more; version {generation.version} is served on"
+            self._log.write("warning", "release_lost", model_version=generation.version, message=message)
+            self._reported_at = 0.0
 
     def _is_its_turn(self, live: Live | None) -> bool:
         """Whether a release may be tried: another one than the last at once, the same one only after a while."""

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from service.child import tie_to_parent
 from service.errors import StartError
+from service.private_directory import make_private, open_private
 from service.store.server import AOF_DIR, Choice, choose_server, find_server, note_writer
 from service.store.words import printable
 
@@ -97,8 +98,7 @@ class Embedded:
     def try_lock(self) -> bool:
         """Become the owner of the data directory; return False if another live process is. Raises StartError."""
         try:
-            self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = open_private(make_private(self._dir) / "lock", os.O_RDWR | os.O_CREAT)
         except OSError as exc:
             raise StartError(f"{self._dir}: {exc.strerror}; set RETORT_DATA_DIR") from exc
         try:
@@ -189,7 +189,7 @@ class Embedded:
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         log = self._dir / "server.log"
         self._log_size = log.stat().st_size if log.exists() else 0
-        with (self._dir / "server.out").open("wb") as out:
+        with os.fdopen(open_private(self._dir / "server.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as out:
             self._process = subprocess.Popen(
                 tie_to_parent([str(binary), *arguments]),
                 stdin=subprocess.DEVNULL,

@@ -12,6 +12,8 @@ from service.store.breaker import Breaker
 from service.store.client import Store
 from service.store.guard import MOST_BYTES, ReplyGuard, UndecodableError
 from service.user.embedding import EmbeddingCache
+from service.user.entry_index import EntryIndex
+from service.user.erasure import Erasures
 from service.user.event import StoredEvent
 from service.user.history import History, Retention
 from service.user.key import UserKeys
@@ -30,7 +32,7 @@ def hostile() -> Iterator[Hostile]:
 
 
 async def read_stream(store: Store) -> None:
-    async for _ in EventStream(store, KEYS).pages(2.0):
+    async for _ in open_stream(store).pages(2.0):
         pass
 
 
@@ -39,6 +41,23 @@ async def keep(store: Store) -> None:
 
     record = Record(np.array([1], np.int32), np.zeros(8, np.float32))
     await embeddings(store).keep([("u1", Sight("miss"), record)], 2.0)
+
+
+async def follow(store: Store) -> None:
+    """Follow erasures for a moment: nothing that the store says may end that."""
+    try:
+        await asyncio.wait_for(erasures(store).follow(lambda share: None), 0.2)
+    except TimeoutError:
+        return
+    raise AssertionError("following has ended")
+
+
+def open_stream(store: Store) -> EventStream:
+    return EventStream(store, KEYS, EntryIndex(store, KEYS, 3600))
+
+
+def erasures(store: Store) -> Erasures:
+    return Erasures(store, KEYS, name="here:1", lease_s=1.0)
 
 
 def history(store: Store) -> History:
@@ -62,6 +81,10 @@ ASKED: dict[str, Callable[[Store], Awaitable[object]]] = {
     "describe": lambda store: history(store).describe("u1", 2.0),
     "erase": lambda store: history(store).erase("u1", 2.0),
     "stream": read_stream,
+    "erase_user": lambda store: open_stream(store).erase_user("u1", 2.0, within_s=0.5),
+    "announce": lambda store: erasures(store).announce("u1", 2.0),
+    "wait_until_heard": lambda store: erasures(store).wait_until_heard(b"1-1", 2.0, within_s=0.1),
+    "follow": follow,
     "live": lambda store: published(store).live(),
     "listed": lambda store: published(store).listed(),
     "replicas": lambda store: published(store).replicas(),

@@ -138,7 +138,7 @@ def test_a_key_that_no_header_carries_is_refused(toy_bundle: Path, name: str, ke
 
 def test_every_log_line_is_json_and_carries_the_recommendation_id(toy_bundle: Path, tmp_path: Path) -> None:
     user = 'a"b\u202e{}\\'
-    with Running(toy_bundle, tmp_path) as service:
+    with Running(toy_bundle, tmp_path, log_users="id") as service:
         ids = [service.recommend(user_id=user)["recommendation_id"] for _ in range(3)]
         lines = wait_for(lambda: [line for line in service.log_lines() if "recommendation_id" in line][2:])
         requests = [line for line in service.log_lines() if line.get("recommendation_id") in ids]
@@ -148,6 +148,38 @@ def test_every_log_line_is_json_and_carries_the_recommendation_id(toy_bundle: Pa
     assert {(line["level"], line["reason"], line["status"], line["user_id"]) for line in requests} == {
         ("fallback", "cold_user", 200, user)
     }
+
+
+def lines_of(service: Running, recommendation_id: str) -> list[dict[str, object]]:
+    return wait_for(lambda: [x for x in service.log_lines() if x.get("recommendation_id") == recommendation_id])
+
+
+def test_the_log_names_users_by_an_alias_that_lasts(toy_bundle: Path, tmp_path: Path) -> None:
+    said, named = set(), set()
+    for workers in ("1", "2"):
+        with Running(toy_bundle, tmp_path, "--workers", workers, log_level="debug") as service:
+            for _ in range(6):
+                with httpx.Client(base_url=service.url) as caller:
+                    answer = caller.post("/recommend", json={"user_id": "anna-secret"}).json()
+                    named.add(caller.get("/users/anna-secret").json()["log_name"])
+                said |= {line["user"] for line in lines_of(service, answer["recommendation_id"])}
+            text = service.log_text()
+
+    assert len(said) == 1
+    assert said == named
+    assert "anna-secret" not in text
+
+
+def test_the_log_may_name_nobody_or_go_by_a_key_of_ones_own(toy_bundle: Path, tmp_path: Path) -> None:
+    found = []
+    for place, settings in enumerate([{"log_users": "none"}, {"log_key": "k"}, {"log_key": "k"}, {"log_key": "other"}]):
+        with Running(toy_bundle, tmp_path / str(place), **settings) as service:
+            (line,) = lines_of(service, service.recommend(user_id="anna")["recommendation_id"])
+            found.append(line.get("user"))
+            assert service.client.get("/users/anna").json()["log_name"] == line.get("user")
+
+    assert found[0] is None
+    assert found[1] == found[2] != found[3]
 
 
 def test_metrics_parse_and_explain_every_request(toy_bundle: Path, tmp_path: Path) -> None:
