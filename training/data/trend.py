@@ -22,6 +22,7 @@ from training.data.prepared import Prepared
 Float32 = NDArray[np.float32]
 DENSE_VALUES = 1 << 26  # snapshots of more values than this (256 MB) are sparse
 LEAST = 1e-3  # a sparse snapshot leaves smaller counts out
+NOTHING = 1e-30  # a smaller count is 0: arithmetic on numbers near the smallest float32 is slow
 AT_ONCE = 256  # requests whose counts are made together
 LIVE_SNAPSHOTS = 256  # of LiveCounts, which adds the events since then one by one
 
@@ -52,7 +53,8 @@ class Trend:
         place = self.place(ms)
         rows = self.counts[place]
         dense: Float32 = rows.toarray() if isinstance(rows, csr_array) else rows
-        return dense * decay(ms - self.at_ms[place], self.half_life_s).astype(np.float32)[:, None]
+        dense *= decay(ms - self.at_ms[place], self.half_life_s).astype(np.float32)[:, None]  # a copy of the rows
+        return dense
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ def _take_snapshots(events: Counted, half_life_s: float, most: int) -> Trend:
     for number in range(len(at_ms)):
         since = slice(stop[number - 1] if number else 0, stop[number])
         running *= decay(at_ms[number] - at_ms[max(number - 1, 0)], half_life_s)
+        running[running < NOTHING] = 0
         np.add.at(running, events.item[since], decay(at_ms[number] - events.time_ms[since], half_life_s))
         row = running.astype(np.float32)
         rows.append(row if is_dense else csr_array(np.where(row >= LEAST, row, 0)[None]))

@@ -2,7 +2,7 @@
 
 Every metric follows from the rank of the one held-out item of each request, 1 the best, in the whole catalogue: there
 are no sampled negatives. Items with the same score as the held-out one count as better, so a model that scores all
-items alike gets the last rank and not the first. Intervals are percentile bootstraps over users, each with all of his
+items alike gets the last rank and not the first. Intervals are percentile bootstraps over users, each with all their
 requests; a difference between two models is taken over the same requests.
 """
 
@@ -154,7 +154,7 @@ def _resampled_means(values: Float, seed: int, users: Ranks | None = None) -> Fl
 
 
 def resampled_by_user(values: Float, users: Ranks, seed: int = 0) -> Float:
-    """Return the means of BOOTSTRAPS resamples of users, each of whom brings all of his values.
+    """Return the means of BOOTSTRAPS resamples of users, each of whom brings all their values.
 
     values [U] or [U, M] -> [BOOTSTRAPS] or [BOOTSTRAPS, M]. users: whose each value is [U].
     """

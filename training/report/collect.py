@@ -98,7 +98,7 @@ def beside_the_bar(
     if BAR not in rankings:
         return {"bar": None, "by_request": kinds}
     setting = about.get(BAR, {}).get("setting", {})
-    served = kinds[ALL]["models"]["bundle" if "bundle" in rankings else "student"]
+    served = next((kinds[ALL]["models"][name] for name in ("bundle", "student") if name in rankings), {"of_bar": None})
     standing, sentence = judge_bar(served["of_bar"], setting) or (None, None)
     if sentence:
         progress.note(sentence)
