@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -27,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from training.data.prepared import Prepared
 from training.data.split import TRAIN, VAL
 from training.errors import InputError, StageError
-from training.evaluation.judge import AskedScorer, Ranking, rank_asked
+from training.evaluation.judge import AskedScorer, Ranking, rank_asked, with_popularity
 from training.evaluation.metric import ndcg
 from training.evaluation.question import Question, ask, judged_part
 from training.evaluation.recent import HALF_LIFE_HOURS, WINDOW_DAYS, decayed_counts, window_counts
@@ -170,7 +171,7 @@ def train_item_knn(data: TrainingData, setting: Setting) -> Trained:
         warnings.simplefilter("ignore", ParameterWarning)  # of its own conversion
         model.fit(data.has, show_progress=False)
     similarity = csr_matrix(model.similarity, dtype=np.float32)
-    return lambda question: lambda places, rows: (_taken(rows, data.n_items) @ similarity).toarray()
+    return partial(with_popularity, scorer=lambda rows: (_taken(rows, data.n_items) @ similarity).toarray())
 
 
 def train_ease(data: TrainingData, setting: Setting) -> Trained:
@@ -181,7 +182,7 @@ def train_ease(data: TrainingData, setting: Setting) -> Trained:
     weights = _inverse((data.has.T @ data.has).toarray(), setting["ridge"])
     weights /= -weights.diagonal().copy()
     np.fill_diagonal(weights, 0)
-    return lambda question: lambda places, rows: _taken(rows, data.n_items) @ weights
+    return partial(with_popularity, scorer=lambda rows: _taken(rows, data.n_items) @ weights)
 
 
 def _inverse(gram: Float32, ridge: float) -> Float32:
@@ -216,12 +217,12 @@ def train_ials(data: TrainingData, setting: Setting) -> Trained:
         )
         model.fit(data.has, show_progress=False)
 
-    def score(places: NDArray[np.int64], rows: torch.Tensor) -> Float32:
+    def score(rows: torch.Tensor) -> Float32:
         with threadpool_limits(1, "blas"):
-            users = model.recalculate_user(np.arange(len(places)), _taken(rows, data.n_items))
+            users = model.recalculate_user(np.arange(len(rows)), _taken(rows, data.n_items))
         return users @ model.item_factors.T
 
-    return lambda question: score
+    return partial(with_popularity, scorer=score)
 
 
 def _taken(rows: torch.Tensor, n_items: int) -> csr_matrix:

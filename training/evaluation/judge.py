@@ -78,13 +78,13 @@ def score_all(question: Question, scorer: Scorer, max_history: int) -> NDArray[n
     max_history: the scorer is given at most so many of a user's newest events.
     """
     scores = np.empty((len(question.users), question.n_items), dtype=np.float32)
-    asked = _with_popularity(question, scorer)
+    asked = with_popularity(question, scorer)
     for places, rows in question.batches(max_history):
         scores[places] = asked(places, rows)
     return scores
 
 
-def _with_popularity(question: Question, scorer: Scorer) -> AskedScorer:
+def with_popularity(question: Question, scorer: Scorer) -> AskedScorer:
     """Return a scorer that gives the logarithm of popularity to those who have no history."""
 
     def score(places: Int64, rows: Tensor) -> NDArray[np.float32]:
@@ -107,7 +107,7 @@ def rank(
     the start of the basket too; the result follows the question's rule, and its `other` the opposite one. Raises
     ValueError for scores that are not finite.
     """
-    asked = _with_popularity(question, scorer)
+    asked = with_popularity(question, scorer)
     return rank_asked(question, asked, max_history, with_top=with_top, both_rules=both_rules)
 
 

@@ -49,6 +49,16 @@ def test_a_baseline_that_learns_ranks_the_users_own_colour_first(name, board):
     assert (ranking.top[:, 0] % 2 == np.arange(N_USERS) % 2).mean() > 0.9
 
 
+@pytest.mark.parametrize("name", ["item_knn", "ease", "ials"])
+def test_a_user_without_a_history_is_given_the_popular_items(name, board):
+    board.part[:TAKEN] = TEST  # the first user is new; item 0 is made the most popular
+    board.items[0] = Item("0", 99.0, None, {})
+
+    ranking, _ = rank_baseline(training_data(board), BASELINES[name])
+
+    assert ranking.top[0, 0] == 0
+
+
 def test_popularity_counts_training_events_only(board):
     ranking, _ = rank_baseline(training_data(board), BASELINES["popularity"])
 
