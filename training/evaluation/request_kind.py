@@ -82,13 +82,15 @@ def kinds_of(warm: Flags, known: Flags) -> dict[str, Flags]:
     """Return which requests are of each kind, by name, each bool [U].
 
     warm: whether the user has a history [U]. known: whether the item has a training event [U]. Kinds without a request,
-    and kinds that all requests are of, are left out, but for "all"; so is the start of the basket, which changes what
-    is known and not what is asked.
+    and kinds of the same requests as another, are left out; so is the start of the basket, which changes what is known
+    and not what is asked.
     """
     masks = {ALL: np.ones(len(warm), dtype=bool), "warm": warm, "cold": ~warm, "known_item": known, "new_item": ~known}
-    if not warm.all():
-        masks["warm_known_item"] = warm & known
-    return {name: mask for name, mask in masks.items() if name == ALL or (mask.any() and not mask.all())}
+    kinds: dict[str, Flags] = {}
+    for name, mask in (masks | {"warm_known_item": warm & known}).items():
+        if mask.any() and not any(np.array_equal(mask, other) for other in kinds.values()):
+            kinds[name] = mask
+    return kinds
 
 
 def _of_known_items(question: Question) -> Flags:

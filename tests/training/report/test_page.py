@@ -121,5 +121,5 @@ def test_a_run_without_baselines_or_with_rankings_of_an_older_version_is_still_r
     metrics, page = report(run)
 
     assert "popularity" in metrics["models"] and metrics["models"]["teacher"]["repeats"] is None
-    assert metrics["bar"] is None and "of the bar" not in page
+    assert metrics["bar"] is None and "times the bar" not in page
     assert "With and without repeats" in page
