@@ -51,7 +51,8 @@ class Lane:
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
-        self._is_due, self._spent_s = False, 0.0
+        self._is_due = False
+        self._spent_s = max(0.0, self._spent_s - TURN_S)  # a piece that takes longer takes other turns too
         while self._waiting and self._spent_s < TURN_S:
             self._do(self._waiting.popleft())
         if self._waiting or self._spent_s:

@@ -47,10 +47,11 @@ async def test_a_request_that_is_handed_over_counts_as_the_work_that_it_will_be(
     lane.run(lambda: lane.charge(1 << 20))
     lane.run(lambda: done.append(1))
 
-    assert done == []
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert done == [1]
+    for _ in range(3):
+        assert done == []
+        await asyncio.sleep(0)
+    while not done:
+        await asyncio.sleep(0)
 
 
 def test_bodies_of_many_small_chunks_hold_up_nobody() -> None:
