@@ -35,12 +35,12 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 STAGES = ("parse", "queue", "store", "encode", "score", "rules", "serialize")
 REASONS = (
     "cold_user", "stale_profile", "store_timeout", "store_error", "breaker_open", "deadline", "model_error",
-    "nonfinite_scores", "not_enough_items",
+    "nonfinite_scores", "stale_trend", "not_enough_items",
 )  # fmt: skip
 """Why an answer is not all it could be, the most important reason first."""
 _LEVELS_AND_REASONS = [
-    ("full", "none"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
-    *[("fallback", reason) for reason in REASONS if reason not in ("stale_profile", "not_enough_items")],
+    ("full", "none"), ("full", "stale_trend"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
+    *[("fallback", reason) for reason in REASONS if not reason.startswith("stale") and reason != "not_enough_items"],
 ]  # fmt: skip
 STORE_OPS = ("read", "write_embedding", "append", "user", "erase", "ping", "release")
 STORE_KINDS = (

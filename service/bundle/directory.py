@@ -5,7 +5,7 @@
                             length int64 [batch]; output: user float32 [batch, dim]
     item_embeddings.npy     float32 | float16 | int8 [n_items, dim]; int8 with item_scales.npy float32 [n_items]
     input_embeddings.npy    optional float32 [n_items, dim]: histories are made of these vectors instead
-    item_biases.npy         optional float32 [n_items]
+    item_biases.npy         optional float32 [n_items], in format 1 only
     items.jsonl             row i: {"item_id", "title"?, "attributes": {name: [values]}, "popularity"}
     golden.jsonl            {"history": [item_id], "k", "items": [[item_id, score]]}
 
@@ -210,6 +210,8 @@ def _open_table(path: Path, manifest: Manifest) -> ItemTable:
     }
     if (embeddings.dtype == np.int8) != (SCALES in vectors):
         raise BundleCorruptError(f"{path / SCALES}: belongs to an int8 table, and only to one")
+    if BIASES in vectors and manifest.score:
+        raise BundleCorruptError(f"{path / BIASES}: format 2 has no biases, the trend is in their place")
     inputs = None
     if INPUT_EMBEDDINGS in manifest.files:
         inputs = open_array(path / INPUT_EMBEDDINGS, shape, ("float32",))

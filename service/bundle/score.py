@@ -2,7 +2,7 @@
 
     score(user, item, now) = a(g) * taste + b * sum over j of decay^j * N[h_j, item] + w(g) * log(count(item, now) + e)
 
-taste: user · item (+ bias). h_0: the newest item of the history, h_1 the one before, up to `depth`; repeats count each
+taste: user · item. h_0: the newest item of the history, h_1 the one before, up to `depth`; repeats count each
 time. N: the neighbours' table. g: log1p of the seconds since the user's last event; a and w are piecewise linear in g,
 and constant beyond their first and last knot. Where the time of the last event is not known, g is `typical`. A user
 without a history is scored by log(count + e) alone, where there is a trend.
@@ -195,7 +195,7 @@ def add_up(
 ) -> Scores:
     """Return the scores of a batch of users.
 
-    taste: user · item (+ bias), float32 [batch, n_items]. histories: rows of each user, the oldest first. gaps: log1p
+    taste: user · item, float32 [batch, n_items]. histories: rows of each user, the oldest first. gaps: log1p
     of the seconds since each user's last event, float [batch], NaN where it is not known. counts: float32 [n_items] or
     [batch, n_items]; needed where the rule has a trend.
     """
