@@ -110,9 +110,7 @@ async def open_service(
     store_kind: embedded, where the URL is that of an embedded server which somebody else owns. ledger: of the rates of
     callers, where several processes share them. is_pinned: serve --bundle whatever version the store calls live.
     """
-    check_bundle(settings, is_pinned=is_pinned)
-    with suppress(OSError):  # with a store of your own it can do without
-        make_private(settings.data_dir)
+    check_places(settings, is_pinned=is_pinned)
     metrics = Metrics(__version__)
     async with AsyncExitStack() as stack:
         store = await open_store(settings, stack, metrics=metrics, log=log)
@@ -208,8 +206,10 @@ def _fetched_of(settings: Settings, published: PublishedVersions, log: Log) -> F
     return FetchedBundles(settings.data_dir / "releases", published, trial_of(settings), trust)
 
 
-def check_bundle(settings: Settings, *, is_pinned: bool) -> None:
-    """Find at once what cannot be served at all. Raises StartError."""
+def check_places(settings: Settings, *, is_pinned: bool) -> None:
+    """Find at once what cannot be served at all, and what others could have changed. Raises StartError."""
+    with suppress(OSError):  # with a store of your own it can do without
+        make_private(settings.data_dir)
     if settings.bundle is None:
         if is_pinned:
             raise StartError("--pin: give --bundle DIR, the directory to serve whatever the store says")

@@ -110,9 +110,10 @@ class Embedded:
         return True
 
     def start(self) -> None:
-        """Become the owner, end a server that a former owner has left, and start the server. Raises StartError.
+        """Become the owner, end a server that a former owner has left, and start the server.
 
-        That the programs here cannot read the data is no error, but trouble.
+        Raises StartError, and OSError where something cannot be written. That the programs here cannot read the data is
+        no error, but trouble.
         """
         if self._lock is None and not self.try_lock():
             raise StartError(f"{self._dir}: in use by another retort process; give each its own RETORT_DATA_DIR")
@@ -150,8 +151,6 @@ class Embedded:
             self._spawn(binary)
         except StartError as exc:
             self._note_trouble(str(exc))
-        except OSError as exc:
-            self._note_trouble(f"the embedded server cannot be started: {exc.strerror}")
 
     def _note_trouble(self, reason: str) -> None:
         """Keep why there is no server, where other processes find it; an empty reason: there is one."""
@@ -214,7 +213,10 @@ class Embedded:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(_MAX_BACKOFF_S, backoff_s * 2)
                 await asyncio.wait([task := asyncio.create_task(asyncio.to_thread(choose_server, self._dir))])
-                self._spawn_with(task.result)
+                try:
+                    self._spawn_with(task.result)
+                except OSError as exc:  # it passes by itself, or whoever operates it sees to it
+                    self._note_trouble(f"the embedded server cannot be started: {exc.strerror}")
                 synced = time.monotonic()
             elif now - synced >= _SYNC_EVERY_S:
                 await asyncio.to_thread(self._sync_files)
