@@ -65,13 +65,15 @@ class Catalogue:
         """Return the row of an id; None where it is not known."""
         return self._rows.get(item_id)
 
-    def set_counts(self, counts: Float32, heard_at: float) -> None:
-        """Let the trend be that of counts, float32 [n_items], in one step; any thread may call.
+    def set_counts(self, counts: Float32 | None, heard_at: float) -> None:
+        """Let the trend be that of counts, float32 [n_items], in one step; any thread may call. None: it stays.
 
         heard_at: the Unix time up to which events are in the counts.
         """
         assert self.parts is not None  # noqa: S101  # asked of a trend only
-        self._standing, self.heard_at = stand(self.parts, counts), heard_at
+        if counts is not None:
+            self._standing = stand(self.parts, counts)
+        self.heard_at = heard_at
 
     def weigh(
         self,
@@ -91,20 +93,20 @@ class Catalogue:
         return weigh(self.parts, users, histories, gaps, self._standing)
 
     def describe_parts(self, ranked: Ranked, addend: Addend | None) -> list[dict[str, float]]:
-        """Return the parts of the score of each ranked item; they add up. Without an addend: of the trend alone."""
-        rows, scores = np.asarray(ranked[0], dtype=np.int64), np.asarray(ranked[1], dtype=np.float64)
-        if self.parts is None:
+        """Return the parts of the score of each ranked item, which add up to the score as it is shown.
+
+        Without an addend the score is of the trend alone.
+        """
+        if self.parts is None or (addend is None and not self.has_trend):
             return []
-        nothing = np.zeros(len(rows))
-        neighbours, trend = nothing, scores if self.has_trend else nothing
+        rows = np.asarray(ranked[0], dtype=np.int64)
+        scores = _shown(ranked[1])
+        neighbours, trend = [0.0] * len(rows), scores
         if addend is not None:
-            neighbours, trend = addend.neighbours_at(rows).astype(float), addend.trend_at(rows).astype(float)
-        taste = scores - neighbours - trend
-        if addend is None and not self.has_trend:
-            return []
+            neighbours, trend = _shown(addend.neighbours_at(rows)), _shown(addend.trend_at(rows))
         return [
-            {"taste": each[0], "neighbours": each[1], "trend": each[2]}
-            for each in np.stack([taste, neighbours, trend], axis=1).tolist()
+            {"taste": score - near - trending, "neighbours": near, "trend": trending}
+            for score, near, trending in zip(scores, neighbours, trend, strict=True)
         ]
 
     def dissolve(self) -> Iterator[None]:
@@ -193,6 +195,11 @@ class Catalogue:
         """Yield all rows, the most popular first. They are converted 256 at a time, because few are asked for."""
         for first in range(0, len(self._popular), _POPULAR_AT_ONCE):
             yield from self._popular[first : first + _POPULAR_AT_ONCE].tolist()
+
+
+def _shown(scores: NDArray[Any]) -> list[float]:
+    """Return scores as they are written in answers."""
+    return [float(str(score)) for score in scores]
 
 
 def _opening(item_id: str) -> bytes:

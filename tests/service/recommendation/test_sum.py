@@ -97,7 +97,7 @@ def test_answer_is_that_of_the_formula(ranker, history, k, excluded, candidates,
     assert np.allclose(answer.ranked[1], scores[list(answer.ranked[0])], atol=2e-3)
     assert answer.level == ("full" if history else "fallback")
     for score, parts in zip(answer.ranked[1], answer.parts, strict=True):
-        assert parts["taste"] + parts["neighbours"] + parts["trend"] == pytest.approx(float(score), abs=1e-9)
+        assert parts["taste"] + parts["neighbours"] + parts["trend"] == pytest.approx(float(str(score)), abs=1e-12)
 
 
 def test_parts_of_a_score_are_what_they_are_called(ranker) -> None:
