@@ -183,7 +183,8 @@ class RecommendEndpoint:
 
 
 def _debug_of(answer: Answer) -> bytes:
-    return orjson.dumps({"stages_ms": answer.stages_ms, "funnel": answer.funnel, "parts": answer.parts})
+    fields: dict[str, Any] = {"stages_ms": answer.stages_ms, "funnel": answer.funnel}
+    return orjson.dumps(fields | {"parts": answer.parts} if answer.parts else fields)
 
 
 def _reply_to(exc: BaseException) -> tuple[int, bytes, RawHeaders]:
