@@ -165,11 +165,13 @@ class Parts:
         newest = np.asarray(history[-rule.depth :], dtype=np.int64)[::-1]
         steps = np.float32(rule.weight) * (np.float32(rule.decay) ** np.arange(len(newest), dtype=np.float32))
         rows = table.rows[newest].ravel()
-        values = table.weights[newest] * (steps * table.scales[newest])[:, None]
-        spoken, place = np.unique(rows, return_inverse=True)
-        scores = np.bincount(place, weights=values.ravel(), minlength=len(spoken)).astype(np.float32)
-        start = int(len(spoken) > 0 and spoken[0] < 0)  # what pads is one row too, the first
-        return spoken[start:].astype(np.int64), scores[start:]
+        values = (table.weights[newest] * (steps * table.scales[newest])[:, None]).ravel()
+        order = rows.argsort(kind="stable")
+        rows, values = rows[order], values[order]
+        firsts = np.flatnonzero(np.concatenate([rows[:1] >= 0, (rows[1:] != rows[:-1]) & (rows[1:] >= 0)]))
+        if not len(firsts):  # they were padded through and through
+            return _NO_ROWS, _NO_SCORES
+        return rows[firsts].astype(np.int64), np.add.reduceat(values, firsts)
 
 
 @dataclass(frozen=True, slots=True)
