@@ -67,7 +67,13 @@ class Untaught:
 def files_of(out: Path, name: str) -> Files:
     """Return the files of a student in the directory of the stage; name: STUDENT, ALONE or SMOOTHED."""
     stem = Path(name).stem
-    return Files(out / name, out / f"{stem}_curve.json", out / f"{stem}_ranking.npz", out / f"checkpoint.{name}")
+    return Files(
+        out / name,
+        out / f"{stem}_curve.json",
+        out / f"{stem}_ranking.npz",
+        out / f"checkpoint.{name}",
+        out / f"{stem}_score.json",
+    )
 
 
 def distill(out: Path, prepared: Prepared, course: Course, source: Source, taught: Taught, untaught: Untaught) -> None:
@@ -92,5 +98,6 @@ def distill(out: Path, prepared: Prepared, course: Course, source: Source, taugh
 
 def _copy(files: Files, into: Files) -> None:
     """Copy the results of a training."""
-    for name in ("model", "curve", "ranking"):
-        shutil.copyfile(getattr(files, name), getattr(into, name))
+    for name in ("model", "curve", "ranking", "rule"):
+        if getattr(files, name).exists():
+            shutil.copyfile(getattr(files, name), getattr(into, name))

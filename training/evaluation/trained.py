@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.data.prepared import Prepared, all_events, training_events
-from training.evaluation.judge import judge, validation_score
+from training.evaluation.given import Given
+from training.evaluation.with_given import judge_given, learn_rule, validation_score_given
 from training.model.checkpoint import load_model, save_model
 from training.model.curve import Epoch, save_curve
 from training.model.encoder import SequenceModel
@@ -27,17 +28,26 @@ class Files:
     curve: Path
     ranking: Path
     checkpoint: Path
+    rule: Path  # how the score adds up, where the model was given something
 
 
-def open_course(prepared: Prepared, schedule: Schedule, progress: Progress) -> Course:
+def open_course(prepared: Prepared, schedule: Schedule, progress: Progress, given: Given | None = None) -> Course:
     """Return the course that trains on the training part and is validated by NDCG@10 over all validation users."""
-    return Course(training_events(prepared), schedule, validation_score(prepared), progress)
+    return Course(training_events(prepared), schedule, validation_score_given(prepared, given), progress, given)
 
 
-def open_refit_course(prepared: Prepared, schedule: Schedule, epochs: int, progress: Progress) -> Course:
+def open_refit_course(
+    prepared: Prepared, schedule: Schedule, epochs: int, progress: Progress, given: Given | None = None
+) -> Course:
     """Return the course that trains on the events of every part for exactly so many epochs, without validation."""
     fixed = replace(schedule, epochs=epochs, positions=sys.maxsize, patience=epochs)
-    return Course(all_events(prepared), fixed, None, progress)
+    given = None if given is None else replace(given, on_everything=True)
+    return Course(all_events(prepared), fixed, None, progress, given)
+
+
+def given_of(course: Course) -> Given | None:
+    """Return what the models of a course are given beside the history."""
+    return course.given if isinstance(course.given, Given) else None
 
 
 @contextmanager
@@ -54,7 +64,9 @@ def train_and_save(model: SequenceModel, lesson: Lesson, course: Course, prepare
     """Train model in place, judge it, and write its curve, its ranking and, last, its weights."""
     with trained(model, lesson, course, files.checkpoint) as curve:
         save_curve(files.curve, curve)
-        judge(prepared, model).save(files.ranking)
+        given = given_of(course)
+        rule = None if given is None else learn_rule(model, given, files.rule, course.progress)
+        judge_given(prepared, model, given, rule).save(files.ranking)
         save_model(files.model, model)
 
 

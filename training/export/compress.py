@@ -6,15 +6,17 @@ depend on the others in the batch.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.bundle import ItemTable
+from service.bundle import ItemTable, ScoreRule
 from training.data.prepared import Prepared
-from training.evaluation.judge import judge, validation_score
+from training.evaluation.given import Given
+from training.evaluation.with_given import judge_given, validation_score_given
 from training.export.rounding import quantise_rows, round_encoder
 from training.model.checkpoint import load_model
 from training.model.encoder import SequenceModel
@@ -22,20 +24,33 @@ from training.model.encoder import SequenceModel
 EMBEDDINGS, SCALES, REPORT, RANKING = "item_embeddings.npy", "item_scales.npy", "report.json", "ranking.npz"
 
 
-def compress(out: Path, prepared: Prepared, student: Path, *, items: str, encoder: str) -> None:
+@dataclass(frozen=True)
+class Storage:
+    """How a student is stored. items: float32, float16 or int8. encoder: float32 or int8.
+
+    given, rule: what the student is given and how that adds up; None where its score is user · item alone.
+    """
+
+    items: str
+    encoder: str
+    given: Given | None = None
+    rule: ScoreRule | None = None
+
+
+def compress(out: Path, prepared: Prepared, student: Path, storage: Storage) -> None:
     """Write the student's item table as it will be exported into out, with its ranking and a report of what it costs.
 
-    student: the model's file. items: how the table is stored, float32, float16 or int8. encoder: how export will store
-    the encoder's matrices, float32 or int8. The report has the table's bytes, and validation NDCG@10 before and after.
+    student: the model's file. The report has the table's bytes, and validation NDCG@10 before and after.
     """
     model = load_model(student)
-    score = validation_score(prepared)
+    items, encoder = storage.items, storage.encoder
+    score = validation_score_given(prepared, storage.given, storage.rule)
     before = score(model)
     table = compress_table(model.items.weight.detach().numpy(), items)
     round_model(model, table, encoder)
     after = score(model)
     save_table(out, table)
-    judge(prepared, model).save(out / RANKING)
+    judge_given(prepared, model, storage.given, storage.rule).save(out / RANKING)
     report = {
         "items": items,
         "encoder": encoder,

@@ -4,7 +4,7 @@ A bundle that differs from torch is an error, so a bundle that exists can be tru
 whoever opens it elsewhere can repeat the check.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.bundle import Bundle, Golden, ItemTable, open_bundle, write_bundle
+from service.bundle import Bundle, Golden, ItemTable, Parts, add_up, open_bundle, write_bundle
 from training.data.prepared import Prepared
 from training.errors import StageError
 from training.evaluation.judge import best_rows
@@ -38,7 +38,7 @@ def export(
     round_model(model, table, encoder_kind)
     graph = export_encoder(model, encoder_kind)
     histories = golden_histories(prepared, model.size.max_history)
-    golden = golden_answers(prepared, model, histories)
+    golden = golden_answers(prepared, model, histories, table.parts)
     whole = manifest | {"max_history": model.size.max_history}
     bundle = write_bundle(out, encoder=graph, table=table, items=prepared.items, golden=golden, manifest=whole)
     check_export(bundle, model, histories)
@@ -59,17 +59,51 @@ def golden_histories(prepared: Prepared, max_history: int) -> list[list[int]]:
     return made + [prepared.item[prepared.user == user].tolist() for user in np.sort(users)]
 
 
-def golden_answers(prepared: Prepared, model: SequenceModel, histories: Sequence[Sequence[int]]) -> list[Golden]:
-    """Return torch's exact answer to each history of item rows: the best GOLDEN_K items, none excluded."""
+def golden_answers(
+    prepared: Prepared, model: SequenceModel, histories: Sequence[Sequence[int]], parts: Parts | None = None
+) -> list[Golden]:
+    """Return torch's exact answer to each history of item rows: the best GOLDEN_K items, none excluded.
+
+    parts: of a score that is a sum. Each answer is then asked at another time, some without a known last event and some
+    with counts of their own.
+    """
     k = min(GOLDEN_K, len(prepared.items))
     ids = [item.item_id for item in prepared.items]
     answers = []
-    for rows in histories:
+    for number, rows in enumerate(histories):
         scores = torch_scores(model, [rows])
+        asked = {} if parts is None else _ask_golden(parts, number, len(ids), is_cold=not rows)
+        if parts is not None:
+            scores = _whole_scores(parts, scores, rows, asked)
         best = best_rows(scores, k)[0]
         pairs = [(ids[row], float(scores[0, row])) for row in best]
-        answers.append(Golden([ids[row] for row in rows], k, pairs))
+        if "counts" in asked:
+            asked["counts"] = {ids[row]: count for row, count in asked["counts"].items()}
+        answers.append(Golden([ids[row] for row in rows], k, pairs, **asked))
     return answers
+
+
+def _ask_golden(parts: Parts, number: int, n_items: int, *, is_cold: bool) -> dict[str, Any]:
+    """Return now, gap_s and counts (by row) of the golden answer of a number."""
+    trend = parts.rule.trend
+    now = (0.0 if trend is None else trend.as_of) + 600.0 * number
+    gap_s = None if is_cold or number % 3 == 0 else float(4**number if number < 12 else 30 * number)
+    rows = np.random.default_rng(number).choice(n_items, min(3, n_items), replace=False)
+    counts = {int(row): float(1 + place) for place, row in enumerate(rows)} if trend and number % 2 else {}
+    return {"now": now, "gap_s": gap_s, "counts": counts}
+
+
+def _whole_scores(
+    parts: Parts, taste: NDArray[np.float32], rows: Sequence[int], asked: Mapping[str, Any]
+) -> NDArray[np.float32]:
+    """Return the sum [1, N] of a golden answer."""
+    counts = None
+    if parts.rule.trend is not None:
+        counts = parts.counts_at(asked["now"])
+        for row, count in asked["counts"].items():
+            counts[row] = count
+    gap = np.nan if asked["gap_s"] is None else np.log1p(asked["gap_s"])
+    return add_up(parts, taste, [rows], np.array([gap]), counts).whole
 
 
 @torch.no_grad()

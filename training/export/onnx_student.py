@@ -25,7 +25,10 @@ class ExportedStudent:
         self._items = bundle.table.dense()
 
     def scores(self, histories: Sequence[Sequence[int]]) -> Float32:
-        """Return the scores [B, N] of histories of item rows, oldest first; the newest max_history rows count."""
+        """Return user · item [B, N] of histories of item rows, oldest first; the newest max_history rows count.
+
+        It is the whole score of a bundle of format 1, and the part called taste in format 2.
+        """
         history, length = pad_histories(self.bundle.table, histories, self.bundle.manifest.max_history)
         users = self._session.run(["user"], {"history": history, "length": length})[0]
         scores = users @ self._items.T

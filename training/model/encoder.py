@@ -40,6 +40,7 @@ class Size:
     dropout: float
     max_history: int  # the encoder sees at most so many of a user's newest items
     is_unit: bool = False  # users and items are unit vectors, and a learned scale makes logits of their cosines
+    has_trend: bool = False  # the trend is added to its scores, with a weight that is learned
 
 
 def visible_places(real: Tensor) -> Tensor:
@@ -224,6 +225,7 @@ class SequenceModel(nn.Module):
         self.items = nn.Embedding(n_items, size.dim)
         self.encoder = Encoder(size)
         nn.init.normal_(self.items.weight, std=TABLE_STD)
+        self.trend_weight = nn.Parameter(torch.ones(())) if size.has_trend else None
         if size.is_unit:
             parametrize.register_parametrization(self.items, "weight", UnitRows())
 

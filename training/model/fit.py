@@ -28,6 +28,7 @@ from training.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoi
 from training.model.curve import Epoch
 from training.model.device import CHUNK_LOGITS, autocast, keep_freed_memory
 from training.model.encoder import SequenceModel
+from training.model.given import Given
 from training.progress import Progress
 
 WARMUP_STEPS = 100
@@ -92,13 +93,14 @@ class Course:
     """What the trainings of a stage share: the events, the schedule, the validation score and who is told.
 
     validate returns a score of a model, higher being better. Without it a training takes all its epochs and keeps the
-    last weights.
+    last weights. given: what is added to the logits of all of them.
     """
 
     events: Events
     schedule: Schedule
     validate: Callable[[SequenceModel], float] | None
     progress: Progress
+    given: Given | None = None
 
     def with_seed(self, seed: int) -> "Course":
         """Return the same course from another seed."""
@@ -129,6 +131,7 @@ def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: 
     checkpoint: a file that is written after every epoch, and from which the training goes on where it exists.
     """
     keep_freed_memory()
+    objective = _with_given(objective, model, course.given)
     schedule, batch_loss = course.schedule, objective.batch_loss
     learner = Learner.start(model, objective, schedule.learning_rate)
     averaged, optimizer = learner.averaged, learner.optimizer
@@ -149,6 +152,17 @@ def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: 
     model.load_state_dict(state.best)
     model.eval()
     return curve
+
+
+def _with_given(objective: Objective, model: SequenceModel, given: Given | None) -> Objective:
+    """Return the objective of logits to which what is given was added."""
+    if given is None:
+        return objective
+
+    def loss(logits: Tensor, batch: Batch, chunk: slice) -> Tensor:
+        return objective.loss(given.add(model, logits, batch.event[chunk]), batch, chunk)
+
+    return Objective(loss, objective.batch_loss)
 
 
 def _log(progress: Progress, checkpoint: Path, row: Epoch) -> None:

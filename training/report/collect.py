@@ -13,7 +13,8 @@ from service.bundle import Bundle, BundleError, open_bundle, read_manifest
 from training.data.prepared import Prepared
 from training.data.split import TEST
 from training.errors import InputError
-from training.evaluation.judge import Ranking, popularity_scorer, rank
+from training.evaluation.given import Given
+from training.evaluation.judge import Ranking, popularity_scorer, rank, rank_asked
 from training.evaluation.metric import ndcg
 from training.evaluation.quality import (
     COMPARED,
@@ -53,7 +54,7 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
     check_asked(run, rankings, question)
     own = {*rankings, "bundle"}
     if not bundle.manifest.refit:
-        rankings["bundle"] = rank_bundle(bundle, question)
+        rankings["bundle"] = rank_bundle(bundle, question, prepared)
     others, about = other_rankings(run, prepared, question, progress)
     rankings |= others
     if "popularity" not in rankings:
@@ -153,9 +154,13 @@ def other_rankings(
     return {name: rankings[name] for name in order}, about
 
 
-def rank_bundle(bundle: Bundle, question: Question) -> Ranking:
+def rank_bundle(bundle: Bundle, question: Question, prepared: Prepared) -> Ranking:
     """Rank the question with a bundle through onnxruntime, under both rules about seen items."""
-    return rank(question, ExportedStudent(bundle).padded_scores, bundle.manifest.max_history, both_rules=True)
+    taste, longest, parts = ExportedStudent(bundle).padded_scores, bundle.manifest.max_history, bundle.table.parts
+    if parts is None:
+        return rank(question, taste, longest, both_rules=True)
+    scorer = Given(prepared, parts).scorer(question, taste, parts.rule)
+    return rank_asked(question, scorer, longest, both_rules=True)
 
 
 def learning_curves(run: Path) -> dict[str, list[Epoch]]:

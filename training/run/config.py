@@ -68,6 +68,13 @@ BlockLists = Annotated[
     Text,
     _must(f"list some of {', '.join(MIXERS)}", lambda text: all(set(one) <= set(MIXERS) for one in _block_lists(text))),
 ]
+Parts = Annotated[
+    Text,
+    _must(
+        "list taste and any of neighbours, trend",
+        lambda text: "taste" in _words(text) and set(_words(text)) <= {"taste", "neighbours", "trend"},
+    ),
+]
 Dims = Annotated[Text, _each("be a list of numbers from 1 to 4096, each of them", lambda word: 1 <= int(word) <= 4096)]
 Alphas = Annotated[Text, _each("lie between 0 and 1, each of them", lambda word: 0 <= float(word) <= 1)]
 Scales = Annotated[Text, _each("be above 0, each of them", lambda word: 0 < float(word) < 1000)]
@@ -132,7 +139,8 @@ class Teacher:
 class Student:
     """The student's size and training. The student without a teacher, to compare with, is trained the same way."""
 
-    dim: AtLeast1 = 384
+    parts: Parts = "taste,neighbours,trend"  # of the score; one that brings nothing on validation is left out by itself
+    dim: AtLeast1 = 64
     blocks: Blocks = "pool"
     heads: AtLeast1 = 2
     dropout: ShareBelow1 = 0.05

@@ -18,20 +18,29 @@ from training.distillation.student import Taught, Untaught
 from training.distillation.teaching import Recipe, make_probe
 from training.distillation.term import check_terms, parse_terms
 from training.errors import InputError
-from training.evaluation.judge import Scorer
+from training.evaluation.given import Given
 from training.model.encoder import Size
 from training.model.fit import Schedule
 from training.progress import Progress
 from training.run.config import Config, Student, Teacher, parse_names, pupil_of
 from training.stage import make_key, read_key, run_stage
 from training.teacher.item_text import VECTORS
-from training.teacher.kind import Kind, ModelSettings, Supplies
-from training.teacher.mix import load_factors
+from training.teacher.kind import Kind, Member, ModelSettings, Offer, Supplies
+from training.teacher.mix import load_factors, load_trends
 from training.teacher.registry import KINDS, mixed_members, open_member
+from training.teacher.soft_labels import TrendLabels
 from training.teacher.transformer import files_in
 
 # The commands that make the stages whose names are not their own.
-COMMANDS = {"prepared": "prepare", "student": "distill", "compressed": "compress", "mix": "teacher", "text": "teacher"}
+COMMANDS = {
+    "prepared": "prepare",
+    "student": "distill",
+    "compressed": "compress",
+    "mix": "teacher",
+    "text": "teacher",
+    "trend": "teacher",
+    "neighbours": "distill",
+}
 
 
 @dataclass(frozen=True)
@@ -76,10 +85,12 @@ def check_prepared(out: Path) -> None:
         )
 
 
-def open_supplies(run: Run, prepared: Prepared) -> Supplies:
+def open_supplies(run: Run, prepared: Prepared, given: Given | None = None) -> Supplies:
     """Return what the kinds of teachers are trained with."""
     config = run.config
     teacher, alone = asdict(config.teacher), asdict(config.student)
+    teacher["has_trend"] = alone["has_trend"] = "trend" in parse_names(config, "student.parts")
+    del alone["parts"]
     del teacher["members"], teacher["text"], alone["start"]  # a member's own training does not depend on these
     return Supplies(
         prepared,
@@ -87,13 +98,13 @@ def open_supplies(run: Run, prepared: Prepared) -> Supplies:
         ModelSettings(open_alone_size(config), open_schedule(config.student), alone),
         run.out / "text" / VECTORS if config.teacher.text else None,
         run.progress,
+        given,
     )
 
 
-def open_scorers(run: Run) -> dict[str, tuple[Scorer, int]]:
-    """Open the teachers that the settings name: what scores with each, and the longest history that it reads."""
-    members = {kind.name: open_member(run.out, kind.name) for kind in run.members()}
-    return {name: (member.scorer, member.max_history) for name, member in members.items()}
+def open_members(run: Run) -> dict[str, Member]:
+    """Open the teachers that the settings name."""
+    return {kind.name: open_member(run.out, kind.name) for kind in run.members()}
 
 
 def ensure_soft_labels(run: Run, prepared: Prepared) -> None:
@@ -109,7 +120,8 @@ def ensure_soft_labels(run: Run, prepared: Prepared) -> None:
 def student_origin(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the settings and the inputs that the student is made from."""
     settings = {"student": asdict(run.config.student), "distill": asdict(run.config.distill)}
-    return settings, {"prepared": run.key("prepared"), "mix": run.key("mix")}
+    given = {name: run.key(name) for name in parse_names(run.config, "student.parts") if name != "taste"}
+    return settings, {"prepared": run.key("prepared"), "mix": run.key("mix"), **given}
 
 
 def check_student(run: Run) -> None:
@@ -129,16 +141,27 @@ def open_recipe(run: Run) -> Recipe:
     return Recipe(terms, settings.alpha, settings.temperature, settings.teacher_temperature)
 
 
-def open_source(run: Run, prepared: Prepared, factors: Mapping[str, float] | None = None) -> Source:
+def open_source(
+    run: Run, prepared: Prepared, given: Given | None, factors: Mapping[str, float] | None = None
+) -> Source:
     """Open what the teachers of the mix offer at the training events.
 
-    factors: name -> factor of other teachers than those of the mix.
+    given: the trend among it is part of what they say. factors: name -> factor of other teachers than those of the mix.
     """
     events = training_events(prepared)
     chosen = factors or load_factors(run.out / "mix")
     offers = [KINDS[name].offer(run.out, events, factor) for name, factor in chosen.items()]
+    offers += trend_offers(run, given, chosen)
     popularity = np.array([item.popularity for item in prepared.items], dtype=np.float64)
     return Source.of(offers, popularity, make_probe(prepared, run.config.student.max_history))
+
+
+def trend_offers(run: Run, given: Given | None, factors: Mapping[str, float]) -> list[Offer]:
+    """Return what the trend adds to what teachers offer, as an offer of its own; none without a trend."""
+    if given is None or given.parts.rule.trend is None:
+        return []
+    trends = load_trends(run.out / "mix")
+    return [Offer(TrendLabels(given, sum(factor * trends[name] for name, factor in factors.items())))]
 
 
 def open_taught(run: Run) -> Taught:
@@ -148,6 +171,8 @@ def open_taught(run: Run) -> Taught:
 
 def open_untaught(run: Run) -> Untaught:
     """Return the students without a teacher; the one alone may be there already, as one of the teachers."""
+    if "neighbours" in parse_names(run.config, "student.parts"):
+        return Untaught(open_alone_size(run.config), run.config.distill.smoothing)  # the twin has no table
     alone = next((files_in(run.out / kind.place) for kind in run.members() if kind.is_student_alone), None)
     return Untaught(open_alone_size(run.config), run.config.distill.smoothing, alone)
 
@@ -157,7 +182,8 @@ def open_size(config: Config, section: str) -> Size:
     settings: Teacher | Student = getattr(config, section)
     blocks = parse_names(config, f"{section}.blocks")
     is_unit = isinstance(settings, Student) and settings.unit
-    return Size(settings.dim, blocks, settings.heads, settings.dropout, settings.max_history, is_unit)
+    has_trend = "trend" in parse_names(config, "student.parts")
+    return Size(settings.dim, blocks, settings.heads, settings.dropout, settings.max_history, is_unit, has_trend)
 
 
 def open_alone_size(config: Config) -> Size:

@@ -8,7 +8,7 @@ The directories of the teachers are named in training/teacher (Kind.place). The 
 
 import shutil
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -28,26 +28,31 @@ from training.evaluation.baseline import parse_models, rank_baselines
 from training.evaluation.judge import Ranking
 from training.evaluation.quality import summarise_quality
 from training.evaluation.trained import open_course, open_refit_course
+from training.evaluation.with_given import load_rule
 from training.export.compress import RANKING as COMPRESSED_RANKING
-from training.export.compress import compress, load_table
+from training.export.compress import Storage, compress, load_table
 from training.export.export import export
 from training.model.curve import best_epochs, load_curve
 from training.report.page import write_report
+from training.run.config import Compress
 from training.run.directory import (
     Run,
     check_student,
     ensure_soft_labels,
+    open_members,
     open_schedule,
-    open_scorers,
     open_source,
     open_supplies,
     open_taught,
     open_untaught,
     student_origin,
+    trend_offers,
 )
+from training.run.given import open_given, run_neighbours, run_trend, with_parts
 from training.stage import file_fingerprint, make_key
 from training.teacher.item_text import describe, encode_texts, fingerprint_language_model
 from training.teacher.kind import RANKING
+from training.teacher.linear import LINEAR
 from training.teacher.mix import load_factors, mix_teachers
 from training.teacher.registry import KINDS, member_rankings, refit_order
 
@@ -79,13 +84,15 @@ def run_prepare(run: Run, interactions: Path, items: Path | None) -> None:
 def run_teacher(run: Run) -> None:
     """Train the teachers, and choose on validation how they mix."""
     prepared, members = run.prepared(), run.members()
-    text = _ensure_text(run)
-    supplies = open_supplies(run, prepared)
+    text, trend = _ensure_text(run), run_trend(run)
+    given = open_given(run, prepared, with_table=False)
+    supplies = open_supplies(run, prepared, given)
     for kind in members:
         inputs = {"prepared": run.key("prepared")} | (text if kind.reads_texts else {})
+        inputs |= {} if kind is LINEAR else trend
         run.stage(kind.place, kind.settings(supplies), inputs, partial(kind.train, supplies=supplies))
     keys = {kind.name: run.key(kind.place) for kind in members}
-    run.stage("mix", {}, keys, lambda out: mix_teachers(out, prepared, open_scorers(run), run.progress))
+    run.stage("mix", {}, keys | trend, lambda out: mix_teachers(out, prepared, open_members(run), run.progress, given))
 
 
 def run_distill(run: Run) -> None:
@@ -93,12 +100,13 @@ def run_distill(run: Run) -> None:
     prepared = run.prepared()
     run.key("mix")
     run_teacher(run)  # its settings may be new, and a teacher that is the student alone has the student's
-    taught = open_taught(run)
+    run_neighbours(run)
+    taught, given = open_taught(run), open_given(run, prepared)
     ensure_soft_labels(run, prepared)
 
     def work(out: Path) -> None:
-        course = open_course(prepared, open_schedule(run.config.student), run.progress)
-        distill(out, prepared, course, open_source(run, prepared), taught, open_untaught(run))
+        course = open_course(prepared, open_schedule(run.config.student), run.progress, given)
+        distill(out, prepared, course, open_source(run, prepared, given), taught, open_untaught(run))
 
     run.stage("student", *student_origin(run), work)
 
@@ -106,14 +114,17 @@ def run_distill(run: Run) -> None:
 def run_refit(run: Run) -> None:
     """Train teachers and student once more, on everything, for the epochs and with the settings that were best."""
     prepared, factors, taught = run.prepared(), load_factors(run.out / "mix"), open_taught(run)
-    supplies = open_supplies(run, prepared)
+    given = open_given(run, prepared)
+    supplies = open_supplies(run, prepared, open_given(run, prepared, with_table=False))
     kinds = [KINDS[name] for name in refit_order(factors)]
     epochs = best_epochs(load_curve(files_of(run.out / "student", STUDENT).curve))
     all_epochs = [*(number for kind in kinds if (number := kind.best_epochs(run.out)) is not None), epochs]
 
     def work(out: Path) -> None:
         offers = [kind.refit(out, run.out, supplies, factors[kind.name]) for kind in kinds]
-        course = open_refit_course(prepared, open_schedule(run.config.student), epochs, run.progress)
+        everything = None if given is None else replace(given, on_everything=True)
+        offers += trend_offers(run, everything, factors)
+        course = open_refit_course(prepared, open_schedule(run.config.student), epochs, run.progress, given)
         refit_student(out, len(prepared.items), course, offers, taught)
 
     run.stage("refit", {"epochs": all_epochs}, {"student": run.key("student"), "mix": run.key("mix")}, work)
@@ -131,7 +142,7 @@ def run_compress(run: Run) -> None:
         "compressed",
         asdict(settings),
         {source: run.key(source)},
-        lambda out: compress(out, prepared, run.out / source / STUDENT, **asdict(settings)),
+        lambda out: compress(out, prepared, run.out / source / STUDENT, _as_stored(run, settings)),
     )
 
 
@@ -154,9 +165,17 @@ def run_export(run: Run) -> None:
         "quality": run_quality(run),
         "lineage": _lineage(run, prepared, key),
     }
-    table = load_table(run.out / "compressed")
+    rule = files_of(run.out / "student", STUDENT).rule
+    table = with_parts(load_table(run.out / "compressed"), open_given(run, prepared), rule)
     bundle = export(out, prepared, run.out / source / STUDENT, table, run.config.compress.encoder, manifest)
     run.progress.note(f"{out}: version {bundle.manifest.version}, reopened, answers as torch does")
+
+
+def _as_stored(run: Run, settings: Compress) -> Storage:
+    """Return how the student is stored, and what it is judged with."""
+    rule = load_rule(files_of(run.out / "student", STUDENT).rule)
+    given = open_given(run, run.prepared()) if rule else None
+    return Storage(settings.items, settings.encoder, given, rule)
 
 
 def run_baselines(run: Run) -> None:

@@ -23,14 +23,15 @@ from training.run.directory import (
     Run,
     check_student,
     ensure_soft_labels,
+    open_members,
     open_recipe,
     open_schedule,
-    open_scorers,
     open_size,
     open_source,
     open_taught,
     open_untaught,
 )
+from training.run.given import open_given, run_neighbours
 from training.stage import keep_or_clear, make_key
 from training.study.ablation import Plan, Setup, ablate
 from training.study.capacity import Teaches, measure_capacity
@@ -51,6 +52,7 @@ def run_search(run: Run) -> Run:
     taught = open_taught(run)
     for blocks in parse_candidates(config):
         check_terms(taught.recipe.terms, replace(pupil_of(config), student_blocks=blocks))
+    run_neighbours(run)
     ensure_soft_labels(run, prepared)
     settings, student = config.search, config.student
     shared: dict[str, Any] = {"student": asdict(student) | {"dim": 0, "blocks": ""}, "items": config.compress.items}
@@ -65,7 +67,7 @@ def run_search(run: Run) -> Run:
     run.progress.stage("search", "started")
     chosen = search(
         _open_shared(run, prepared, out, settings.positions),
-        open_source(run, prepared),
+        open_source(run, prepared, open_given(run, prepared)),
         taught,
         space=Space(
             parse_numbers(config, "search.dims"),
@@ -90,6 +92,7 @@ def run_search(run: Run) -> Run:
 def run_ablation(run: Run) -> dict[str, Any]:
     """Train students with each way to transfer and leave the table of what each adds; returns it."""
     prepared, config = run.prepared(), run.config
+    run_neighbours(run)
     ensure_soft_labels(run, prepared)
     settings, student = config.ablation, config.student
     plan = Plan(
@@ -109,7 +112,7 @@ def run_ablation(run: Run) -> dict[str, Any]:
     run.progress.stage("ablation", "started")
     shared = _open_shared(run, prepared, out, settings.positions)
     soft = Recipe({"kl": 1.0}, config.distill.alpha, config.distill.temperature, config.distill.teacher_temperature)
-    source = _save_logits(shared, open_source(run, prepared))
+    source = _save_logits(shared, open_source(run, prepared, open_given(run, prepared)))
     table = ablate(Setup(shared, source, open_size(config, "student"), student.alone_dropout, soft), plan)
     (out / LOGITS).unlink(missing_ok=True)
     return table
@@ -118,6 +121,7 @@ def run_ablation(run: Run) -> dict[str, Any]:
 def run_capacity(run: Run) -> dict[str, Any]:
     """Train students of several widths alone and under each teacher, and leave the table of gains; returns it."""
     prepared, config = run.prepared(), run.config
+    run_neighbours(run)
     ensure_soft_labels(run, prepared)
     taught, settings = open_taught(run), config.capacity
     out = run.out / "capacity"
@@ -125,16 +129,16 @@ def run_capacity(run: Run) -> dict[str, Any]:
     keep_or_clear(out, make_key("capacity", keyed | asdict(taught.recipe), {"mix": run.key("mix")}))
     run.progress.stage("capacity", "started")
     teachers = {}
-    scorers, members = open_scorers(run), mixed_members(run.out)
+    opened, members, given = open_members(run), mixed_members(run.out), open_given(run, prepared)
+    trend = open_given(run, prepared, with_table=False)
     for name in members if len(members) > 1 else ():
-        scorer, max_history = scorers[name]
-        factor, validation = calibrate(prepared, scorer, max_history)
-        teachers[name] = Teaches(open_source(run, prepared, {name: factor}), validation)
+        factor, validation = calibrate(prepared, opened[name], trend)
+        teachers[name] = Teaches(open_source(run, prepared, given, {name: factor}), validation)
     best = max(trial["ndcg@10"] for trial in load_trials(run.out / "mix"))
     return measure_capacity(
         _open_shared(run, prepared, out, settings.positions),
         parse_numbers(config, "capacity.dims"),
-        teachers | {"mix": Teaches(open_source(run, prepared), best)},
+        teachers | {"mix": Teaches(open_source(run, prepared, given), best)},
         taught,
         open_untaught(run),
     )
@@ -143,7 +147,7 @@ def run_capacity(run: Run) -> dict[str, Any]:
 def _open_shared(run: Run, prepared: Prepared, out: Path, positions: int, **changed: Any) -> Shared:
     """Return what the students of a study share. positions, changed: of the student's schedule."""
     schedule = replace(open_schedule(run.config.student), positions=positions, **changed)
-    return Shared(out, prepared, open_course(prepared, schedule, run.progress))
+    return Shared(out, prepared, open_course(prepared, schedule, run.progress, open_given(run, prepared)))
 
 
 def _save_logits(shared: Shared, source: Source) -> Source:
@@ -162,13 +166,14 @@ def run_compression(run: Run) -> dict[str, Any]:
         if name not in VARIANTS:
             raise InputError(f"compression.variants: unknown variant {name!r}; known: {'; '.join(VARIANTS)}")
     recipe = open_recipe(run)
+    run_neighbours(run)
     ensure_soft_labels(run, prepared)
     out = run.out / "compression"
     keyed = {"positions": settings.positions, "learning_rate": settings.learning_rate, "recipe": asdict(recipe)}
     keep_or_clear(out, make_key("compression", keyed, {"student": run.key("student")}))
     run.progress.stage("compression", "started")
     shared = _open_shared(run, prepared, out, settings.positions, learning_rate=settings.learning_rate)
-    source = _save_logits(shared, open_source(run, prepared))
+    source = _save_logits(shared, open_source(run, prepared, open_given(run, prepared)))
     student = load_model(run.out / "student" / STUDENT)
     table = compress_all(CompressionSetup(shared, student, source, recipe), names)
     (out / LOGITS).unlink(missing_ok=True)

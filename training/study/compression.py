@@ -20,9 +20,10 @@ from torch.nn.utils import parametrize
 
 from training.distillation.source import Source
 from training.distillation.teaching import Recipe, learn_from
-from training.evaluation.judge import Ranking, judge, validation_score
+from training.evaluation.judge import Ranking
 from training.evaluation.metric import bootstrap_interval, ndcg, relative_difference
-from training.evaluation.trained import trained
+from training.evaluation.trained import given_of, trained
+from training.evaluation.with_given import judge_given, validation_score_given
 from training.export.graph import export_encoder, scoring_graph
 from training.export.onnx_student import time_encoder, time_scoring
 from training.export.rounding import round_encoder
@@ -166,8 +167,9 @@ def measure(model: SequenceModel, variant: Variant, items: str) -> dict[str, flo
 def _judge(setup: Setup, model: SequenceModel, path: Path) -> float:
     """Rank the judged part with the weights as they are stored, and return validation NDCG@10."""
     settled = _settled(model).to(choose_device())
-    judge(setup.shared.prepared, settled).save(path)
-    return validation_score(setup.shared.prepared)(settled)
+    prepared, given = setup.shared.prepared, given_of(setup.shared.course)
+    judge_given(prepared, settled, given).save(path)
+    return validation_score_given(prepared, given)(settled)
 
 
 def _settled(model: SequenceModel) -> SequenceModel:
@@ -190,7 +192,8 @@ def _plain(module: Any) -> nn.Module:
 
 def tabulate(setup: Setup, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the table: each variant as it is and taught on, both compared with the student that it starts from."""
-    student = ndcg(judge(setup.shared.prepared, copy.deepcopy(setup.student).to(choose_device())).ranks, AT)
+    model, given = copy.deepcopy(setup.student).to(choose_device()), given_of(setup.shared.course)
+    student = ndcg(judge_given(setup.shared.prepared, model, given).ranks, AT)
 
     def quality(name: str, when: str) -> dict[str, Any]:
         per_user = ndcg(Ranking.load(setup.shared.out / f"{_stem(name)}.{when}.npz").ranks, AT)

@@ -19,7 +19,8 @@ from training.distillation.source import Source
 from training.distillation.student import Taught
 from training.distillation.teaching import learn_from
 from training.errors import InputError
-from training.evaluation.judge import validation_score
+from training.evaluation.trained import given_of
+from training.evaluation.with_given import validation_score_given
 from training.export.compress import compress_table, table_bytes
 from training.export.graph import export_encoder, scoring_graph
 from training.export.onnx_student import time_encoder, time_scoring
@@ -120,7 +121,9 @@ def _evaluate(shared: Shared, source: Source, taught: Taught, stored: Stored, ca
     student = Student(candidate.name(), size, seed, learn_from(source, recipe, seed))
 
     def measured(model: SequenceModel, curve: list[Epoch]) -> dict[str, Any]:
-        return _fields(candidate) | measure(model, stored, validation_score(shared.prepared))
+        return _fields(candidate) | measure(
+            model, stored, validation_score_given(shared.prepared, given_of(shared.course))
+        )
 
     return attempt(shared, student, measured)
 

@@ -8,8 +8,8 @@ from time import monotonic
 from typing import Any
 
 from training.data.prepared import Prepared
-from training.evaluation.judge import judge
-from training.evaluation.trained import trained
+from training.evaluation.trained import given_of, trained
+from training.evaluation.with_given import judge_given
 from training.model.curve import Epoch
 from training.model.device import choose_device
 from training.model.encoder import SequenceModel, Size, make_model
@@ -60,7 +60,7 @@ def attempt_and_judge(shared: Shared, student: Student, about: Mapping[str, Any]
     started = monotonic()
 
     def measure(model: SequenceModel, curve: list[Epoch]) -> dict[str, Any]:
-        judge(shared.prepared, model).save(shared.out / f"{student.name}.npz")
+        judge_given(shared.prepared, model, given_of(shared.course)).save(shared.out / f"{student.name}.npz")
         best, seconds = max(row.validation for row in curve), monotonic() - started
         shared.course.progress.note(f"trial {student.name}: validation NDCG@10 {best:.4f}, {seconds:.0f} s")
         return {**about, "seed": student.seed, "validation": best, "epochs": len(curve), "seconds": seconds}

@@ -17,6 +17,7 @@ import torch
 
 from training.data.event import Events
 from training.data.prepared import Prepared
+from training.evaluation.given import Given
 from training.evaluation.judge import Scorer
 from training.model.encoder import SequenceModel, Size
 from training.model.fit import Schedule
@@ -42,7 +43,7 @@ class Supplies:
     """What a run hands to every kind of teacher; each takes what it needs.
 
     teacher: the settings of the transformers. student_alone: those of the student without a teacher. texts: the file of
-    the vectors of the items' texts, where texts are used.
+    the vectors of the items' texts, where texts are used. given: the trend, where it is part of the score.
     """
 
     prepared: Prepared
@@ -50,6 +51,7 @@ class Supplies:
     student_alone: ModelSettings
     texts: Path | None
     progress: Progress
+    given: Given | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Member:
     parameters: int
     seconds: float  # that its training took
     time_encoding: Callable[[], float]  # measures the microseconds that one full history takes on one core
+    trend_weight: float | None = None  # of the trend in its logits; None where it was trained without
 
 
 @dataclass(frozen=True)

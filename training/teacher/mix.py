@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from training.data.prepared import Prepared
 from training.data.split import VAL
 from training.errors import InputError
-from training.evaluation.judge import Ranking, Scorer, judge_scorer, score_all
+from training.evaluation.given import Given
+from training.evaluation.given_weights import likeliest_trend
+from training.evaluation.judge import Ranking, Scorer, judge_scorer, rank_asked, score_all
 from training.evaluation.metric import ndcg, rank_targets
-from training.evaluation.question import Question, ask
+from training.evaluation.question import AT_ONCE, Question, ask, judged_part
 from training.progress import Progress
 from training.teacher.calibration import best_sharpness
-from training.teacher.kind import RANKING
+from training.teacher.kind import RANKING, Member
 
 MIX = "mix.json"
 USERS = 3000  # of the validation, drawn with a fixed seed
@@ -34,32 +36,76 @@ TENTHS = 10
 Float32 = NDArray[np.float32]
 
 
-def mix_teachers(out: Path, prepared: Prepared, members: Mapping[str, tuple[Scorer, int]], progress: Progress) -> None:
+def mix_teachers(
+    out: Path, prepared: Prepared, members: Mapping[str, Member], progress: Progress, given: Given | None = None
+) -> None:
     """Choose each member's factor on validation; write them and the mix's ranking of the judged part into out.
 
-    members: name -> (scorer, the longest history that it reads).
+    given: the trend, where it is part of the score.
     """
     question = ask(prepared, VAL, limit=USERS)
-    logits = {name: score_all(question, *member) for name, member in members.items()}
+    logs = None if given is None else log_counts(question, given)
+    trends = {name: trend_of(member, question, given) for name, member in members.items()}
+    logits = {name: _logits(member, question, trends[name], logs) for name, member in members.items()}
     factors, trials = choose_factors(question, logits)
-    about = {"factors": factors, "trials": trials}
+    trend = sum(factor * trends[name] for name, factor in factors.items())
+    about = {"factors": factors, "trend": trend, "trends": trends, "trials": trials}
     (out / MIX).write_text(json.dumps(about, indent=1) + "\n")
-    progress.note("teachers: " + ", ".join(f"{name} x {factor:.3g}" for name, factor in factors.items()))
-    ranking = judge_mix(prepared, {name: members[name] for name in factors}, factors)
-    ranking.save(out / RANKING)
+    progress.note(
+        "teachers: "
+        + ", ".join(f"{name} x {factor:.3g}" for name, factor in factors.items())
+        + (f", trend x {trend:.3g}" if given else "")
+    )
+    chosen = {name: members[name] for name in factors}
+    judge_mix(prepared, chosen, factors, given, trend).save(out / RANKING)
 
 
-def calibrate(prepared: Prepared, scorer: Scorer, max_history: int) -> tuple[float, float]:
+def calibrate(prepared: Prepared, member: Member, given: Given | None = None) -> tuple[float, float]:
     """Return the factor that makes one teacher's logits honest, and its NDCG@10; both on the mix's validation users."""
     question = ask(prepared, VAL, limit=USERS)
-    factors, trials = choose_factors(question, {"": score_all(question, scorer, max_history)})
+    logs = None if given is None else log_counts(question, given)
+    logits = _logits(member, question, trend_of(member, question, given), logs)
+    factors, trials = choose_factors(question, {"": logits})
     return factors[""], trials[0]["ndcg@10"]
+
+
+def log_counts(question: Question, given: Given) -> Float32:
+    """Return log(count + e) of every item at the time of each request [U, N]."""
+    trend = given.parts.rule.trend
+    assert trend is not None and question.asked_ms is not None  # noqa: S101  # given is the trend
+    asked = question.asked_ms
+    chunks = [trend.log(given.live.before(asked[at : at + AT_ONCE])) for at in range(0, len(asked), AT_ONCE)]
+    return np.concatenate(chunks)
+
+
+def trend_of(member: Member, question: Question, given: Given | None) -> float:
+    """Return the weight of the trend beside a member's logits: its own, or the likeliest one."""
+    if given is None:
+        return 0.0
+    if member.trend_weight is not None:
+        return member.trend_weight
+    return likeliest_trend(question, member.scorer, given, member.max_history)
+
+
+def _logits(member: Member, question: Question, trend: float, logs: Float32 | None) -> Float32:
+    """Return a member's logits with the trend [U, N]."""
+    logits = score_all(question, member.scorer, member.max_history)
+    if logs is None:
+        return logits
+    logits = np.where((question.lengths() == 0)[:, None], np.float32(0), logits)
+    return logits + np.float32(trend) * logs
 
 
 def load_factors(out: Path) -> dict[str, float]:
     """Return name -> factor of the teachers that take part in the mix. Raises InputError where the file is damaged."""
     factors: dict[str, float] = _load(out)["factors"]
     return factors
+
+
+def load_trends(out: Path) -> dict[str, float]:
+    """Return name -> weight of the trend beside each teacher's logits before its factor; empty without a trend."""
+    trends: dict[str, float] = _load(out).get("trends", {})
+    return trends
 
 
 def load_shares(out: Path) -> dict[str, float]:
@@ -113,18 +159,34 @@ def share_grid(count: int) -> Iterator[tuple[float, ...]]:
             yield tuple(tenth / TENTHS for tenth in tenths)
 
 
-def judge_mix(prepared: Prepared, members: Mapping[str, tuple[Scorer, int]], factors: Mapping[str, float]) -> Ranking:
-    """Rank the judged part with the mix. members: name -> (scorer, the longest history that it reads)."""
-    longest = max(max_history for _, max_history in members.values())
+def judge_mix(
+    prepared: Prepared,
+    members: Mapping[str, Member],
+    factors: Mapping[str, float],
+    given: Given | None = None,
+    trend: float = 0.0,
+) -> Ranking:
+    """Rank the judged part with the mix. trend: its weight in all, where it is given."""
+    score, longest = mix_scorer(members, factors)
+    if given is None:
+        return judge_scorer(prepared, score, longest)
+    question = ask(prepared, judged_part(prepared))
+    scorer = given.scorer(question, score, given.rule_of(trend))
+    return rank_asked(question, scorer, longest, both_rules=True)
+
+
+def mix_scorer(members: Mapping[str, Member], factors: Mapping[str, float]) -> tuple[Scorer, int]:
+    """Return the scorer of the mix without the trend, and the longest history that it reads."""
+    longest = max(member.max_history for member in members.values())
 
     def score(rows: torch.Tensor) -> Float32:
         scores = [
-            np.float32(factors[name]) * scorer(rows[:, -max_history:])
-            for name, (scorer, max_history) in members.items()
+            np.float32(factors[name]) * member.scorer(rows[:, -member.max_history :])
+            for name, member in members.items()
         ]
         return np.sum(scores, axis=0, dtype=np.float32)
 
-    return judge_scorer(prepared, score, longest)
+    return score, longest
 
 
 def _sum(logits: Mapping[str, Float32], factors: Mapping[str, float]) -> Float32:

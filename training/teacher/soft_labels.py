@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.event import Events
+from training.evaluation.given import Given
 from training.model.batch import make_batch
 from training.model.device import autocast, choose_device
 from training.model.encoder import SequenceModel
@@ -68,6 +69,18 @@ class MixedLabels:
         for member in self.members[1:]:
             total = total + member.logits(event)
         return total
+
+
+@dataclass(frozen=True)
+class TrendLabels:
+    """The trend's share of what the teachers say: a weight times log(count + e)."""
+
+    given: Given
+    weight: float
+
+    def logits(self, event: Tensor) -> Tensor:
+        """Return the trend's share of the logits [P, N] after events [P]."""
+        return self.given.trend_at(event).mul_(self.weight).to(choose_device())
 
 
 class SavedLabels:

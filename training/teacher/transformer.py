@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from training.data.event import Events
+from training.evaluation.given import trend_weight_of
 from training.evaluation.judge import model_scorer
 from training.evaluation.trained import Files, open_course, open_refit_course, train_and_save, train_or_load
 from training.export.graph import export_encoder
@@ -47,7 +48,7 @@ def learn_hard(model: SequenceModel) -> Objective:
 
 def files_in(stage: Path) -> Files:
     """Return the files of a sequence model's stage."""
-    return Files(stage / MODEL, stage / CURVE, stage / RANKING, stage / "checkpoint.safetensors")
+    return Files(stage / MODEL, stage / CURVE, stage / RANKING, stage / "checkpoint.safetensors", stage / "score.json")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class SequenceTeacher(Kind):
 
     def train(self, out: Path, supplies: Supplies) -> None:
         """Train, stop early on validation NDCG@10, write model, learning curve and ranking."""
-        course = open_course(supplies.prepared, self._model_settings(supplies).schedule, supplies.progress)
+        schedule = self._model_settings(supplies).schedule
+        course = open_course(supplies.prepared, schedule, supplies.progress, supplies.given)
         train_and_save(self._make(supplies), learn_hard, course, supplies.prepared, files_in(out))
 
     def open(self, run: Path) -> Member:
@@ -74,6 +76,7 @@ class SequenceTeacher(Kind):
             count_parameters(model),
             sum(row.seconds for row in load_curve(stage / CURVE)),
             lambda: time_encoder(export_encoder(model.cpu()), dim=size.dim, max_history=size.max_history),
+            trend_weight_of(model) if size.has_trend else None,
         )
 
     def save_labels(self, out: Path, run: Path, events: Events, progress: Progress) -> None:
@@ -92,7 +95,8 @@ class SequenceTeacher(Kind):
     def refit(self, out: Path, run: Path, supplies: Supplies, factor: float) -> Offer:
         """Train for as many epochs as were best, and save the states after all events."""
         schedule = self._model_settings(supplies).schedule
-        course = open_refit_course(supplies.prepared, schedule, self.best_epochs(run), supplies.progress)
+        epochs = self.best_epochs(run)
+        course = open_refit_course(supplies.prepared, schedule, epochs, supplies.progress, supplies.given)
         model = train_or_load(out / f"{self.name}.safetensors", self._make(supplies), learn_hard, course)
         labels = out / self.name
         labels.mkdir(exist_ok=True)

@@ -46,7 +46,7 @@ def course(prepared):
 
 def test_training_leaves_weights_curve_and_ranking_and_no_checkpoint(prepared, course, tmp_path):
     model = student(prepared)
-    files = Files(*(tmp_path / name for name in ("model", "curve", "ranking", "checkpoint")))
+    files = Files(*(tmp_path / name for name in ("model", "curve", "ranking", "checkpoint", "rule")))
 
     train_and_save(model, lesson, course, prepared, files)
 

@@ -1,0 +1,67 @@
+"""A run whose score is a sum: its parts on the way, and a bundle that reproduces its figures alone."""
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+
+from service.bundle import open_bundle
+from tests.training.world import tiny_settings
+from training.__main__ import main
+from training.evaluation.judge import Ranking
+from training.stage import read_key
+
+PARTS = ("student.parts=taste,neighbours,trend", "teacher.members=transformer,linear,twin")
+
+
+@pytest.fixture(scope="module")
+def run(chain_world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("sum") / "run"
+    assert main(["run", "--interactions", str(chain_world), "--out", str(out), *tiny_settings(*PARTS)]) == 0
+    return out
+
+
+def test_trend_and_table_are_stages_of_their_own(run):
+    assert read_key(run / "trend") and read_key(run / "neighbours")
+    assert json.loads((run / "trend" / "about.json").read_text())["half_life_s"] > 0
+
+
+def test_the_bundle_holds_the_parts_that_bring_something_and_answers_as_the_student(run):
+    bundle = open_bundle(run / "bundle")
+    kept = json.loads((run / "student" / "student_score.json").read_text())["score"]
+
+    assert bundle.manifest.score == kept
+    assert "neighbours" in kept["parts"]
+    models = json.loads((run / "metrics.json").read_text())["models"]
+    assert models["bundle"]["ndcg@10"] == pytest.approx(models["student"]["ndcg@10"], abs=1e-6)
+    assert models["student"]["ndcg@10"] > 0.6
+
+
+def test_the_student_alone_has_the_same_parts_to_choose_from(run):
+    alone = json.loads((run / "student" / "alone_score.json").read_text())
+
+    assert {trial["parts"] for trial in alone["fit"]["trials"]} >= {"taste,neighbours,trend", "taste,trend"}
+    assert (Ranking.load(run / "student" / "alone_ranking.npz").ranks > 0).all()
+
+
+def test_a_mix_without_a_linear_model_gives_a_table_too(run, tmp_path):
+    subprocess.run(["cp", "-r", run, tmp_path / "run"], check=True)
+    settings = tiny_settings(PARTS[0], "teacher.members=transformer")
+
+    assert main(["teacher", "--out", str(tmp_path / "run"), *settings]) == 0
+    assert main(["distill", "--out", str(tmp_path / "run"), *settings]) == 0
+
+    rows = np.load(tmp_path / "run" / "neighbours" / "neighbours.npy")
+    assert rows.shape[0] == 60 and (rows >= 0).any()
+
+
+def test_refit_and_capacity_know_the_parts(run, tmp_path):
+    subprocess.run(["cp", "-r", run, tmp_path / "run"], check=True)
+    out = str(tmp_path / "run")
+
+    assert main(["export", "--out", out, "--refit"]) == 0
+    assert main(["capacity", "--out", out, "--set", "capacity.dims=8", "--set", "capacity.positions=500"]) == 0
+
+    assert open_bundle(tmp_path / "run" / "bundle").manifest.refit
+    assert json.loads((tmp_path / "run" / "capacity" / "capacity.json").read_text())["rows"]

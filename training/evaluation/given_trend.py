@@ -1,0 +1,47 @@
+"""Choose on validation how fast the trend forgets, and what a count is smoothed by."""
+
+from typing import Any
+
+import numpy as np
+
+from service.bundle import TrendRule
+from training.data.prepared import Prepared
+from training.data.split import VAL
+from training.data.trend import counts_before
+from training.evaluation.given_weights import Evidence, Form, fit, surprise
+from training.evaluation.metric import ndcg, rank_targets
+from training.evaluation.question import ask
+
+HALF_LIVES_H = (6, 24, 72, 168, 720)
+EPSILONS = (0.01, 0.05, 0.2, 1.0)
+USERS = 2_000  # of the validation, drawn with a fixed seed
+VALUES = 1 << 24  # counts in memory at once
+
+
+def choose_trend(prepared: Prepared) -> dict[str, Any]:
+    """Return half_life_s, epsilon, weight and the trials.
+
+    The half-life is that whose counts alone have the highest NDCG@10, epsilon and the weight of the logarithm those
+    that make the validation targets likeliest.
+    """
+    question = ask(prepared, VAL, limit=max(1, min(USERS, VALUES // len(prepared.items))))
+    assert question.asked_ms is not None  # noqa: S101  # made by ask()
+    seen = question.histories(np.arange(len(question.users))) if question.exclude_seen else None
+    trials, best = [], None
+    for hours in HALF_LIVES_H:
+        counts = np.concatenate(list(counts_before(prepared, question.asked_ms, 3600.0 * hours)))
+        found = float(ndcg(rank_targets(counts.copy(), question.target, seen), 10).mean())
+        trials.append({"half_life_h": hours, "ndcg@10": found})
+        if best is None or found > best[0]:
+            best = found, 3600.0 * hours, counts
+    assert best is not None  # noqa: S101  # some half-life was tried
+    _, half_life_s, counts = best
+    known = question.target >= 0
+    fitted = []
+    for epsilon in EPSILONS:
+        evidence = Evidence.of(question, np.flatnonzero(known), counts=counts[known], rule=None)
+        form = Form(("trend",), 1, learns_epsilon=False)
+        weights = fit(evidence, form, TrendRule(half_life_s, epsilon, 0.0))
+        fitted.append((surprise(evidence, weights), epsilon, float(weights.trend[0])))
+    _, epsilon, weight = min(fitted)
+    return {"half_life_s": half_life_s, "epsilon": epsilon, "weight": weight, "trials": trials}

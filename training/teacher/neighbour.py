@@ -1,0 +1,117 @@
+"""The neighbours' table: for each item of a history, the few items that it speaks for most, and how much.
+
+It is cut from a linear model, whose matrix is sparse in truth and not of low rank, or from what the teachers say of
+histories of one item where there is no linear model. The matrix of a large catalogue is never whole in memory.
+
+Letters: N items, M neighbours of each.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training.data.prepared import Prepared
+from training.data.split import VAL
+from training.evaluation.given import to_neighbours, to_sparse
+from training.evaluation.judge import Scorer, rank
+from training.evaluation.metric import ndcg
+from training.evaluation.question import Question, ask
+from training.teacher.calibration import best_sharpness
+from training.teacher.linear_model import LinearModel
+
+WIDTHS = (5, 10, 20, 40)
+DECAYS = (0.5, 0.7, 0.85, 0.95)
+ENOUGH = 0.99  # of the best NDCG@10: the narrowest table that has it is taken
+BLOCK = 1024  # rows at once
+USERS = 2_000  # of the validation, drawn with a fixed seed
+VALUES = 1 << 24  # scores in memory at once
+Float32 = NDArray[np.float32]
+Blocks = Iterator[tuple[slice, Float32]]
+"""Yields some rows of a matrix [N, N] and what they are: of each item of a history, how much it speaks for each."""
+
+
+def linear_rows(model: LinearModel) -> Blocks:
+    """Yield the matrix of a linear model; items that it does not cover are zeros."""
+    place = np.full(model.n_items, -1)
+    place[model.rows] = np.arange(len(model.rows))
+    for start in range(0, model.n_items, BLOCK):
+        own = place[start : start + BLOCK]
+        block = np.zeros((len(own), model.n_items), dtype=np.float32)
+        covered = np.flatnonzero(own >= 0)
+        block[np.ix_(covered, model.rows)] = model.weights[own[covered]]
+        yield slice(start, start + len(own)), block
+
+
+def response_rows(score: Scorer, n_items: int) -> Blocks:
+    """Yield what a scorer says of histories of one item, less what it says on average of a sample of them."""
+    sample = np.random.default_rng(0).choice(n_items, min(n_items, BLOCK), replace=False)
+    usual = score(torch.from_numpy(sample[:, None])).mean(axis=0)
+    for start in range(0, n_items, BLOCK):
+        rows = np.arange(start, min(start + BLOCK, n_items))
+        yield slice(start, start + len(rows)), score(torch.from_numpy(rows[:, None])) - usual
+
+
+def strongest(blocks: Blocks, n_items: int, width: int) -> tuple[NDArray[np.int32], Float32]:
+    """Return rows and weights [N, M] of the largest entries of each row, by absolute value, the largest first.
+
+    Entries of 0 are no neighbours: their row is -1.
+    """
+    width = min(width, n_items)
+    rows, weights = np.empty((n_items, width), dtype=np.int32), np.empty((n_items, width), dtype=np.float32)
+    for place, block in blocks:
+        found = torch.from_numpy(np.abs(block)).topk(width, dim=1).indices.numpy()
+        weights[place] = np.take_along_axis(block, found, axis=1)
+        rows[place] = np.where(weights[place] == 0, -1, found)
+    return rows, weights
+
+
+def choose_table(prepared: Prepared, blocks: Blocks, depth: int) -> tuple[Any, dict[str, Any]]:
+    """Return the neighbours, and the width, decay, depth and weight of highest validation NDCG@10, with the trials.
+
+    depth: of the history. The weight makes the table's logits alone honest.
+    """
+    n_items = len(prepared.items)
+    rows, weights = strongest(blocks, n_items, WIDTHS[-1])
+    question = ask(prepared, VAL, limit=max(1, min(USERS, VALUES // n_items)))
+    trials = list[dict[str, float]]()
+    for width in sorted({min(width, n_items) for width in WIDTHS}):
+        score_by = _table_scorer(to_sparse(to_neighbours(rows[:, :width], weights[:, :width])), n_items)
+        trials += [
+            {"width": width, "decay": decay, "ndcg@10": _quality(question, score_by(decay), depth)} for decay in DECAYS
+        ]
+    best = max(trial["ndcg@10"] for trial in trials)
+    good = [trial for trial in trials if trial["ndcg@10"] >= ENOUGH * best]
+    chosen = min(good, key=lambda trial: (trial["width"], -trial["ndcg@10"]))
+    width, decay = int(chosen["width"]), float(chosen["decay"])
+    neighbours = to_neighbours(rows[:, :width].copy(), weights[:, :width])
+    scores = np.zeros((len(question.users), n_items), dtype=np.float32)
+    score = _table_scorer(to_sparse(neighbours), n_items)(decay)
+    for places, history in question.batches(depth):
+        scores[places] = score(history)
+    weight = best_sharpness(scores, question.target)
+    return neighbours, {"decay": decay, "depth": depth, "weight": weight, "trials": trials}
+
+
+def _quality(question: Question, score: Scorer, depth: int) -> float:
+    return float(ndcg(rank(question, score, depth, with_top=False).ranks, 10).mean())
+
+
+def _table_scorer(table: Any, n_items: int) -> Any:
+    """Return the maker of a scorer by a table alone, for a decay."""
+
+    def make(decay: float) -> Scorer:
+        def score(rows: torch.Tensor) -> Float32:
+            history = rows.numpy()
+            place, column = np.nonzero(history >= 0)
+            age = history.shape[1] - 1 - column
+            steps = (decay**age).astype(np.float32)
+            features = type(table)((steps, (place, history[place, column])), shape=(len(history), n_items))
+            said: Float32 = (features @ table).toarray().astype(np.float32)
+            return said
+
+        return score
+
+    return make
