@@ -4,18 +4,21 @@ The bundle is run through onnxruntime, as it is served; the ranking and its metr
 anybody who has a bundle and two files can repeat a report's figures, or take those of new data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from service.bundle import Bundle, BundleError, open_bundle, tie_hash
+from service.bundle import Bundle, BundleError, Item, open_bundle, tie_hash
 from training.data.event import Events, select_events
 from training.data.interaction_file import Cleaning, read_interactions
+from training.data.prepared import Prepared
 from training.errors import InputError
-from training.evaluation.judge import rank, summarise_ranking
+from training.evaluation.given import Given
+from training.evaluation.judge import Ranking, rank, rank_asked, summarise_ranking
 from training.evaluation.question import Question
 from training.export.onnx_student import ExportedStudent
 
@@ -40,7 +43,7 @@ def evaluate_bundle(
     except BundleError as exc:
         raise InputError(str(exc)) from exc
     question, unknown = read_question(bundle, interactions, heldout, columns, exclude_seen)
-    ranking = rank(question, ExportedStudent(bundle).padded_scores, bundle.manifest.max_history)
+    ranking = _rank(bundle, question, lambda: _all_events(bundle, interactions, heldout, columns))
     about = {"version": bundle.manifest.version, "exclude_seen": question.exclude_seen}
     return summarise_ranking(ranking, question.n_items) | about | {"unknown_targets": unknown}
 
@@ -57,6 +60,7 @@ def read_question(
         read_interactions(file, Cleaning(columns, max_history=MAX_HISTORY)).frame for file in (interactions, heldout)
     )
     first = asked.group_by("user_id", maintain_order=True).first()
+    asked_ms = dict(zip(first["user_id"].to_list(), first["timestamp_ms"].to_list(), strict=True))
     known = _before(known, first)
     users = first.join(known.select("user_id").unique(), on="user_id", how="semi")["user_id"].to_list()
     if not users:
@@ -72,8 +76,45 @@ def read_question(
         target,
         exclude_seen=not bundle.manifest.repeat_consumption if exclude_seen is None else exclude_seen,
         n_items=len(bundle.items),
+        asked_ms=np.array([asked_ms[user] for user in users], dtype=np.int64),
+        gap=_gaps(known, first, users),
     )
     return question, int((target < 0).sum())
+
+
+def _rank(bundle: Bundle, question: Question, events: Callable[[], Prepared]) -> Ranking:
+    """Rank the question with a bundle. events: opens what the counts of its trend are made of."""
+    taste, longest, parts = ExportedStudent(bundle).padded_scores, bundle.manifest.max_history, bundle.table.parts
+    if parts is None:
+        return rank(question, taste, longest)
+    return rank_asked(question, Given(events(), parts).scorer(question, taste, parts.rule), longest)
+
+
+def _all_events(bundle: Bundle, interactions: Path, heldout: Path, columns: Mapping[str, str]) -> Prepared:
+    """Return the events of both files, each once, of the items that the bundle knows."""
+    frames = [
+        read_interactions(file, Cleaning(columns, max_history=MAX_HISTORY)).frame for file in (interactions, heldout)
+    ]
+    names = ["user_id", "item_id", "timestamp_ms"]
+    frame = pl.concat([one.select(names) for one in frames]).unique(maintain_order=True)
+    users = frame["user_id"].unique(maintain_order=True).to_list()
+    row = {item_id: number for number, item_id in enumerate(bundle.items.ids)}
+    place = {user: number for number, user in enumerate(users)}
+    frame = frame.filter(pl.col("item_id").is_in(list(row))).sort("user_id", maintain_order=True)
+    item = np.array([row[item_id] for item_id in frame["item_id"]], dtype=np.int32)
+    user = np.array([place[user_id] for user_id in frame["user_id"]], dtype=np.int32)
+    items = [Item(item_id, 0.0, None, {}) for item_id in bundle.items.ids]
+    no_part = np.zeros(len(item), dtype=np.uint8)
+    return Prepared(users, items, user, item, frame["timestamp_ms"].to_numpy(), no_part, {})
+
+
+def _gaps(known: pl.DataFrame, first: pl.DataFrame, users: Sequence[str]) -> NDArray[np.float64]:
+    """Return log1p of the seconds from each user's last event strictly before the held-out one; NaN without any."""
+    asked = first.select("user_id", pl.col("timestamp_ms").alias("asked_ms"))
+    joined = known.join(asked, on="user_id", how="inner").filter(pl.col("timestamp_ms") < pl.col("asked_ms"))
+    since = joined.group_by("user_id").agg((pl.col("asked_ms") - pl.col("timestamp_ms")).min().alias("since"))
+    found = dict(zip(since["user_id"].to_list(), since["since"].to_list(), strict=True))
+    return np.log1p(np.array([found.get(user, np.nan) for user in users], dtype=np.float64) / 1000)
 
 
 def _histories(known: pl.DataFrame, users: Sequence[str], row: Mapping[str, int]) -> Events:

@@ -10,6 +10,7 @@ from service.bundle import open_bundle
 from tests.training.world import tiny_settings
 from training.__main__ import main
 from training.evaluation.judge import Ranking
+from training.export.evaluate_bundle import evaluate_bundle
 from training.stage import read_key
 
 PARTS = ("student.parts=taste,neighbours,trend", "teacher.members=transformer,linear,twin")
@@ -43,6 +44,17 @@ def test_the_student_alone_has_the_same_parts_to_choose_from(run):
 
     assert {trial["parts"] for trial in alone["fit"]["trials"]} >= {"taste,neighbours,trend", "taste,trend"}
     assert (Ranking.load(run / "student" / "alone_ranking.npz").ranks > 0).all()
+
+
+def test_evaluate_reproduces_the_figures_from_the_bundle_and_two_files(run):
+    prepared, bundle = run / "prepared", run / "bundle"
+
+    found = evaluate_bundle(
+        bundle, prepared / "known.jsonl.gz", prepared / "heldout.jsonl.gz", columns={}, exclude_seen=None
+    )
+
+    models = json.loads((run / "metrics.json").read_text())["models"]
+    assert found["ndcg@10"] == pytest.approx(models["bundle"]["ndcg@10"], abs=1e-6)
 
 
 def test_a_mix_without_a_linear_model_gives_a_table_too(run, tmp_path):
