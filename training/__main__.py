@@ -112,7 +112,8 @@ def _prepare(arguments: argparse.Namespace) -> Run:
     """Resolve the settings and prepare the data. Where the files are refused, the directory is left as it was."""
     existed, resolved = arguments.out.exists(), arguments.out / "config.toml"
     known = resolved.read_bytes() if resolved.exists() else None
-    columns = [f"prepare.columns={arguments.columns}"] if arguments.columns else []
+    named = {"columns": arguments.columns, "item_columns": arguments.item_columns}
+    columns = [f"prepare.{name}={json.dumps(text)}" for name, text in named.items() if text]
     settings = load_config(arguments.config, [*arguments.set, *columns])
     if arguments.refit:
         check_refit(settings)
