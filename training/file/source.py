@@ -7,13 +7,15 @@ temporary directory that lives as long as its Source.
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
+from weakref import finalize
 
 from training.errors import InputError
 
@@ -51,6 +53,14 @@ class Source:
             return sums[0]
         lines = (f"{part.path.name} {one}\n" for part, one in zip(self.parts, sums, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+class _Directory:
+    """A directory for what is fetched, which is removed when nobody holds it any more, at the latest at exit."""
+
+    def __init__(self) -> None:
+        self.path = Path(mkdtemp(prefix="retort-"))
+        finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def find_source(place: Place) -> Source:
@@ -103,14 +113,14 @@ def _fetch(address: str) -> Source:
         fsspec = import_module("fsspec")
     except ImportError as exc:
         raise InputError(f"{address}: reading it needs fsspec: pip install 'retort[remote]'") from exc
-    directory = TemporaryDirectory(prefix="retort-")
+    directory = _Directory()
     try:
         system, root = fsspec.core.url_to_fs(address)
         names = system.glob(root) if _GLOB.search(root) else system.find(root) if system.isdir(root) else [root]
         wanted = sorted(name for name in names if not _is_beside(Path(name.split("?")[0])))
         parts = []
         for number, name in enumerate(wanted):
-            path = Path(directory.name) / f"{number:06d}-{Path(name.split('?')[0]).name}"
+            path = directory.path / f"{number:06d}-{Path(name.split('?')[0]).name}"
             system.get_file(name, str(path))
             if path.stat().st_size:
                 parts.append(Part(path, name if len(wanted) > 1 else address))

@@ -14,7 +14,7 @@ import subprocess
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tests.contract.document import DOCUMENTS
 from training.__main__ import main
 
 Event = tuple[str, str, int]
@@ -101,6 +102,7 @@ class Case:
     refused: str = ""  # a pattern of the error
     then: tuple[str, ...] | None = None  # options that the error names, with which it is read
     glob: str = ""
+    address: str = ""  # what stands before the path
 
 
 def setting(text: str) -> tuple[str, str]:
@@ -416,6 +418,19 @@ CASES: dict[str, Case] = {
         },
         glob="a-*",
     ),
+    "address": Case("log.csv", table(), address="file://"),
+    "address of a glob": Case(
+        "parts",
+        {"a.csv": table(events=EVENTS[:60]), "b.csv": table(events=EVENTS[60:])},
+        address="local://",
+        glob="*.csv",
+    ),
+    "address of nothing": Case(
+        "log.csv", table(), address="file:///nowhere", refused="cannot be fetched|no file with rows"
+    ),
+    "address of an unknown kind": Case(
+        "log.csv", table(), address="gopher://", refused="gopher.*fetch the file yourself"
+    ),
     "empty directory": Case("parts", {"_SUCCESS": "x"}, refused="no file with rows"),
     "empty": Case("log.csv", "", refused="the file is empty"),
     "header alone": Case("log.csv", table(events=[]), refused="no rows below the header"),
@@ -461,7 +476,7 @@ if shutil.which("zstd"):
     CASES["json lines in zstd"] = Case("log.jsonl.zst", zstd(lines(objects())))
 
 
-def write(folder: Path, case: Case) -> Path:
+def write(folder: Path, case: Case) -> str:
     path = folder / case.name
     files = (
         {path / name: text for name, text in case.content.items()}
@@ -471,7 +486,7 @@ def write(folder: Path, case: Case) -> Path:
     for file, content in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path / case.glob if case.glob else path
+    return f"{case.address}{path / case.glob if case.glob else path}"
 
 
 def events_in(out: Path) -> list[Event]:
@@ -509,5 +524,15 @@ def test_file_is_read_to_its_events_or_refused_with_a_way_out(
         assert sorted(events_in(out)) == sorted(case.expected)
 
 
-def test_frozen_times_are_in_the_past() -> None:
-    assert START.date() < date.today()
+FORMS = {
+    "text": "semicolon", "header": "u.data", "quotes": "line breaks in a field", "JSON": "json array",
+    "Parquet, Arrow": "parquet", "compression": "bzip2", "encoding": "latin-1", "parts": "parts", "address": "address",
+    "Unix time": "unix time in milliseconds", "date": "date as %d %b %Y", "day or month first": "day or month first",
+    "no time": "no times",
+}  # fmt: skip
+"""A case for every row of the table of forms in training/README.md."""
+
+
+def test_every_form_of_the_readme_has_a_case() -> None:
+    assert DOCUMENTS["training/README.md"].rows("form").keys() == FORMS.keys()
+    assert set(FORMS.values()) <= CASES.keys()
