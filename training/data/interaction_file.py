@@ -73,6 +73,7 @@ class InteractionFile:
     account: Account
     dropped: Mapping[str, int]  # rows by reason
     times: str  # how the times were read
+    event_values: Sequence[str] = ()  # of the event column, as they were met
 
     @cached_property
     def frame(self) -> pl.DataFrame:
@@ -102,6 +103,7 @@ def read_interactions(place: Place | Source, cleaning: Cleaning) -> InteractionF
     frame = pl.DataFrame({"user": user[keep], "item": item[keep], "timestamp_ms": ms[keep]})
     if rows.weight is not None or cleaning.weights == "loss":
         frame = frame.with_columns(weight=_weights(rows, cleaning)[keep])
+    values = list(rows.event_codes)
     del rows, user, item, ms, bad, reasons
     once = _once(frame)
     dropped["duplicate"] = frame.height - once.height
@@ -109,7 +111,7 @@ def read_interactions(place: Place | Source, cleaning: Cleaning) -> InteractionF
     dropped["over_max_history"] = once.height - recent.height
     recent, users, items = _compact(recent, users, items)
     counts = {reason: count for reason, count in dropped.items() if count}
-    return InteractionFile(recent, users, items, source, account, counts, times)
+    return InteractionFile(recent, users, items, source, account, counts, times, values)
 
 
 def _settled(rows: Gathered, cleaning: Cleaning, account: Account) -> tuple[NDArray[np.int64], NDArray[np.bool_], str]:

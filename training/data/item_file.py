@@ -22,6 +22,10 @@ from training.file.identifier import as_id, as_text, tidy_ids
 from training.file.source import Place
 from training.file.table import read_table
 
+FORMS_OF_TIME = (
+    "Unix time in s, ms, us or ns, or text such as 2020-09-16 18:43:01, 2020-09-16T18:43:01Z, 16 Sep 2020, 9/16/2020 "
+    "6:43 PM or 20200916; without any: --set prepare.times=order"
+)
 PREFIX = "attribute."  # of the columns of items.parquet that hold attributes, as lists of text
 KNOWN = ("item_id", "title", "description")
 
@@ -145,6 +149,10 @@ def check_malformed(label: str, account: Account, max_malformed: float, hint: st
     listed = "".join(f"\n  {example}" for example in account.examples)
     allowed = "" if share > 0.5 else f", or allow more: --set prepare.max_malformed={_above(share)}"
     seen = ", ".join(f"{name} {value}" for name, value in account.recognised.items() if value not in ("yes", "no"))
+    if share > 0.5 and any("timestamp" in example for example in account.examples):
+        hint += f"A time is {FORMS_OF_TIME}. "
+    if share > 0.5 and any("weight" in example for example in account.examples):
+        hint += "A weight is a number such as 3.5, with a point; without it: --set prepare.weights=ignore. "
     raise InputError(
         f"{label}: {account.malformed} of {account.rows} rows ({share:.1%}) are malformed, more than "
         f"{max_malformed:.1%}. The first:{listed}\n{hint}Read as: {seen}. Correct the file{allowed}"

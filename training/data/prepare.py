@@ -117,8 +117,9 @@ def _check_enough(found: InteractionFile) -> None:
     counts = ", ".join(f"{reason} {count}" for reason, count in found.dropped.items())
     counts = f"{n_rows} rows read, malformed {found.account.malformed}" + (f", {counts}" if counts else "")
     if not found.events.height:
+        seen = f"; the events of the file are {', '.join(found.event_values[:10])}" if found.event_values else ""
         raise InputError(
-            f"{label}: no row is left to learn from ({counts}). "
+            f"{label}: no row is left to learn from ({counts}){seen}. "
             "Check --columns, prepare.events and prepare.min_weight against the file"
         )
     for name, noun, ids in (("user_id", "user", found.users), ("item_id", "item", found.items)):

@@ -70,6 +70,11 @@ class Choice:
                 names[ours] = theirs
             elif ours in self.required or (ours in self.columns and ours not in self.may_lack):
                 raise InputError(self.refusal(label, theirs, ours, present))
+        if len({names[ours] for ours in self.required}) < len(self.required):
+            raise InputError(
+                f"{label}: two of {', '.join(self.required)} are the same column; name each its own: {self.option} "
+                + ",".join(f"{ours}=COLUMN" for ours in self.required)
+            )
         return names | (self.others([name for name in present if name not in names.values()]) if self.others else {})
 
     def refusal(self, label: str, theirs: str, ours: str, present: list[str], found: str | None = None) -> str:

@@ -57,7 +57,7 @@ def is_whole(lines: list[str]) -> bool:
     try:
         found = json.loads(full[0])
     except ValueError:
-        return full[0].startswith("{") and (len(full[0]) < 3 or not full[0].rstrip(",").endswith("}"))
+        return full[0].startswith("{") and (len(full[0]) < 3 or not full[0].endswith("}"))
     return len(full) == 1 and isinstance(found, dict) and any(isinstance(one, dict | list) for one in found.values())
 
 

@@ -6,11 +6,12 @@ names or places of columns.
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from training.errors import InputError
 from training.file.account import Form
-from training.file.choice import Choice
+from training.file.choice import Choice, propose
 from training.file.delimited import Layout, split_line
 from training.file.moment import is_plausible
 
@@ -70,7 +71,7 @@ def see_layout(label: str, sample: list[str], form: Form, choice: Choice, suffix
     offset, loose, note = _shape(header, rows[1:] if has_header else rows, has_header=has_header)
     where = f"{label}:{top.numbers[0]}" if has_header else label
     header = _distinct(where, header, choice)
-    names = choice.pick(where, header)
+    names = _picked(where, header, choice)
     fields = {ours: header.index(theirs) + offset for ours, theirs in names.items()}
     start = top.numbers[0] + has_header
     said = {"delimiter": _shown(delimiter), "header": why or ("RecBole's types" if all(typed) else "yes")}
@@ -122,14 +123,17 @@ def _header(
     """Return the names of the fields, whether the first row holds them, and what is said where it does not."""
     places = [str(number + 1) for number in range(len(rows[0]))]
     needed = choice.needed()
-    given = {ours: theirs for ours, theirs in choice.columns.items() if theirs.isdecimal() and theirs not in first}
-    if form.header == "yes" or (form.header == "auto" and set(needed.values()) & set(first)):
+    is_counted = first == [str(at) for at in range(len(first))]  # the names that pandas gives
+    given = {ours: at for ours, at in choice.columns.items() if at.isdecimal() and not is_counted}
+    words = set(needed.values()) - set(given.values())
+    if form.header == "yes" or (form.header == "auto" and (words & set(first) or is_counted)):
         return first, True, ""
+    if given:
+        has_names = form.header == "auto" and _has_names(rows, given)
+        return (first, True, "yes, columns by their places") if has_names else (places, False, "none")
     looks_like_data = any(_NUMBER.match(value.strip()) or is_plausible(value) for value in rows[0])
     if form.header == "auto" and not looks_like_data:
-        return first, True, ("yes, columns by their places" if given else "")
-    if given:
-        return places, False, "none, columns by their places"
+        return first, True, ""
     guess = _guess(rows) if not choice.columns else None
     if guess and "user_id" in needed:
         by_place = [next((ours for ours, at in guess.items() if at == place), place) for place in places]
@@ -141,6 +145,33 @@ def _header(
         f"{label}:1: no header: the first row is {', '.join(rows[0][:8])}. Name the columns by their places, counted "
         f"from 1, for example {choice.option} {example}, or write a header"
     )
+
+
+def _has_names(rows: list[list[str]], given: Mapping[str, str]) -> bool:
+    """Say whether the first row holds names where columns are given by their places: known ones, or no time."""
+
+    def cell(row: int, place: str) -> str:
+        return rows[row][int(place) - 1] if int(place) <= len(rows[row]) else ""
+
+    if any(propose(ours, [cell(0, place)]) for ours, place in given.items()):
+        return True
+    time = given.get("timestamp")
+    return time is not None and len(rows) > 1 and not _is_time(cell(0, time)) and _is_time(cell(1, time))
+
+
+def _is_time(text: str) -> bool:
+    return bool(_NUMBER.match(text.strip())) or is_plausible(text)
+
+
+def _picked(where: str, header: list[str], choice: Choice) -> dict[str, str]:
+    """Return the columns to keep. Where nothing of the header is known, the refusal says that it may be none."""
+    try:
+        return choice.pick(where, header)
+    except InputError as exc:
+        if len(header) < 2 or any(propose(ours, header) for ours in (*choice.required, *choice.optional)):
+            raise
+        places = ",".join(f"{ours}={at}" for at, ours in enumerate(choice.required, start=1))
+        raise InputError(f"{exc}; or, where the first row is no header, its place: {choice.option} {places}") from exc
 
 
 def _distinct(where: str, header: list[str], choice: Choice) -> list[str]:

@@ -125,7 +125,9 @@ def _fetch(address: str) -> Source:
             if path.stat().st_size:
                 parts.append(Part(path, name if len(wanted) > 1 else address))
     except ImportError as exc:
-        raise InputError(f"{address}: {exc}; pip install 'retort[remote]', or fetch the file yourself") from exc
+        raise InputError(
+            f"{address}: {exc} (https needs the extra 'retort[remote]'), or fetch the file yourself"
+        ) from exc
     except Exception as exc:  # every file system of fsspec has errors of its own
         raise InputError(
             f"{address}: cannot be fetched ({type(exc).__name__}: {str(exc)[:200]}); check address and credentials, or "

@@ -5,7 +5,7 @@ Choice; what they mean is for whoever asked.
 """
 
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import polars as pl
@@ -51,7 +51,7 @@ def read_chunks(source: Source, choice: Choice, form: Form, account: Account) ->
     if form.format not in FORMATS or form.header not in HEADERS:
         raise InputError(f"the format must be one of {', '.join(FORMATS)} and the header one of {', '.join(HEADERS)}")
     for number, part in enumerate(source.parts):
-        with open_part(part) as opened:
+        with _naming(part, source), open_part(part) as opened:
             if opened.compression:
                 account.recognise(compression=opened.compression)
             is_typed = form.format == "parquet" or (form.format == "auto" and is_columnar(opened.head))
@@ -66,6 +66,19 @@ def read_chunks(source: Source, choice: Choice, form: Form, account: Account) ->
                         yield Chunk(row, frame)
     if not account.rows:
         raise InputError(f"{source.label}: no rows below the header; the file needs at least one")
+
+
+@contextmanager
+def _naming(part: Part, source: Source) -> Iterator[None]:
+    """Say of an error in one of several parts that the file may be none."""
+    try:
+        yield
+    except InputError as exc:
+        if len(source.parts) == 1:
+            raise
+        raise InputError(
+            f"{exc}; if {part.path.name} is no part of the table, give the right file or a glob, not {source.label}"
+        ) from exc
 
 
 def read_table(place: Place, choice: Choice, form: Form) -> Table:

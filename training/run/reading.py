@@ -55,6 +55,7 @@ def data_lines(report: Mapping[str, Any]) -> list[str]:
         f"(seen items are {'' if report['repeat_consumption'] else 'not '}recommended)",
         f"{report['rows_read']:,} rows read; dropped: {dropped or 'none'}; malformed: {malformed['count']:,}"
         + (f" (first: {malformed['examples'][0]})" if malformed["examples"] else ""),
+        *(["each event is kept with its weight"] if report["settings"].get("weights") == "loss" else []),
         *([report["fallback"]] if report.get("fallback") else []),
         f"to learn: {report.get('training_targets', report['parts']['train']):,} events that follow another; asked: "
         f"{targets['val']:,} users of validation, {targets['test']:,} of the test",

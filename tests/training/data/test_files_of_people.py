@@ -138,6 +138,26 @@ CASES: dict[str, Case] = {
     "blanks after commas": Case("log.csv", table(row="{u}, {i}, {t}", header="user_id, item_id, timestamp")),
     "row names of R": Case("log.csv", table(row='"7",{u},{i},{t}'), says="as R writes it"),
     "index of pandas": Case("log.csv", table(header=",user_id,item_id,timestamp", row="7,{u},{i},{t}")),
+    "table of Markdown": Case(
+        "log.md", table("|", "|user_id|item_id|timestamp|".replace("|", ",").strip(), row=",{u},{i},{t},")
+    ),
+    "two names of one column": Case("log.csv", table(), columns("user_id=item_id"), refused="are the same column"),
+    "event of another case": Case(
+        "log.csv",
+        table(header="user_id,item_id,timestamp,event", row="{u},{i},{t},Purchase"),
+        setting("events=purchase"),
+        refused="the events of the file are Purchase",
+        then=setting("events=Purchase"),
+    ),
+    "weights with a comma": Case(
+        "log.csv",
+        table(";", "user_id,item_id,timestamp,weight", row="{u},{i},{t},3!5").replace("!", ","),
+        refused="with a point.*prepare.weights=ignore",
+        then=setting("weights=ignore"),
+    ),
+    "a file that is no part": Case(
+        "parts", {"a.csv": table(), "movies.csv": "movieId,title\n1,x\n"}, refused="if movies.csv is no part"
+    ),
     "trailing comma": Case("log.csv", table(row="{u},{i},{t},"), says="end in a delimiter"),
     "columns in another order": Case("log.csv", table(header="timestamp,x,item_id,user_id", row="{t},x,{i},{u}")),
     "typed header of RecBole": Case(
@@ -161,6 +181,23 @@ CASES: dict[str, Case] = {
         refused="no column 'user_id'.*--columns user_id=userId,item_id=movieId",
         then=columns("user_id=userId,item_id=movieId"),
     ),
+    "headerless words by places": Case(
+        "log.csv", table(header=None, events=EVENTS, row="{u},{i}"), columns("user_id=1,item_id=2"), expected=None
+    ),
+    "headerless words": Case(
+        "log.csv",
+        table(header=None, row="{u},{i}"),
+        expected=None,
+        refused="or, where the first row is no header, its place: --columns user_id=1,item_id=2",
+        then=columns("user_id=1,item_id=2"),
+    ),
+    "places of a known header": Case(
+        "log.csv", table(header="userId,movieId", row="{u},{i}"), columns("user_id=1,item_id=2"), expected=None
+    ),
+    "places that stand in the rows": Case(
+        "u.data", table("\t", None, NUMBERED, row="{u},{i},1,{t}"), columns("user_id=1,item_id=2,timestamp=4"), NUMBERED
+    ),
+    "numbers for names": Case("log.csv", table(header="0,1,2"), columns("user_id=0,item_id=1,timestamp=2")),
     "header yes": Case("log.csv", table(header="1,2,3"), (*PLACES, *setting("header=yes"))),
     "stray quotes in a tsv": Case("log.tsv", table("\t", NAMED, row=QUOTES), says="120 lines have quotes"),
     "stray quotes in a csv": Case("log.csv", table(header=NAMED, row=QUOTES)),
@@ -221,6 +258,8 @@ CASES: dict[str, Case] = {
     "json of columns": Case(
         "log.json", frame().to_dict(as_series=False).__repr__().replace("'", '"'), refused="JSON of columns"
     ),
+    "json with trailing commas": Case("log.json", "".join(json.dumps(one) + ",\n" for one in objects())),
+    "one json object": Case("log.json", json.dumps(objects()[0] | {"tags": [{"a": 1}]}), refused="only one user"),
     "cut json": Case("log.json", json.dumps(objects())[:-50], refused="not JSON.*cut off"),
     "json of Mongo": Case(
         "log.json",
@@ -520,6 +559,7 @@ def test_file_is_read_to_its_events_or_refused_with_a_way_out(
     report = json.loads((out / "prepared" / "report.json").read_text())
     dropped = report["malformed"]["count"] + sum(report["dropped"].values())
     assert report["rows_read"] == report["n_events"] + dropped
+    assert report["n_events"] == (120 if case.expected is None else len(case.expected))
     if case.expected is not None:
         assert sorted(events_in(out)) == sorted(case.expected)
 
