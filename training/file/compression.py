@@ -60,6 +60,7 @@ class Opened:
     file: IO[bytes]  # at its start; it can be peeked at
     head: bytes  # its first bytes
     compression: str  # "", or the names of what was taken off
+    position: Callable[[], int] = int  # how many bytes of the part were read
 
 
 @contextmanager
@@ -67,6 +68,7 @@ def open_part(part: Part) -> Iterator[Opened]:
     """Open a part as it was before it was compressed. Raises InputError for damage and for what is no table."""
     with ExitStack() as stack:
         raw: IO[bytes] = stack.enter_context(part.path.open("rb"))
+        position = raw.tell
         taken: list[str] = []
         try:
             head = _peek(raw)
@@ -75,7 +77,7 @@ def open_part(part: Part) -> Iterator[Opened]:
                 raw = _uncompress(part, raw, found, head, stack)
                 head = _peek(raw)
             _refuse_foreign(part, head)
-            yield Opened(raw, head, " in ".join(reversed(taken)))
+            yield Opened(raw, head, " in ".join(reversed(taken)), position)
         except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile, RuntimeError) as exc:
             raise _damaged(part, taken, exc) from exc
         except OSError as exc:

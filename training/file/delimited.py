@@ -118,13 +118,16 @@ class _Parser:
     def _read_quoted(self, places: Sequence[int], *, is_last: bool) -> int:
         """Read the lines with quotes at some places; return where the lines begin that need the next block."""
         self._inner: list[int] = []  # lines of a record but its first
+        self._texts = self._lines.to_list() if places else []
+        if self._take_all(places):
+            return len(self._lines)
         done = -1
-        for place in places:
+        for number, place in enumerate(places):
             if place <= done:
                 continue
-            fields, is_open = self._record(self._lines[place])
+            fields, is_open = self._record(self._texts[place])
             if is_open:
-                last = self._end_of_record(place, places)
+                last = self._end_of_record(place, places[number + 1 : number + LONGEST_RECORD])
                 if last is None and not is_last and len(self._lines) - place < LONGEST_RECORD:
                     return place
                 if last is not None:
@@ -133,6 +136,22 @@ class _Parser:
                     continue
             self._take(place, fields)
         return len(self._lines)
+
+    def _take_all(self, places: Sequence[int]) -> bool:
+        """Keep all lines with quotes at once, which is quick, if each of them is a whole row of CSV; say whether."""
+        layout = self._layout
+        if not places or len(layout.delimiter) > 1:
+            return not places
+        texts = [self._texts[place] for place in places]
+        try:
+            rows = list(csv.reader(texts, delimiter=layout.delimiter, quotechar=layout.quote, strict=True))
+        except csv.Error:
+            return False
+        if len(rows) != len(places) or not all(map(self._fits, rows)):
+            return False
+        self._account.rows += len(rows)
+        self._rows += zip(places, rows, strict=True)
+        return True
 
     def _record(self, *lines: str) -> tuple[list[str] | None, bool]:
         """Return the fields of a record in CSV, or None, and whether a quote is open at its end."""
@@ -161,20 +180,25 @@ class _Parser:
         return None, is_open
 
     def _end_of_record(self, place: int, quoted: Sequence[int]) -> int | None:
-        """Return the last line of the record that begins at a place, or None where the quote there is a stray one."""
-        lines = self._lines[place : place + LONGEST_RECORD].to_list()
-        for last in (at - place for at in quoted if place < at < place + LONGEST_RECORD):
-            fields, is_open = self._record(*lines[: last + 1])
+        """Return the last line of the record that begins at a place, or None where the quote there is a stray one.
+
+        quoted: the next lines with quotes.
+        """
+        for last in quoted:
+            if last >= place + LONGEST_RECORD:
+                return None
+            lines = self._texts[place : last + 1]
+            fields, is_open = self._record(*lines)
             if is_open:
                 continue
             if fields is None or not self._fits(fields):
                 return None
-            are_rows = all(self._fits(line.split(self._layout.delimiter)) for line in lines[: last + 1])
-            return None if are_rows else place + last
+            are_rows = all(self._fits(line.split(self._layout.delimiter)) for line in lines)
+            return None if are_rows else last
         return None
 
     def _take_long(self, place: int, last: int) -> None:
-        fields, _ = self._record(*self._lines[place : last + 1].to_list())
+        fields, _ = self._record(*self._texts[place : last + 1])
         self._inner += range(place + 1, last + 1)
         self._account.rows += 1
         self._account.note("lines_in_records_of_several_lines", self._at(place), last - place + 1)
@@ -187,7 +211,7 @@ class _Parser:
         if fields is not None and self._fits(fields):
             self._rows.append((place, fields))
             return
-        literal = self._lines[place].split(layout.delimiter)
+        literal = self._texts[place].split(layout.delimiter)
         halves = [name for name in _KEYS if name in layout.fields and self._is_half(literal, layout.fields[name])]
         if self._fits(literal) and (layout.delimiter not in ",;" or not halves):
             self._account.note("lines_with_stray_quotes", self._at(place))

@@ -8,7 +8,7 @@ temporary directory that lives as long as its Source.
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -41,6 +41,12 @@ class Source:
     name: str  # its last name, for a report
     parts: tuple[Part, ...]
     kept: Any = None  # the temporary directory of what was fetched
+    watch: Callable[[int], object] = int  # is told how many bytes were read
+
+    @cached_property
+    def size(self) -> int:
+        """The bytes of all parts."""
+        return sum(part.path.stat().st_size for part in self.parts)
 
     @cached_property
     def fingerprint(self) -> str:

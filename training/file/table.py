@@ -60,10 +60,14 @@ def read_chunks(source: Source, choice: Choice, form: Form, account: Account) ->
                 frames = read_columnar(part, opened, row, account, choice)
             else:
                 frames = _read_text(part, opened, row, account, (choice, form))
+            size, done = part.path.stat().st_size, 0
             with closing(frames):  # before its file is
                 for frame in frames:
                     if frame.height:
                         yield Chunk(row, frame)
+                    done, before = min(size, opened.position()), done
+                    source.watch(done - before)
+            source.watch(size - done)
     if not account.rows:
         raise InputError(f"{source.label}: no rows below the header; the file needs at least one")
 

@@ -8,7 +8,7 @@ The directories of the teachers are named in training/teacher (Kind.place). The 
 
 import shutil
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -66,7 +66,8 @@ def run_prepare(run: Run, interactions: Place, items: Place | None) -> None:
 
     def work(out: Path) -> None:
         shutil.rmtree(out)  # prepare starts clean: it makes its directory itself
-        prepare(source, items, out, cleaning, rule, settings.repeats)
+        with run.progress.bar("bytes read", source.size) as bar:
+            prepare(replace(source, watch=bar.advance), items, out, cleaning, rule, settings.repeats)
 
     run.stage("prepared", {"prepare": asdict(settings), "split": rule.settings()}, inputs, work)
     for line in data_lines(run.prepared().report):
