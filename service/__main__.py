@@ -7,6 +7,7 @@ yes and 1 for no. 2 stands for a wrong question or a missing part, whose message
 from service import environment  # noqa: F401, I001  # before numpy and prometheus_client
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,10 +15,14 @@ from pathlib import Path
 from service import __version__
 from service.command import rollout
 from service.command.bench import bench
+from service.command.compact import compact
 from service.command.doctor import examine
+from service.command.keygen import keygen
 from service.command.serve import serve
 from service.command.transfer import export_events, import_histories
 from service.errors import RetortError
+from service.logs import printable
+from service.release.confinement import hide_from_same_user
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
         given.insert(0, "serve")
     arguments = _parser().parse_args(given)
+    os.umask(0o077)  # of all that is written, by this process and by those that it starts
+    hide_from_same_user()  # keys and passwords stand in the environment
     try:
         status: int = arguments.run(arguments)
         return status
@@ -40,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say_why(text: str) -> int:
-    print(f"retort: {text}", file=sys.stderr)
+    print(f"retort: {printable(text)}", file=sys.stderr)
     return 2
 
 
@@ -68,12 +75,17 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.add_argument("file", type=_path, metavar="FILE")
         command.set_defaults(run=run)
+    compacting = commands.add_parser("compact", help="rewrite the embedded server's file without what was erased")
+    compacting.set_defaults(run=compact)
     _add_bench(commands.add_parser("bench", help="find the rate at which a running service keeps a latency budget"))
     _add_releases(commands)
+    made = commands.add_parser("keygen", help="make a key to sign what is published")
+    made.add_argument("file", type=_path, metavar="FILE", help="the private key, a new file")
+    made.set_defaults(run=keygen)
     checked = commands.add_parser("doctor", help="look for what is wrong with machine, settings, store and bundle")
     _add_serving_flags(checked)
     checked.set_defaults(run=examine)
-    for name in ("serve", "import", "export", "publish", "activate", "rollback", "status", "doctor"):
+    for name in ("serve", "import", "export", "compact", "publish", "activate", "rollback", "status", "doctor"):
         command = commands.choices[name]
         command.add_argument(
             "--data-dir",
@@ -128,6 +140,7 @@ def _add_releases(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     publish = commands.add_parser("publish", help="upload a bundle into the store and make it live")
     publish.add_argument("bundle", type=_path, metavar="DIR")
     publish.add_argument("--no-activate", action="store_true", help="upload only")
+    publish.add_argument("--signing-key", type=_optional_path, metavar="FILE", help="sign with this private key")
     publish.set_defaults(run=rollout.publish)
     activate = commands.add_parser("activate", help="make a published version live")
     activate.add_argument("version", metavar="VERSION")

@@ -9,7 +9,7 @@ import gc
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from service.http.users import user_routes
 from service.logs import Log
 from service.metrics import Metrics
 from service.model.model import load_model
-from service.recommendation.budget import BudgetRule
+from service.private_directory import make_private
 from service.recommendation.lookup import Lookup
 from service.recommendation.memory import Memory
 from service.recommendation.ranker import Ranker
@@ -43,28 +43,30 @@ from service.recommendation.recommender import Recommender
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
 from service.release.generation import Generation, Generations
-from service.release.published import OWN_NUMBER, PublishedVersions
+from service.release.published import PublishedVersions
+from service.release.record import OWN_NUMBER
+from service.release.signature import Trust
 from service.release.trial import try_bundle
 from service.settings import Settings
-from service.store.breaker import Breaker
+from service.storage import budget_rule, erasures_of, history_of, open_store, stream_of, trouble_of
 from service.store.client import Store
-from service.store.embedded import Embedded
+from service.user.alias import Aliases, UserNames, kept_key
 from service.user.embedding import EmbeddingCache
-from service.user.history import History, Retention
+from service.user.erasure import Erasures
+from service.user.history import History
 from service.user.key import UserKeys
-from service.user.stream import EventStream
 from service.wire.crowd import Crowd, most_connections
 
-_STORE_START_S = 10.0
-_COMMAND_TIMEOUT_S = 30.0
 _LAG_EVERY_S = 0.1
 
 
 class Readiness:
     """What /readyz says. is_draining: told to stop, so no longer ready."""
 
-    def __init__(self, store: Store, store_kind: str, generations: Generations) -> None:
+    def __init__(self, store: Store, store_kind: str, explain: Callable[[], str], generations: Generations) -> None:
+        """store_kind: embedded or external. explain: says why the store does not answer."""
         self._store, self._store_kind, self._generations = store, store_kind, generations
+        self._explain = explain
         self.is_draining = False
 
     def drain(self) -> None:
@@ -75,6 +77,8 @@ class Readiness:
         """Return the body of /readyz."""
         breaker = self._store.breaker
         store = {"kind": self._store_kind, "is_up": breaker.is_closed, "breaker": breaker.state.name.lower()}
+        if not breaker.is_closed and (reason := self._explain()):
+            store["reason"] = reason
         return {"ready": not self.is_draining, "model_version": self._generations.live.version, "store": store}
 
 
@@ -106,37 +110,37 @@ async def open_service(
     store_kind: embedded, where the URL is that of an embedded server which somebody else owns. ledger: of the rates of
     callers, where several processes share them. is_pinned: serve --bundle whatever version the store calls live.
     """
-    check_bundle(settings, is_pinned=is_pinned)
+    check_places(settings, is_pinned=is_pinned)
     metrics = Metrics(__version__)
     async with AsyncExitStack() as stack:
         store = await open_store(settings, stack, metrics=metrics, log=log)
-        loader = GenerationLoader(settings, store, metrics, log)
+        erasures = erasures_of(settings, store)
+        loader = GenerationLoader(settings, store, erasures, metrics, log)
         published = PublishedVersions(store, settings.namespace)
-        fetched = FetchedBundles(settings.data_dir / "releases", published, trial_of(settings))
-        follower = Follower(published, fetched, loader.load, metrics, log)
+        follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
         first = None if is_pinned else await follower.find_first(settings.bundle)
         generations = Generations(first or _load_own(settings, loader))
         stack.push_async_callback(generations.rest)
-        readiness = Readiness(store, store_kind or ("external" if settings.redis_url else "embedded"), generations)
+        readiness = _make_readiness(settings, store, store_kind, generations)
         history = history_of(settings, store)
-        account = Account(metrics, log if settings.log_requests else None)
-        keys = Keys(settings.parsed_keys, settings.admin_key.get_secret_value())
-        guard = _make_guard(settings, keys, account, ledger)
+        names = _names_of(settings)
+        keys, account, guard = _make_guard(settings, metrics, log, ledger)
         api = create_api(
             [
                 event_routes(history, metrics, guard.charge),
-                user_routes(history, stream_of(settings, store), generations),
+                user_routes(history, stream_of(settings, store), erasures, generations, names),
                 model_routes(generations, published, follower.look_soon),
                 probe_routes(readiness.describe, metrics),
             ],
             is_keyed=keys.is_on,
         )
-        endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings))
+        endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings), names.in_log)
         gate = Gate(api, endpoint, guard, _make_admission(settings, metrics), account)
         _show(metrics, generations)
-        stack.push_async_callback(_cancel, asyncio.create_task(_watch_lag(metrics)))
-        if not is_pinned:
-            stack.push_async_callback(_cancel, asyncio.create_task(follower.run(generations)))
+        hearing = erasures.follow(generations.forget_share) if settings.memory_users else None
+        following = None if is_pinned else follower.run(generations)
+        for work in filter(None, (_watch_lag(metrics), hearing, following)):
+            stack.push_async_callback(_cancel, asyncio.create_task(work))
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
@@ -158,8 +162,8 @@ def _show(metrics: Metrics, generations: Generations) -> None:
 class GenerationLoader:
     """Makes generations out of bundles, all with the same store and settings."""
 
-    def __init__(self, settings: Settings, store: Store, metrics: Metrics, log: Log) -> None:
-        self._settings, self._store, self._metrics, self._log = settings, store, metrics, log
+    def __init__(self, settings: Settings, store: Store, erasures: Erasures, metrics: Metrics, log: Log) -> None:
+        self._settings, self._store, self._erasures, self._metrics, self._log = settings, store, erasures, metrics, log
 
     def load(self, path: Path, number: int) -> Generation:
         """Load a bundle, hold it against its golden answers, and warm it. Raises StartError."""
@@ -167,7 +171,8 @@ class GenerationLoader:
         manifest, catalogue = model.manifest, model.catalogue
         history = history_of(self._settings, self._store)
         embeddings = self._embeddings(history, manifest.dim, manifest.version)
-        lookup = Lookup(history, embeddings, catalogue, Memory(self._settings.memory_users), self._metrics)
+        memory = Memory(self._settings.memory_users, lambda: self._erasures.is_heard)
+        lookup = Lookup(history, embeddings, catalogue, memory, self._metrics)
         ranker = Ranker(model.student, catalogue, self._metrics, max_history=manifest.max_history)
         recommender = Recommender(catalogue, lookup, ranker, self._metrics)
         recommender.warm()
@@ -181,11 +186,6 @@ class GenerationLoader:
         self._log.write("warning", "index", message=message)
 
 
-def budget_rule(settings: Settings) -> BudgetRule:
-    """Return how the time of a request is shared out."""
-    return BudgetRule(settings.budget_ms / 1000, settings.store_share)
-
-
 def codes_of(settings: Settings) -> Path:
     """Return where the codes of large catalogues are kept."""
     return settings.data_dir / "index"
@@ -196,8 +196,20 @@ def trial_of(settings: Settings) -> Callable[[Path], Awaitable[None]]:
     return partial(try_bundle, kind=settings.index, codes=codes_of(settings))
 
 
-def check_bundle(settings: Settings, *, is_pinned: bool) -> None:
-    """Find at once what cannot be served at all. Raises StartError."""
+def _fetched_of(settings: Settings, published: PublishedVersions, log: Log) -> FetchedBundles:
+    def say() -> None:
+        text = "nobody trusted has signed what is followed: whoever can write to the store decides what is served"
+        log.write("warning", "release_unsigned", message=text)
+
+    is_required = settings.requires_signature
+    trust = Trust(settings.namespace, settings.public_keys, is_required=is_required, on_unsigned=say)
+    return FetchedBundles(settings.data_dir / "releases", published, trial_of(settings), trust)
+
+
+def check_places(settings: Settings, *, is_pinned: bool) -> None:
+    """Find at once what cannot be served at all, and what others could have changed. Raises StartError."""
+    with suppress(OSError):  # with a store of your own it can do without
+        make_private(settings.data_dir)
     if settings.bundle is None:
         if is_pinned:
             raise StartError("--pin: give --bundle DIR, the directory to serve whatever the store says")
@@ -217,90 +229,22 @@ def _load_own(settings: Settings, loader: GenerationLoader) -> Generation:
     return loader.load(settings.bundle, OWN_NUMBER)
 
 
-def start_embedded(settings: Settings, stack: AsyncExitStack, log: Log) -> str:
-    """Start the embedded server and look after it until the stack ends; return its URL. Raises StartError."""
-    embedded = Embedded(settings.data_dir)
-    stack.push_async_callback(embedded.stop)
-    embedded.start()
-    embedded.supervise()
-    log.write("info", "embedded_server", pid=embedded.pid, data_dir=str(settings.data_dir))
-    return embedded.url
+def _make_readiness(settings: Settings, store: Store, store_kind: str | None, generations: Generations) -> Readiness:
+    kind = store_kind or ("external" if settings.redis_url else "embedded")
+    return Readiness(store, kind, partial(trouble_of, settings, store, is_embedded=kind == "embedded"), generations)
 
 
-async def open_store(settings: Settings, stack: AsyncExitStack, *, metrics: Metrics | None, log: Log) -> Store:
-    """Start the embedded server, or take the one that is named; wait for it a little; go on without it if need be."""
-    url = settings.redis_url.get_secret_value() if settings.redis_url else start_embedded(settings, stack, log)
-    store = make_store(settings, url, metrics=metrics, log=log)
-    stack.push_async_callback(store.close)
-    if not await store.wait_until_up(_STORE_START_S if settings.redis_url is None else 1.0):
-        log.write("warning", "store_not_up", message="serving without the store until it answers")
-    store.open()
-    return store
-
-
-@asynccontextmanager
-async def reach_store(settings: Settings) -> AsyncIterator[Store]:
-    """Reach the store that the service uses; start the embedded server only where nobody else runs it."""
-    log = Log("error")
-    async with AsyncExitStack() as stack:
-        stack.callback(log.close)
-        embedded = Embedded(settings.data_dir)
-        if settings.redis_url is None and not embedded.try_lock():
-            store = make_store(settings, embedded.url, metrics=None, log=log)
-            stack.push_async_callback(store.close)
-        else:
-            await embedded.stop()  # gives the lock back; open_store takes it again
-            store = await open_store(settings, stack, metrics=None, log=log)
-        if not await store.wait_until_up(_COMMAND_TIMEOUT_S if settings.redis_url is None else 2.0):
-            raise StartError("the store does not answer")
-        yield store
-
-
-def make_store(settings: Settings, url: str, *, metrics: Metrics | None, log: Log) -> Store:
-    """Build the store's client."""
-
-    def on_error(kind: str) -> None:
-        if metrics is not None:
-            metrics.store_errors[kind].inc()
-        log.fault("store_error", kind=kind)
-
-    def on_change(state: Any) -> None:
-        if metrics is not None:
-            metrics.breaker_state.set(int(state))
-        log.fault(f"store_breaker_{state.name.lower()}")
-
-    def on_call(op: str, seconds: float) -> None:
-        if metrics is not None:
-            metrics.store_operation[op].observe(seconds)
-
-    return Store(
-        url,
-        max_connections=settings.store_connections,
-        slow_s=budget_rule(settings).slow_store_s,
-        breaker=Breaker(on_change),
-        on_call=on_call,
-        on_error=on_error,
-    )
-
-
-def history_of(settings: Settings, store: Store) -> History:
-    """Return the histories that the service uses."""
-    retention = Retention(
-        events=settings.history_events,
-        history_ttl_s=round(settings.history_ttl_days * 86_400),
-        stream=settings.event_stream_max,
-    )
-    return History(store, UserKeys(settings.namespace), retention)
-
-
-def stream_of(settings: Settings, store: Store) -> EventStream:
-    """Return the stream of events that the service has accepted."""
-    return EventStream(store, UserKeys(settings.namespace))
-
-
-def _make_guard(settings: Settings, keys: Keys, account: Account, ledger: Ledger | None) -> Guard:
+def _make_guard(settings: Settings, metrics: Metrics, log: Log, ledger: Ledger | None) -> tuple[Keys, Account, Guard]:
+    keys = Keys(settings.parsed_keys, settings.admin_key.get_secret_value())
+    account = Account(metrics, log if settings.log_requests else None)
     hosts = Hosts([*settings.hosts, settings.host], is_on=not keys.is_on)
-    return Guard(hosts, keys, Proxies(settings.proxies), Rates(settings.rate_per_s, ledger), account)
+    guard = Guard(hosts, keys, Proxies(settings.proxies), Rates(settings.rate_per_s, ledger), account)
+    return keys, account, guard
+
+
+def _names_of(settings: Settings) -> UserNames:
+    key = settings.log_key.get_secret_value().encode() or kept_key(settings.data_dir)
+    return UserNames(settings.log_users, Aliases(key))
 
 
 def _make_admission(settings: Settings, metrics: Metrics) -> Admission:

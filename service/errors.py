@@ -62,13 +62,16 @@ class DegradedError(RetortError):
 
 
 class StoreError(DegradedError):
-    """The store did not do what it was asked. kind: one of STORE_KINDS in service.metrics, or "breaker_open"."""
+    """The store did not do what it was asked. kind: one of STORE_KINDS in service.metrics, or "breaker_open".
+
+    words: what the server or the system said, fit for a log; the message is both.
+    """
 
     reason = "store_error"
 
-    def __init__(self, kind: str) -> None:
-        super().__init__(kind)
-        self.kind = kind
+    def __init__(self, kind: str, words: str = "") -> None:
+        super().__init__(f"{kind}: {words}" if words else kind)
+        self.kind, self.words = kind, words
 
 
 class StoreTimeoutError(StoreError):

@@ -1,10 +1,12 @@
 """The log: lines of JSON on stderr, written by a thread of its own, so that a slow reader never slows an answer.
 
 Every 50 ms the thread writes what has gathered since (tests/bench/README.md, "The log is written in batches"). If too
-much has gathered, lines are dropped, and how many is logged. Bodies, headers and keys are never logged. User and item
-ids are written as JSON strings, so no id can pose as a line of its own.
+much has gathered, lines are dropped, and how many is logged. Bodies, headers and keys are never logged. All texts are
+written as JSON strings in which every character that does not print is escaped: no id can pose as a line of its own,
+turn the direction of what follows it, or hide.
 """
 
+import json
 import logging
 import sys
 import threading
@@ -42,8 +44,7 @@ class Log:
         if len(self._lines) >= _MAX_QUEUED:
             self._n_dropped += 1
             return
-        line = {"time": round(time.time(), 3), "severity": level, "event": event, **fields}
-        self._lines.append(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
+        self._lines.append(_as_line({"time": round(time.time(), 3), "severity": level, "event": event, **fields}))
 
     def fault(self, event: str, /, **fields: Any) -> None:
         """Queue a warning, unless one of the same event was queued within the last second."""
@@ -96,12 +97,36 @@ class LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Queue one record; a traceback is one field of its line. Records of level INFO are queued as debug."""
         level = "error" if record.levelno >= 40 else "warning" if record.levelno >= 30 else "info"
-        fields: dict[str, Any] = {"logger": record.name, "message": _printable(record.getMessage())}
+        fields: dict[str, Any] = {"logger": record.name, "message": record.getMessage()}
         if record.exc_info:
-            fields["traceback"] = _printable(logging.Formatter().formatException(record.exc_info))
+            fields["traceback"] = logging.Formatter().formatException(record.exc_info)
         self._log.write(level if record.levelno > 20 else "debug", "message", **fields)
 
 
-def _printable(text: str) -> str:
-    """Return text that can be written as UTF-8. An error may quote anything, and logging it must not fail."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def printable(text: str) -> str:
+    """Return a text for a terminal: what does not print, and would act on the terminal or hide, is escaped."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def _as_line(fields: dict[str, Any]) -> bytes:
+    """Return a line of JSON. Whatever the fields are, it can be written: a log that fails would end what logs."""
+    try:
+        line = orjson.dumps(fields, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # a lone surrogate, or a number of more than 64 bits
+        line = orjson.dumps(_plain(fields), option=orjson.OPT_APPEND_NEWLINE)
+    if line.isascii() and b"\x7f" not in line:
+        return line
+    text = line.decode()
+    if text[:-1].isprintable():
+        return line
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_plain(str(name)): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(each) for each in value]
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 63):
+        return value
+    return str(value).encode("utf-8", "backslashreplace").decode()

@@ -48,9 +48,9 @@ STORE_KINDS = (
     "noperm", "other",
 )  # fmt: skip
 SHED_REASONS = ("concurrency", "events", "other_routes", "rate", "gone", "connections")
-EVENT_RESULTS = ("accepted", "duplicate", "invalid", "future", "unavailable")
+EVENT_RESULTS = ("accepted", "duplicate", "invalid", "future", "too_old", "unavailable")
 CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
-SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "error")
+SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "rejected_signature", "error")
 _Sum = Literal["livesum", "livemin", "livemax"]
 """What a gauge of several workers is: the sum, the least or the greatest over those that live."""
 

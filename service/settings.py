@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import StartError
 from service.http.caller import Network, parse_networks
 from service.http.key import LEAST_KEY, Key, parse_key
+from service.release.signature import parse_public_keys
 from service.setting_name import PREFIX, find_addresses, find_mistakes, is_of_kubernetes
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -55,6 +56,13 @@ class Settings(BaseSettings):
     )
     admin_key: SecretStr = Field(SecretStr(""), description="opens the API and the model routes")
     allow_anonymous: bool = Field(False, description="1: listen beyond loopback without keys")
+    trusted_keys: str = Field(
+        "", description="public keys of keygen, joined by commas: what is published must be signed with one of them"
+    )
+    require_signature: bool | None = Field(
+        None, description="1: only signed versions are followed; unset: as soon as there are trusted keys"
+    )
+    signing_key: Path | None = Field(None, description="file of the private key with which publish signs")
     budget_ms: int = Field(50, ge=1, le=1000, description="budget of a request that names none, from its arrival")
     store_share: float = Field(0.4, gt=0, lt=1, description="share of the budget that the store may use")
     store_connections: int = Field(
@@ -85,10 +93,22 @@ class Settings(BaseSettings):
     memory_users: int = Field(
         10_000, ge=0, le=10_000_000, description="users a worker remembers for when the store fails"
     )
+    compact_hours: float = Field(
+        24, gt=0, le=8760, description="age at which the embedded server's file is rewritten without what was erased"
+    )
+    memory_s: float = Field(
+        10, gt=0, le=3600, description="how long a worker that hears of no erasures answers from memory"
+    )
     drain_s: float = Field(0.5, ge=0, le=300, description="after SIGTERM: seconds of serving while /readyz says 503")
     shutdown_s: int = Field(5, ge=1, le=300, description="after draining: seconds that requests in flight may take")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line logged")
     log_requests: bool = Field(True, description="0: no line per request")
+    log_users: Literal["alias", "id", "none"] = Field(
+        "alias", description="how a line names the user: a keyed hash, the id itself, or not at all"
+    )
+    log_key: SecretStr = Field(
+        SecretStr(""), description="key of the aliases, the same on all machines; unset: one made in the data directory"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -100,7 +120,20 @@ class Settings(BaseSettings):
             if not isinstance(value, str) or (value.strip() and not is_of_kubernetes(_full_name(name), value))
         }
 
-    @field_validator("data_dir", "bundle")
+    @field_validator("trusted_keys")
+    @classmethod
+    def _are_public_keys(cls, text: str) -> str:
+        parse_public_keys(text)
+        return text
+
+    @field_validator("require_signature")
+    @classmethod
+    def _can_be_met(cls, is_required: bool | None, info: ValidationInfo) -> bool | None:
+        if is_required and not info.data.get("trusted_keys", "-"):
+            raise ValueError("set RETORT_TRUSTED_KEYS too: without a key nothing could be followed")
+        return is_required
+
+    @field_validator("data_dir", "bundle", "signing_key")
     @classmethod
     def _expand_home(cls, path: Path | None) -> Path | None:
         try:
@@ -148,6 +181,16 @@ class Settings(BaseSettings):
     def keys(self) -> tuple[str, ...]:
         """The API keys, without the admin key."""
         return tuple(key.strip() for key in self.api_keys.get_secret_value().split(",") if key.strip())
+
+    @property
+    def public_keys(self) -> tuple[bytes, ...]:
+        """The trusted public keys, each 32 bytes."""
+        return parse_public_keys(self.trusted_keys)
+
+    @property
+    def requires_signature(self) -> bool:
+        """Whether a published version must be signed to be followed."""
+        return bool(self.trusted_keys) if self.require_signature is None else self.require_signature
 
     @property
     def is_exposed_without_keys(self) -> bool:

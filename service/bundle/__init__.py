@@ -19,6 +19,7 @@ from service.bundle.manifest import (
     Manifest,
     bundle_version,
     fingerprint,
+    parse_manifest,
     read_manifest,
 )
 from service.bundle.table import Float32, Int64, ItemTable, pad_histories
@@ -27,5 +28,5 @@ __all__ = [
     "EMBEDDINGS", "ENCODER", "FORMAT", "GOLDEN", "ITEMS", "MANIFEST", "MAX_ID_LENGTH", "REQUIRED", "SCALES", "TIE_RULE",
     "Bundle", "BundleCorruptError", "BundleError", "BundleFormatError", "BundleMissingError", "Float32", "Golden",
     "Int64", "Item", "ItemTable", "Items", "Manifest", "bundle_version", "check_item_id", "fingerprint", "open_bundle",
-    "pad_histories", "popularity_order", "read_manifest", "tie_hash", "write_bundle",
+    "pad_histories", "parse_manifest", "popularity_order", "read_manifest", "tie_hash", "write_bundle",
 ]  # fmt: skip

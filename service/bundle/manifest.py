@@ -4,6 +4,7 @@ The file table is checked before any other file is parsed: names, kinds, sizes a
 """
 
 import hashlib
+import json
 import re
 import stat
 from collections.abc import Mapping
@@ -26,7 +27,12 @@ BIASES = "item_biases.npy"
 ITEMS = "items.jsonl"
 GOLDEN = "golden.jsonl"
 REQUIRED = frozenset({ENCODER, EMBEDDINGS, ITEMS, GOLDEN})
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+ALLOWED = REQUIRED | {INPUT_EMBEDDINGS, SCALES, BIASES}
+"""The names that a file of a bundle may have. Some become paths and keys before anything else of it is known."""
+_MOST = (1 << 31) - 1
+_MOST_BYTES = 1 << 44
+_TOO_LARGE = 1 << 63
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +77,21 @@ def read_manifest(path: Path) -> Manifest:
         )
     if _regular_size(manifest) > MAX_MANIFEST_BYTES:
         raise BundleCorruptError(f"{manifest}: larger than {MAX_MANIFEST_BYTES} bytes")
-    fields = parse_json(manifest, manifest.read_bytes())
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        found = fields.get("format") if isinstance(fields, dict) else None
-        raise BundleFormatError(f"{manifest}: format {found!r}, this version of retort reads format {FORMAT}")
-    return _checked_manifest(manifest, fields)
+    return parse_manifest(manifest.read_bytes(), manifest)
+
+
+def parse_manifest(text: bytes, where: object) -> Manifest:
+    """Read the text of a manifest.json and check its format and its fields. Raises BundleError.
+
+    where: the file, or whatever else names it in messages.
+    """
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise BundleCorruptError(f"{where}: larger than {MAX_MANIFEST_BYTES} bytes")
+    fields = parse_json(where, text)
+    found = fields.get("format") if isinstance(fields, dict) else None
+    if type(found) is not int or found != FORMAT:
+        raise BundleFormatError(f"{where}: format {str(found)[:20]!r}, this version of retort reads format {FORMAT}")
+    return _checked_manifest(where, fields)
 
 
 def check_files(path: Path, manifest: Manifest) -> None:
@@ -114,9 +130,6 @@ def _check_file(path: Path, expected: Mapping[str, Any]) -> None:
 
 
 def _check_listing(path: Path, manifest: Manifest) -> None:
-    for name in manifest.files:
-        if not _SAFE_NAME.fullmatch(name) or name == MANIFEST:
-            raise BundleCorruptError(f"{path / MANIFEST}: {name!r} is not an allowed file name")
     present = {entry.name for entry in path.iterdir()} - {MANIFEST}
     missing = (REQUIRED | set(manifest.files)) - present
     if missing:
@@ -127,24 +140,43 @@ def _check_listing(path: Path, manifest: Manifest) -> None:
         raise BundleCorruptError(f"{path / MANIFEST}: version {manifest.version!r} is not that of its file table")
 
 
-def _checked_manifest(path: Path, fields: Mapping[str, Any]) -> Manifest:
+def _checked_manifest(where: object, fields: Mapping[str, Any]) -> Manifest:
     kinds: dict[str, type | tuple[type, ...]] = {
         "version": str, "created_at": str, "dim": int, "max_history": int, "n_items": int, "files": dict,
         "repeat_consumption": bool, "tie_rule": str, "split": dict, "refit": bool, "quality": dict, "lineage": dict,
     }  # fmt: skip
     for name, kind in kinds.items():
         if not isinstance(fields.get(name), kind) or (kind is int and isinstance(fields[name], bool)):
-            raise BundleCorruptError(f"{path}: field {name!r} is missing or not of type {kind}")
+            raise BundleCorruptError(f"{where}: field {name!r} is missing or not of type {kind}")
     for name in ("dim", "max_history", "n_items"):
-        if fields[name] < 1:
-            raise BundleCorruptError(f"{path}: field {name!r} must be positive")
+        if not 1 <= fields[name] <= _MOST:
+            raise BundleCorruptError(f"{where}: field {name!r} must be positive, and at most {_MOST}")
     for name, entry in fields["files"].items():
-        if (
-            not isinstance(entry, dict)
-            or not isinstance(entry.get("sha256"), str)
-            or type(entry.get("size")) is not int
-        ):
-            raise BundleCorruptError(f"{path}: files[{name!r}] needs a sha256 and a size")
+        _check_entry(where, name, entry)
     if fields["tie_rule"] != TIE_RULE:
-        raise BundleFormatError(f"{path}: tie_rule {fields['tie_rule']!r}, this version of retort serves {TIE_RULE!r}")
-    return Manifest(**{name: fields[name] for name in kinds})
+        raise BundleFormatError(f"{where}: tie_rule {fields['tie_rule']!r}, this version of retort serves {TIE_RULE!r}")
+    known = {name: fields[name] for name in kinds}
+    try:
+        json.dumps(known, ensure_ascii=False).encode()  # a lone surrogate could not be shown
+        _check_numbers(known)
+    except (ValueError, RecursionError) as exc:
+        raise BundleCorruptError(f"{where}: holds what cannot be shown: {type(exc).__name__}") from exc
+    return Manifest(**known)
+
+
+def _check_numbers(value: Any) -> None:
+    """Raise ValueError for a number that is larger than JSON is commonly read with."""
+    if isinstance(value, int) and abs(value) >= _TOO_LARGE:
+        raise ValueError(value)
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_numbers(each)
+
+
+def _check_entry(where: object, name: str, entry: Any) -> None:
+    if name not in ALLOWED:
+        raise BundleCorruptError(f"{where}: {name[:100]!r} is not an allowed file name")
+    sha256, size = (entry.get("sha256"), entry.get("size")) if isinstance(entry, dict) else (None, None)
+    is_sum = isinstance(sha256, str) and _SHA256.fullmatch(sha256)
+    if not is_sum or type(size) is not int or not 0 <= size <= _MOST_BYTES:
+        raise BundleCorruptError(f"{where}: files[{name!r}] needs a sha256 and a size")

@@ -1,7 +1,8 @@
 """The command doctor: what would go wrong on this machine with these settings, and the way out of it.
 
-Every check looks at one thing and returns a Finding; none changes anything. PASS: nothing is wrong. WARN: the service
-works, and something is weaker than it could be. FAIL: it does not work, or may lose events that it has acknowledged.
+Every check looks at one thing and returns a Finding; none leaves anything behind. PASS: nothing is wrong. WARN: the
+service works, and something is weaker than it could be. FAIL: it does not work, or may lose events that it has
+acknowledged. The checks of the store are in store_check.
 """
 
 import argparse
@@ -9,34 +10,19 @@ import asyncio
 import os
 import resource
 import shutil
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from service.app import budget_rule, reach_store, trial_of
-from service.errors import RefusedError, StartError, StoreError
+from service.app import trial_of
+from service.command.finding import FAIL, PASS, WARN, Finding
+from service.command.store_check import check_store
+from service.errors import RefusedError, StartError
+from service.logs import printable
 from service.settings import Settings, read_settings
-from service.store.client import Store
-from service.store.reply import Reply, read_info, read_time
+from service.storage import budget_rule, reach_store
 
-PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
-_CALL_S = 2.0
-_N_PINGS = 50
-_SLOW_SHARE = 0.5
-_CLOCK_WARN_S, _CLOCK_FAIL_S = 1.0, 60.0
 SPARE_FILES = 256
 _SPARE_BYTES = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check. advice: the way out, if the level is not PASS."""
-
-    level: str
-    subject: str
-    text: str
-    advice: str = ""
 
 
 def examine(arguments: argparse.Namespace) -> int:
@@ -58,11 +44,12 @@ async def _examine(settings: Settings, n_workers: int) -> list[Finding]:
             is_exposed=settings.is_exposed_without_keys,
             has_admin=bool(settings.admin_key.get_secret_value()),
         ),
+        check_signature(is_required=settings.requires_signature, n_keys=len(settings.public_keys)),
         await check_bundle(settings.bundle, trial_of(settings)),
     ]
     try:
         async with reach_store(settings) as store:
-            return findings + await check_store(store, budget_rule(settings).slow_store_s)
+            return findings + await check_store(store, settings.namespace, budget_rule(settings).slow_store_s)
     except StartError as exc:
         return [*findings, Finding(FAIL, "store", str(exc), "see RETORT_REDIS_URL")]
 
@@ -91,6 +78,15 @@ def check_keys(host: str, *, is_exposed: bool, has_admin: bool) -> Finding:
     return Finding(PASS, "keys", f"listens on {host}")
 
 
+def check_signature(*, is_required: bool, n_keys: int) -> Finding:
+    """Judge who decides what is served: whoever can write to the store, or whoever has the private key."""
+    if is_required:
+        return Finding(PASS, "signature", f"published versions must be signed with one of {n_keys} trusted keys")
+    advice = "python -m service keygen FILE, publish with --signing-key FILE, and set RETORT_TRUSTED_KEYS here"
+    text = "none is required: whoever can write to the store decides what is served"
+    return Finding(WARN, "signature", text, advice)
+
+
 async def check_bundle(path: Path | None, try_bundle: Callable[[Path], Awaitable[None]]) -> Finding:
     """Try the bundle: its sums, its shapes and its golden answers. try_bundle: raises RefusedError."""
     if path is None:
@@ -100,21 +96,6 @@ async def check_bundle(path: Path | None, try_bundle: Callable[[Path], Awaitable
     except RefusedError as exc:
         return Finding(FAIL, "bundle", str(exc), "export it again, or copy it again from where it is whole")
     return Finding(PASS, "bundle", f"{path}: sums, shapes and golden answers are right")
-
-
-async def check_store(store: Store, slow_s: float) -> list[Finding]:
-    """Judge the latency, the memory policy, the persistence and the clock of the server.
-
-    slow_s: the time that the default budget leaves for the store.
-    """
-    try:
-        findings = [await _check_latency(store, slow_s)]
-        info = read_info(await _ask(store, "INFO"))
-        server_time = read_time(await _ask(store, "TIME"))
-    except StoreError as exc:
-        advice = "see RETORT_REDIS_URL: address, password and ACL; without a store, answers are fallbacks"
-        return [Finding(FAIL, "store", f"does not answer: {exc.kind}", advice)]
-    return [*findings, judge_memory(info), judge_persistence(info), judge_clock(server_time)]
 
 
 def check_metrics_directory(environment: Mapping[str, str]) -> Finding:
@@ -152,72 +133,10 @@ def check_disk(data_dir: Path) -> Finding:
     return Finding(PASS, "disk", text)
 
 
-async def _check_latency(store: Store, slow_s: float) -> Finding:
-    times = []
-    for _ in range(_N_PINGS):
-        start = time.perf_counter()
-        await _ask(store, "PING")
-        times.append(time.perf_counter() - start)
-    p50, p90 = sorted(times)[_N_PINGS // 2], sorted(times)[_N_PINGS * 9 // 10]
-    text = f"answers in {p50 * 1000:.2f} ms (p90 {p90 * 1000:.2f}); its share of the budget is {slow_s * 1000:.0f} ms"
-    if p50 > slow_s:
-        return Finding(
-            FAIL, "latency", text, "a nearer store, or a longer RETORT_BUDGET_MS: every answer would do without"
-        )
-    if p90 > _SLOW_SHARE * slow_s:
-        return Finding(WARN, "latency", text, "a nearer or less busy store")
-    return Finding(PASS, "latency", text)
-
-
-def judge_memory(info: Mapping[str, str]) -> Finding:
-    """Judge by a reply to INFO whether the server may throw away what it was told to keep."""
-    policy, most = info.get("maxmemory_policy", "unknown"), int(info.get("maxmemory", "0"))
-    text = f"maxmemory {most / 1e6:.0f} MB, {policy}" if most else f"maxmemory not set, {policy}"
-    if policy != "noeviction" and most:
-        return Finding(
-            FAIL, "eviction", text, "CONFIG SET maxmemory-policy noeviction: acknowledged events would vanish"
-        )
-    if policy != "noeviction":
-        return Finding(WARN, "eviction", text, "CONFIG SET maxmemory-policy noeviction, before a maxmemory is set")
-    used = int(info.get("used_memory", "0"))
-    if most and used > 0.8 * most:
-        return Finding(WARN, "eviction", f"{text}, {used / most:.0%} used", "raise it: once full, events are refused")
-    return Finding(PASS, "eviction", text)
-
-
-def judge_persistence(info: Mapping[str, str]) -> Finding:
-    """Judge by a reply to INFO whether what the server keeps outlives it."""
-    if info.get("loading") == "1":
-        return Finding(WARN, "persistence", "the server is loading its file", "wait")
-    if info.get("role") in ("slave", "replica"):
-        return Finding(FAIL, "persistence", "the server is a replica", "point RETORT_REDIS_URL at the primary")
-    if info.get("aof_last_write_status", "ok") != "ok" or info.get("rdb_last_bgsave_status", "ok") != "ok":
-        return Finding(FAIL, "persistence", "the last write to disk failed", "look at the server's log: a full disk?")
-    if info.get("aof_enabled") != "1":
-        advice = "CONFIG SET appendonly yes: a restart would lose acknowledged events"
-        return Finding(WARN, "persistence", "no append-only file", advice)
-    return Finding(PASS, "persistence", "append-only file, last write well")
-
-
-def judge_clock(server_time: float) -> Finding:
-    """Judge how far the server's clock is from this machine's. server_time: Unix seconds, now."""
-    apart_s = abs(time.time() - server_time)
-    text = f"{apart_s:.3f} s from the store's"
-    if apart_s > _CLOCK_FAIL_S:
-        return Finding(FAIL, "clock", text, "synchronise clocks (NTP): events of the future are refused")
-    if apart_s > _CLOCK_WARN_S:
-        return Finding(WARN, "clock", text, "synchronise clocks (NTP): histories are ordered by time")
-    return Finding(PASS, "clock", text)
-
-
-async def _ask(store: Store, command: str) -> Reply:
-    return await store.call_one("user", (command,), _CALL_S)
-
-
 def print_findings(findings: list[Finding]) -> int:
     """Print every finding and its way out; return the exit code: 1 if one of them is FAIL."""
     for finding in findings:
-        print(f"{finding.level}  {finding.subject:<12} {finding.text}")
+        print(printable(f"{finding.level}  {finding.subject:<12} {finding.text}"))
         if finding.advice:
             print(f"      {'':<12} → {finding.advice}")
     worst = next(level for level in (FAIL, WARN, PASS) if any(finding.level == level for finding in findings))

@@ -13,10 +13,14 @@ from pathlib import Path
 
 import orjson
 
-from service.app import reach_store, trial_of
+from service.app import trial_of
 from service.errors import RefusedError, StartError, StoreError
-from service.release.published import Live, PublishedVersion, PublishedVersions
+from service.logs import printable
+from service.release.published import PublishedVersions
+from service.release.record import Live, PublishedVersion
+from service.release.signature import SigningKey, read_signing_key
 from service.settings import Settings, read_settings
+from service.storage import reach_store
 
 _LOOK_EVERY_S = 0.2
 Work = Callable[[argparse.Namespace, PublishedVersions, Settings], Awaitable[int]]
@@ -43,7 +47,7 @@ def show_status(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, work: Work) -> int:
-    settings = read_settings(data_dir=arguments.data_dir)
+    settings = read_settings(data_dir=arguments.data_dir, signing_key=getattr(arguments, "signing_key", None))
 
     async def run() -> int:
         async with reach_store(settings) as store:
@@ -54,12 +58,13 @@ def _run(arguments: argparse.Namespace, work: Work) -> int:
 
 async def _publish(arguments: argparse.Namespace, published: PublishedVersions, settings: Settings) -> int:
     started = time.monotonic()
+    signing_key = _signing_key(settings)
     await _try(arguments.bundle, trial_of(settings))
     try:
-        version = await published.upload(arguments.bundle)
+        version = await published.upload(arguments.bundle, signing_key)
         _say(
             f"published {version.version}: {version.n_items} items, {version.bytes / 1e6:.1f} MB, "
-            f"{time.monotonic() - started:.1f} s"
+            f"{time.monotonic() - started:.1f} s, {'signed' if signing_key else 'not signed'}"
         )
         if arguments.no_activate:
             return 0
@@ -68,7 +73,17 @@ async def _publish(arguments: argparse.Namespace, published: PublishedVersions, 
             _say(f"removed {removed} from the store")
         return await _announce(published, live, arguments.wait)
     except StoreError as exc:
-        raise StartError(f"publish stopped: the store: {exc.kind}; what was live still is, run it again") from exc
+        raise StartError(f"publish stopped: the store: {exc}; what was live still is, run it again") from exc
+
+
+def _signing_key(settings: Settings) -> SigningKey | None:
+    """Return the key to sign with, if there is one. Raises StartError where no service would follow what it signs."""
+    key = read_signing_key(settings.signing_key) if settings.signing_key else None
+    if key is None and settings.requires_signature:
+        raise StartError("not published: a signature is required here; give --signing-key FILE, or RETORT_SIGNING_KEY")
+    if key is not None and settings.public_keys and key.public not in settings.public_keys:
+        raise StartError(f"not published: RETORT_TRUSTED_KEYS lacks the key's public half, {key.public_text}")
+    return key
 
 
 async def _try(path: Path, try_bundle: Callable[[Path], Awaitable[None]]) -> None:
@@ -96,14 +111,14 @@ async def _show_status(arguments: argparse.Namespace, published: PublishedVersio
     try:
         live, versions, replicas = await published.live(), await published.listed(), await published.replicas()
     except StoreError as exc:
-        raise StartError(f"the store: {exc.kind}") from exc
+        raise StartError(f"the store: {exc}") from exc
     for version in versions:
         print(_line_of(version, is_live=live is not None and version.version == live.version))
     if live is None:
-        print("no version is live: every service serves its --bundle")
+        print("the store names no live version: every process goes on with what it serves, a new one with its --bundle")
     for replica in replicas:
         note = "" if replica.result == "ok" else f"  {replica.result}: {replica.message}"
-        print(f"{replica.name}  serves {replica.version}{note}")
+        print(printable(f"{replica.name}  serves {replica.version}{note}"))
     print(orjson.dumps({
         "live": live and asdict(live),
         "versions": [asdict(version) for version in versions],
@@ -125,7 +140,8 @@ async def _announce(published: PublishedVersions, live: Live, wait_s: float) -> 
     while wait_s > 0:
         replicas = await published.replicas()
         behind = [replica for replica in replicas if replica.number < live.number]
-        refused = [replica for replica in behind if replica.result != "ok"]
+        # What was said before this release became live is about another one.
+        refused = [replica for replica in behind if replica.result != "ok" and replica.at >= live.since]
         for replica in refused:
             _say(f"{replica.name} goes on serving {replica.version}: {replica.result}: {replica.message}")
         if not behind:
@@ -139,4 +155,4 @@ async def _announce(published: PublishedVersions, live: Live, wait_s: float) -> 
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)

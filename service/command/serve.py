@@ -13,13 +13,14 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from service.app import open_service, start_embedded
+from service.app import open_service
 from service.command.worker import Supervisor, WorkerStart
 from service.errors import StartError
 from service.http.key import LEAST_KEY
 from service.http.rate import FILE_BYTES, SharedLedger
 from service.logs import Log, LogHandler
 from service.settings import Settings, environment_of, ignored_names, read_settings
+from service.storage import start_embedded
 from service.wire.server import BACKLOG, Server, ServerRule, address_of, bind, loop_factory
 
 MAX_WORKERS = 64

@@ -1,26 +1,30 @@
 """The commands import (many users' histories into the store) and export (the accepted events out of it).
 
 Import may be run again, and leaves the event stream alone, so that events which training already has are not exported
-to it. Export writes each event once, into a file aside that is renamed when it is whole.
+to it. Export writes each event once, into a file aside that is renamed when it is whole. In a CSV, texts that a
+spreadsheet would run as formulas have a quote before them; JSON lines have every text as it is.
 """
 
 import argparse
 import asyncio
 import csv
 import gzip
+import re
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
-from service.app import history_of, reach_store, stream_of
 from service.bundle import check_item_id
 from service.errors import StartError, StoreError
+from service.logs import printable
 from service.settings import Settings, read_settings
+from service.storage import history_of, reach_store, stream_of
 from service.user.event import StoredEvent
 from service.user.history import History
 from service.user.stream import EventStream
@@ -29,6 +33,9 @@ COLUMNS = ("user_id", "item_id", "timestamp", "event", "weight", "recommendation
 MAX_BAD_SHARE = 0.01
 _BATCH_EVENTS = 2000
 _SHOWN_BAD = 20
+_LINE_CHARACTERS = 64 << 10
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _JUDGE_AFTER = 1000
 _TIMEOUT_S = 30.0
 
@@ -56,7 +63,10 @@ async def _import(path: Path, settings: Settings) -> int:
     async with reach_store(settings) as store:
         await _load(path, history_of(settings, store), count)
     known = count.lines - count.bad - count.new
-    _say(f"imported {count.new} events; {known} were already there; {count.bad} of {count.lines} lines are bad")
+    _say(
+        f"imported {count.new} events; {known} were already there or too old to be kept; "
+        f"{count.bad} of {count.lines} lines are bad"
+    )
     if count.is_too_bad:
         _say(f"more than {MAX_BAD_SHARE:.0%} of the lines are bad: correct the file and run it again")
         return 2
@@ -69,7 +79,7 @@ async def _load(path: Path, history: History, count: "_Count") -> None:
         try:
             count.new += await history.load(batch, _TIMEOUT_S)
         except StoreError as exc:
-            raise StartError(f"import stopped at line {count.lines}: the store: {exc.kind}; run it again") from exc
+            raise StartError(f"import stopped at line {count.lines}: the store: {exc}; run it again") from exc
         if time.monotonic() - last > 1:
             last = time.monotonic()
             _say(f"{count.lines} lines, {count.lines / (last - start):.0f} a second")
@@ -97,7 +107,7 @@ async def _write_events(stream: EventStream, write: Callable[[dict[str, Any]], A
     seen: set[tuple[str, bytes]] = set()
     async for fields in _read_stream(stream):
         key = (fields["user_id"], _as_event(fields).member)
-        if key not in seen:  # an event older than everything kept of its user can be accepted twice
+        if key not in seen:  # in a Cluster an event can stand in the stream twice
             seen.add(key)
             write({"weight": 1, **fields})  # no value said: it happened once
     return len(seen)
@@ -153,12 +163,55 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
     try:
         with _open_text(path, "rt") as file:
             if _is_csv(path):
-                reader = csv.DictReader(file)
-                yield from ((reader.line_num, row) for row in reader)
+                yield from _read_table(path, _Lines(path, file))
             else:
-                yield from ((number, _loads(line)) for number, line in enumerate(file, start=1) if line.strip())
-    except (OSError, UnicodeDecodeError, EOFError) as exc:
+                yield from _read_objects(_Lines(path, file))
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as exc:
         raise StartError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+class _Lines:
+    """The lines of a file, of which neither one nor a row may be so long that it fills the memory."""
+
+    def __init__(self, path: Path, file: IO[str]) -> None:
+        self._path, self._file = path, file
+        self._number, self._n_in_row = 0, 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(_LINE_CHARACTERS + 1)
+        if not line:
+            raise StopIteration
+        self._number += 1
+        self._n_in_row += len(line)
+        if self._n_in_row > _LINE_CHARACTERS:
+            raise StartError(f"{self._path}:{self._number}: a line or row of more than {_LINE_CHARACTERS:,} characters")
+        return line
+
+    def end_row(self) -> None:
+        """Note that what comes next belongs to another row."""
+        self._n_in_row = 0
+
+
+def _read_objects(lines: _Lines) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
+    """Yield the objects of a file of JSON lines, each with its line's number."""
+    for number, line in enumerate(lines, start=1):
+        lines.end_row()
+        if line.strip():
+            yield number, _loads(line)
+
+
+def _read_table(path: Path, lines: _Lines) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
+    """Yield the rows of a CSV, each with the number of its last line."""
+    reader = csv.DictReader(lines)
+    try:
+        for row in reader:
+            lines.end_row()
+            yield reader.line_num, row
+    except csv.Error as exc:
+        raise StartError(f"{path}:{reader.line_num + 1}: {exc}") from exc
 
 
 def _loads(line: str) -> dict[str, Any] | Exception:
@@ -191,7 +244,7 @@ async def _read_stream(stream: EventStream) -> AsyncIterator[dict[str, Any]]:
                 if isinstance(fields, dict):
                     yield fields
     except StoreError as exc:
-        raise StartError(f"export stopped: the store: {exc.kind}") from exc
+        raise StartError(f"export stopped: the store: {exc}") from exc
 
 
 def _writer(path: Path, file: IO[str]) -> Callable[[dict[str, Any]], Any]:
@@ -199,7 +252,13 @@ def _writer(path: Path, file: IO[str]) -> Callable[[dict[str, Any]], Any]:
         return lambda fields: file.write(orjson.dumps(fields).decode() + "\n")
     table = csv.DictWriter(file, COLUMNS, restval="")
     table.writeheader()
-    return table.writerow
+    return lambda fields: table.writerow({name: _as_cell(fields[name]) for name in fields})
+
+
+def _as_cell(value: Any) -> Any:
+    """Return a value for a table: of a text that a spreadsheet would take for a formula, a quote makes a text."""
+    is_formula = isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value)
+    return f"'{value}" if is_formula else value
 
 
 def _is_csv(path: Path) -> bool:
@@ -216,4 +275,4 @@ def _open_text(path: Path, mode: str) -> IO[str]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ from service.http.openapi import documented
 from service.http.schema import MAX_EVENTS, Event, EventsRequest, Rejected, check_events, parse_event_list
 from service.metrics import Metrics
 from service.user.event import StoredEvent
-from service.user.history import History
+from service.user.history import History, Kept
 from service.wire.trace import Trace
 
 EVENTS_BODY_BYTES = 2 << 20
@@ -46,8 +46,8 @@ def event_routes(history: History, metrics: Metrics, charge: Charge) -> APIRoute
         listed = parse_event_list(await read_json(request.scope, request.receive, EVENTS_BODY_BYTES))
         trace: Trace = request.scope["retort"]
         charge(trace.caller, len(listed) / EVENTS_PER_REQUEST - 1)
-        added, rejected = await writer.write(listed, trace)
-        counts = {"accepted": sum(added), "duplicates": len(added) - sum(added)}
+        kept, rejected = await writer.write(listed, trace)
+        counts = {"accepted": kept.count(Kept.NEW), "duplicates": kept.count(Kept.KNOWN)}
         trace.fields.update(counts, rejected=len(rejected))
         return json_response({**counts, "rejected": [refusal.model_dump() for refusal in rejected]})
 
@@ -61,9 +61,9 @@ class EventWriter:
         self._history, self._metrics = history, metrics
         self._turn = asyncio.Lock()
 
-    async def write(self, listed: list[object], trace: Trace) -> tuple[list[bool], list[Rejected]]:
-        """Return for each stored event whether it was new, and what was rejected. Raises RequestError."""
-        added: list[bool] = []
+    async def write(self, listed: list[object], trace: Trace) -> tuple[list[Kept], list[Rejected]]:
+        """Return what became of each event that was fit to be stored, and what was rejected. Raises RequestError."""
+        kept: list[Kept] = []
         rejected: list[Rejected] = []
         async with self._my_turn():
             for first in range(0, len(listed), _SLICE_EVENTS):
@@ -73,10 +73,12 @@ class EventWriter:
                 stored, late = _stamp(good, time.time())
                 self._metrics.events["invalid"].inc(len(invalid))
                 self._metrics.events["future"].inc(len(late))
-                added += await self._append(stored)
-                rejected += sorted([*invalid, *late], key=lambda refusal: refusal.index)
+                found = await self._append([event for _, event in stored])
+                kept += found
+                old = [_too_old(index) for (index, _), each in zip(stored, found, strict=True) if each is Kept.TOO_OLD]
+                rejected += sorted([*invalid, *late, *old], key=lambda refusal: refusal.index)
                 await asyncio.sleep(0)
-        return added, rejected
+        return kept, rejected
 
     @asynccontextmanager
     async def _my_turn(self) -> AsyncIterator[None]:
@@ -91,22 +93,30 @@ class EventWriter:
         finally:
             self._turn.release()
 
-    async def _append(self, stored: list[StoredEvent]) -> list[bool]:
+    async def _append(self, stored: list[StoredEvent]) -> list[Kept]:
         if not stored:
             return []
         try:
-            added = await self._history.append(stored, STORE_TIMEOUT_S)
+            kept = await self._history.append(stored, STORE_TIMEOUT_S)
         except StoreError as exc:
             self._metrics.events["unavailable"].inc(len(stored))
             raise store_unavailable() from exc
-        self._metrics.events["accepted"].inc(sum(added))
-        self._metrics.events["duplicate"].inc(len(added) - sum(added))
-        return added
+        for result, each in (("accepted", Kept.NEW), ("duplicate", Kept.KNOWN), ("too_old", Kept.TOO_OLD)):
+            self._metrics.events[result].inc(kept.count(each))
+        return kept
 
 
-def _stamp(good: list[tuple[int, Event]], now: float) -> tuple[list[StoredEvent], list[Rejected]]:
-    """Split events into those to store and those too far in the future; one without a time gets the arrival's."""
-    stored: list[StoredEvent] = []
+def _too_old(index: int) -> Rejected:
+    message = "older than all that is kept of this user; whether it was there before is not known any more"
+    return Rejected(index=index, reason="too_old", message=message)
+
+
+def _stamp(good: list[tuple[int, Event]], now: float) -> tuple[list[tuple[int, StoredEvent]], list[Rejected]]:
+    """Split events into those to store and those too far in the future; one without a time gets the arrival's.
+
+    Each has its index in the request.
+    """
+    stored: list[tuple[int, StoredEvent]] = []
     late: list[Rejected] = []
     for index, event in good:
         seconds = now if event.timestamp is None else event.timestamp
@@ -114,5 +124,5 @@ def _stamp(good: list[tuple[int, Event]], now: float) -> tuple[list[StoredEvent]
             late.append(Rejected(index=index, reason="future", message=f"more than {MAX_FUTURE_S} s in the future"))
             continue
         fields = event.model_dump(exclude={"timestamp"})
-        stored.append(StoredEvent(timestamp_ms=round(seconds * 1000), **fields))
+        stored.append((index, StoredEvent(timestamp_ms=round(seconds * 1000), **fields)))
     return stored, late

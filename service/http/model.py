@@ -15,7 +15,8 @@ from service.http.openapi import documented
 from service.http.schema import ActivateRequest, parse_activate
 from service.metrics import CONTENT_TYPE, Metrics
 from service.release.generation import Generations
-from service.release.published import Live, PublishedVersions
+from service.release.published import PublishedVersions
+from service.release.record import Live
 
 _SMALL_BODY_BYTES = 1 << 10
 _PAUSE = 4  # times what the last scrape took
@@ -74,6 +75,7 @@ class StoreResponse(BaseModel):
     kind: Literal["embedded", "external"]
     is_up: bool
     breaker: Literal["closed", "probing", "open"]
+    reason: str | None = Field(None, max_length=800, description="why it is not up, as far as that is known")
 
 
 class ReadyResponse(BaseModel):

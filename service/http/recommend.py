@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -74,9 +75,11 @@ class RecommendResponse(BaseModel):
 class RecommendEndpoint:
     """Answers POST /recommend."""
 
-    def __init__(self, generations: Generations, metrics: Metrics, rule: BudgetRule) -> None:
-        """rule: makes the budget of a request."""
-        self._generations, self._metrics, self._rule = generations, metrics, rule
+    def __init__(
+        self, generations: Generations, metrics: Metrics, rule: BudgetRule, name_user: Callable[[str], dict[str, str]]
+    ) -> None:
+        """rule: makes the budget of a request. name_user: returns the fields by which the log names a user."""
+        self._generations, self._metrics, self._rule, self._name_user = generations, metrics, rule, name_user
         self._qualities: dict[tuple[str, ...], bytes] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,8 +152,9 @@ class RecommendEndpoint:
         parts += [b',"debug":', extra, b"}"] if extra else [b"}"]
         reason = answer.reasons[0] if answer.reasons else "none"
         self._metrics.count_answer(answer.level, reason, is_within=query.budget.is_kept(start))
+        named = self._name_user(query.user_id) if query.user_id is not None else {}
         trace.fields = {
-            "recommendation_id": recommendation_id, "user_id": query.user_id, "level": answer.level,
+            "recommendation_id": recommendation_id, **named, "level": answer.level,
             "reason": reason, "k": query.k,
         }  # fmt: skip
         body = b"".join(parts)

@@ -97,7 +97,7 @@ class Rejected(BaseModel):
     """An event that was not stored."""
 
     index: int = Field(ge=0, lt=MAX_EVENTS)
-    reason: Literal["invalid", "future"]
+    reason: Literal["invalid", "future", "too_old"]
     message: str = Field(max_length=1000)
 
 

@@ -11,6 +11,8 @@ from service.http.message import STORE_TIMEOUT_S, json_response, store_unavailab
 from service.http.openapi import documented
 from service.http.schema import check_user_id
 from service.release.generation import Generations
+from service.user.alias import UserNames
+from service.user.erasure import Erasures
 from service.user.history import History
 from service.user.stream import EventStream
 
@@ -40,13 +42,21 @@ class UserResponse(BaseModel):
     history: list[KeptEvent] = Field(description="oldest first")
     history_expires_in_s: int | None = Field(ge=0, description="unless an event comes")
     embedding: KeptEmbedding | None
+    log_name: str | None = Field(max_length=128, description="what names the user in the log")
 
 
 class ErasedEvents(BaseModel):
     """What was erased from the stream of accepted events."""
 
     erased: int = Field(ge=0)
-    complete: bool = Field(description="whether the whole stream was looked at; if not, ask again")
+    complete: bool = Field(description="whether nothing of the user is left in it; if not, ask again")
+
+
+class ErasedMemory(BaseModel):
+    """Whether a process may still answer from what it remembers of the user, should the store fail."""
+
+    complete: bool = Field(description="whether none does; if not, ask again, or wait")
+    gone_within_s: float = Field(ge=0, description="seconds until none does")
 
 
 class EraseResponse(BaseModel):
@@ -55,6 +65,7 @@ class EraseResponse(BaseModel):
     user_id: str = Field(max_length=128)
     keys_erased: int = Field(ge=0, le=2, description="history and embedding")
     event_stream: ErasedEvents
+    memory: ErasedMemory
 
 
 class AnyText(Convertor[str]):
@@ -74,7 +85,9 @@ class AnyText(Convertor[str]):
 register_url_convertor("any", AnyText())
 
 
-def user_routes(history: History, stream: EventStream, generations: Generations) -> APIRouter:
+def user_routes(
+    history: History, stream: EventStream, erasures: Erasures, generations: Generations, names: UserNames
+) -> APIRouter:
     """Return the routes of one user."""
     router = APIRouter(tags=["users"])
 
@@ -86,21 +99,24 @@ def user_routes(history: History, stream: EventStream, generations: Generations)
             kept = await history.describe(user_id, STORE_TIMEOUT_S)
         except StoreError as exc:
             raise store_unavailable() from exc
-        return json_response({"user_id": user_id, **kept})
+        return json_response({"user_id": user_id, **kept, "log_name": names.to_find(user_id)})
 
     @router.delete("/users/{user_id:any}", **documented(422, answer=EraseResponse))
     async def erase_user(request: Request) -> Response:
-        """Erase a user: history, embedding, this worker's memory, and the user's events in the stream."""
+        """Erase a user: history, embedding, every worker's memory, and the user's events in the stream."""
         user_id = _user_of(request)
         try:
             await generations.forget(user_id)
             n_keys = await history.erase(user_id, STORE_TIMEOUT_S)
             await generations.forget(user_id)  # what an answer read before, and remembered while, it was erased
+            announced = await erasures.announce(user_id, STORE_TIMEOUT_S)
             n_events, is_complete = await stream.erase_user(user_id, STORE_TIMEOUT_S, within_s=_ERASE_SCAN_S)
+            unheard = await erasures.wait_until_heard(announced, STORE_TIMEOUT_S)
         except StoreError as exc:
             raise store_unavailable() from exc
         erased = {"erased": n_events, "complete": is_complete}
-        return json_response({"user_id": user_id, "keys_erased": n_keys, "event_stream": erased})
+        memory = {"complete": not unheard.gone_within_s, "gone_within_s": unheard.gone_within_s}
+        return json_response({"user_id": user_id, "keys_erased": n_keys, "event_stream": erased, "memory": memory})
 
     return router
 

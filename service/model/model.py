@@ -28,17 +28,25 @@ class Model:
     catalogue: Catalogue
 
 
-def load_model(path: Path, *, kind: Kind, codes: Path, warn: Callable[[str], Any]) -> Model:
+def load_model(
+    path: Path,
+    *,
+    kind: Kind,
+    codes: Path,
+    warn: Callable[[str], Any],
+    examine: Callable[[Student, Manifest], Any] = lambda student, manifest: None,
+) -> Model:
     """Check the bundle at path, load it, and compare its answers with the golden ones. Raises StartError.
 
     kind: how the catalogue is searched. codes: the directory where codes are kept. warn: is told what makes the search
-    slow (see service.search.choice).
+    slow (see service.search.choice). examine: is given the encoder before anything else is done with it.
     """
     try:
         bundle = open_bundle(path)
         student = Student(bundle)
     except BundleError as exc:
         raise StartError(str(exc)) from exc
+    examine(student, bundle.manifest)
     catalogue = Catalogue(bundle, open_search(bundle, student.encode, kind=kind, directory=codes, warn=warn))
     compare_golden(bundle, student, catalogue)
     return Model(bundle.manifest, student, catalogue)

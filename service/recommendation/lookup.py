@@ -73,6 +73,14 @@ class Lookup:
         self._memory.forget(user_id)
         await self.flush()
 
+    def forget_share(self, share: int | None) -> None:
+        """Drop what is remembered of the users of a share, or of everybody: an erasure by way of another process.
+
+        Records that are being written need no care: the store refuses one of a history that is gone.
+        """
+        self._n_erasures += 1
+        self._memory.forget_share(share)
+
     async def flush(self) -> None:
         """Wait for the records being written."""
         await asyncio.gather(*self._writes, return_exceptions=True)

@@ -60,6 +60,10 @@ class Recommender:
         """Drop what this worker remembers of a user, and let no write that began before bring it back."""
         await self._lookup.forget(user_id)
 
+    def forget_share(self, share: int | None) -> None:
+        """Drop what this worker remembers of the users of a share, or of everybody."""
+        self._lookup.forget_share(share)
+
     async def flush(self) -> None:
         """Wait for the records being written."""
         await self._lookup.flush()

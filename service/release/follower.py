@@ -5,7 +5,7 @@ generations are swapped, and the old one answers the requests that it has begun.
 
 The live record is one small key, read every POLL_S and never in a request's path. A version that is refused is left
 alone until the next release. An error that may pass by itself (a store that fails, a full disk) is tried again, at ever
-longer intervals.
+longer intervals. Nothing that the store holds ends the following: what was not foreseen is such an error too.
 
 Loading runs in a thread, with the collector of cyclic garbage off and with short turns of the interpreter, so that the
 event loop waits for one turn and never for the whole load. The swap itself is one assignment.
@@ -26,11 +26,13 @@ from pathlib import Path
 
 from service.bundle import read_manifest
 from service.errors import RefusedError, StartError, StoreError
-from service.logs import Log
+from service.logs import Log, printable
 from service.metrics import Metrics
 from service.release.fetched import FetchedBundles
 from service.release.generation import Generation, Generations
-from service.release.published import Live, PublishedVersions, Replica
+from service.release.published import PublishedVersions
+from service.release.record import Live, Replica
+from service.store.reply import UNDECODABLE
 
 POLL_S = 1.0
 _REPORT_EVERY_S = 10.0
@@ -52,10 +54,12 @@ class Follower:
         It runs in a thread.
         """
         self._published, self._fetched, self._load, self._metrics, self._log = published, fetched, load, metrics, log
-        self._settled = 0  # the number of the release that was served or refused
+        self._settled: Live | None = None  # the release that was served or refused
+        self._tried: Live | None = None  # the release that is tried again; None: a record that cannot be read
         self._wait_s, self._again_at = _FIRST_WAIT_S, 0.0
         self._result, self._message, self._reported_at = "ok", "", 0.0
         self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._is_told = False
         self._is_due = asyncio.Event()
         self._loader = ThreadPoolExecutor(1, "loader", _step_back)  # of its own: nobody gets a priority back
 
@@ -94,13 +98,42 @@ class Follower:
         self._is_due.set()
 
     async def _look(self, generations: Generations) -> None:
-        with contextlib.suppress(StoreError):  # the store's client has counted it
+        live = None
+        try:
             live = await self._published.live()
-            if live is not None and live.number != self._settled and time.monotonic() >= self._again_at:
+            self._note_loss(live, generations.live)
+            if live is not None and live != self._settled and self._is_its_turn(live):
                 await self._follow(live, generations)
                 self._reported_at = 0.0
-            if time.monotonic() - self._reported_at > _REPORT_EVERY_S:
+        except StoreError as exc:  # the store's client has counted it
+            if exc.kind != UNDECODABLE or live is not None:
+                return
+            self._fail(None, "the live record is none that this service writes")
+        except Exception as exc:  # a border: whatever the store holds, it is looked at again
+            self._fail(live, f"following raised {type(exc).__name__}")
+        if time.monotonic() - self._reported_at > _REPORT_EVERY_S:
+            with contextlib.suppress(StoreError):
                 await self._report(generations.live)
+
+    def _note_loss(self, live: Live | None, generation: Generation) -> None:
+        """Say once that the store names no live version any more, as after FLUSHALL: what is served stays."""
+        is_lost = live is None and self._is_told
+        self._is_told = live is not None
+        if is_lost:
+            message = f"the store names no live version any more; version {generation.version} is served on"
+            self._log.write("warning", "release_lost", model_version=generation.version, message=message)
+            self._reported_at = 0.0
+
+    def _is_its_turn(self, live: Live | None) -> bool:
+        """Whether a release may be tried: another one than the last at once, the same one only after a while."""
+        if live != self._tried:
+            self._tried, self._wait_s, self._again_at = live, _FIRST_WAIT_S, 0.0
+        return time.monotonic() >= self._again_at
+
+    def _fail(self, live: Live | None, text: str) -> None:
+        """Count and log what was not foreseen, at ever longer intervals while it goes on."""
+        if self._is_its_turn(live):
+            self._refuse(live, RefusedError("error", text if live is None else f"version {live.version}: {text}"))
 
     async def _follow(self, live: Live, generations: Generations) -> None:
         if live.version == generations.live.version:
@@ -140,9 +173,11 @@ class Follower:
             tried = time.monotonic()
             generation = await asyncio.get_running_loop().run_in_executor(self._loader, self._load_gently, path, live)
         except StoreError as exc:
-            self._refuse(live, RefusedError("error", f"version {live.version}: the store: {exc.kind}"))
+            self._refuse(live, RefusedError("error", f"version {live.version}: the store: {exc}"))
         except RefusedError as exc:
             self._refuse(live, exc)
+        except Exception as exc:  # a border: see _look
+            self._refuse(live, RefusedError("error", f"version {live.version}: following raised {type(exc).__name__}"))
         else:
             self._log.write(
                 "info", "model_loaded", model_version=live.version, number=live.number,
@@ -160,18 +195,18 @@ class Follower:
                 text = str(exc) if isinstance(exc, StartError) else f"loading raised {type(exc).__name__}"
                 raise RefusedError("error", f"version {live.version} passed its trial, and then: {text}") from exc
 
-    def _refuse(self, live: Live, exc: RefusedError) -> None:
+    def _refuse(self, live: Live | None, exc: RefusedError) -> None:
         """Stay with the generation that serves. An error may pass by itself; every other refusal is for good."""
         self._metrics.model_swaps[exc.result].inc()
         self._log.write(
             "error",
             "model_refused",
-            model_version=live.version,
-            number=live.number,
+            model_version=live and live.version,
+            number=live and live.number,
             result=exc.result,
             message=str(exc),
         )
-        if exc.result == "error":
+        if exc.result == "error" or live is None:
             self._again_at = time.monotonic() + self._wait_s
             self._wait_s = min(_MAX_WAIT_S, 2 * self._wait_s)
         else:
@@ -179,7 +214,7 @@ class Follower:
         self._result, self._message = exc.result, str(exc)
 
     def _settle(self, live: Live) -> None:
-        self._settled, self._wait_s, self._again_at = live.number, _FIRST_WAIT_S, 0.0
+        self._settled, self._tried, self._wait_s, self._again_at = live, None, _FIRST_WAIT_S, 0.0
         self._result, self._message = "ok", ""
 
     def _show(self, generation: Generation) -> None:
@@ -187,8 +222,9 @@ class Follower:
 
     async def _report(self, generation: Generation) -> None:
         self._reported_at = time.monotonic()
+        message = printable(self._message)[:500]
         await self._published.report(
-            Replica(self._name, generation.version, generation.number, self._result, self._message[:500], time.time())
+            Replica(self._name, generation.version, generation.number, self._result, message, time.time())
         )
 
 

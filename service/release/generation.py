@@ -49,6 +49,12 @@ class Generations:
             if generation is not None:
                 await generation.recommender.forget(user_id)
 
+    def forget_share(self, share: int | None) -> None:
+        """Drop what the generations remember of the users of a share, or of everybody."""
+        for generation in (self.live, self.previous):
+            if generation is not None:
+                generation.recommender.forget_share(share)
+
     async def rest(self) -> None:
         """Finish what was begun, and remember nobody."""
         for generation in (self.live, self.previous):

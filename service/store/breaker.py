@@ -56,9 +56,12 @@ class Breaker:
         elif self.is_closed and self._clock() - self._since > STEADY_S:
             self._open_s = FIRST_OPEN_S
 
-    def record_failure(self) -> None:
-        """Note that a call failed or was too slow. Calls that end while the breaker is open change nothing."""
-        self._failures += 1
+    def record_failure(self, *, is_counted_as_success: bool = False) -> None:
+        """Note that a call failed or was too slow. Calls that end while the breaker is open change nothing.
+
+        is_counted_as_success: only what was read of the answer showed that it is of no use.
+        """
+        self._failures += 1 + SUCCESS * is_counted_as_success
         if self.state is State.PROBING or (self.is_closed and self._failures >= FAILURES_TO_OPEN):
             self._move(State.OPEN)
 

@@ -5,6 +5,9 @@ while the breaker is open a call fails at once. A connection whose call was cut 
 the breaker a call counts as failed if it was slower than slow_s, even where its caller could have waited longer. A
 caller that has much less time than slow_s cannot open the breaker for the others.
 
+A reply of another type than its command has, or a larger one than was asked for, is an error of kind "decode". The
+breaker is told, and the connection is dropped, because nobody knows what comes next on it.
+
 Reads and pings go over a StoreConnection where the address allows one (see address). All other calls go through
 redis-py.
 """
@@ -13,24 +16,23 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
-
-from redis import exceptions
-from redis.asyncio.cluster import RedisCluster
 
 from service.errors import BreakerOpenError, StoreError, StoreTimeoutError
 from service.store.address import open_address
 from service.store.breaker import Breaker
 from service.store.connection import Command
-from service.store.reply import UNKNOWN_SCRIPT, Reply, kind_of
+from service.store.guard import MOST_BYTES
+from service.store.parser import REPLY_BYTES
+from service.store.pipeline import Pipelines
+from service.store.reply import UNDECODABLE, UNKNOWN_SCRIPT, Reply, is_of_its_type, kind_of
+from service.store.words import words_of
 
 _SLOT_SHARE = 0.25
 _PATIENT_SHARE = 0.75  # of slow_s: a default request has waited for its batch before it asks
 _PROBE_EVERY_S = 0.05
 _PING_EVERY_S = 1.0
-_KEYLESS = frozenset({"PING", "INFO", "TIME"})
-_SCRIPTS = frozenset({"EVAL", "EVALSHA"})
 _QUICK_OPS = frozenset({"read", "ping"})  # the others may carry a thousand events
 # The breaker counts these as failures of the server. All other kinds concern one key, or writes alone.
 _DOWN_KINDS = frozenset({"timeout", "connection", "loading", "noauth", "noperm", "other"})
@@ -39,7 +41,7 @@ _DOWN_KINDS = frozenset({"timeout", "connection", "loading", "noauth", "noperm",
 class Store:
     """A bounded pool of connections to one server or Cluster. Its owner calls open(), and close() at the end.
 
-    op, of every call: the label of store_operation_duration_seconds.
+    op, of every call: the label of store_operation_duration_seconds. most_bytes: of one reply.
     """
 
     def __init__(
@@ -50,12 +52,12 @@ class Store:
         slow_s: float,
         breaker: Breaker,
         on_call: Callable[[str, float], None] = lambda op, seconds: None,
-        on_error: Callable[[str], None] = lambda kind: None,
+        on_error: Callable[[StoreError], None] = lambda error: None,
     ) -> None:
         """Connects to nothing yet. Raises StartError if the URL cannot be read.
 
         url: see address. slow_s: the time that the default budget leaves for the store. on_call: is told the op and the
-        seconds of every call that was answered. on_error: is told the kind of every error, a label of
+        seconds of every call that was answered. on_error: is told every error; its kind is a label of
         store_errors_total.
         """
         self.breaker = breaker
@@ -65,16 +67,16 @@ class Store:
         self._on_error = on_error
         self._is_starting = False
         address = open_address(url, max_connections)
-        self._client, self._connection, self._close = address.client, address.connection, address.close
-        self._renew, self._renewed = address.renew, 0.0
-        self._renewing: asyncio.Task[None] | None = None
+        self._secrets = address.secrets
+        self.last_words = ""
+        self._pipelines, self._connection = Pipelines(address), address.connection
         self._last_success = 0.0
         self._watch_task: asyncio.Task[None] | None = None
 
     @property
     def is_cluster(self) -> bool:
         """Whether keys without a common hash tag may lie on different nodes."""
-        return self._renew is not None
+        return self._pipelines.is_cluster
 
     def open(self) -> None:
         """Begin to watch the server: send a ping when nothing else is sent, and the breaker's probes."""
@@ -85,47 +87,50 @@ class Store:
         if self._watch_task is not None:
             self._watch_task.cancel()
             await asyncio.gather(self._watch_task, return_exceptions=True)
-        if self._renewing is not None:
-            await asyncio.gather(self._renewing, return_exceptions=True)
         if self._connection is not None:
             await self._connection.close()
         try:
-            await self._client.aclose()
-            await self._close()  # a pool that was given is not closed with the client
+            await self._pipelines.close()
         except Exception as exc:  # the border: a failing close hides nothing else
-            self._on_error(kind_of(exc))
+            self._count(self._error(exc))
 
-    async def call(self, op: str, commands: Sequence[Command], timeout_s: float) -> list[Reply]:
+    async def call(
+        self, op: str, commands: Sequence[Command], timeout_s: float, *, most_bytes: int = MOST_BYTES
+    ) -> list[Reply]:
         """Send commands in one round trip and return their replies.
 
         Raises BreakerOpenError at once, StoreTimeoutError within timeout_s, and StoreError for everything else, also if
         a single command fails; the server may have run the others.
         """
-        return self._require(await self._ask(op, commands, timeout_s))
+        return self._require(await self._ask(op, commands, timeout_s, most_bytes))
 
-    async def call_one(self, op: str, command: Command, timeout_s: float) -> Reply:
+    async def call_one(self, op: str, command: Command, timeout_s: float, *, most_bytes: int = MOST_BYTES) -> Reply:
         """Send one command and return its reply. Raises StoreError, see call."""
-        (reply,) = await self.call(op, [command], timeout_s)
+        (reply,) = await self.call(op, [command], timeout_s, most_bytes=most_bytes)
         return reply
 
-    async def call_each(self, op: str, groups: Sequence[Sequence[Command]], timeout_s: float) -> list[list[Reply]]:
+    async def call_each(
+        self, op: str, groups: Sequence[Sequence[Command]], timeout_s: float, *, most_bytes: int = MOST_BYTES
+    ) -> list[list[Reply]]:
         """Send groups of commands in one round trip and return the replies of each group.
 
         For callers who can use a part of the replies, because a key of the wrong type concerns one user, and a node of
         a Cluster some of them. So the error of a single command stands in the place of its reply, as a StoreError; each
         kind is counted once a group. What concerns all commands is raised, see call.
         """
-        replies = iter(await self._ask(op, [command for group in groups for command in group], timeout_s))
+        commands = [command for group in groups for command in group]
+        replies = iter(await self._ask(op, commands, timeout_s, most_bytes))
         found = [[next(replies) for _ in group] for group in groups]
         for group in found:
-            for kind in {reply.kind for reply in group if isinstance(reply, StoreError)}:
-                self._on_error(kind)
+            for error in {reply.kind: reply for reply in group if isinstance(reply, StoreError)}.values():
+                self._count(error)
         return found
 
     async def call_script(self, op: str, script: str, arguments: Iterable[Command], timeout_s: float) -> list[Reply]:
         """Run a script once for each tuple of arguments (number of keys, keys, values) and return what it returned.
 
-        The script's text is sent only where the server does not know it yet. Raises StoreError, see call.
+        The script's text is sent only where the server does not know it yet. Whoever runs it says by require() whether
+        its replies are what the script returns. Raises StoreError, see call.
         """
         listed = list(arguments)
         digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
@@ -140,6 +145,27 @@ class Store:
             for place, reply in zip(unknown, again, strict=True):
                 replies[place] = reply
         return self._require(replies)
+
+    async def require(self, *are_right: bool) -> None:
+        """Raise the StoreError of an undecodable reply unless all are true."""
+        if not all(are_right):
+            raise await self.undecodable()
+
+    async def ask_aside(self, command: Command, timeout_s: float) -> Reply:
+        """Send one command beside all calls, because it may wait at the server for long. Raises StoreError.
+
+        It takes no place among the calls in flight. The breaker does not hold it back, and learns nothing from it.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                (result,) = await self._pipelines.send([command])
+        except Exception as exc:  # as in _attempt
+            raise self._error(exc) from exc
+        if isinstance(result, Exception):
+            error = self._error(result)
+            self._count(error)
+            raise error from result
+        return result
 
     async def wait_until_up(self, timeout_s: float) -> bool:
         """Return whether the server answers a ping within timeout_s; if not, the breaker is opened."""
@@ -159,49 +185,71 @@ class Store:
             (reply,) = await self._attempt("ping", [("PING",)], 0.25)
         except StoreError:
             return False
+        if isinstance(reply, StoreError):
+            self.last_words = str(reply)
         return not isinstance(reply, StoreError)
 
     def count_undecodable(self) -> None:
         """Count a value in the store that is not what this service writes."""
-        self._on_error("decode")
+        self._count(StoreError(UNDECODABLE))
+
+    async def undecodable(self) -> StoreError:
+        """Count a reply that cannot be the server's to what was asked, tell the breaker, and return the error."""
+        error = StoreError(UNDECODABLE)
+        self._count(error)
+        self.breaker.record_failure(is_counted_as_success=True)
+        await self._drop()
+        return error
 
     def _require(self, replies: list[Reply]) -> list[Reply]:
         """Return replies of which none is an error; count and raise the first one that is."""
         for reply in replies:
             if isinstance(reply, StoreError):
-                self._on_error(reply.kind)
+                self._count(reply)
                 raise reply
         return replies
 
-    async def _ask(self, op: str, commands: Sequence[Command], timeout_s: float) -> list[Reply]:
+    async def _ask(
+        self, op: str, commands: Sequence[Command], timeout_s: float, most_bytes: int = MOST_BYTES
+    ) -> list[Reply]:
         if not self.breaker.is_closed:
             raise BreakerOpenError
-        return await self._attempt(op, commands, timeout_s)
+        return await self._attempt(op, commands, timeout_s, most_bytes)
 
-    async def _attempt(self, op: str, commands: Sequence[Command], timeout_s: float) -> list[Reply]:
+    async def _attempt(
+        self, op: str, commands: Sequence[Command], timeout_s: float, most_bytes: int = MOST_BYTES
+    ) -> list[Reply]:
         """Send commands whatever the breaker says; a single command's error stands uncounted in its reply's place."""
         start = time.monotonic()
         try:
             if self._connection is not None and op in _QUICK_OPS:
-                results = await self._connection.ask(commands, timeout_s)
+                results = await self._connection.ask(commands, timeout_s, most_bytes)
             else:
+                REPLY_BYTES.set(most_bytes)
                 results = await self._send_in_slot(commands, timeout_s)
         except StoreError:
             raise
         except Exception as exc:  # redis-py on asyncio has raised TypeError and AttributeError for a peer's reset
-            raise self._failed(kind_of(exc), timeout_s) from exc
+            raise self._failed(self._error(exc), timeout_s) from exc
         seconds = time.monotonic() - start
         self._on_call(op, seconds)
-        replies = [StoreError(kind_of(result)) if isinstance(result, Exception) else result for result in results]
-        self._judge(op, replies, seconds)
+        replies = [self._as_reply(*each) for each in zip(commands, results, strict=True)]
+        if self._judge(op, replies, seconds):
+            await self._drop()
         return replies
+
+    async def _drop(self) -> None:
+        """Close the connections that are open: what one of them says next may be the reply to another call."""
+        if self._connection is not None:
+            self._connection.drop()
+        await self._pipelines.drop()
 
     async def _send_in_slot(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
         start = time.monotonic()
         await self._take_slot(timeout_s)
         try:
             async with asyncio.timeout(max(0.0, timeout_s - (time.monotonic() - start))):
-                return await self._send(commands)
+                return await self._pipelines.send(commands)
         finally:
             self._slots.release()
 
@@ -213,68 +261,47 @@ class Store:
             async with asyncio.timeout(timeout_s * _SLOT_SHARE):
                 await self._slots.acquire()
         except TimeoutError:
-            self._on_error("pool_exhausted")
-            raise StoreError("pool_exhausted") from None
+            error = StoreError("pool_exhausted")
+            self._count(error)
+            raise error from None
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
-        if not isinstance(self._client, RedisCluster):
-            return await self._send_together(commands)
-        groups = list(_by_node(self._client, commands))
-        replies = await asyncio.gather(
-            *(self._send_together([commands[place] for place in group]) for group in groups), return_exceptions=True
-        )
-        results: list[Any] = [None] * len(commands)
-        for group, reply in zip(groups, replies, strict=True):
-            own = [reply] * len(group) if isinstance(reply, BaseException) else reply
-            for place, result in zip(group, own, strict=True):
-                results[place] = result
-        errors = [reply for reply in replies if isinstance(reply, BaseException)]
-        if errors or any(isinstance(result, exceptions.ConnectionError) for result in results):
-            self._renew_later()
-        if errors and len(errors) == len(replies):
-            raise errors[0]
-        return results
-
-    async def _send_together(self, commands: Sequence[Command]) -> list[Any]:
-        pipeline = self._client.pipeline(transaction=False)
-        for command in commands:
-            anywhere = {"target_nodes": "random"} if self.is_cluster and command[0] in _KEYLESS else {}
-            pipeline.execute_command(*command, **anywhere)
-        results: list[Any] = await pipeline.execute(raise_on_error=False)
-        return results
-
-    def _renew_later(self) -> None:
-        """Ask a Cluster again which nodes it has: redis-py itself does so only where a node answers with MOVED."""
-        if self._renew is None or time.monotonic() - self._renewed < _PING_EVERY_S:
-            return
-        self._renewed = time.monotonic()
-        self._renewing = asyncio.create_task(self._renew_now(self._renew))
-
-    async def _renew_now(self, renew: Callable[[], Awaitable[None]]) -> None:
-        with contextlib.suppress(exceptions.RedisError, OSError):
-            await renew()
-
-    def _judge(self, op: str, replies: Sequence[Reply], seconds: float) -> None:
-        """Tell the breaker how a call that was answered went."""
+    def _judge(self, op: str, replies: Sequence[Reply], seconds: float) -> bool:
+        """Tell the breaker how a call that was answered went; return whether a reply was undecodable."""
         kinds = {reply.kind if isinstance(reply, StoreError) else None for reply in replies}
         is_down = bool(kinds & _DOWN_KINDS) and None not in kinds  # else some nodes of a Cluster answered
-        if (op in _QUICK_OPS and seconds > self._slow_s) or is_down:
+        if (op in _QUICK_OPS and seconds > self._slow_s) or is_down or UNDECODABLE in kinds:
             self.breaker.record_failure()
         else:
             self._last_success = time.monotonic()
             self.breaker.record_success()
+        return UNDECODABLE in kinds
 
-    def _failed(self, kind: str, timeout_s: float) -> StoreError:
+    def _failed(self, error: StoreError, timeout_s: float) -> StoreError:
         """Count a call that was not answered, tell the breaker, and return the error to raise."""
         if self._is_starting:
-            return StoreError(kind)
-        self._on_error(kind)
-        if kind != "timeout":
+            self.last_words = str(error)
+            return error
+        self._count(error)
+        if error.kind != "timeout":
             self.breaker.record_failure()
-            return StoreError(kind)
+            return error
         if timeout_s >= _PATIENT_SHARE * self._slow_s:
             self.breaker.record_failure()
         return StoreTimeoutError()
+
+    def _error(self, exc: BaseException) -> StoreError:
+        return StoreError(kind_of(exc), words_of(exc, self._secrets))
+
+    def _as_reply(self, command: Command, result: Any) -> Reply:
+        """Return a reply, or the StoreError that it is, also where it is none that its command can have."""
+        if isinstance(result, Exception):
+            return self._error(result)
+        return result if is_of_its_type(command, result) else StoreError(UNDECODABLE)
+
+    def _count(self, error: StoreError) -> None:
+        if error.kind in _DOWN_KINDS:
+            self.last_words = str(error)
+        self._on_error(error)
 
     async def _watch(self) -> None:
         while True:
@@ -283,17 +310,3 @@ class Store:
                 with contextlib.suppress(StoreError):
                     await self._attempt("ping", [("PING",)], self._slow_s)
             await asyncio.sleep(_PROBE_EVERY_S)
-
-
-def _by_node(client: RedisCluster, commands: Sequence[Command]) -> Iterable[list[int]]:
-    """Return the places of the commands that go to each node: a node that is gone takes none of the others'."""
-    groups: dict[str, list[int]] = {}
-    for place, command in enumerate(commands):
-        name = ""
-        if command[0] not in _KEYLESS:
-            key = command[3 if command[0] in _SCRIPTS else 1]
-            with contextlib.suppress(exceptions.SlotNotCoveredError):
-                node = client.get_node_from_key(key)
-                name = node.name if node else name
-        groups.setdefault(name, []).append(place)
-    return groups.values()

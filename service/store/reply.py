@@ -5,24 +5,32 @@ connection reads it so by itself, and redis-py is told to leave it alone (see ad
 on the shapes which redis-py gives to some replies and not to others.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis import exceptions
 
 from service.errors import StoreError
-from service.store.connection import ConnectionFullError
+from service.store.connection import Command, ConnectionFullError
+from service.store.guard import UndecodableError
 
 Reply = Any
 """What the server answered to one command: bytes, an integer, None, a list of these; or a StoreError."""
 WRONG_TYPE = "wrongtype"
 UNKNOWN_SCRIPT = "noscript"
+UNDECODABLE = "decode"
+_ENTRY_ID = re.compile(rb"\d+-\d+")
 _PREFIXES = {
     "WRONGTYPE": WRONG_TYPE, "OOM": "oom", "NOPERM": "noperm", "NOAUTH": "noauth", "WRONGPASS": "noauth",
     "READONLY": "readonly", "MISCONF": "readonly", "LOADING": "loading",
 }  # fmt: skip
+_FORBIDDEN_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
+_LOOKED_AT = 200
 _CLASSES: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionFullError, "pool_exhausted"),
+    (UndecodableError, UNDECODABLE),
+    (exceptions.InvalidResponse, UNDECODABLE),
     (exceptions.NoScriptError, UNKNOWN_SCRIPT),
     (exceptions.BusyLoadingError, "loading"),
     (exceptions.OutOfMemoryError, "oom"),
@@ -33,16 +41,83 @@ _CLASSES: tuple[tuple[type[BaseException], str], ...] = (
     (exceptions.TimeoutError, "timeout"),
     (TimeoutError, "timeout"),
     (exceptions.ConnectionError, "connection"),
+    (exceptions.RedisClusterException, "connection"),
     (OSError, "connection"),
 )
 
 
 def kind_of(exc: BaseException) -> str:
     """Return the label of store_errors_total for an error: by the server's error prefix, else by the class."""
-    for word in str(exc).split(" ")[:3]:
+    text = str(exc)
+    for word in text.split(" ", 3)[:3]:
         if word in _PREFIXES:
             return _PREFIXES[word]
+    if any(words in text[:_LOOKED_AT] for words in _FORBIDDEN_IN_SCRIPT):
+        return "noperm"
     return next((kind for cls, kind in _CLASSES if isinstance(exc, cls)), "other")
+
+
+def is_of_its_type(command: Command, reply: Reply) -> bool:
+    """Whether a reply is of the type that the command has, so that it can be read; a command not listed has any.
+
+    Scripts have no type of their own: whoever runs one says what it returns.
+    """
+    is_right = _TYPES.get(command[0])
+    return is_right is None or is_right(reply)
+
+
+def are_numbers(reply: Reply, n: int) -> bool:
+    """Whether a reply is a list of n integers."""
+    return isinstance(reply, list) and len(reply) == n and all(type(each) is int for each in reply)
+
+
+def are_ids(reply: Reply, n: int | None = None) -> bool:
+    """Whether a reply is a list of ids of stream entries. n: how many."""
+    return _are_bytes(reply) and n in (None, len(reply)) and all(_ENTRY_ID.fullmatch(each) for each in reply)
+
+
+def _is_bytes(reply: Reply) -> bool:
+    return type(reply) is bytes
+
+
+def _is_number(reply: Reply) -> bool:
+    return type(reply) is int
+
+
+def _are_bytes(reply: Reply) -> bool:
+    return type(reply) is list and set(map(type, reply)) <= {bytes}
+
+
+def _are_pairs(reply: Reply) -> bool:
+    return _are_bytes(reply) and len(reply) % 2 == 0
+
+
+def _are_entries(reply: Reply) -> bool:
+    return type(reply) is list and all(
+        type(entry) is list and len(entry) == 2 and _is_bytes(entry[0]) and _are_pairs(entry[1]) for entry in reply
+    )
+
+
+def _is_time(reply: Reply) -> bool:
+    return _are_bytes(reply) and len(reply) == 2 and all(part.isdigit() for part in reply)
+
+
+_TYPES: dict[str, Callable[[Reply], bool]] = {
+    **dict.fromkeys(("GETRANGE", "INFO", "SET", "XADD"), _is_bytes),
+    "GET": lambda reply: reply is None or _is_bytes(reply),
+    **dict.fromkeys(
+        ("DEL", "EXISTS", "EXPIRE", "HDEL", "HEXISTS", "HSET", "LREM", "PERSIST", "RPUSH", "STRLEN", "TTL", "UNLINK",
+         "XDEL", "ZADD", "ZCARD", "ZREMRANGEBYRANK"),
+        _is_number,
+    ),
+    "HGETALL": _are_pairs,
+    "LRANGE": _are_bytes,
+    "PING": lambda reply: reply == b"PONG",
+    "TIME": _is_time,
+    "XRANGE": _are_entries,
+    "ZMSCORE": lambda reply: type(reply) is list and all(each is None or _is_bytes(each) for each in reply),
+    "ZRANGE": _are_pairs,  # always WITHSCORES
+}  # fmt: skip
 
 
 def unless_wrong_type(reply: Reply, missing: Reply) -> Reply:

@@ -25,7 +25,8 @@ from service.user.record import HEAD_BYTES, Record, Sight, largest_record, make_
 # KEYS: history, record. ARGV: the record's head as it was before the history was read, the new record, its life in s.
 _REPLACE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-if redis.call('TYPE', KEYS[2]).ok == 'string' and redis.call('GETRANGE', KEYS[2], 0, 23) ~= ARGV[1] then return 0 end
+local is_text = redis.call('TYPE', KEYS[2]).ok == 'string'
+if (is_text and redis.call('GETRANGE', KEYS[2], 0, 23) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
 return 1
 """
@@ -49,7 +50,8 @@ class EmbeddingCache:
         same round trip, in case there is no fresh record.
         """
         groups = [self._looking(user_id, is_whole=is_whole) for user_id in user_ids]
-        found = await self._store.call_each("read", groups, timeout_s)
+        most_bytes = self._history.most_bytes + self._largest
+        found = await self._store.call_each("read", groups, timeout_s, most_bytes=most_bytes)
         return [self._see(user_id, *replies) for user_id, replies in zip(user_ids, found, strict=True)]
 
     async def keep(self, records: Sequence[tuple[str, Sight, Record]], timeout_s: float) -> None:

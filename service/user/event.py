@@ -10,7 +10,7 @@ import orjson
 
 from service.bundle import MAX_ID_LENGTH, tie_hash
 
-_MAX_MEMBER_BYTES = 4 + 4 * MAX_ID_LENGTH + 1 + 4 * MAX_ID_LENGTH
+MAX_MEMBER_BYTES = 4 + 4 * MAX_ID_LENGTH + 1 + 4 * MAX_ID_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class StoredEvent:
 def read_member(user_id: str, member: bytes) -> tuple[str, str] | None:
     """Return (item_id, event id or ms) of a member of a user's history, or None if it is not one."""
     item, separator, which = member[4:].partition(b"\x00")
-    if not separator or not item or len(member) > _MAX_MEMBER_BYTES:
+    if not separator or not item or len(member) > MAX_MEMBER_BYTES:
         return None
     try:
         item_id = item.decode()

@@ -2,9 +2,12 @@
 
     {namespace}:{user}:h    the history, see history
     {namespace}:{user}:e    the record: the cached embedding, see record
+    {namespace}:{user}:s    the ids of the user's entries in the stream, see entry_index
     {namespace}:events      the stream of accepted events of all users, see stream
+    {namespace}:erasures    the erasures that every process hears of, see erasure
 
-The braces are a Cluster's hash tag: both keys of a user lie on one node.
+The braces are a Cluster's hash tag: all keys of a user lie on one node. So do the stream and what is noted of it, whose
+keys have the stream's key as their tag; no encoded user has a colon, so no user shares it.
 """
 
 import re
@@ -24,6 +27,11 @@ class UserKeys:
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
         self.stream = f"{namespace}:events"
+        self.account = f"{namespace}:{{{self.stream}}}:account"
+        self.strays = f"{namespace}:{{{self.stream}}}:strays"
+        self.erasures = f"{namespace}:erasures"
+        self.listeners = f"{namespace}:{{{self.erasures}}}:listeners"
+        self.shared = (self.stream, self.account, self.strays, self.erasures, self.listeners)
 
     def history(self, user_id: str) -> str:
         """Return the key of a user's history."""
@@ -32,3 +40,7 @@ class UserKeys:
     def record(self, user_id: str) -> str:
         """Return the key of a user's record."""
         return f"{self._namespace}:{{{encode_user(user_id)}}}:e"
+
+    def entries(self, user_id: str) -> str:
+        """Return the key of the ids of a user's entries in the stream."""
+        return f"{self._namespace}:{{{encode_user(user_id)}}}:s"

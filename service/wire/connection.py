@@ -10,15 +10,17 @@ a rate far above what can be answered, that is the difference between answering 
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Protocol, cast
 
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import RequestError
 from service.wire.crowd import ANSWERING, IDLE, IN_BODY, IN_HEAD, Crowd
+from service.wire.lane import Lane
 from service.wire.lingering import LingeringTransport
 from service.wire.path import split_target
 from service.wire.reply import RawHeaders, Reply, error_body, write_reply
@@ -29,7 +31,6 @@ from service.wire.whole_post import Post, read_post
 HEAD_S = 10.0
 BODY_S = 15.0
 """Longer than a route waits for a body, so that its 408 comes first."""
-_AT_ONCE = 4
 CODES = {408: "head_timeout", 431: "head_too_large"}
 """The codes of what is no request, by status; all others are malformed_request."""
 
@@ -46,14 +47,14 @@ class _Exchange:
 
 
 class _Flow(FlowControl):
-    """uvicorn's, which never reads more while bytes of a later request lie here."""
+    """uvicorn's, which never reads more while bytes lie here that are not parsed."""
 
     def __init__(self, transport: Any, parser: RequestParser) -> None:
         super().__init__(transport)
         self._parser = parser
 
     def resume_reading(self) -> None:
-        if not self._parser.has_waiting:
+        if not self._parser.has_waiting and not self._parser.is_behind:
             super().resume_reading()
 
 
@@ -86,10 +87,12 @@ class Connection(HttpToolsProtocol):
     cycle: Any
     transport: Any
 
-    def __init__(self, *arguments: Any, crowd: Crowd, **named: Any) -> None:
-        """crowd: all connections of this process. The rest is uvicorn's."""
+    def __init__(self, *arguments: Any, crowd: Crowd, lane: Lane, **named: Any) -> None:
+        """crowd: all connections of this process. lane: its slow lane. The rest is uvicorn's."""
         super().__init__(*arguments, **named)
-        self._crowd = crowd
+        self._crowd, self._lane = crowd, lane
+        self._is_in_lane = False  # bytes wait to be parsed, and nothing more is read
+        self._n_body = 0
         self._entrance = cast(Entrance, self.app)
         self._parser = self.parser = RequestParser(self)  # type: ignore[assignment]
         self._refusal: bytes | None = None
@@ -167,32 +170,48 @@ class Connection(HttpToolsProtocol):
     def _parse(self, data: bytes, is_free: bool) -> None:
         """Parse what came, or keep it and read no more while the request before it is being answered."""
         self._unset_keepalive_if_required()
+        if self._is_in_lane:
+            self._parser.take(data)
+        elif is_free or self._parser.is_in_body:
+            self._parser.take(data)
+            self._wait_in_lane(self._lane.run)
+        else:
+            self._parser.hold(data)
+            self.flow.pause_reading()
+
+    def _wait_in_lane(self, run: Callable[[Callable[[], None]], None]) -> None:
+        self._is_in_lane = True
+        run(self._advance)
+        if self._is_in_lane:
+            self.flow.pause_reading()
+
+    def _advance(self) -> None:
+        """Parse one step of what came, and see to the next."""
+        self._is_in_lane = False
+        if self.transport.is_closing():
+            return
         try:
-            if is_free or self._parser.is_in_body:
-                self._parser.feed_data(data)
-                self._go_on()
+            self._parser.next()
+            if self._parser.is_behind:
+                self._wait_in_lane(self._lane.run_later)
             else:
-                self._parser.hold(data)
-                self.flow.pause_reading()
+                self._go_on()
         except MalformedRequestError as exc:
             self._refuse_bytes(exc)
 
     def _go_on(self) -> None:
-        """Parse the requests that wait, as far as each is answered at once. Raises MalformedRequestError.
-
-        A few in each turn of the loop: a caller who sends thousands of them takes its turns like all others.
-        """
-        for _ in range(_AT_ONCE):
-            if not self._may_go_on():
-                break
-            self._parser.next()
+        """See to the requests that wait, or read on."""
         if self._parser.has_waiting:
             self.flow.pause_reading()
             if self._may_go_on():
-                self.loop.call_soon(self._resume)
-        elif self._is_free():
+                self._resume()
+        elif self._is_free() or (self._parser.is_in_body and not self._is_body_full()):
             self.flow.resume_reading()
         self._be_patient()
+
+    def _is_body_full(self) -> bool:
+        """Whether so much of the body lies here that the application has to take some first."""
+        return self._refusal is None and len(self.cycle.body) > HIGH_WATER_LIMIT
 
     def _may_go_on(self) -> bool:
         is_open = not (self.transport.is_closing() or self.flow.write_paused)
@@ -202,7 +221,7 @@ class Connection(HttpToolsProtocol):
         """Go on with the requests that wait, now that the caller reads what was answered."""
         super().resume_writing()
         if self._parser.has_waiting:
-            self.loop.call_soon(self._resume)
+            self._resume()
 
     def _be_patient(self) -> None:
         """Give what has begun a while to come whole."""
@@ -282,6 +301,7 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take or skip a part of the body."""
+        self._n_body += len(body)
         if self._refusal is None:
             super().on_body(body)
 
@@ -289,7 +309,9 @@ class Connection(HttpToolsProtocol):
         """Start the request's work, or write the refusal."""
         self.quiet_since = self.loop.time()
         self.transport.is_sending_expected = False
+        self._n_body, n_body = 0, self._n_body
         if self._refusal is None:
+            self._lane.charge(n_body)
             if not self.cycle.response_complete:
                 self._entrance.enter(self.scope)
                 self.cycle.keep_alive = self._is_wanted and not self._crowd.is_draining
@@ -307,14 +329,12 @@ class Connection(HttpToolsProtocol):
         self.quiet_since = self.loop.time()
         super().on_response_complete()
         if self._parser.has_waiting and not self.transport.is_closing():
-            self.loop.call_soon(self._resume)
+            self._resume()
 
     def _resume(self) -> None:
-        try:
-            if self._may_go_on():
-                self._go_on()
-        except MalformedRequestError as exc:
-            self._refuse_bytes(exc)
+        """Begin with the next of the requests that wait, in another turn of the loop."""
+        if not self._is_in_lane:
+            self._wait_in_lane(self._lane.run_later)
 
     def _is_free(self) -> bool:
         """Whether nothing is in progress."""

@@ -9,6 +9,7 @@ from typing import Any
 
 LINGER_S = 5.0
 LINGER_BYTES = 32 << 20
+_READ_EVERY_S = 0.005
 
 
 class LingeringTransport:
@@ -45,10 +46,17 @@ class LingeringTransport:
             self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)
 
     def drop(self, data: bytes) -> None:
-        """Take what came while lingering."""
+        """Take what came while lingering. What comes next is read a little later: nobody waits for it."""
         self._n_left -= len(data)
         if self._n_left < 0:
             self._transport.abort()
+        else:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(_READ_EVERY_S, self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def ended(self) -> None:
         """Note that the connection is gone."""

@@ -12,7 +12,8 @@ import h11
 
 HEAD_BYTES = 16 << 10
 MAX_HEADERS = 100
-_AT_ONCE = 4096
+_CHUNKS_AT_ONCE, _BODY_AT_ONCE = 512, 64 << 10
+"""Bytes of a body that are parsed in one step. Of a chunked one it is few: a chunk of one byte costs 10 us."""
 _SMALL_REST = 64 << 10
 _ODD_LINES = re.compile(rb"(?<!\r)\n|\n[ \t]|\r(?!\n|\Z)")
 
@@ -70,6 +71,11 @@ class RequestParser:
         return bool(self._waiting) and not self.is_in_body and not self._is_over
 
     @property
+    def is_behind(self) -> bool:
+        """Whether bytes of the body that is being read lie here, for the next step."""
+        return bool(self._waiting) and self.is_in_body
+
+    @property
     def has_waiting(self) -> bool:
         """Whether bytes lie here that belong to a request behind the one that is over."""
         return bool(self._waiting) and self._is_over
@@ -105,18 +111,17 @@ class RequestParser:
         self._waiting += data
         self._is_over = True
 
-    def feed_data(self, data: bytes) -> None:
-        """Parse what came, up to the end of one request. Raises MalformedRequestError."""
+    def take(self, data: bytes) -> None:
+        """Take bytes of the request that is being read, to be parsed at next()."""
         self._waiting += data
-        self.next()
 
     def next(self) -> None:
-        """Go on with the bytes that wait, up to the end of one request. Raises MalformedRequestError."""
+        """Parse one step of the bytes that wait: a head, or a part of a body. Raises MalformedRequestError."""
         self._is_over = False
         try:
             if not self.is_in_body and self._waiting:
                 self._read_head()
-            while self.is_in_body and self._waiting:
+            if self.is_in_body and self._waiting:
                 self._read_body()
         except h11.RemoteProtocolError as exc:
             raise MalformedRequestError(exc.error_status_hint, str(exc)) from exc
@@ -139,7 +144,7 @@ class RequestParser:
 
     def _read_body(self) -> None:
         assert self._h11 is not None  # noqa: S101  # a head has come
-        n_bytes = _AT_ONCE if self._is_chunked else min(self._n_left, _AT_ONCE)
+        n_bytes = _CHUNKS_AT_ONCE if self._is_chunked else min(self._n_left, _BODY_AT_ONCE)
         piece = bytes(self._waiting[:n_bytes])
         del self._waiting[: len(piece)]
         self._n_left -= len(piece)

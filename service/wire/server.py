@@ -14,6 +14,7 @@ import uvicorn
 from service.errors import StartError
 from service.wire.connection import Connection
 from service.wire.crowd import Crowd
+from service.wire.lane import Lane
 from service.wire.reply import SECURITY_HEADERS
 
 BACKLOG = 2048
@@ -39,10 +40,11 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Any, crowd: Crowd, on_drain: Callable[[], None], rule: ServerRule) -> None:
         """app: an Entrance. crowd: the connections. on_drain: called at the first signal."""
+        lane = Lane()
         super().__init__(
             uvicorn.Config(
                 app,
-                http=cast(Any, partial(Connection, crowd=crowd)),
+                http=cast(Any, partial(Connection, crowd=crowd, lane=lane)),
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -55,7 +57,7 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=rule.keep_alive_s,
             )
         )
-        self._crowd, self._on_drain, self._drain_s = crowd, on_drain, rule.drain_s
+        self._crowd, self._lane, self._on_drain, self._drain_s = crowd, lane, on_drain, rule.drain_s
         self._stop_at: float | None = None
 
     def handle_exit(self, sig: int, frame: object) -> None:
@@ -97,7 +99,11 @@ class Server(uvicorn.Server):
 
     def _make_connection(self) -> Connection:
         return Connection(
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state, crowd=self._crowd
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            crowd=self._crowd,
+            lane=self._lane,
         )
 
     async def on_tick(self, counter: int) -> bool:

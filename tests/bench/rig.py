@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import redis
 
 from service.bench.load import SHARES, percentile
-from service.store.embedded import find_server
+from service.store.server import find_server
 
 NULL_SOURCE = """
 import socket, uvicorn

@@ -12,7 +12,7 @@ import redis
 import yaml
 
 from service.settings import Settings
-from service.store.embedded import find_server
+from service.store.server import find_server
 from tests.service.running import wait_for
 
 ROOT = Path(__file__).parents[2]

@@ -61,12 +61,13 @@ STARTS_THE_SERVICE = {"run": "service.child"}
 """The folder of training that starts the service as a process, and what it needs to do so."""
 ROOT_FILES = {
     "service": {"service", "service.environment", "service.errors", "service.logs", "service.metrics",
-                "service.onnx_session", "service.child"},
+                "service.onnx_session", "service.child", "service.private_directory"},
     "training": {"training", "training.errors", "training.progress", "training.stage"},
 }  # fmt: skip
 """What stands at a package's root and may be imported by every folder of it."""
 HOMES = {
     "redis": {"service.store"},
+    "cryptography": {"service.release"},
     "onnxruntime": {"service.onnx_session", "training.export"},
     "faiss": {"service.search"},
     "fastapi": {"service.http"},
@@ -78,7 +79,7 @@ HOMES = {
     "rich": {"training.progress"},
 }
 """The folder, or the file at the root, where a library is named; in service and in training at most one each."""
-SEES_SETTINGS = {"service.app", "service.command"}
+SEES_SETTINGS = {"service.app", "service.storage", "service.command"}
 SEES_CONFIG = {"training.__main__", "training.run"}
 
 
@@ -152,7 +153,7 @@ def test_a_folder_imports_only_what_the_table_allows():
                     (folder in SEES_THE_BUNDLE and other == FACE) or other == STARTS_THE_SERVICE.get(folder)
                 )
             elif theirs is None:
-                is_composed = home_of(name) in SEES_SETTINGS and other in ("service.app", "service.settings")
+                is_composed = home_of(name) in SEES_SETTINGS and other in {"service.settings", *SEES_SETTINGS}
                 is_allowed = is_composed or other in ROOT_FILES[package]
             else:
                 is_allowed = theirs == folder or theirs in MAY_USE[package][folder]

@@ -98,6 +98,10 @@ class Running:
         text = self._log_path.read_text()
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
+    def log_text(self) -> str:
+        """Return what the process has logged so far."""
+        return self._log_path.read_text()
+
     def recommend(self, **body: Any) -> dict[str, Any]:
         """POST /recommend, which must answer 200."""
         response = self.client.post("/recommend", json=body)

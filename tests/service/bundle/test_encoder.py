@@ -230,7 +230,7 @@ def test_other_ways_to_write_the_reference_are_refused(extra: bytes) -> None:
     ],
 )
 def test_what_parsers_may_read_differently_is_refused(model: bytes) -> None:
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ValueError, match=r"message|cut off|format|another type"):
         check_model(model)
 
 

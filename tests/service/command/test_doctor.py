@@ -4,7 +4,6 @@ import asyncio
 import resource
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +11,9 @@ import pytest
 
 from service.bundle import EMBEDDINGS
 from service.command import doctor
-from service.command.doctor import FAIL, PASS, WARN
-from service.store.embedded import find_server
+from service.command.finding import FAIL, PASS, WARN, Finding
+from service.errors import RefusedError
+from service.store.server import find_server
 from tests.service.running import Running, run_command, wait_for
 
 
@@ -43,7 +43,7 @@ def test_doctor_finds_nothing_to_fail_beside_a_running_service(shared_service: R
 
     found = levels(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {found[name] for name in ("bundle", "eviction", "persistence", "clock", "keys", "metrics")} == {PASS}
+    assert {found[name] for name in ("bundle", "use", "eviction", "persistence", "clock", "keys", "metrics")} == {PASS}
 
 
 def test_doctor_fails_for_damage_and_eviction_and_says_the_way_out(
@@ -103,26 +103,8 @@ def test_too_few_files_are_a_warning() -> None:
     assert doctor.check_files(-doctor.SPARE_FILES, 1).level == PASS
 
 
-@pytest.mark.parametrize(
-    ("info", "expected"),
-    [
-        ({"aof_enabled": "1", "role": "master"}, PASS), ({"aof_enabled": "0"}, WARN), ({"loading": "1"}, WARN),
-        ({"aof_enabled": "1", "role": "slave"}, FAIL), ({"aof_enabled": "1", "aof_last_write_status": "err"}, FAIL),
-    ],
-)  # fmt: skip
-def test_persistence_is_judged_by_what_the_server_says(info: dict[str, str], expected: str) -> None:
-    assert doctor.judge_persistence(info).level == expected
-
-
-@pytest.mark.parametrize(("apart_s", "expected"), [(0, PASS), (-5, WARN), (5, WARN), (3600, FAIL)])
-def test_clocks_that_are_apart_are_found(apart_s: int, expected: str) -> None:
-    now = time.time() + apart_s
-
-    assert doctor.judge_clock(now).level == expected
-
-
 def test_findings_give_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
-    good, poor, bad = (doctor.Finding(level, "it", "text", "do this") for level in (PASS, WARN, FAIL))
+    good, poor, bad = (Finding(level, "it", "text", "do this") for level in (PASS, WARN, FAIL))
 
     assert [doctor.print_findings(found) for found in ([good], [good, poor], [good, bad])] == [0, 0, 1]
     assert "do this" in capsys.readouterr().out
@@ -130,7 +112,7 @@ def test_findings_give_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_missing_bundle_is_a_failure(tmp_path: Path) -> None:
     async def refuse(path: Path) -> None:
-        raise doctor.RefusedError("rejected_checksum", f"{path}: no manifest.json here")
+        raise RefusedError("rejected_checksum", f"{path}: no manifest.json here")
 
     assert asyncio.run(doctor.check_bundle(tmp_path, refuse)).level == FAIL
     assert asyncio.run(doctor.check_bundle(None, refuse)).level == WARN

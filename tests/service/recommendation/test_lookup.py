@@ -15,6 +15,7 @@ from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Found, Job, Query, Ranking, Taste
 from service.recommendation.lookup import Lookup
 from service.recommendation.memory import Memory
+from service.user.erasure import share_of
 from service.user.record import Record, Sight
 from tests.service.toy import write_toy
 
@@ -131,7 +132,8 @@ async def test_failing_store_gives_every_job_what_is_remembered(catalogue: Catal
     }
 
 
-async def test_only_what_was_read_before_no_erasure_is_kept(catalogue: Catalogue) -> None:
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+async def test_only_what_was_read_before_no_erasure_is_kept(catalogue: Catalogue, is_elsewhere: bool) -> None:
     users, memory = Users(), Memory(9)
     users.may_look.set()
     users.may_read.set()
@@ -141,7 +143,10 @@ async def test_only_what_was_read_before_no_erasure_is_kept(catalogue: Catalogue
     (erased,) = [each async for each in lookup.find([job("read-2")])]
     lookup.keep([Ranking(each, None, KNOWN.user) for each in kept])  # type: ignore[arg-type]
     await lookup.flush()
-    await lookup.forget("read-2")
+    if is_elsewhere:
+        lookup.forget_share(share_of("read-2"))
+    else:
+        await lookup.forget("read-2")
     lookup.keep([Ranking(each, None, KNOWN.user) for each in erased])  # type: ignore[arg-type]
     await lookup.flush()
 

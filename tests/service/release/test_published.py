@@ -521,3 +521,21 @@ def trial_of(service: Running) -> int | None:
 def status_of(service: Running) -> dict[str, Any]:
     done = run_command("status", "--data-dir", str(service.data_dir))
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_after_the_store_was_emptied_everybody_says_what_is_served(toy_bundle: Path, tmp_path: Path) -> None:
+    other = write_toy(tmp_path / "other", seed=7)
+    data = ("--data-dir", str(tmp_path / "data"))
+    with Running(toy_bundle, tmp_path / "data") as service:
+        assert run_command("publish", str(other.path), *data, "--wait", "60").returncode == 0
+        service.store().flushall()
+        (lost,) = wait_for(lambda: [line for line in service.log_lines() if line["event"] == "release_lost"])
+        status = wait_for(lambda: (done := run_command("status", *data)) and "serves" in done.stdout and done.stdout)
+        answer = service.recommend(history=["i1"])
+        assert run_command("publish", str(toy_bundle), *data, "--wait", "60").returncode == 0
+        again = service.recommend(history=["i1"])
+
+    assert lost["model_version"] == answer["model_version"] == other.manifest.version
+    assert "the store names no live version" in status
+    assert f"serves {other.manifest.version}" in status
+    assert again["model_version"] != other.manifest.version

@@ -14,7 +14,7 @@ from redis.asyncio.retry import Retry
 
 from service.errors import StartError
 from service.store.address import open_address
-from service.store.embedded import find_server
+from service.store.server import find_server
 from tests.service.running import Running, run_command, wait_for
 
 PASSWORD = "s3ntinel-pa/ss@word"
@@ -34,7 +34,7 @@ def test_plain_urls_have_a_lean_connection(url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["rediss://host", "redis://host?socket_timeout=1", "rediss+sentinel://a/shop", "redis+cluster://u:p@a,b:2"],
+    ["rediss://host", "redis://host?client_name=x", "rediss+sentinel://a/shop", "redis+cluster://u:p@a,b:2"],
 )
 def test_tls_options_and_clusters_go_through_redis_py(url: str) -> None:
     assert open_address(url, 4).connection is None

@@ -16,7 +16,7 @@ TEXT, SCORES = "client:text", "client:scores"
 def open_store(service: Running, on_error: Callable[[str], None] = lambda kind: None) -> Store:
     """A client of a running service's embedded server. Close it."""
     url = f"unix://{socket_path(service.data_dir)}"
-    return Store(url, max_connections=4, slow_s=5.0, breaker=Breaker(), on_error=on_error)
+    return Store(url, max_connections=4, slow_s=5.0, breaker=Breaker(), on_error=lambda error: on_error(error.kind))
 
 
 @pytest.fixture

@@ -5,7 +5,11 @@ import itertools
 import pytest
 
 from service.bundle import tie_hash
+from service.user.event import StoredEvent
+from service.user.history import History, Retention
+from service.user.key import UserKeys
 from tests.service.running import Running
+from tests.service.store.test_client import open_store
 
 
 def test_history_is_the_same_for_every_order_of_arrival(shared_service: Running) -> None:
@@ -74,3 +78,40 @@ def test_repeats_stay_in_the_history(shared_service: Running) -> None:
     answer = shared_service.recommend(user_id="again", debug=True)
 
     assert answer["debug"]["funnel"]["history"] == 4
+
+
+def test_replay_of_what_a_full_history_has_dropped_is_told_and_not_accepted_twice(shared_service: Running) -> None:
+    events = [{"user_id": "full-replay", "item_id": f"i{n % 60}", "timestamp": n} for n in range(1, 521)]
+    with shared_service.store() as store:
+        first = shared_service.send(*events)
+        n_entries = store.xlen("retort:events")
+        second = shared_service.send(*events)
+
+        assert store.xlen("retort:events") == n_entries
+    assert (first["accepted"], first["duplicates"], first["rejected"]) == (520, 0, [])
+    assert (second["accepted"], second["duplicates"]) == (0, 500)
+    assert [(refusal["index"], refusal["reason"]) for refusal in second["rejected"]] == [
+        (index, "too_old") for index in range(20)
+    ]
+
+
+def test_event_as_old_as_the_oldest_kept_is_new_or_known_and_never_too_old(shared_service: Running) -> None:
+    user = "at-the-edge"
+    shared_service.send(*[{"user_id": user, "item_id": f"i{n % 60}", "timestamp": n} for n in range(1, 501)])
+
+    oldest = shared_service.send({"user_id": user, "item_id": "i1", "timestamp": 1})
+    newer = shared_service.send({"user_id": user, "item_id": "i2", "timestamp": 1.5})
+    older = shared_service.send({"user_id": user, "item_id": "i1", "timestamp": 1})
+
+    assert (oldest["accepted"], oldest["duplicates"]) == (0, 1)
+    assert (newer["accepted"], newer["rejected"]) == (1, [])
+    assert [refusal["reason"] for refusal in older["rejected"]] == ["too_old"]
+
+
+async def test_loading_more_than_is_kept_again_loads_nothing(shared_service: Running) -> None:
+    store = open_store(shared_service)
+    history = History(store, UserKeys("loaded"), Retention(events=5))
+    group = [StoredEvent("u", "i1", n) for n in range(9)]
+
+    assert [await history.load([group], 5) for _ in range(2)] == [9, 0]
+    await store.close()

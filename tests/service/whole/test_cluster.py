@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from service.store.embedded import find_server
+from service.store.server import find_server
 from tests.service.running import Running, run_command, wait_for
 from tests.service.store.test_address import free_port
 from tests.service.toy import write_toy
@@ -118,7 +118,7 @@ def test_users_are_spread_and_served_and_slots_may_move(nodes: Nodes, toy_bundle
         wait_for(lambda: all(service.recommend(user_id=user)["quality"]["level"] == "full" for user in USERS), 10)
         service.send({"user_id": USERS[0], "item_id": "i8", "timestamp": 100})
         history = service.client.get(f"/users/{USERS[0]}").json()["history"]
-        erased = service.client.delete(f"/users/{USERS[1]}")
+        erased = [service.client.delete(f"/users/{user}").json() for user in (USERS[0], USERS[1])]
         gone = service.recommend(user_id=USERS[1])
 
     assert first["accepted"] == len(USERS) and again["duplicates"] == len(USERS)
@@ -128,7 +128,10 @@ def test_users_are_spread_and_served_and_slots_may_move(nodes: Nodes, toy_bundle
         user: answer["items"] for user, answer in inline.items()
     }
     assert [event["item_id"] for event in history] == ["i0", "i8"]
-    assert erased.status_code == 200
+    assert [answer["event_stream"] for answer in erased] == [
+        {"erased": 2, "complete": True}, {"erased": 1, "complete": True}
+    ]  # fmt: skip
+    assert [answer["memory"]["complete"] for answer in erased] == [True, True]
     assert gone["quality"]["reasons"] == ["cold_user"]
 
 

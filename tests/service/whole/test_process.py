@@ -138,7 +138,7 @@ def test_a_key_that_no_header_carries_is_refused(toy_bundle: Path, name: str, ke
 
 def test_every_log_line_is_json_and_carries_the_recommendation_id(toy_bundle: Path, tmp_path: Path) -> None:
     user = 'a"b\u202e{}\\'
-    with Running(toy_bundle, tmp_path) as service:
+    with Running(toy_bundle, tmp_path, log_users="id") as service:
         ids = [service.recommend(user_id=user)["recommendation_id"] for _ in range(3)]
         lines = wait_for(lambda: [line for line in service.log_lines() if "recommendation_id" in line][2:])
         requests = [line for line in service.log_lines() if line.get("recommendation_id") in ids]
@@ -148,6 +148,38 @@ def test_every_log_line_is_json_and_carries_the_recommendation_id(toy_bundle: Pa
     assert {(line["level"], line["reason"], line["status"], line["user_id"]) for line in requests} == {
         ("fallback", "cold_user", 200, user)
     }
+
+
+def lines_of(service: Running, recommendation_id: str) -> list[dict[str, object]]:
+    return wait_for(lambda: [x for x in service.log_lines() if x.get("recommendation_id") == recommendation_id])
+
+
+def test_the_log_names_users_by_an_alias_that_lasts(toy_bundle: Path, tmp_path: Path) -> None:
+    said, named = set(), set()
+    for workers in ("1", "2"):
+        with Running(toy_bundle, tmp_path, "--workers", workers, log_level="debug") as service:
+            for _ in range(6):
+                with httpx.Client(base_url=service.url) as caller:
+                    answer = caller.post("/recommend", json={"user_id": "anna-secret"}).json()
+                    named.add(caller.get("/users/anna-secret").json()["log_name"])
+                said |= {line["user"] for line in lines_of(service, answer["recommendation_id"])}
+            text = service.log_text()
+
+    assert len(said) == 1
+    assert said == named
+    assert "anna-secret" not in text
+
+
+def test_the_log_may_name_nobody_or_go_by_a_key_of_ones_own(toy_bundle: Path, tmp_path: Path) -> None:
+    found = []
+    for place, settings in enumerate([{"log_users": "none"}, {"log_key": "k"}, {"log_key": "k"}, {"log_key": "other"}]):
+        with Running(toy_bundle, tmp_path / str(place), **settings) as service:
+            (line,) = lines_of(service, service.recommend(user_id="anna")["recommendation_id"])
+            found.append(line.get("user"))
+            assert service.client.get("/users/anna").json()["log_name"] == line.get("user")
+
+    assert found[0] is None
+    assert found[1] == found[2] != found[3]
 
 
 def test_metrics_parse_and_explain_every_request(toy_bundle: Path, tmp_path: Path) -> None:
@@ -183,7 +215,7 @@ def test_metrics_parse_and_explain_every_request(toy_bundle: Path, tmp_path: Pat
         == 2
     )
     assert {s.labels["result"]: s.value for s in samples if s.name == "retort_events_total"} == {
-        "accepted": 1, "duplicate": 1, "invalid": 1, "future": 0, "unavailable": 0,
+        "accepted": 1, "duplicate": 1, "invalid": 1, "future": 0, "too_old": 0, "unavailable": 0,
     }  # fmt: skip
     assert {s.labels["route"] for s in samples if "route" in s.labels} <= set(ROUTES)
     assert {s.labels["method"] for s in samples if "method" in s.labels} <= {*METHODS, "OTHER"}
@@ -261,8 +293,14 @@ def test_erased_user_leaves_nothing_behind(toy_bundle: Path, tmp_path: Path) -> 
         forgotten = service.recommend(user_id="gone")["quality"]
         os.kill(service.store_pid(), signal.SIGCONT)
 
-    assert answer == {"user_id": "gone", "keys_erased": 2, "event_stream": {"erased": 1, "complete": True}}
-    assert keys == [b"retort:events", b"retort:{stays}:e", b"retort:{stays}:h"]
+    assert answer == {
+        "user_id": "gone", "keys_erased": 2, "event_stream": {"erased": 1, "complete": True},
+        "memory": {"complete": True, "gone_within_s": 0},
+    }  # fmt: skip
+    assert keys == [
+        b"retort:erasures", b"retort:events", b"retort:{retort:erasures}:listeners", b"retort:{retort:events}:account",
+        b"retort:{stays}:e", b"retort:{stays}:h", b"retort:{stays}:s",
+    ]  # fmt: skip
     assert entries == ["stays"]
     assert forgotten == {"level": "fallback", "reasons": ["store_timeout"]}
 
@@ -378,7 +416,7 @@ def test_export_writes_each_accepted_event_once(toy_bundle: Path, tmp_path: Path
         for _ in range(2):
             service.send(full, {"user_id": "e", "item_id": "0444778", "timestamp": 9})
         service.send(*[{"user_id": "old", "item_id": f"i{n}", "timestamp": 100 + n} for n in range(3)])
-        service.send({"user_id": "old", "item_id": "i0", "timestamp": 100})  # trimmed away, so accepted again
+        service.send({"user_id": "old", "item_id": "i0", "timestamp": 100})  # trimmed away, so refused
         names = ["out.jsonl", "out.csv", "out.jsonl.gz"]
         codes = [
             run_command("export", str(tmp_path / n), "--data-dir", str(tmp_path / "data")).returncode for n in names

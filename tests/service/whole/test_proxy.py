@@ -161,13 +161,13 @@ def test_rolling_restarts_fail_no_request(toy_bundle: Path, tmp_path: Path, name
                     statuses.append(repr(exc))
 
     with services[0], services[1], proxy(name, tmp_path / name, [("127.0.0.1", int(port)) for port in ports]) as url:
-        threads = [threading.Thread(target=ask, args=(url,)) for _ in range(4)]
+        threads = [threading.Thread(target=ask, args=(url,), daemon=True) for _ in range(4)]
         for thread in threads:
             thread.start()
         for number in range(10):
             service = services[number % 2]
             service.process.terminate()
-            assert service.process.wait(20) == 0
+            assert service.process.wait(60) == 0
             service.client.close()
             service.start()
             wait_for(lambda service=service: service.metric("retort_recommendations_total") > 5)

@@ -1,0 +1,95 @@
+"""import and export: memory stays bounded whatever the file is, and what is written is safe to open and private."""
+
+import csv
+import gzip
+import json
+import resource
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.store.embedded import socket_path
+from tests.service.running import Running, clean_environment, run_command
+
+HEAD = b"user_id,item_id,timestamp\n"
+LONG = 200 << 20
+BOMBS = {
+    "line.jsonl.gz": [b'{"user_id": "', b"a" * LONG],
+    "field.csv.gz": [HEAD, b"a" * LONG],
+    "quoted.csv.gz": [HEAD, b'"', b"a\n" * (LONG // 2)],
+    "fields.csv.gz": [HEAD, b"," * LONG],
+    "row.csv.gz": [HEAD, b'"a\n",' * (LONG // 5)],
+    "header.csv.gz": [b'"a\n",' * (LONG // 5)],
+    "blank.jsonl.gz": [b" " * LONG],
+    "deep.jsonl.gz": [b"[" * LONG],
+}
+"""Files that are small, and would fill the memory if a line or a row of them were read whole."""
+CELLS = ["=1+1", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1", "'=1"]
+PLAIN = ["-5", "+7.25", "a=b", "'quoted'"]
+
+
+def import_bounded(path: Path, data_dir: Path, url: str) -> "subprocess.CompletedProcess[str]":
+    """Import with so much memory as the command needs for any good file."""
+
+    def bound() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (400 << 20, 400 << 20))
+
+    return subprocess.run(
+        [sys.executable, "-m", "service", "import", str(path), "--data-dir", str(data_dir)],
+        env=clean_environment({"redis_url": url}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        preexec_fn=bound,  # of a test that has no thread
+    )
+
+
+def url_of(service: Running) -> str:
+    return f"unix://{socket_path(service.data_dir)}"
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_cannot_fill_the_memory(tmp_path: Path, shared_service: Running, name: str) -> None:
+    with gzip.open(tmp_path / name, "wb", compresslevel=6) as file:
+        for part in BOMBS[name]:
+            file.write(part)
+
+    done = import_bounded(tmp_path / name, tmp_path / "data", url_of(shared_service))
+
+    assert done.returncode == 2, done.stderr
+    assert f"{name}:" in done.stderr and "characters" in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr) < 1000
+
+
+def test_a_file_that_is_cut_off_or_no_gzip_is_refused_in_a_line(tmp_path: Path, shared_service: Running) -> None:
+    whole = gzip.compress(b'{"user_id": "u", "item_id": "i1", "timestamp": 1}\n' * 99)
+    files = {"cut.jsonl.gz": whole[:-9], "bad.jsonl.gz": whole[:20] + b"\xff" * 20, "no.jsonl.gz": b"{}"}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        done = import_bounded(tmp_path / name, tmp_path / "data", url_of(shared_service))
+
+        assert done.returncode == 2
+        assert name in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_spreadsheet_runs_nothing_of_a_csv_and_nobody_else_reads_it(toy_bundle: Path, tmp_path: Path) -> None:
+    with Running(toy_bundle, tmp_path / "data") as service:
+        service.send(*[
+            {"user_id": cell.strip("\t"), "item_id": "i1", "event_id": cell.strip("\t"), "timestamp": n + 1}
+            for n, cell in enumerate([*CELLS, *PLAIN])
+        ])  # fmt: skip
+        for name in ("out.csv", "out.jsonl"):
+            run_command("export", str(tmp_path / name), "--data-dir", str(tmp_path / "data"))
+
+    table = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    lines = [json.loads(line)["user_id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    said = [cell.strip("\t") for cell in [*CELLS, *PLAIN]]
+    assert [row["user_id"] for row in table] == [row["event_id"] for row in table]
+    assert [row["user_id"] for row in table] == [f"'{each}" if each not in PLAIN else each for each in said]
+    assert lines == said
+    for name in ("out.csv", "out.jsonl"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
