@@ -15,6 +15,7 @@ from training.data.split import TEST, TRAIN, VAL, SplitRule, assign_parts, fold_
 from training.errors import InputError
 
 FOLDS = 10  # of the users, of which one is for validation and one for the test
+FEW_USERS, FEW_FOLDS = 1000, 4  # of so few users, more are asked
 FEW = 0.1  # targets an event; below it most events would teach nothing
 
 
@@ -44,11 +45,11 @@ def hold_out(label: str, user: NDArray[np.int32], timestamp_ms: NDArray[np.int64
         if counts["val"] and counts["test"] and (is_silent or counts["train"] > targets["train"]):
             said = (
                 f"histories are short: holding out two events of each user would leave {targets['train']:,} events to "
-                f"learn from and {targets['test']:,} users to ask. Instead, the last event of a tenth of the users is "
-                "held out for the test, and that of another tenth for validation"
+                f"learn from and {targets['test']:,} users to ask. Instead, the last event of one in {_folds(user)} "
+                "users is held out for the test, and that of as many others for validation"
             )
             part, targets = eased, counts
-            settings = settings | {"held_users": 2 / FOLDS}
+            settings = settings | {"held_users": 2 / _folds(user)}
     _check(label, user, rule, targets, least)
     return Held(part, settings, targets, said)
 
@@ -70,11 +71,16 @@ def _hold_share(user: NDArray[np.int32]) -> NDArray[np.uint8]:
     part = np.full(len(user), TRAIN, dtype=np.uint8)
     length = np.bincount(user)[user]
     is_last = np.append(user[1:] != user[:-1], True) & (length >= 2)
-    folds = min(FOLDS, max(3, int(user.max()) + 1))
+    folds = _folds(user)
     fold = fold_of(user, folds)
     part[is_last & (fold == 1)] = TEST
     part[is_last & (fold == 2)] = VAL
     return part
+
+
+def _folds(user: NDArray[np.int32]) -> int:
+    n_users = int(user.max()) + 1
+    return FOLDS if n_users >= FEW_USERS else min(FEW_FOLDS, max(3, n_users))
 
 
 def _check(label: str, user: NDArray[np.int32], rule: SplitRule, targets: dict[str, int], least: int) -> None:
