@@ -8,7 +8,7 @@ import asyncio
 import gc
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +33,7 @@ from service.http.rate import Ledger, Rates
 from service.http.recommend import RecommendEndpoint
 from service.http.users import user_routes
 from service.logs import Log
-from service.metrics import Metrics
+from service.metrics import TREND_SOURCES, Metrics
 from service.model.model import load_model
 from service.private_directory import make_private
 from service.recommendation.lookup import Lookup
@@ -48,13 +48,16 @@ from service.release.record import OWN_NUMBER
 from service.release.signature import Trust
 from service.release.trial import try_bundle
 from service.settings import Settings
-from service.storage import budget_rule, erasures_of, history_of, open_store, stream_of, trouble_of
+from service.storage import budget_rule, erasures_of, history_of, open_store, stream_of, trend_of, trouble_of
 from service.store.client import Store
 from service.user.alias import Aliases, UserNames, kept_key
 from service.user.embedding import EmbeddingCache
 from service.user.erasure import Erasures
+from service.user.event import source_of
 from service.user.history import History
 from service.user.key import UserKeys
+from service.user.trend import ANONYMOUS, OTHERS
+from service.user.trend_feed import follow_trends
 from service.wire.crowd import Crowd, most_connections
 
 _LAG_EVERY_S = 0.1
@@ -122,12 +125,11 @@ async def open_service(
         generations = Generations(first or _load_own(settings, loader))
         stack.push_async_callback(generations.rest)
         readiness = _make_readiness(settings, store, store_kind, generations)
-        history = history_of(settings, store)
-        names = _names_of(settings)
+        history, names = history_of(settings, store), _names_of(settings)
         keys, account, guard = _make_guard(settings, metrics, log, ledger)
         api = create_api(
             [
-                event_routes(history, metrics, guard.charge),
+                event_routes(history, metrics, guard.charge, is_keyed=keys.is_on),
                 user_routes(history, stream_of(settings, store), erasures, generations, names),
                 model_routes(generations, published, follower.look_soon),
                 probe_routes(readiness.describe, metrics),
@@ -139,9 +141,34 @@ async def open_service(
         _show(metrics, generations)
         hearing = erasures.follow(generations.forget_share) if settings.memory_users else None
         following = None if is_pinned else follower.run(generations)
-        for work in filter(None, (_watch_lag(metrics), hearing, following)):
-            stack.push_async_callback(_cancel, asyncio.create_task(work))
+        counting = follow_trends(generations.trends, _note_trend(settings, metrics, generations))
+        _begin(stack, _watch_lag(metrics), hearing, following, counting)
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
+
+
+def _begin(stack: AsyncExitStack, *works: Coroutine[Any, Any, None] | None) -> None:
+    """Begin what goes on until the stack ends."""
+    for work in filter(None, works):
+        stack.push_async_callback(_cancel, asyncio.create_task(work))
+
+
+def _note_trend(settings: Settings, metrics: Metrics, generations: Generations) -> Callable[[], None]:
+    """Return what sets the gauges of the trend."""
+    names = {source_of(key.secret): f"key_{number}" for number, key in enumerate(settings.parsed_keys, start=1)}
+    names |= {source_of(settings.admin_key.get_secret_value().encode()): "admin", "bundle": "bundle"}
+    names |= {ANONYMOUS: ANONYMOUS}
+
+    def note() -> None:
+        live = generations.live
+        masses = dict.fromkeys(TREND_SOURCES, 0.0)
+        for source, mass in (live.trend.masses() if live.trend else {}).items():
+            name = names.get(source, OTHERS)
+            masses[name if name in masses else OTHERS] += mass
+        for name, mass in masses.items():
+            metrics.trend_mass[name].set(mass)
+        metrics.trend_age.set(max(0.0, time.time() - live.catalogue.heard_at))
+
+    return note
 
 
 def _freeze() -> None:
@@ -176,7 +203,8 @@ class GenerationLoader:
         ranker = Ranker(model.student, catalogue, self._metrics, max_history=manifest.max_history)
         recommender = Recommender(catalogue, lookup, ranker, self._metrics)
         recommender.warm()
-        return Generation(manifest, catalogue, recommender, number)
+        trend = trend_of(self._settings, self._store, catalogue)
+        return Generation(manifest, catalogue, recommender, number, trend)
 
     def _embeddings(self, history: History, dim: int, version: str) -> EmbeddingCache:
         keys, ttl_s = UserKeys(self._settings.namespace), max(1, round(self._settings.embedding_ttl_hours * 3600))

@@ -35,12 +35,12 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 STAGES = ("parse", "queue", "store", "encode", "score", "rules", "serialize")
 REASONS = (
     "cold_user", "stale_profile", "store_timeout", "store_error", "breaker_open", "deadline", "model_error",
-    "nonfinite_scores", "not_enough_items",
+    "nonfinite_scores", "stale_trend", "not_enough_items",
 )  # fmt: skip
 """Why an answer is not all it could be, the most important reason first."""
 _LEVELS_AND_REASONS = [
-    ("full", "none"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
-    *[("fallback", reason) for reason in REASONS if reason not in ("stale_profile", "not_enough_items")],
+    ("full", "none"), ("full", "stale_trend"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
+    *[("fallback", reason) for reason in REASONS if not reason.startswith("stale") and reason != "not_enough_items"],
 ]  # fmt: skip
 STORE_OPS = ("read", "write_embedding", "append", "user", "erase", "ping", "release")
 STORE_KINDS = (
@@ -50,6 +50,8 @@ STORE_KINDS = (
 SHED_REASONS = ("concurrency", "events", "other_routes", "rate", "gone", "connections")
 EVENT_RESULTS = ("accepted", "duplicate", "invalid", "future", "too_old", "unavailable")
 CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
+TREND_SOURCES = ("bundle", "anonymous", "admin", *(f"key_{number}" for number in range(1, 10)), "other")
+"""Whose events the trend is made of. A key is named by its place in RETORT_API_KEYS; later ones are "other"."""
 SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "rejected_signature", "error")
 _Sum = Literal["livesum", "livemin", "livemax"]
 """What a gauge of several workers is: the sum, the least or the greatest over those that live."""
@@ -155,6 +157,10 @@ class Metrics:
         self.embedding_cache = {name: cache.labels(name) for name in CACHE_RESULTS}
         events = self._counter("events", "Events received", "result")
         self.events = {name: events.labels(name) for name in EVENT_RESULTS}
+
+        self.trend_age = self._gauge("trend_age_seconds", "Since when no event was heard of", of="livemax")
+        mass = self._gauge("trend_mass", "Events counted in the trend, decayed, by source", "source", of="livemax")
+        self.trend_mass = {name: mass.labels(name) for name in TREND_SOURCES}
 
     def _declare_store(self) -> None:
         operation = self._histogram(

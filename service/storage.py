@@ -15,6 +15,7 @@ from typing import Any
 from service.errors import StartError, StoreError
 from service.logs import Log
 from service.metrics import Metrics
+from service.model.catalogue import Catalogue
 from service.recommendation.budget import BudgetRule
 from service.settings import Settings
 from service.store.breaker import Breaker
@@ -25,6 +26,8 @@ from service.user.erasure import Erasures
 from service.user.history import History, Retention
 from service.user.key import UserKeys
 from service.user.stream import EventStream
+from service.user.trend import TrendCounter
+from service.user.trend_feed import TrendFeed, TrendSnapshots
 
 _STORE_START_S = 10.0
 _COMMAND_TIMEOUT_S = 30.0
@@ -143,6 +146,16 @@ def stream_of(settings: Settings, store: Store) -> EventStream:
     """Return the stream of events that the service has accepted."""
     keys = UserKeys(settings.namespace)
     return EventStream(store, keys, EntryIndex(store, keys, retention_of(settings).history_ttl_s))
+
+
+def trend_of(settings: Settings, store: Store, catalogue: Catalogue) -> TrendFeed | None:
+    """Return what keeps the trend of a catalogue up to date; None where its scores have none."""
+    parts, now = catalogue.parts, time.time()
+    if parts is None or parts.rule.trend is None:
+        return None
+    snapshots = TrendSnapshots(store, UserKeys(settings.namespace), parts.rule.trend.half_life_s)
+    counter = TrendCounter(parts.rule.trend, parts.counts_at(now), catalogue, now)
+    return TrendFeed(stream_of(settings, store), snapshots, counter, catalogue.set_counts)
 
 
 def erasures_of(settings: Settings, store: Store) -> Erasures:

@@ -3,6 +3,7 @@
 Both packages import it, so it needs the standard library and numpy, and nothing else of either package.
 """
 
+from service.bundle.array import Float32, Int64
 from service.bundle.directory import Bundle, Golden, open_bundle, write_bundle
 from service.bundle.error import BundleCorruptError, BundleError, BundleFormatError, BundleMissingError
 from service.bundle.item import MAX_ID_LENGTH, Item, Items, check_item_id, popularity_order, tie_hash
@@ -13,20 +14,39 @@ from service.bundle.manifest import (
     GOLDEN,
     ITEMS,
     MANIFEST,
+    NEIGHBOUR_SCALES,
+    NEIGHBOUR_WEIGHTS,
+    NEIGHBOURS,
     REQUIRED,
     SCALES,
+    SUM_FORMAT,
     TIE_RULE,
+    TREND_COUNTS,
     Manifest,
     bundle_version,
     fingerprint,
     parse_manifest,
     read_manifest,
 )
-from service.bundle.table import Float32, Int64, ItemTable, pad_histories
+from service.bundle.score import (
+    PARTS,
+    Gap,
+    NeighbourRule,
+    Neighbours,
+    Parts,
+    ScoreRule,
+    Scores,
+    TrendRule,
+    add_up,
+    parse_score,
+)
+from service.bundle.table import ItemTable, pad_histories
 
 __all__ = [
-    "EMBEDDINGS", "ENCODER", "FORMAT", "GOLDEN", "ITEMS", "MANIFEST", "MAX_ID_LENGTH", "REQUIRED", "SCALES", "TIE_RULE",
-    "Bundle", "BundleCorruptError", "BundleError", "BundleFormatError", "BundleMissingError", "Float32", "Golden",
-    "Int64", "Item", "ItemTable", "Items", "Manifest", "bundle_version", "check_item_id", "fingerprint", "open_bundle",
-    "pad_histories", "parse_manifest", "popularity_order", "read_manifest", "tie_hash", "write_bundle",
+    "EMBEDDINGS", "ENCODER", "FORMAT", "GOLDEN", "ITEMS", "MANIFEST", "MAX_ID_LENGTH", "NEIGHBOURS",
+    "NEIGHBOUR_SCALES", "NEIGHBOUR_WEIGHTS", "PARTS", "REQUIRED", "SCALES", "SUM_FORMAT", "TIE_RULE", "TREND_COUNTS",
+    "Bundle", "BundleCorruptError", "BundleError", "BundleFormatError", "BundleMissingError", "Float32", "Gap",
+    "Golden", "Int64", "Item", "ItemTable", "Items", "Manifest", "NeighbourRule", "Neighbours", "Parts", "ScoreRule",
+    "Scores", "TrendRule", "add_up", "bundle_version", "check_item_id", "fingerprint", "open_bundle", "pad_histories",
+    "parse_manifest", "parse_score", "popularity_order", "read_manifest", "tie_hash", "write_bundle",
 ]  # fmt: skip

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from service.bundle.error import BundleCorruptError, BundleFormatError, BundleMissingError
+from service.bundle.score import parse_score
 from service.bundle.strict_json import parse_json
 
-FORMAT = 1
+FORMAT, SUM_FORMAT = 1, 2
+"""The formats: a score is user · item, or a sum that this is one part of (see service/bundle/score.py)."""
 TIE_RULE = "blake2b4(user_id 0x00 item_id) then item_id then event"
 MAX_MANIFEST_BYTES = 4 << 20
 MANIFEST = "manifest.json"
@@ -26,8 +28,14 @@ SCALES = "item_scales.npy"
 BIASES = "item_biases.npy"
 ITEMS = "items.jsonl"
 GOLDEN = "golden.jsonl"
+NEIGHBOURS = "neighbours.npy"
+NEIGHBOUR_WEIGHTS = "neighbour_weights.npy"
+NEIGHBOUR_SCALES = "neighbour_scales.npy"
+TREND_COUNTS = "trend_counts.npy"
 REQUIRED = frozenset({ENCODER, EMBEDDINGS, ITEMS, GOLDEN})
-ALLOWED = REQUIRED | {INPUT_EMBEDDINGS, SCALES, BIASES}
+ALLOWED = REQUIRED | {
+    INPUT_EMBEDDINGS, SCALES, BIASES, NEIGHBOURS, NEIGHBOUR_WEIGHTS, NEIGHBOUR_SCALES, TREND_COUNTS,
+}  # fmt: skip
 """The names that a file of a bundle may have. Some become paths and keys before anything else of it is known."""
 _MOST = (1 << 31) - 1
 _MOST_BYTES = 1 << 44
@@ -45,6 +53,7 @@ class Manifest:
     recommended unless a request says otherwise. tie_rule: the order of events of one user and one time, always
     TIE_RULE. split: how training divided the events. refit: whether the model was trained once more, on all events.
     quality: the figures measured on the test events. lineage: the data, settings and versions it was made from.
+    score: how the score adds up, see parse_score(); empty in format 1, where it is user · item.
     """
 
     version: str
@@ -59,12 +68,18 @@ class Manifest:
     refit: bool = False
     quality: Mapping[str, Any] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    score: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
 
-def bundle_version(files: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the first 16 hex digits of the sha256 over the lines 'sha256 size name', sorted by name."""
+def bundle_version(files: Mapping[str, Mapping[str, Any]], score: Mapping[str, Any] | None = None) -> str:
+    """Return the first 16 hex digits of the sha256 over the lines 'sha256 size name', sorted by name.
+
+    score: of a bundle of format 2; as JSON without spaces, its keys sorted, it is one line more, at the end.
+    """
     lines = [f"{files[name]['sha256']} {files[name]['size']} {name}\n" for name in sorted(files)]
+    if score:
+        lines.append(json.dumps(score, sort_keys=True, separators=(",", ":")) + "\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
@@ -89,8 +104,10 @@ def parse_manifest(text: bytes, where: object) -> Manifest:
         raise BundleCorruptError(f"{where}: larger than {MAX_MANIFEST_BYTES} bytes")
     fields = parse_json(where, text)
     found = fields.get("format") if isinstance(fields, dict) else None
-    if type(found) is not int or found != FORMAT:
-        raise BundleFormatError(f"{where}: format {str(found)[:20]!r}, this version of retort reads format {FORMAT}")
+    if type(found) is not int or found not in (FORMAT, SUM_FORMAT):
+        raise BundleFormatError(
+            f"{where}: format {str(found)[:20]!r}, this version of retort reads formats {FORMAT} and {SUM_FORMAT}"
+        )
     return _checked_manifest(where, fields)
 
 
@@ -136,7 +153,7 @@ def _check_listing(path: Path, manifest: Manifest) -> None:
         raise BundleCorruptError(f"{path / min(missing)}: missing")
     if unlisted := present - set(manifest.files):
         raise BundleCorruptError(f"{path / min(unlisted)}: not listed in the manifest")
-    if bundle_version(manifest.files) != manifest.version:
+    if bundle_version(manifest.files, manifest.score) != manifest.version:
         raise BundleCorruptError(f"{path / MANIFEST}: version {manifest.version!r} is not that of its file table")
 
 
@@ -161,7 +178,18 @@ def _checked_manifest(where: object, fields: Mapping[str, Any]) -> Manifest:
         _check_numbers(known)
     except (ValueError, RecursionError) as exc:
         raise BundleCorruptError(f"{where}: holds what cannot be shown: {type(exc).__name__}") from exc
-    return Manifest(**known)
+    return Manifest(**known, score=_checked_score(where, fields), format=fields["format"])
+
+
+def _checked_score(where: object, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    if fields["format"] == FORMAT:
+        return {}
+    try:
+        parse_score(fields.get("score"))
+    except ValueError as exc:
+        raise BundleCorruptError(f"{where}: {exc}") from exc
+    score: Mapping[str, Any] = fields["score"]
+    return score
 
 
 def _check_numbers(value: Any) -> None:

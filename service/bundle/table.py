@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
+from service.bundle.array import Float32, Int64
+from service.bundle.score import Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +19,14 @@ class ItemTable:
     scales: float32 [n_items], only with int8: the vector of an item is its row times its scale.
     biases: float32 [n_items] or None, added to the scores.
     inputs: float32 [n_items, dim] or None: what histories are made of, where it is not the same table.
+    parts: what a score has beside user · item, and how it adds up; None where there is nothing beside.
     """
 
     embeddings: NDArray[Any]
     scales: Float32 | None = None
     biases: Float32 | None = None
     inputs: Float32 | None = None
+    parts: Parts | None = None
 
     def dense(self) -> Float32:
         """Return the vectors that users are multiplied with, of all items, float32 [n_items, dim]."""

@@ -109,6 +109,7 @@ async def _write_events(stream: EventStream, write: Callable[[dict[str, Any]], A
         key = (fields["user_id"], _as_event(fields).member)
         if key not in seen:  # in a Cluster an event can stand in the stream twice
             seen.add(key)
+            fields.pop("source", None)  # training has no use for it
             write({"weight": 1, **fields})  # no value said: it happened once
     return len(seen)
 

@@ -13,7 +13,7 @@ from service.http.message import STORE_TIMEOUT_S, json_response, read_json, stor
 from service.http.openapi import documented
 from service.http.schema import MAX_EVENTS, Event, EventsRequest, Rejected, check_events, parse_event_list
 from service.metrics import Metrics
-from service.user.event import StoredEvent
+from service.user.event import StoredEvent, source_of
 from service.user.history import History, Kept
 from service.wire.trace import Trace
 
@@ -35,10 +35,13 @@ class EventsResponse(BaseModel):
     rejected: list[Rejected] = Field(max_length=MAX_EVENTS)
 
 
-def event_routes(history: History, metrics: Metrics, charge: Charge) -> APIRouter:
-    """Return the route that stores events. charge: counts a list as so many requests more of its caller's rate."""
+def event_routes(history: History, metrics: Metrics, charge: Charge, *, is_keyed: bool) -> APIRouter:
+    """Return the route that stores events. charge: counts a list as so many requests more of its caller's rate.
+
+    is_keyed: callers are keys, and the trend tells them apart.
+    """
     router = APIRouter(tags=["events"])
-    writer = EventWriter(history, metrics)
+    writer = EventWriter(history, metrics, is_keyed=is_keyed)
 
     @router.post("/events", **documented(body=EventsRequest, answer=EventsResponse))
     async def send_events(request: Request) -> Response:
@@ -57,20 +60,21 @@ def event_routes(history: History, metrics: Metrics, charge: Charge) -> APIRoute
 class EventWriter:
     """Writes lists of events in slices, one slice of one list at a time: a flood delays events, not answers."""
 
-    def __init__(self, history: History, metrics: Metrics) -> None:
-        self._history, self._metrics = history, metrics
+    def __init__(self, history: History, metrics: Metrics, *, is_keyed: bool) -> None:
+        self._history, self._metrics, self._is_keyed = history, metrics, is_keyed
         self._turn = asyncio.Lock()
 
     async def write(self, listed: list[object], trace: Trace) -> tuple[list[Kept], list[Rejected]]:
         """Return what became of each event that was fit to be stored, and what was rejected. Raises RequestError."""
         kept: list[Kept] = []
         rejected: list[Rejected] = []
+        source = source_of(trace.caller) if self._is_keyed else None
         async with self._my_turn():
             for first in range(0, len(listed), _SLICE_EVENTS):
                 if trace.is_gone:
                     raise RequestError("caller_gone", "the caller hung up")
                 good, invalid = check_events(listed[first : first + _SLICE_EVENTS], first)
-                stored, late = _stamp(good, time.time())
+                stored, late = _stamp(good, time.time(), source)
                 self._metrics.events["invalid"].inc(len(invalid))
                 self._metrics.events["future"].inc(len(late))
                 found = await self._append([event for _, event in stored])
@@ -111,7 +115,9 @@ def _too_old(index: int) -> Rejected:
     return Rejected(index=index, reason="too_old", message=message)
 
 
-def _stamp(good: list[tuple[int, Event]], now: float) -> tuple[list[tuple[int, StoredEvent]], list[Rejected]]:
+def _stamp(
+    good: list[tuple[int, Event]], now: float, source: str | None
+) -> tuple[list[tuple[int, StoredEvent]], list[Rejected]]:
     """Split events into those to store and those too far in the future; one without a time gets the arrival's.
 
     Each has its index in the request.
@@ -124,5 +130,5 @@ def _stamp(good: list[tuple[int, Event]], now: float) -> tuple[list[tuple[int, S
             late.append(Rejected(index=index, reason="future", message=f"more than {MAX_FUTURE_S} s in the future"))
             continue
         fields = event.model_dump(exclude={"timestamp"})
-        stored.append((index, StoredEvent(timestamp_ms=round(seconds * 1000), **fields)))
+        stored.append((index, StoredEvent(timestamp_ms=round(seconds * 1000), source=source, **fields)))
     return stored, late

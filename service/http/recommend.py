@@ -45,16 +45,27 @@ class Quality(BaseModel):
     reasons: list[
         Literal[
             "cold_user", "stale_profile", "store_timeout", "store_error", "breaker_open", "deadline", "model_error",
-            "nonfinite_scores", "not_enough_items",
+            "nonfinite_scores", "stale_trend", "not_enough_items",
         ]
-    ] = Field(max_length=9)  # fmt: skip
+    ] = Field(max_length=10)  # fmt: skip
+
+
+class ScoreParts(BaseModel):
+    """What an item's score is made of: the three add up to it."""
+
+    taste: float
+    neighbours: float
+    trend: float
 
 
 class Debug(BaseModel):
-    """Where the time went, and how many items were left at each step."""
+    """Where the time went, how many items were left at each step, and what each item's score is made of."""
 
     stages_ms: dict[str, Annotated[float, Field(ge=0)]]
     funnel: dict[str, Annotated[int, Field(ge=0)]]
+    parts: list[ScoreParts] = Field(
+        default_factory=list, max_length=MAX_K, description="of each item, where the model's score is a sum"
+    )
 
 
 class RecommendResponse(BaseModel):
@@ -139,7 +150,7 @@ class RecommendEndpoint:
         start = time.monotonic()
         took_s = start - trace.arrived
         recommendation_id = f"{random.getrandbits(128):032x}"  # a name, not a secret
-        extra = orjson.dumps({"stages_ms": answer.stages_ms, "funnel": answer.funnel}) if query.is_debug else None
+        extra = _debug_of(answer) if query.is_debug else None
         parts = [
             b'{"recommendation_id":"', recommendation_id.encode(),
             b'","user_id":', orjson.dumps(query.user_id),
@@ -169,6 +180,11 @@ class RecommendEndpoint:
             quality: dict[str, Any] = {"level": answer.level, "reasons": answer.reasons}
             found = self._qualities[key] = orjson.dumps(quality)
         return found
+
+
+def _debug_of(answer: Answer) -> bytes:
+    fields: dict[str, Any] = {"stages_ms": answer.stages_ms, "funnel": answer.funnel}
+    return orjson.dumps(fields | {"parts": answer.parts} if answer.parts else fields)
 
 
 def _reply_to(exc: BaseException) -> tuple[int, bytes, RawHeaders]:

@@ -1,18 +1,23 @@
 """The catalogue of one version: it turns item ids into rows of the item table and back, and ranks rows.
 
 Whole catalogues are ranked by a search (service.search), the few candidates of a request by their scores alone, and
-popular items without a model. An answer is shorter than asked for only if no more items are allowed.
+popular items without a model: by the trend where the score has one, else by the popularity in training. An answer is
+shorter than asked for only if no more items are allowed.
 """
 
 import itertools
+import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
-from service.bundle import Bundle, Float32, Int64, popularity_order
+from service.bundle import Bundle, Float32, Int64, Parts, popularity_order
 from service.errors import NonFiniteError
+from service.search.addend import Addend, Addends, Standing, stand, weigh
 from service.search.exact import Exact
 from service.search.protocol import Ranked, Search, rank
 from service.search.scan import scan_scores
@@ -26,7 +31,8 @@ _FREED_AT_ONCE = 10_000
 class Catalogue:
     """The items of one version, and the search over them.
 
-    search: the search. score, best: its methods. item_ids: the id of each row.
+    search: the search. score, best: its methods. item_ids: the id of each row. parts: what the score has beside taste,
+    None where it is taste alone. heard_at: the Unix time up to which events are in the trend.
     """
 
     def __init__(self, bundle: Bundle, search: Search[Any] | None = None) -> None:
@@ -40,9 +46,68 @@ class Catalogue:
         self._popular = popularity_order(bundle.items)
         self._places = np.argsort(self._popular)
         self._popularity = bundle.items.popularity
+        self.parts: Parts | None = bundle.table.parts
+        self._standing: Standing | None = None
+        self.heard_at = math.inf
+        if self.has_trend:
+            assert self.parts is not None and self.parts.rule.trend is not None  # noqa: S101  # it has one
+            self.set_counts(self.parts.counts_at(time.time()), self.parts.rule.trend.as_of)
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    @property
+    def has_trend(self) -> bool:
+        """Whether scores depend on what is counted now."""
+        return self.parts is not None and self.parts.rule.trend is not None
+
+    def find_row(self, item_id: str) -> int | None:
+        """Return the row of an id; None where it is not known."""
+        return self._rows.get(item_id)
+
+    def set_counts(self, counts: Float32 | None, heard_at: float) -> None:
+        """Let the trend be that of counts, float32 [n_items], in one step; any thread may call. None: it stays.
+
+        heard_at: the Unix time up to which events are in the counts.
+        """
+        assert self.parts is not None  # noqa: S101  # asked of a trend only
+        if counts is not None:
+            self._standing = stand(self.parts, counts)
+        self.heard_at = heard_at
+
+    def weigh(
+        self,
+        users: Float32,
+        histories: Sequence[Sequence[int] | NDArray[np.integer]],
+        last_at: Sequence[float],
+        now: float,
+    ) -> tuple[Float32, Addends | None]:
+        """Return users as score() and best_of() take them, float32 [batch, dim], and what is added to their scores.
+
+        users: as the encoder gives them. histories: rows, the oldest first. last_at: Unix times of each user's last
+        event, NaN where it is not known. now: the Unix time of the request.
+        """
+        if self.parts is None:
+            return users, None
+        gaps = np.log1p(np.maximum(0.0, now - np.asarray(last_at, dtype=np.float64)))
+        return weigh(self.parts, users, histories, gaps, self._standing)
+
+    def describe_parts(self, ranked: Ranked, addend: Addend | None) -> list[dict[str, float]]:
+        """Return the parts of the score of each ranked item, which add up to the score as it is shown.
+
+        Without an addend the score is of the trend alone.
+        """
+        if self.parts is None or (addend is None and not self.has_trend):
+            return []
+        rows = np.asarray(ranked[0], dtype=np.int64)
+        scores = _shown(ranked[1])
+        neighbours, trend = [0.0] * len(rows), scores
+        if addend is not None:
+            neighbours, trend = _shown(addend.neighbours_at(rows)), _shown(addend.trend_at(rows))
+        return [
+            {"taste": score - near - trending, "neighbours": near, "trend": trending}
+            for score, near, trending in zip(scores, neighbours, trend, strict=True)
+        ]
 
     def dissolve(self) -> Iterator[None]:
         """Delete the ids, 10,000 at each step, so that other threads run in between. The catalogue is then of no use.
@@ -76,14 +141,19 @@ class Catalogue:
         openings = self._openings or {row: _opening(self.item_ids[row]) for row in rows}
         return b",".join([openings[row] + score + b"}" for row, score in zip(rows, listed, strict=True)])
 
-    def exact_scores(self, users: Float32) -> Float32:
-        """Return user · item (+ bias) of every item, float32 [batch, n_items], for checks at load.
+    def exact_scores(self, users: Float32, addends: Addends | None = None) -> Float32:
+        """Return user · item (+ bias, + addend) of every item, float32 [batch, n_items], for checks at load.
 
         users: float32 [batch, dim].
         """
-        return scan_scores(self._table, users)
+        scores = scan_scores(self._table, users)
+        for own, addend in zip(scores, addends or (), strict=False):
+            addend.add_to(own)
+        return scores
 
-    def best_of(self, user: Float32, k: int, masked: Iterable[int], candidates: Sequence[int]) -> Ranked:
+    def best_of(
+        self, user: Float32, k: int, masked: Iterable[int], candidates: Sequence[int], addend: Addend | None = None
+    ) -> Ranked:
         """Return the k best of the candidate rows that are not masked. user: float32 [dim].
 
         Raises NonFiniteError if one of their scores is not finite.
@@ -94,24 +164,42 @@ class Catalogue:
             scores: Float32 = self._table.pick(rows) @ user
         if self._biases is not None:
             scores += self._biases[rows]
+        if addend is not None:
+            scores += addend.at(rows)
         if not np.isfinite(scores).all():
             raise NonFiniteError("a score is NaN or infinity")
         return rank(rows, scores, k)
 
     def most_popular(self, k: int, masked: Iterable[int], candidates: Sequence[int] | None = None) -> Ranked:
-        """Return the k most popular rows that are not masked, with their popularity as scores. It needs no model.
+        """Return the k most popular rows that are not masked, and why as scores. It needs no user.
 
-        candidates: only these rows, if they are given.
+        By the trend where there is one, with log(count + e) as scores; else by the popularity in training. candidates:
+        only these rows, if they are given.
         """
         hidden = set(masked)
+        if (standing := self._standing) is not None:
+            return self._trending(standing, k, hidden, candidates)
         rows = self._each_popular() if candidates is None else sorted(set(candidates), key=self._places.__getitem__)
         best = list(itertools.islice((row for row in rows if row not in hidden), k))
         return best, self._popularity[best]
+
+    def _trending(self, standing: Standing, k: int, hidden: set[int], candidates: Sequence[int] | None) -> Ranked:
+        rows = standing.top if candidates is None else np.array(sorted(set(candidates)), dtype=np.int64)
+        left = rows[[row not in hidden for row in rows.tolist()]] if hidden else rows
+        if len(left) < k and candidates is None:
+            left = np.delete(np.arange(len(self)), sorted(hidden))
+        order = np.lexsort((self._places[left], -standing.logs[left]))[:k]
+        return left[order].tolist(), standing.logs[left[order]]
 
     def _each_popular(self) -> Iterator[int]:
         """Yield all rows, the most popular first. They are converted 256 at a time, because few are asked for."""
         for first in range(0, len(self._popular), _POPULAR_AT_ONCE):
             yield from self._popular[first : first + _POPULAR_AT_ONCE].tolist()
+
+
+def _shown(scores: NDArray[Any]) -> list[float]:
+    """Return scores as they are written in answers."""
+    return [float(str(score)) for score in scores]
 
 
 def _opening(item_id: str) -> bytes:

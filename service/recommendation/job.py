@@ -6,6 +6,7 @@ microseconds; nothing writes to them.
 """
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,6 +15,7 @@ import numpy as np
 
 from service.bundle import Float32
 from service.recommendation.budget import Budget
+from service.search.addend import Addend
 from service.search.protocol import Ranked
 from service.user.record import Int32, Sight
 
@@ -43,10 +45,14 @@ class Query:
 
 @dataclass(slots=True)
 class Taste:
-    """What is known of a user: all rows seen, oldest first, int32, and the vector, float32 [dim], once encoded."""
+    """What is known of a user: all rows seen, oldest first, int32, and the vector, float32 [dim], once encoded.
+
+    last_at: the Unix time of the last event; NaN where it is not known.
+    """
 
     seen: Int32 = field(default_factory=lambda: NO_ROWS)
     user: Float32 | None = None
+    last_at: float = math.nan
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +95,7 @@ class Found:
 
 @dataclass(slots=True)
 class Answer:
-    """The items, best first, and how they came about."""
+    """The items, best first, and how they came about. parts: of each item's score, if they were asked for."""
 
     ranked: Ranked = ((), np.zeros(0, dtype=np.float32))
     level: str = "full"
@@ -97,16 +103,21 @@ class Answer:
     ignored_ids: list[str] = field(default_factory=list)
     stages_ms: dict[str, float] = field(default_factory=dict)
     funnel: dict[str, int] = field(default_factory=dict)
+    parts: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
 class Ranking:
-    """How a job is answered. user: the vector, float32 [dim], once it is known. Only the ranker writes to it."""
+    """How a job is answered. Only the ranker writes to it.
+
+    user: the vector, float32 [dim], once it is known. addend: what is added to the user's scores, once it is known.
+    """
 
     found: Found
     answer: Answer
     user: Float32 | None
     is_done: bool = False
+    addend: Addend | None = None
 
     @property
     def job(self) -> Job:

@@ -59,7 +59,7 @@ class Lookup:
             if found.n_erasures != self._n_erasures or found.level != "full" or not len(found.taste.seen):
                 continue
             user_id = str(found.job.query.user_id)
-            self._memory.note(user_id, Taste(found.taste.seen, ranking.user))
+            self._memory.note(user_id, Taste(found.taste.seen, ranking.user, found.taste.last_at))
             if found.sight is not None and ranking.user is not None:
                 records.append((user_id, found.sight, Record(found.taste.seen, ranking.user)))
         if records and len(self._writes) < _MAX_WRITES:  # dropped when busy: they only save work
@@ -140,7 +140,7 @@ class Lookup:
             if isinstance(item_ids, StoreError):
                 self._recall(reading, job, item_ids)
             else:
-                reading.note(job, self._taste_of(item_ids), sight=sight)
+                reading.note(job, self._taste_of(item_ids, sight), sight=sight)
 
     async def _look(self, jobs: Sequence[Job], until: float) -> list[Sight | StoreError]:
         """Look at the users' records; where there is no time for a second round trip, at their histories too."""
@@ -159,14 +159,14 @@ class Lookup:
             return True
         self._metrics.embedding_cache[sight.result].inc()
         if sight.record is not None:
-            reading.note(job, Taste(sight.record.rows, sight.record.user))
+            reading.note(job, Taste(sight.record.rows, sight.record.user, sight.last_at))
         elif sight.item_ids is not None:
-            reading.note(job, self._taste_of(sight.item_ids), sight=sight)
+            reading.note(job, self._taste_of(sight.item_ids, sight), sight=sight)
         return reading.has(job)
 
-    def _taste_of(self, item_ids: Iterable[str]) -> Taste:
+    def _taste_of(self, item_ids: Iterable[str], sight: Sight) -> Taste:
         rows, _ = self._catalogue.find_rows(item_ids)
-        return Taste(np.array(rows, dtype=np.int32))
+        return Taste(np.array(rows, dtype=np.int32), last_at=sight.last_at)
 
     def _recall(self, reading: "_Reading", job: Job, exc: StoreError) -> None:
         """Note what is remembered of a job's user in the place of what the store did not say."""

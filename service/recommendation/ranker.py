@@ -1,5 +1,8 @@
 """From what is known of users to ranked items: by the model where there is a history and time, else by popularity.
 
+Where the score is a sum, the model's part is weighed by the time since the user's last event, and the trend and the
+neighbours are added; popularity is then that of the trend.
+
 The encoder runs once for all users of a batch without a vector, and the catalogue is scored once for all who rank the
 whole of it. A stage that would not fit a job's budget is not begun for it; the next cheaper level answers. Retrieved
 rows pass the re-ranking rules, and are cut to k at the very end.
@@ -18,8 +21,11 @@ from service.model.student import BUCKETS, Student
 from service.recommendation.budget import Stage, StageCosts
 from service.recommendation.job import Answer, Found, Ranking
 from service.recommendation.rule import RULES, Rule, apply_rules, depth_of
+from service.search.addend import Addends
 from service.search.protocol import Ranked
 
+STALE_TREND_S = 6 * 3600
+"""Where the trend has heard of no event for so long, answers say so."""
 _WARM_RUNS = 3
 
 
@@ -63,6 +69,9 @@ class Ranker:
             if ranking.job.candidates is not None:
                 self._rank_candidates(ranking, ranking.job.candidates)
         self._rank_all([ranking for ranking in ready if ranking.job.candidates is None])
+        if self._catalogue.heard_at < time.time() - STALE_TREND_S:
+            for ranking in rankings:
+                _note_stale(ranking.answer)
         return rankings
 
     def fall_back(self, found: Found, stage: Stage) -> Ranking:
@@ -75,7 +84,8 @@ class Ranker:
         start = time.thread_time()
         users = self._student.encode([[0]] * bucket)
         middle = time.thread_time()
-        self._catalogue.best(self._catalogue.score(users, 10, 1), 10, [[0]] * bucket)
+        users, addends = self._catalogue.weigh(users, [[0]] * bucket, [0.0] * bucket, 1.0)
+        self._catalogue.best(self._catalogue.score(users, 10, 1, addends), 10, [[0]] * bucket)
         end = time.thread_time()
         self._costs.note_encoding(bucket, middle - start)
         self._costs.note_scoring(bucket, end - middle)
@@ -126,9 +136,8 @@ class Ranker:
         k = max(depth_of(self._rules, ranking.job.query) for ranking in rankings)
         masked = [ranking.masked() for ranking in rankings]
         try:
-            vectors = [_vector(ranking) for ranking in rankings]
-            users = vectors[0][None] if len(vectors) == 1 else np.stack(vectors)
-            scores = self._catalogue.score(users, k, max(map(len, masked)))
+            users, addends = self._weigh(rankings)
+            scores = self._catalogue.score(users, k, max(map(len, masked)), addends)
         except ModelError as exc:
             for ranking in rankings:
                 self._fall_back(ranking, exc)
@@ -143,11 +152,26 @@ class Ranker:
             else:
                 self._finish(ranking, ranked)
 
+    def _weigh(self, rankings: Sequence[Ranking]) -> tuple[Float32, Addends | None]:
+        """Return the users' vectors as they are multiplied, float32 [batch, dim], and what is added to their scores."""
+        vectors = [_vector(ranking) for ranking in rankings]
+        users = vectors[0][None] if len(vectors) == 1 else np.stack(vectors)
+        if self._catalogue.parts is None:
+            return users, None
+        tastes = [ranking.found.taste for ranking in rankings]
+        users, addends = self._catalogue.weigh(
+            users, [taste.seen for taste in tastes], [taste.last_at for taste in tastes], time.time()
+        )
+        for ranking, addend in zip(rankings, addends or (), strict=True):
+            ranking.addend = addend
+        return users, addends
+
     def _rank_candidates(self, ranking: Ranking, candidates: Sequence[int]) -> None:
         start = time.monotonic()
         depth = depth_of(self._rules, ranking.job.query)
         try:
-            ranked = self._catalogue.best_of(_vector(ranking), depth, ranking.masked(), candidates)
+            (user, *_), _ = self._weigh([ranking])
+            ranked = self._catalogue.best_of(user, depth, ranking.masked(), candidates, ranking.addend)
         except NonFiniteError as exc:
             self._fall_back(ranking, exc)
             return
@@ -160,7 +184,7 @@ class Ranker:
         self._answer_popular(ranking)
 
     def _answer_popular(self, ranking: Ranking) -> None:
-        ranking.answer.level = "fallback"
+        ranking.answer.level, ranking.addend = "fallback", None
         start = time.monotonic()
         job = ranking.job
         ranked = self._catalogue.most_popular(depth_of(self._rules, job.query), ranking.masked(), job.candidates)
@@ -176,6 +200,7 @@ class Ranker:
             answer.reasons = sorted(set(answer.reasons), key=REASONS.index)
         if query.is_debug:
             answer.funnel = self._describe(ranking)
+            answer.parts = self._catalogue.describe_parts(answer.ranked, ranking.addend)
         ranking.is_done = True
 
     def _note_stage(self, name: str, start: float, rankings: Sequence[Ranking]) -> float:
@@ -199,6 +224,10 @@ class Ranker:
 
 class _DeadlineError(DegradedError):
     reason = "deadline"
+
+
+def _note_stale(answer: Answer) -> None:
+    answer.reasons = sorted({*answer.reasons, "stale_trend"}, key=REASONS.index)
 
 
 def _begin(found: Found) -> Ranking:

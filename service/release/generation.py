@@ -5,6 +5,7 @@ two versions. What is remembered of users belongs to a generation, because rows 
 """
 
 import time
+from typing import Protocol
 
 import orjson
 
@@ -13,11 +14,30 @@ from service.model.catalogue import Catalogue
 from service.recommendation.recommender import Recommender
 
 
+class Trend(Protocol):
+    """Keeps what is counted lately of a version's items up to date."""
+
+    async def advance(self) -> None:
+        """Take in what is new."""
+
+    def masses(self) -> dict[str, float]:
+        """Return how much of all counts is from each source."""
+
+
 class Generation:
     """A version that is loaded and ready to answer. number: of the release that made it live, or OWN_NUMBER."""
 
-    def __init__(self, manifest: Manifest, catalogue: Catalogue, recommender: Recommender, number: int) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        catalogue: Catalogue,
+        recommender: Recommender,
+        number: int,
+        trend: Trend | None = None,
+    ) -> None:
+        """trend: of the catalogue, where its scores have one."""
         self.manifest, self.catalogue, self.recommender, self.number = manifest, catalogue, recommender, number
+        self.trend = trend
         self.version = manifest.version
         self.version_json = orjson.dumps(manifest.version)
         self.exclude_seen = not manifest.repeat_consumption
@@ -37,6 +57,10 @@ class Generations:
         self.previous, self.live = self.live, generation
         generation.live_since = time.time()
         return dropped
+
+    def trends(self) -> list[Trend]:
+        """Return the trends of both generations."""
+        return [each.trend for each in (self.live, self.previous) if each is not None and each.trend is not None]
 
     def drop_previous(self) -> Generation | None:
         """Keep only the live one, and return the other, if any: three at a time would cost too much memory."""

@@ -2,8 +2,10 @@
 
 The shortlist is as long as k plus the number of masked rows calls for, so that it suffices even if all of these are
 among the best. Of what is left of it without the masked rows, only as much is scored as k and the masked rows that were
-really in it call for. If fewer than k rows are left, the whole table is scanned for that user. So the scores are exact,
-masked rows are never returned, and an answer is never too short; only an item of the true best may be missed.
+really in it call for. Where the score is a sum, the items that stand highest in the trend and the user's neighbours are
+scored too: codes are of taste alone, because what moves cannot be coded. If fewer than k rows are left, the whole table
+is scanned for that user. So the scores are exact, masked rows are never returned, and an answer is never too short;
+only an item of the true best may be missed.
 """
 
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Float32, Int64, ItemTable
+from service.search.addend import Addend, Addends
 from service.search.code import extend_users
 from service.search.measured_code import FEW, MANY, MeasuredCodes
 from service.search.protocol import Masked, Ranked, rank
@@ -30,11 +33,13 @@ The times: tests/bench/README.md, "A shortlist is scored 256 rows at a time".
 class Shortlist:
     """The rows that are best by code, for a batch of users.
 
-    users: float32 [batch, dim]. rows: int64 [batch, depth], the best first, -1 past the last one found.
+    users: float32 [batch, dim]. rows: int64 [batch, depth], the best first, -1 past the last one found. addends: of the
+    users, where the score is a sum.
     """
 
     users: Float32
     rows: Int64
+    addends: Addends | None
 
 
 class Approximate:
@@ -53,18 +58,19 @@ class Approximate:
         depths, share = self.measured.depths, self._codes.share
         return {"kind": "approximate", "recall_at_100": self.recall, "depths": depths, "lists": share}
 
-    def score(self, users: Float32, k: int, n_masked: int) -> Shortlist:
+    def score(self, users: Float32, k: int, n_masked: int, addends: Addends | None = None) -> Shortlist:
         """Return the shortlists of users, float32 [batch, dim]. n_masked: the most masked rows of one of them."""
         depth, is_thorough = self._depth(k, n_masked), k + n_masked > 2 * MANY
         with np.errstate(all="ignore"):
             queries = extend_users(users, self._table)
-            return Shortlist(users, self._codes.nearest(queries, depth, is_thorough=is_thorough))
+            return Shortlist(users, self._codes.nearest(queries, depth, is_thorough=is_thorough), addends)
 
     def best(self, scores: Shortlist, k: int, masked: Masked) -> list[Ranked | None]:
         """Return for each user the k best rows that are not masked, or None if one of its scores is not finite."""
         with np.errstate(all="ignore"):
-            each = zip(scores.users, scores.rows, masked, strict=True)
-            return [self._choose(user, rows, hidden, k) for user, rows, hidden in each]
+            addends: Sequence[Addend | None] = scores.addends or [None] * len(scores.users)
+            each = zip(scores.users, scores.rows, masked, addends, strict=True)
+            return [self._choose(user, rows, hidden, k, addend) for user, rows, hidden, addend in each]
 
     def _depth(self, k: int, n_masked: int) -> int:
         """Return how long a shortlist must be: without n_masked rows, the k best are among the k + n_masked best."""
@@ -73,14 +79,21 @@ class Approximate:
             return for_few + (for_many - for_few) * max(0, k + n_masked - FEW) // (MANY - FEW)
         return for_many * max(MANY, k) // MANY + 2 * n_masked
 
-    def _choose(self, user: Float32, rows: Int64, masked: "Sequence[int] | NDArray[Any]", k: int) -> Ranked | None:
+    def _choose(
+        self, user: Float32, rows: Int64, masked: "Sequence[int] | NDArray[Any]", k: int, addend: Addend | None
+    ) -> Ranked | None:
         hidden = np.asarray(masked, dtype=np.int64)
         rows = rows if rows[-1] >= 0 else rows[rows >= 0]
         self._is_masked[hidden] = True
         left = rows[~self._is_masked[rows]]
         left = left[: self._depth(k, len(rows) - len(left))]
+        if addend is not None:
+            more = addend.candidates()
+            left = np.unique(np.concatenate([left, more[~self._is_masked[more]]]))
         rows, scores = (left, self._score(left, user)) if len(left) >= k else self._scan(user)
         self._is_masked[hidden] = False
+        if addend is not None:
+            scores += addend.at(rows)
         return rank(rows, scores, k) if np.isfinite(scores).all() else None
 
     def _scan(self, user: Float32) -> tuple[Int64, Float32]:

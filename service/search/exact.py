@@ -14,6 +14,7 @@ list.
 What both choices bring: tests/bench/README.md, "The best k are chosen by groups" and "Users are rounded to 7 bits".
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Float32, Int64, ItemTable
+from service.search.addend import Addends
 from service.search.matmul import Int8MatMul, MatMul
 from service.search.protocol import Masked, Ranked
 
@@ -36,13 +38,15 @@ class Scored:
     """The scores of all items for a batch of users.
 
     users: float32 [batch, dim]. scores: float32 [batch, n_columns >= n_items], each in a unit of its user's own.
-    units: float32 [batch], what a score of 1 is worth. max_error: float32 [batch], how far off a score may be.
+    units: float32 [batch], what a score of 1 is worth. max_error: float32 [batch], how far off a score may be. addends:
+    what is in the scores beside the product, if anything.
     """
 
     users: Float32
     scores: Float32
     units: Float32
     max_error: Float32
+    addends: Addends | None = None
 
 
 class Exact:
@@ -72,15 +76,16 @@ class Exact:
         """Return the field `index` of GET /model."""
         return {"kind": "exact", "recall_at_100": self.recall}
 
-    def score(self, users: Float32, k: int, n_masked: int) -> Scored:
-        """Return user · item (+ bias) of every item, for users float32 [batch, dim]. Raises ModelError."""
+    def score(self, users: Float32, k: int, n_masked: int, addends: Addends | None = None) -> Scored:
+        """Return user · item (+ bias, + addend) of every item, for users float32 [batch, dim]. Raises ModelError."""
         if isinstance(self._product, MatMul):
-            return self._score_finely(users)
+            return self._score_finely(users, addends)
         scores, units, lost = self._product.multiply_roughly(users)
         if self._table.biases is not None:
             scores[:, : self._n_items] += self._table.biases / units[:, None]
+        self._add(addends, scores, units)
         scores[:, self._n_items :] = -np.inf
-        return Scored(users, scores, units, self._error_per_loss * lost)
+        return Scored(users, scores, units, self._error_per_loss * lost, addends)
 
     def best(self, scores: Scored, k: int, masked: Masked) -> list[Ranked | None]:
         """Return for each user the k best rows that are not masked, or None if one of its scores is not finite.
@@ -89,19 +94,27 @@ class Exact:
         """
         found, doubtful = self._find(scores, k, masked)
         if doubtful:
-            finer = self._score_finely(scores.users[doubtful])
+            addends = None if scores.addends is None else [scores.addends[user] for user in doubtful]
+            finer = self._score_finely(scores.users[doubtful], addends)
             again, _ = self._find(finer, k, [masked[user] for user in doubtful])
             for user, ranked in zip(doubtful, again, strict=True):
                 found[user] = ranked
         return found
 
-    def _score_finely(self, users: Float32) -> Scored:
+    def _score_finely(self, users: Float32, addends: Addends | None) -> Scored:
         scores = self._product.multiply(users)
+        ones = np.ones(len(users), dtype=np.float32)
         if self._table.biases is not None:
             scores[:, : self._n_items] += self._table.biases
+        self._add(addends, scores, ones)
         scores[:, self._n_items :] = -np.inf
-        ones = np.ones(len(users), dtype=np.float32)
-        return Scored(users, scores, ones, ones * 0)
+        return Scored(users, scores, ones, ones * 0, addends)
+
+    def _add(self, addends: Addends | None, scores: Float32, units: Float32) -> None:
+        """Add each user's addend to its scores, in place."""
+        if addends is not None:
+            for own, addend, unit in zip(scores, addends, units, strict=True):
+                addend.add_to(own[: self._n_items], unit)
 
     def _find(self, scored: Scored, k: int, masked: Masked) -> tuple[list[Ranked | None], list[int]]:
         """Return the k best of each user, and which users need finer scores because an item left out may be better."""
@@ -116,7 +129,7 @@ class Exact:
             if self._table.scales is None:
                 values = scores[owners, rows]
             else:
-                values = self._score_again(scored.users, rows, starts.tolist())
+                values = self._score_again(scored, rows, starts.tolist())
             is_broken = ~(maxima.max(axis=1) < np.inf)  # true of infinity and of NaN
             is_broken[owners[~np.isfinite(values)]] = True
             order = np.lexsort((rows, -values, owners))
@@ -128,15 +141,20 @@ class Exact:
         found = [None if broken else (rows[start:end].tolist(), values[start:end]) for broken, start, end in spans]
         return found, np.flatnonzero(is_doubtful).tolist()
 
-    def _score_again(self, users: Float32, rows: Int64, starts: list[int]) -> Float32:
+    def _score_again(self, scored: Scored, rows: Int64, starts: list[int]) -> Float32:
         """Return the float32 scores of rows; those of user i are rows[starts[i]:starts[i + 1]]."""
         items = self._embeddings.take(rows, axis=0).astype(np.float32)
-        spans = zip(users, starts, starts[1:], strict=False)
-        values: Float32 = np.concatenate([items[start:end] @ user for user, start, end in spans])
+        spans = list(itertools.pairwise(starts))
+        values: Float32 = np.concatenate(
+            [items[start:end] @ user for user, (start, end) in zip(scored.users, spans, strict=True)]
+        )
         if self._table.scales is not None:
             values *= self._table.scales[rows]
         if self._table.biases is not None:
             values += self._table.biases[rows]
+        if scored.addends is not None:
+            for addend, (start, end) in zip(scored.addends, spans, strict=True):
+                values[start:end] += addend.at(rows[start:end])
         return values
 
 

@@ -2,21 +2,26 @@
 
 Synthetic users say how many of the best by code must be scored, and what share of the lists must be looked at, to find
 the true best items. The cheapest that suffices is kept. Codes are made coarse first, and finer only if that is not
-enough.
+enough. Where the score is a sum, it is the sum's best items that must be found, with the bundle's counts and users who
+were away for times of all kinds; those that are always scored, whatever the codes say, count as found.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from service.bundle import Bundle, Float32, Int64
+from service.search.addend import Addends, stand, weigh
 from service.search.code import CodeBuilder, Codes, extend_items, extend_users
 from service.search.protocol import Encode
 from service.search.scan import read_blocks, scan_best
-from service.search.synthetic_user import draw_users
+from service.search.synthetic_user import draw_known_users
 
 FEW, MANY = 10, 100
 """The numbers of items for which a depth is measured. Recall is the share of the best MANY that is found."""
+FOUND = -2
+"""In the place of a row: it is scored whatever the codes say."""
 LEAST_RECALL = 0.99
 """Codes that find less are not used."""
 _MARGIN, _SPARE = 0.002, 0.001
@@ -49,15 +54,36 @@ def make_codes(bundle: Bundle, encode: Encode) -> MeasuredCodes:
 
     Takes seconds, or half a minute for a million items. Raises ModelError.
     """
-    users = draw_users(bundle, encode, _N_USERS + _N_HELD_OUT)
-    known, held_out = users[_N_HELD_OUT:], users[:_N_HELD_OUT]
-    true = scan_best(bundle.table, held_out, MANY)
+    users, histories = draw_known_users(bundle, encode, _N_USERS + _N_HELD_OUT)
+    known = users[_N_HELD_OUT:]
+    held_out, addends = _weigh(bundle, users[:_N_HELD_OUT], histories[:_N_HELD_OUT])
+    true = scan_best(bundle.table, held_out, MANY, addends)
     for dims_per_code in (2, 1):
         codes = _code(bundle, known, dims_per_code)
-        measured = _measure(codes, extend_users(held_out, bundle.table), true)
+        measured = _measure(codes, extend_users(held_out, bundle.table), _without(true, addends))
         if measured.recall >= LEAST_RECALL:
             break
     return measured
+
+
+def _weigh(bundle: Bundle, users: Float32, histories: Sequence[Sequence[int]]) -> tuple[Float32, Addends | None]:
+    """Return users as they are multiplied, and what is added to their scores at the time of the bundle's counts."""
+    parts = bundle.table.parts
+    if parts is None:
+        return users, None
+    standing = None if parts.counts is None else stand(parts, np.asarray(parts.counts[0]))
+    gap = parts.rule.gap
+    gaps = np.resize(np.repeat([gap.typical, *gap.knots], 2), len(users))  # both kinds of users have every gap
+    return weigh(parts, users, histories, gaps, standing)
+
+
+def _without(true: Int64, addends: Addends | None) -> Int64:
+    """Return the true best rows, with FOUND in the place of those that are scored whatever the codes say."""
+    if addends is None:
+        return true
+    return np.stack(
+        [np.where(np.isin(rows, addend.candidates()), FOUND, rows) for rows, addend in zip(true, addends, strict=True)]
+    )
 
 
 def _code(bundle: Bundle, users: Float32, dims_per_code: int) -> Codes:
@@ -103,5 +129,5 @@ def _least_depth(nearest: Int64, true: Int64) -> int:
 
 def _recall(nearest: Int64, true: Int64, depth: int) -> float:
     """Return the share of the true best among the first `depth` by code: the lower one of both kinds of users."""
-    shares = [np.isin(best, rows[:depth]).mean() for rows, best in zip(nearest, true, strict=True)]
+    shares = [(np.isin(best, rows[:depth]) | (best == FOUND)).mean() for rows, best in zip(nearest, true, strict=True)]
     return float(min(np.mean(shares[0::2]), np.mean(shares[1::2])))  # draw_users() lets them take turns

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Float32, Int64
+from service.search.addend import Addends
 
 Ranked = tuple[Sequence[int], NDArray[Any]]
 """Rows of the item table and their scores, the best first."""
@@ -32,10 +33,11 @@ class Search(Protocol[Scores]):
     def describe(self) -> dict[str, Any]:
         """Return the field `index` of GET /model."""
 
-    def score(self, users: Float32, k: int, n_masked: int) -> Scores:
+    def score(self, users: Float32, k: int, n_masked: int, addends: Addends | None = None) -> Scores:
         """Score items for users, float32 [batch, dim]; return what best() chooses from. Raises ModelError.
 
         k: how many items best() will be asked for at most. n_masked: the most masked rows that one of the users has.
+        addends: what is added to each user's scores, where the score is a sum.
         """
 
     def best(self, scores: Scores, k: int, masked: Masked) -> list[Ranked | None]:

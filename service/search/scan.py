@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from service.bundle import Float32, Int64, ItemTable
+from service.search.addend import Addends
 
 BLOCK_ROWS = 1 << 13
 """12 MB at 384 dimensions. Larger ones leave holes in the heap: tests/bench/README.md, "Tables are read in blocks"."""
@@ -31,10 +32,10 @@ def scan_scores(table: ItemTable, users: Float32) -> Float32:
     return scores
 
 
-def scan_best(table: ItemTable, users: Float32, k: int) -> Int64:
+def scan_best(table: ItemTable, users: Float32, k: int, addends: Addends | None = None) -> Int64:
     """Return the k best rows of each user, the best first: int64 [batch, min(k, n_items)].
 
-    users: float32 [batch, dim].
+    users: float32 [batch, dim]. addends: what is added to each one's scores.
     """
     k = min(k, len(table.embeddings))
     best_rows = np.zeros((len(users), 0), dtype=np.int64)
@@ -43,6 +44,8 @@ def scan_best(table: ItemTable, users: Float32, k: int) -> Int64:
         scores = users @ block.T
         if table.biases is not None:
             scores += table.biases[first : first + len(block)]
+        for own, addend in zip(scores, addends or (), strict=False):
+            own += addend.at(np.arange(first, first + len(block)))
         rows = np.broadcast_to(np.arange(first, first + len(block)), scores.shape)
         best_scores = np.concatenate([best_scores, scores], axis=1)
         best_rows = np.concatenate([best_rows, rows], axis=1)

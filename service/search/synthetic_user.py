@@ -16,7 +16,12 @@ _N_LIKED = 100
 
 
 def draw_users(bundle: Bundle, encode: Encode, n_users: int) -> Float32:
-    """Return user vectors, float32 [at most n_users, dim]; those that are not finite are left out.
+    """Return user vectors, float32 [at most n_users, dim]; see draw_known_users()."""
+    return draw_known_users(bundle, encode, n_users)[0]
+
+
+def draw_known_users(bundle: Bundle, encode: Encode, n_users: int) -> tuple[Float32, Sequence[Sequence[int]]]:
+    """Return user vectors, float32 [at most n_users, dim], and their histories; those that are not finite are left out.
 
     Users drawn by popularity and users with a taste take turns. The same bundle always gives the same users.
     Raises ModelError.
@@ -25,13 +30,18 @@ def draw_users(bundle: Bundle, encode: Encode, n_users: int) -> Float32:
     popularity = np.sqrt(np.maximum(0.0, bundle.items.popularity)) + 1e-9
     n_items = len(popularity)
     drawn = rng.choice(n_items, size=(-(-n_users // 2), bundle.manifest.max_history), p=popularity / popularity.sum())
-    strangers = encode(_cut(drawn, rng))
+    strange = _cut(drawn, rng)
+    strangers = encode(strange)
     pool = np.sort(rng.choice(n_items, size=min(n_items, _N_POOL), replace=False))
     liked = pool[_best(bundle, strangers, pool)]
     chosen = rng.integers(liked.shape[1], size=(len(liked), bundle.manifest.max_history))
-    followers = encode(_cut(np.take_along_axis(liked, chosen, axis=1), rng))
-    users = np.stack([strangers, followers], axis=1).reshape(-1, bundle.manifest.dim)[:n_users]
-    return users[np.isfinite(users).all(axis=1)]
+    following = _cut(np.take_along_axis(liked, chosen, axis=1), rng)
+    users = np.stack([strangers, encode(following)], axis=1).reshape(-1, bundle.manifest.dim)[:n_users]
+    histories = [rows for pair in zip(strange, following, strict=True) for rows in pair][:n_users]
+    is_finite = [bool(np.isfinite(user).all()) for user in users]
+    return users[np.flatnonzero(is_finite)], [
+        rows for rows, is_good in zip(histories, is_finite, strict=True) if is_good
+    ]
 
 
 def _cut(drawn: Int64, rng: np.random.Generator) -> Sequence[Sequence[int]]:

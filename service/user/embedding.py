@@ -10,6 +10,7 @@ event it puts a token in the place of the record (see history). A new record is 
 first 24 bytes are still those that its maker had read before it read the history.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -90,17 +91,25 @@ class EmbeddingCache:
         if not scores:
             return Sight("none")
         (member, score), *_ = scores
-        sight = self._judge(user_id, value, make_mark(n_events, member, score), member)
+        sight = self._judge(user_id, value, make_mark(n_events, member, score), (member, score))
         if whole is None or sight.record is not None:
             return sight
         item_ids = self._history.item_ids(user_id, whole)
         return item_ids if isinstance(item_ids, StoreError) else replace(sight, item_ids=item_ids)
 
-    def _judge(self, user_id: str, value: Reply, mark: bytes, newest: bytes) -> Sight:
+    def _judge(self, user_id: str, value: Reply, mark: bytes, newest: tuple[bytes, bytes]) -> Sight:
         """Say what a user's stored record is worth, given the mark and the newest member of the history now."""
         if isinstance(value, StoreError):
             return Sight("invalid", mark=mark)
-        if read_member(user_id, newest) is None:
+        if read_member(user_id, newest[0]) is None:
             return Sight("invalid", mark=mark)  # another user's: reading it whole checks and counts every member
         result, record = unpack_record(value, self._version, mark, self._dim)
-        return Sight(result, record, value[:HEAD_BYTES], mark)
+        return Sight(result, record, value[:HEAD_BYTES], mark, last_at=_seconds(newest[1]))
+
+
+def _seconds(score: bytes) -> float:
+    """Return the time that a score is; NaN of what is none."""
+    try:
+        return float(score)
+    except ValueError:
+        return math.nan

@@ -4,6 +4,7 @@ Two events are the same if their members are. The server orders members of one s
 hash of user and item, so that events of one time stand in the order that training gave them.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import orjson
@@ -15,7 +16,7 @@ MAX_MEMBER_BYTES = 4 + 4 * MAX_ID_LENGTH + 1 + 4 * MAX_ID_LENGTH
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An event ready to be kept. timestamp_ms: Unix milliseconds."""
+    """An event ready to be kept. timestamp_ms: Unix milliseconds. source: of the key that sent it, see source_of()."""
 
     user_id: str
     item_id: str
@@ -24,6 +25,7 @@ class StoredEvent:
     type: str | None = None
     value: float | None = None
     recommendation_id: str | None = None
+    source: str | None = None
 
     @property
     def score(self) -> str:
@@ -37,7 +39,7 @@ class StoredEvent:
         return tie_hash(self.user_id, self.item_id) + self.item_id.encode() + b"\x00" + which.encode()
 
     def to_json(self) -> bytes:
-        """Return the stream's entry: the columns that training reads, without those that have no value."""
+        """Return the stream's entry: the columns that training reads, and the source; without what has no value."""
         seconds = self.timestamp_ms / 1000
         fields = {
             "user_id": self.user_id,
@@ -47,8 +49,14 @@ class StoredEvent:
             "weight": self.value,
             "recommendation_id": self.recommendation_id,
             "event_id": self.event_id,
+            "source": self.source,
         }
         return orjson.dumps({name: value for name, value in fields.items() if value is not None})
+
+
+def source_of(key: bytes) -> str:
+    """Return the name of a key by which the trend tells keys apart. It does not give the key away."""
+    return hashlib.blake2b(key, digest_size=4, person=b"retort trend").hexdigest()
 
 
 def read_member(user_id: str, member: bytes) -> tuple[str, str] | None:

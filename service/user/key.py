@@ -29,9 +29,10 @@ class UserKeys:
         self.stream = f"{namespace}:events"
         self.account = f"{namespace}:{{{self.stream}}}:account"
         self.strays = f"{namespace}:{{{self.stream}}}:strays"
+        self.trend = f"{namespace}:{{{self.stream}}}:trend"
         self.erasures = f"{namespace}:erasures"
         self.listeners = f"{namespace}:{{{self.erasures}}}:listeners"
-        self.shared = (self.stream, self.account, self.strays, self.erasures, self.listeners)
+        self.shared = (self.stream, self.account, self.strays, self.trend, self.erasures, self.listeners)
 
     def history(self, user_id: str) -> str:
         """Return the key of a user's history."""

@@ -7,6 +7,7 @@ In its place there may be a token: the letter x and the id of a stream entry, wr
 """
 
 import hashlib
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ class Sight:
 
     result: hit, miss, stale or invalid, the labels of embedding_cache_total; none where there is no history. record: on
     a hit. head: the stored record's first 24 bytes; we overwrite only if they are unchanged. mark: of the history as it
-    is now. item_ids: the history, if it was asked for too and there is no fresh record.
+    is now. item_ids: the history, if it was asked for too and there is no fresh record. last_at: the Unix time of the
+    newest event.
     """
 
     result: str
@@ -46,6 +48,7 @@ class Sight:
     head: bytes = b""
     mark: bytes = b""
     item_ids: Sequence[str] | None = None
+    last_at: float = math.nan
 
 
 def make_mark(count: int, newest: bytes, score: bytes) -> bytes:

@@ -38,6 +38,12 @@ class EventStream:
             async for page in pages:
                 yield [(entry_id, fields.get(b"event", b"")) for entry_id, fields in page]
 
+    async def pages_after(self, entry_id: bytes, timeout_s: float) -> AsyncGenerator[list[Entry], None]:
+        """Yield the entries after an id, the oldest first, in pages of up to PAGE_ENTRIES. timeout_s: of each read."""
+        async with aclosing(self._read(b"(" + entry_id, _LAST, timeout_s)) as pages:
+            async for page in pages:
+                yield [(each, fields.get(b"event", b"")) for each, fields in page]
+
     async def erase_user(self, user_id: str, timeout_s: float, *, within_s: float) -> tuple[int, bool]:
         """Delete a user's entries; return how many, and whether there is no other.
 

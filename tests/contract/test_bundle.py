@@ -39,7 +39,7 @@ def rewrite_manifest(path: Path, change: Callable[[dict[str, Any]], None], *, ke
     manifest = json.loads((path / "manifest.json").read_text())
     change(manifest)
     if not keep_version:
-        manifest["version"] = bundle_version(manifest["files"])
+        manifest["version"] = bundle_version(manifest["files"], manifest.get("score"))
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -183,7 +183,8 @@ def test_file_name_that_leaves_the_directory_is_refused(toy: Bundle, name: str) 
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"format": 2}, BundleFormatError),
+        ({"format": 3}, BundleFormatError),
+        ({"format": 2}, BundleCorruptError),
         ({"format": "1"}, BundleFormatError),
         ({"format": None}, BundleFormatError),
         ({"tie_rule": "file order"}, BundleFormatError),

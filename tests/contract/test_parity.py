@@ -32,7 +32,7 @@ def expected(finished_run):
     ranking = rank(question, lambda rows: scores_of(model, rows), model.size.max_history)
     answers = {}
     for place, user in enumerate(question.users):
-        history = question.seen(np.array([user]))[0]
+        history = question.histories(np.array([place]))[0]
         scores = torch_scores(model, [history.tolist()])
         if question.exclude_seen:
             scores[0, history] = -np.inf

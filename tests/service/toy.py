@@ -1,15 +1,33 @@
 """A tiny bundle that needs no torch: the user is the mean of the history's embeddings."""
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from onnx import TensorProto, helper
 
-from service.bundle import Bundle, Golden, Item, ItemTable, pad_histories, write_bundle
+from service.bundle import (
+    Bundle,
+    Gap,
+    Golden,
+    Item,
+    ItemTable,
+    NeighbourRule,
+    Neighbours,
+    Parts,
+    ScoreRule,
+    TrendRule,
+    pad_histories,
+    write_bundle,
+)
 
 DIM = 8
 MAX_HISTORY = 6
 N_ITEMS = 60
+AS_OF = 1_767_225_600.0
+HALF_LIFE_S = 86_400.0
 
 
 def mean_encoder(dim: int = DIM, scale: float = 1.0, wasted: int = 0) -> bytes:
@@ -81,6 +99,89 @@ def golden_of(table: ItemTable, histories: list[list[int]], k: int = 5) -> list[
         best = np.argsort(-scores, kind="stable")[:k]
         answers.append(Golden([f"i{row}" for row in rows], k, [(f"i{row}", float(scores[row])) for row in best]))
     return answers
+
+
+def toy_parts(n_items: int = N_ITEMS, *, seed: int = 0, as_of: float = AS_OF) -> Parts:
+    """Neighbours and a trend for the toy model: three neighbours an item, the last of some padded."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(-1, n_items, size=(n_items, 3)).astype(np.int32)
+    neighbours = Neighbours(
+        rows,
+        rng.integers(-127, 128, size=(n_items, 3)).astype(np.int8),
+        rng.uniform(0.001, 0.02, n_items).astype(np.float32),
+    )
+    gap = Gap(knots=[0.0, 8.0, 16.0], taste=[1.0, 0.8, 0.5], trend=[0.1, 0.3, 0.6], typical=9.0)
+    rule = ScoreRule(gap, True, NeighbourRule(0.7, 0.9, 5), TrendRule(HALF_LIFE_S, 0.05, as_of))
+    return Parts(rule, neighbours, rng.uniform(0, 5, size=(1, n_items)).astype(np.float32))
+
+
+def slow_sum(
+    table: ItemTable, taste: Sequence[float], history: Sequence[int], gap_s: float | None, counts: Sequence[float]
+) -> np.ndarray:
+    """The sum of every item, by the formula, one number at a time. taste: user · item (+ bias). counts: now."""
+    parts = table.parts
+    assert parts is not None
+    rule, total = parts.rule, np.zeros(len(taste))
+    g = rule.gap.typical if gap_s is None else math.log1p(gap_s)
+    for item in range(len(taste)):
+        trend = math.log(counts[item] + rule.trend.epsilon) if rule.trend else 0.0
+        if not history and rule.trend:
+            total[item] = trend
+            continue
+        total[item] += float(np.interp(g, rule.gap.knots, rule.gap.taste)) * taste[item] * rule.has_taste
+        total[item] += float(np.interp(g, rule.gap.knots, rule.gap.trend)) * trend
+        if rule.neighbours is not None:
+            near = parts.neighbours
+            for j, row in enumerate(list(reversed(history))[: rule.neighbours.depth]):
+                for place, other in enumerate(near.rows[row]):
+                    if other == item:
+                        weight = float(near.weights[row, place]) * float(near.scales[row])
+                        total[item] += rule.neighbours.weight * rule.neighbours.decay**j * weight
+    return total
+
+
+def golden_sum(
+    table: ItemTable,
+    history: list[int],
+    now: float,
+    gap_s: float | None = None,
+    counts: Mapping[int, float] | None = None,
+) -> Golden:
+    """A golden answer of format 2 of the toy model."""
+    at = table.parts.counts_at(now) if table.parts.rule.trend else np.zeros(len(table.embeddings))
+    for row, count in (counts or {}).items():
+        at[row] = count
+    scores = slow_sum(table, exact_scores(table, history), history, gap_s, at)
+    best = np.argsort(-scores, kind="stable")[:5]
+    named = {f"i{row}": count for row, count in (counts or {}).items()}
+    pairs = [(f"i{row}", float(scores[row])) for row in best]
+    return Golden([f"i{row}" for row in history], 5, pairs, now, gap_s, named)
+
+
+def write_toy_sum(out: Path, *, seed: int = 0, n_items: int = N_ITEMS, parts: Parts | None = None) -> Bundle:
+    """Write a valid toy bundle of format 2."""
+    parts = toy_parts(n_items, seed=seed) if parts is None else parts
+    rng = np.random.default_rng(seed)
+    table = replace(ItemTable(rng.normal(size=(n_items, DIM)).astype(np.float32)), parts=parts)
+    golden = [
+        golden_sum(table, [1], AS_OF, 60.0),
+        golden_sum(table, [1, 2, 3, 4, 5, 6, 2], AS_OF + HALF_LIFE_S, None, {7: 100.0, 8: 0.0}),
+        golden_sum(table, list(range(9)), AS_OF + 10, 1e7),
+    ]
+    if parts.rule.trend is not None:
+        golden.append(golden_sum(table, [], AS_OF + 3 * HALF_LIFE_S, None, {3: 9.0}))
+    return write_bundle(
+        out,
+        encoder=mean_encoder(),
+        table=table,
+        items=toy_items(n_items),
+        golden=golden,
+        manifest={
+            "created_at": "2026-01-01T00:00:00+00:00",
+            "max_history": MAX_HISTORY,
+            "repeat_consumption": False,
+        },
+    )
 
 
 def write_toy(

@@ -1,7 +1,9 @@
 """Which events a run is trained on (TRAIN), which it makes its choices on (VAL) and which it is judged on (TEST).
 
-- last: the last event of each user is held out. Users with too few events are only trained on.
-- time: the newest share of all events is held out. Events of one instant stay on one side of the cut.
+- last: the last event of each user is held out. Users with too few events are only trained on. Other users' training
+  events lie after it, so a model is judged with a knowledge of the future ("Time to Split", arXiv 2507.16289).
+- time: the newest share of all events is held out, whoever's they are, so that nobody's future is trained on. Events of
+  one instant stay on one side of the cut. Each of them is asked for at its own time, and what is known moves on.
 - users: nothing is trained on the users of one fold. They are asked for their last event, given their earlier ones,
   which are marked VAL; nobody is asked about those, because a validation user has TRAIN events. The folds together
   judge every user once.

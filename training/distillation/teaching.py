@@ -31,7 +31,7 @@ from training.loss.logits import (
     soft_label_loss,
     weighed_loss,
 )
-from training.model.batch import Batch, history_batches
+from training.model.batch import Batch
 from training.model.encoder import SequenceModel
 from training.model.fit import Lesson, Objective
 from training.model.watch import Watched, watch
@@ -90,10 +90,8 @@ def make_probe(prepared: Prepared, max_history: int) -> Probe:
     rng = np.random.default_rng(0)
 
     def draw() -> tuple[Tensor, Tensor]:
-        users = known[rng.integers(0, len(known), PROBED)]
-        batches = list(history_batches(question.known, question.users[users], max_history=max_history, size=PROBED))
-        places, rows = batches[0]
-        return rows, torch.from_numpy(question.target[users[places]])
+        places, rows = next(question.batches(max_history, known[rng.integers(0, len(known), PROBED)]))
+        return rows, torch.from_numpy(question.target[places])
 
     return draw
 

@@ -1,14 +1,16 @@
 """Simple recommenders that a model must beat: popularity, recent popularity, item-kNN, EASE and iALS.
 
-Each takes seconds to train and knows no order of events. A baseline is trained on the training part; its few settings
-are chosen from a small grid by validation NDCG@10; then it ranks the judged part once, under the rules by which every
-model is ranked. item-kNN and iALS come from the library `implicit`.
+Each takes seconds to train and knows no order of events. A baseline is trained on the training part (recent popularity
+goes on counting, as a query of the live table would); its few settings are chosen from a small grid by validation
+NDCG@10; then it ranks the judged part once, under the rules by which every model is ranked. item-kNN and iALS come from
+the library `implicit`.
 """
 
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -26,14 +28,15 @@ from threadpoolctl import threadpool_limits
 from training.data.prepared import Prepared
 from training.data.split import TRAIN, VAL
 from training.errors import InputError, StageError
-from training.evaluation.judge import AskedScorer, Ranking, rank_asked
+from training.evaluation.judge import AskedScorer, Ranking, rank_asked, with_popularity
 from training.evaluation.metric import ndcg
 from training.evaluation.question import Question, ask, judged_part
+from training.evaluation.recent import HALF_LIFE_HOURS, WINDOW_DAYS, decayed_counts, window_counts
 from training.progress import Progress
 
 EASE_MAX_ITEMS = 20_000  # its inverse takes memory with the square of the items and time with the cube
 IALS_ROUNDS = 15  # of alternating least squares
-DAY_MS = 86_400_000
+VALIDATED = 10_000  # validation requests, at most, that a setting is chosen on
 Float32 = NDArray[np.float32]
 
 Setting = Mapping[str, Any]
@@ -95,13 +98,16 @@ def parse_models(text: str) -> list[str]:
 def rank_baseline(data: TrainingData, baseline: Baseline) -> tuple[Ranking, dict[str, Any]]:
     """Choose a baseline's setting on validation and rank the judged part with it.
 
-    Returns the ranking under both rules, and what is said of it: setting, validation (NDCG@10) and seconds.
+    Returns the ranking under both rules, and what is said of it: setting, validation (NDCG@10), tried (every setting
+    with its validation) and seconds.
     """
     started = monotonic()
-    score, setting, trained = max(_try_settings(data, baseline), key=lambda tried: tried[0])
+    tried: list[dict[str, Any]] = []
+    score, setting, trained = max(_try_settings(data, baseline, tried), key=lambda one: one[0])
     question = ask(data.prepared, judged_part(data.prepared))
     ranking = rank_asked(question, trained(question), data.prepared.report["settings"]["max_history"], both_rules=True)
-    return ranking, {"setting": dict(setting), "validation": score, "seconds": monotonic() - started}
+    about = {"setting": dict(setting), "validation": score, "tried": tried, "seconds": monotonic() - started}
+    return ranking, about
 
 
 def training_data(prepared: Prepared) -> TrainingData:
@@ -115,14 +121,18 @@ def training_data(prepared: Prepared) -> TrainingData:
     return TrainingData(prepared, has, popularity)
 
 
-def _try_settings(data: TrainingData, baseline: Baseline) -> Iterator[tuple[float, Setting, Trained]]:
-    """Yield validation NDCG@10, setting and trained model of each setting in the grid."""
-    question = ask(data.prepared, VAL)
+def _try_settings(
+    data: TrainingData, baseline: Baseline, tried: list[dict[str, Any]]
+) -> Iterator[tuple[float, Setting, Trained]]:
+    """Yield validation NDCG@10, setting and trained model of each setting in the grid, and note it in tried."""
+    question = ask(data.prepared, VAL, limit=VALIDATED)
     longest = data.prepared.report["settings"]["max_history"]
     for setting in baseline.grid:
         trained = baseline.train(data, setting)
         ranking = rank_asked(question, trained(question), longest, with_top=False)
-        yield float(ndcg(ranking.ranks, 10).mean()), setting, trained
+        score = float(ndcg(ranking.ranks, 10).mean())
+        tried.append({**setting, "validation": score})
+        yield score, setting, trained
 
 
 def train_popularity(data: TrainingData, setting: Setting) -> Trained:
@@ -131,28 +141,21 @@ def train_popularity(data: TrainingData, setting: Setting) -> Trained:
 
 
 def train_recent_popularity(data: TrainingData, setting: Setting) -> Trained:
-    """Score each item with its training events in the days before a user was asked (Ji et al. 2020). Setting: days.
+    """Score each item with how often it was taken just before a request, by anybody, in whatever part.
 
-    It is stronger than one list for all times. Items with equally many are ordered by popularity at all times. The
-    scorer raises ValueError for a question that does not know when it was asked.
+    Setting: window_days or half_life_hours (recent.py). The scorer raises ValueError for a question that does not know
+    when it was asked.
     """
-    kept = data.prepared.part == TRAIN
-    order = np.argsort(data.prepared.timestamp_ms[kept], kind="stable")
-    time_ms, item = data.prepared.timestamp_ms[kept][order], data.prepared.item[kept][order]
-    tie = data.popularity / (data.popularity.max() + 1)
+    if "window_days" in setting:
+        counts = window_counts(data.prepared, setting["window_days"])
+    else:
+        counts = decayed_counts(data.prepared, setting["half_life_hours"])
 
     def scorer_of(question: Question) -> AskedScorer:
-        if question.asked_ms is None:
+        asked_ms = question.asked_ms
+        if asked_ms is None:
             raise ValueError("recent popularity must know when each question is asked")
-        now_ms = np.minimum(question.asked_ms, time_ms[-1] + 1)  # after the last training event the window stands still
-        stop = np.searchsorted(time_ms, now_ms, side="left")
-        start = np.searchsorted(time_ms, now_ms - setting["days"] * DAY_MS, side="left")
-
-        def score(places: NDArray[np.int64], rows: torch.Tensor) -> Float32:
-            counts = [np.bincount(item[start[u] : stop[u]], minlength=data.n_items) for u in places]
-            return (np.stack(counts) + tie).astype(np.float32)
-
-        return score
+        return lambda places, rows: counts(asked_ms[places])
 
     return scorer_of
 
@@ -168,7 +171,7 @@ def train_item_knn(data: TrainingData, setting: Setting) -> Trained:
         warnings.simplefilter("ignore", ParameterWarning)  # of its own conversion
         model.fit(data.has, show_progress=False)
     similarity = csr_matrix(model.similarity, dtype=np.float32)
-    return lambda question: lambda places, rows: (_taken(rows, data.n_items) @ similarity).toarray()
+    return partial(with_popularity, scorer=lambda rows: (_taken(rows, data.n_items) @ similarity).toarray())
 
 
 def train_ease(data: TrainingData, setting: Setting) -> Trained:
@@ -179,7 +182,7 @@ def train_ease(data: TrainingData, setting: Setting) -> Trained:
     weights = _inverse((data.has.T @ data.has).toarray(), setting["ridge"])
     weights /= -weights.diagonal().copy()
     np.fill_diagonal(weights, 0)
-    return lambda question: lambda places, rows: _taken(rows, data.n_items) @ weights
+    return partial(with_popularity, scorer=lambda rows: _taken(rows, data.n_items) @ weights)
 
 
 def _inverse(gram: Float32, ridge: float) -> Float32:
@@ -214,12 +217,12 @@ def train_ials(data: TrainingData, setting: Setting) -> Trained:
         )
         model.fit(data.has, show_progress=False)
 
-    def score(places: NDArray[np.int64], rows: torch.Tensor) -> Float32:
+    def score(rows: torch.Tensor) -> Float32:
         with threadpool_limits(1, "blas"):
-            users = model.recalculate_user(np.arange(len(places)), _taken(rows, data.n_items))
+            users = model.recalculate_user(np.arange(len(rows)), _taken(rows, data.n_items))
         return users @ model.item_factors.T
 
-    return lambda question: score
+    return partial(with_popularity, scorer=score)
 
 
 def _taken(rows: torch.Tensor, n_items: int) -> csr_matrix:
@@ -233,7 +236,10 @@ def _taken(rows: torch.Tensor, n_items: int) -> csr_matrix:
 
 BASELINES: dict[str, Baseline] = {
     "popularity": Baseline([{}], train_popularity),
-    "recent_popularity": Baseline([{"days": days} for days in (1, 7, 30, 90)], train_recent_popularity),
+    "recent_popularity": Baseline(
+        [{"window_days": days} for days in WINDOW_DAYS] + [{"half_life_hours": hours} for hours in HALF_LIFE_HOURS],
+        train_recent_popularity,
+    ),
     "item_knn": Baseline(
         [{"similarity": kind, "neighbours": count} for kind in ("cosine", "bm25") for count in (20, 100, 500)],
         train_item_knn,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from training.evaluation.metric import Ranks, hit, ndcg
 
 QUINTILES = 5
-HISTORY_FROM = (1, 5, 10, 20, 50)  # the fewest known events in each group of users
+HISTORY_FROM = (1, 5, 10, 20, 50)  # the fewest known events in each group of requests
 AT = 10  # the cutoff of the metrics
 
 
@@ -54,14 +54,16 @@ def by_popularity(
 def by_history(ranks: Ranks, length: NDArray[np.int64]) -> list[dict[str, Any]]:
     """Return a row for each range of history lengths: from, to, users, recall@10 and ndcg@10.
 
-    ranks: of each user's held-out item [U]. length: events known before it [U]. The last range is open: its `to` is
-    None. The metrics are None where there are no users.
+    ranks: of each request's held-out item [U]. length: events known before it [U]. The last range is open: its `to` is
+    None. Users without a history have a row of their own, the first, where there are any. The metrics are None where
+    there are no users.
     """
-    group = np.searchsorted(HISTORY_FROM, length, side="right") - 1
-    stops: list[int | None] = [start - 1 for start in HISTORY_FROM[1:]]
+    starts = (0, *HISTORY_FROM) if (length == 0).any() else HISTORY_FROM
+    group = np.searchsorted(starts, length, side="right") - 1
+    stops: list[int | None] = [start - 1 for start in starts[1:]]
     return [
         {"from": start, "to": stop} | _metrics(ranks[group == number])
-        for number, (start, stop) in enumerate(zip(HISTORY_FROM, [*stops, None], strict=True))
+        for number, (start, stop) in enumerate(zip(starts, [*stops, None], strict=True))
     ]
 
 

@@ -20,35 +20,46 @@ from training.data.split import VAL
 from training.evaluation.metric import CUTOFFS, bootstrap_interval, hit, ndcg, rank_targets, summarise_ranks
 from training.evaluation.question import Question, ask, judged_part
 from training.evaluation.variety import coverage, gini
-from training.model.batch import history_batches
 from training.model.encoder import SequenceModel
 
-AT_ONCE = 256  # users scored together
-
 Scorer = Callable[[Tensor], NDArray[np.float32]]
-"""A model: histories as rows int64 [B, T], padded on the left with -1, to scores [B, N]."""
+"""A model of histories alone: rows int64 [B, T], padded on the left with -1, to scores [B, N].
+
+Users without a history are given the popularity of the training part instead of its scores.
+"""
 
 AskedScorer = Callable[[Int64, Tensor], NDArray[np.float32]]
-"""A model that must know who is asked: places in Question.users [B], and a Scorer's histories, to scores [B, N]."""
+"""A model that must know who is asked when: places in Question.users [B], and a Scorer's histories, to scores [B, N].
+
+It is made for one question, whose asked_ms and gap it may read; for the counts of the trend at question.asked_ms there
+is training.data.trend.live_counts. Every request is its own, those of users without a history too.
+"""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """A model's answer to a question of U users.
+    """A model's answer to a question of U requests.
 
-    ranks: the rank of each user's target, 1 the best, int64 [U]. top: each user's best item rows, best first
+    ranks: the rank of each target, 1 the best, int64 [U]. top: the best item rows of each request, best first
     [U, at most max(CUTOFFS)]. other: the same under the opposite rule about seen items; None where it was not asked.
+    start: the ranks at the start of the basket; None where no event ties in time, or where it was not asked. users: who
+    asks [U]; None where nobody asks twice.
     """
 
     ranks: Int64
     top: NDArray[np.int32]
     other: "Ranking | None" = None
+    start: Int64 | None = None
+    users: Int64 | None = None
 
     def save(self, path: Path) -> None:
         """Write the ranking as .npz."""
         arrays: dict[str, NDArray[Any]] = {"ranks": self.ranks, "top": self.top}
         if self.other is not None:
             arrays |= {"other_ranks": self.other.ranks, "other_top": self.other.top}
+        arrays |= {
+            name: values for name, values in (("start", self.start), ("users", self.users)) if values is not None
+        }
         with path.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes a flag for one of them
 
@@ -57,50 +68,82 @@ class Ranking:
         """Read a ranking that save wrote. Raises FileNotFoundError where there is none."""
         with np.load(path, allow_pickle=False) as arrays:
             other = cls(arrays["other_ranks"], arrays["other_top"]) if "other_ranks" in arrays else None
-            return cls(arrays["ranks"], arrays["top"], other)
+            start, users = (arrays.get(name) for name in ("start", "users"))
+            return cls(arrays["ranks"], arrays["top"], other, start, users)
 
 
 def score_all(question: Question, scorer: Scorer, max_history: int) -> NDArray[np.float32]:
-    """Return the scores of every item for every user of a question [U, N], in the order of question.users.
+    """Return the scores of every item for every request of a question [U, N], in the order of question.users.
 
     max_history: the scorer is given at most so many of a user's newest events.
     """
     scores = np.empty((len(question.users), question.n_items), dtype=np.float32)
-    for places, rows in history_batches(question.known, question.users, max_history=max_history, size=AT_ONCE):
-        scores[places] = scorer(rows)
+    asked = with_popularity(question, scorer)
+    for places, rows in question.batches(max_history):
+        scores[places] = asked(places, rows)
     return scores
+
+
+def with_popularity(question: Question, scorer: Scorer) -> AskedScorer:
+    """Return a scorer that gives the logarithm of popularity to those who have no history."""
+
+    def score(places: Int64, rows: Tensor) -> NDArray[np.float32]:
+        scores = scorer(rows)
+        cold = (rows[:, -1] < 0).numpy()
+        if question.popularity is not None and cold.any():
+            scores = np.where(cold[:, None], np.log1p(question.popularity)[None], scores)
+        return scores
+
+    return score
 
 
 def rank(
     question: Question, scorer: Scorer, max_history: int, *, with_top: bool = True, both_rules: bool = False
 ) -> Ranking:
-    """Score the whole catalogue for every user and return the ranking of the targets.
+    """Score the whole catalogue for every request and return the ranking of the targets.
 
     max_history: the scorer is given at most so many of a user's newest events; what counts as seen is the whole
-    history. with_top: False leaves `top` empty, which is faster. both_rules: rank with seen items and without; the
-    result follows the question's rule, and its `other` the opposite one. Raises ValueError for scores that are not
-    finite.
+    history. with_top: False leaves `top` empty, which is faster. both_rules: rank with seen items and without, and at
+    the start of the basket too; the result follows the question's rule, and its `other` the opposite one. Raises
+    ValueError for scores that are not finite.
     """
-    return rank_asked(
-        question, lambda places, rows: scorer(rows), max_history, with_top=with_top, both_rules=both_rules
-    )
+    asked = with_popularity(question, scorer)
+    return rank_asked(question, asked, max_history, with_top=with_top, both_rules=both_rules)
 
 
 def rank_asked(
     question: Question, scorer: AskedScorer, max_history: int, *, with_top: bool = True, both_rules: bool = False
 ) -> Ranking:
-    """Rank as rank does, with a scorer that is also told which users of the question it scores."""
+    """Rank as rank does, with a scorer that is also told which requests of the question it scores."""
     best = min(max(CUTOFFS), question.n_items) if with_top else 0
     rules = (False, True) if both_rules else (question.exclude_seen,)  # leaving out comes last: it writes into scores
     answers = {rule: _blank(len(question.users), best) for rule in rules}
-    for places, rows in history_batches(question.known, question.users, max_history=max_history, size=AT_ONCE):
+    for places, rows in question.batches(max_history):
         scores = scorer(places, rows)
-        seen = question.seen(question.users[places]) if True in rules else None
+        seen = question.histories(places) if True in rules else None
         for rule, answer in answers.items():
             answer.ranks[places] = rank_targets(scores, question.target[places], seen if rule else None)
             answer.top[places] = best_rows(scores, best)
     own, other = answers[question.exclude_seen], answers.get(not question.exclude_seen)
-    return Ranking(own.ranks, own.top, other)
+    start = _rank_at_start(question, scorer, max_history, own.ranks) if both_rules else None
+    return Ranking(own.ranks, own.top, other, start, _who_asks(question))
+
+
+def _rank_at_start(question: Question, scorer: AskedScorer, max_history: int, ranks: Int64) -> Int64 | None:
+    """Return the ranks at the start of the basket, None where no event ties. ranks: those with the ties known."""
+    if question.opening is None:
+        return None
+    start, found = question.at_start(), ranks.copy()
+    inside = np.flatnonzero(question.opening < question.stops())
+    for places, rows in start.batches(max_history, inside):
+        seen = start.histories(places) if question.exclude_seen else None
+        found[places] = rank_targets(scorer(places, rows), question.target[places], seen)
+    return found
+
+
+def _who_asks(question: Question) -> Int64 | None:
+    """Return the users of the requests [U], None where each asks once."""
+    return question.users if len(np.unique(question.users)) < len(question.users) else None
 
 
 def _blank(n_users: int, best: int) -> Ranking:
@@ -151,13 +194,15 @@ def validation_score(prepared: Prepared) -> Callable[[SequenceModel], float]:
 
 
 def summarise_ranking(ranking: Ranking, n_items: int) -> dict[str, Any]:
-    """Return the metrics of a ranking by name: accuracy, coverage and Gini at each cutoff, and the number of users.
+    """Return the metrics of a ranking by name: accuracy, coverage and Gini at each cutoff, users and requests.
 
     NDCG@10 and HR@10 have their 95 % intervals beside them, as [low, high].
     """
-    low, high = bootstrap_interval(ndcg(ranking.ranks, 10))
-    hr_low, hr_high = bootstrap_interval(hit(ranking.ranks, 10))
+    low, high = bootstrap_interval(ndcg(ranking.ranks, 10), ranking.users)
+    hr_low, hr_high = bootstrap_interval(hit(ranking.ranks, 10), ranking.users)
     covered = {f"coverage@{k}": coverage(ranking.top[:, :k], n_items) for k in CUTOFFS}
     ginis = {f"gini@{k}": gini(ranking.top[:, :k], n_items) for k in CUTOFFS}
     intervals = {"ndcg@10_interval": [low, high], "hr@10_interval": [hr_low, hr_high]}
-    return summarise_ranks(ranking.ranks) | covered | ginis | intervals | {"users": len(ranking.ranks)}
+    n_users = len(ranking.ranks) if ranking.users is None else len(np.unique(ranking.users))
+    asked = {"users": n_users, "requests": len(ranking.ranks)}
+    return summarise_ranks(ranking.ranks) | covered | ginis | intervals | asked

@@ -1,9 +1,9 @@
 """How good a ranking is: the usual metrics, their intervals over users, and differences between models.
 
-Every metric follows from the rank of the one held-out item of each user, 1 the best, in the whole catalogue: there are
-no sampled negatives. Items with the same score as the held-out one count as better, so a model that scores all items
-alike gets the last rank and not the first. Intervals are percentile bootstraps over users; a difference between two
-models is taken over the same users.
+Every metric follows from the rank of the one held-out item of each request, 1 the best, in the whole catalogue: there
+are no sampled negatives. Items with the same score as the held-out one count as better, so a model that scores all
+items alike gets the last rank and not the first. Intervals are percentile bootstraps over users, each with all their
+requests; a difference between two models is taken over the same requests.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +23,7 @@ Pool = Callable[[PerRun], Float]
 
 CUTOFFS = (5, 10, 20)
 BOOTSTRAPS = 2000  # resamples of the users that an interval is read from
+RESAMPLED_AT_ONCE = 200  # of them, where users have several requests
 
 
 def rank_targets(scores: NDArray[Any], target: NDArray[np.int64], seen: Sequence[NDArray[Any]] | None = None) -> Ranks:
@@ -97,20 +98,26 @@ def basket_recall(top: NDArray[Any], basket: NDArray[Any], owner: NDArray[np.int
     return np.bincount(owner, weights=found, minlength=len(top)) / np.maximum(size, 1)
 
 
-def bootstrap_interval(values: Float, *, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Return low and high of the percentile interval of the mean of values [U] (Efron 1979)."""
-    means = _resampled_means(values, seed)
+def bootstrap_interval(
+    values: Float, users: Ranks | None = None, *, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Return low and high of the percentile interval of the mean of values [U] (Efron 1979).
+
+    users: whose each value is [U], because those of one user are resampled together; None: each is of another user.
+    """
+    means = _resampled_means(values, seed, users)
     edge = (1 - level) / 2
     low, high = np.quantile(means, [edge, 1 - edge])
     return float(low), float(high)
 
 
-def relative_difference(ours: Float, theirs: Float, *, seed: int = 0) -> dict[str, float]:
-    """Return mean(ours) / mean(theirs) - 1 of two models over the same users [U], with its 95 % interval.
+def relative_difference(ours: Float, theirs: Float, users: Ranks | None = None, *, seed: int = 0) -> dict[str, float]:
+    """Return mean(ours) / mean(theirs) - 1 of two models over the same requests [U], with its 95 % interval.
 
-    The keys are difference, low and high. Users are resampled in pairs: both models on the same ones.
+    The keys are difference, low and high. Users are resampled in pairs: both models on the same ones. users: as
+    bootstrap_interval.
     """
-    both = _resampled_means(np.stack([ours, theirs], axis=1), seed)
+    both = _resampled_means(np.stack([ours, theirs], axis=1), seed, users)
     ratio = both[:, 0] / np.maximum(both[:, 1], 1e-12) - 1
     low, high = np.quantile(ratio, [0.025, 0.975])
     return {"difference": _ratio(ours, theirs), "low": float(low), "high": float(high)}
@@ -121,13 +128,16 @@ def mean_over_seeds(per_run: PerRun) -> Float:
     return np.mean(np.stack(per_run), axis=0)
 
 
-def pooled_difference(ours: PerRun, theirs: PerRun, pool: Pool = mean_over_seeds) -> dict[str, Any]:
+def pooled_difference(
+    ours: PerRun, theirs: PerRun, pool: Pool = mean_over_seeds, users: Ranks | None = None
+) -> dict[str, Any]:
     """Return the relative difference of two models over several runs: that of their pooled values, and each run's own.
 
-    The keys are those of relative_difference, and per_seed with a number for each run.
+    The keys are those of relative_difference, and per_seed with a number for each run. users: whose each pooled value
+    is, as bootstrap_interval.
     """
     per_seed = [_ratio(own, other) for own, other in zip(ours, theirs, strict=True)]
-    return {**relative_difference(pool(ours), pool(theirs)), "per_seed": per_seed}
+    return {**relative_difference(pool(ours), pool(theirs), users), "per_seed": per_seed}
 
 
 def _ratio(ours: Float, theirs: Float) -> float:
@@ -135,7 +145,28 @@ def _ratio(ours: Float, theirs: Float) -> float:
     return float(ours.mean() / max(theirs.mean(), 1e-12) - 1)
 
 
-def _resampled_means(values: Float, seed: int) -> Float:
+def _resampled_means(values: Float, seed: int, users: Ranks | None = None) -> Float:
     """Return the means of BOOTSTRAPS resamples of users: values [U] or [U, M] -> [BOOTSTRAPS] or [BOOTSTRAPS, M]."""
+    if users is not None:
+        return resampled_by_user(values, users, seed)
     rng = np.random.default_rng(seed)
     return np.stack([values[rng.integers(0, len(values), len(values))].mean(axis=0) for _ in range(BOOTSTRAPS)])
+
+
+def resampled_by_user(values: Float, users: Ranks, seed: int = 0) -> Float:
+    """Return the means of BOOTSTRAPS resamples of users, each of whom brings all their values.
+
+    values [U] or [U, M] -> [BOOTSTRAPS] or [BOOTSTRAPS, M]. users: whose each value is [U].
+    """
+    _, owner = np.unique(users, return_inverse=True)
+    counts = np.bincount(owner).astype(np.float64)
+    n_users = len(counts)
+    sums = np.zeros((n_users, *values.shape[1:]))
+    np.add.at(sums, owner, values)
+    rng = np.random.default_rng(seed)
+    means = []
+    for _ in range(0, BOOTSTRAPS, RESAMPLED_AT_ONCE):
+        drawn = [np.bincount(rng.integers(0, n_users, n_users), minlength=n_users) for _ in range(RESAMPLED_AT_ONCE)]
+        times = np.stack(drawn).astype(np.float64)  # [RESAMPLED_AT_ONCE, n_users]
+        means.append(((times @ sums).T / (times @ counts)).T)
+    return np.concatenate(means)

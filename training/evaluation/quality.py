@@ -35,20 +35,24 @@ DIVERSITY_AT = 10
 FAILS_AT = 0.0  # a run has failed whose student's relative gain in NDCG@10 over itself alone is at most this
 
 MEANING = {  # what each metric means, for the reader of a report
-    "hr@k, recall@k": "share of users whose held-out item is among the k best of the whole catalogue",
+    "hr@k, recall@k": "share of requests whose held-out item is among the k best of the whole catalogue",
     "ndcg@k": "the same, a hit at place r counting 1 / log2(r + 1)",
     "mrr@k": "the same, a hit at place r counting 1 / r",
     "precision@k, f1@k": "hits over k; harmonic mean of precision and recall",
-    "accuracy@1": "share of users whose held-out item is the first",
+    "accuracy@1": "share of requests whose held-out item is the first",
     "coverage@k": "share of the catalogue that stands in anybody's k best",
     "gini@k": "how unequally the items are recommended: 0 all equally often, near 1 always the same few",
     "novelty@k": "mean bits of surprise of a recommended item: -log2 of its share of the training events",
     "diversity@10": "mean over pairs of a list of 1 - shared / all features; diversity_by says which features",
     "by_popularity": "by the held-out item: each quintile of items makes a fifth of the training events, 1 sells best",
     "by_history": "by the number of events known before the held-out one",
+    "by_request": "by what is known of user and item: cold users have no event before the request, new items none in "
+    "the training part; start_of_basket: all requests, knowing only what lies strictly before their instant",
+    "of_bar": "NDCG@10 over that of recent popularity, same requests; low and high: 95 % over users",
     "repeats": "seen_ranked: every item may be recommended; seen_left_out: none of the user's history; "
     "new_targets: left out, and only users whose held-out item is not in their history",
-    "next_basket": "share of what was held out in one instant that is among the k best; null if nobody has two",
+    "next_basket": "share of what was held out in one instant that is among the k best of its first request; null if "
+    "no basket has two",
     "overlap@k": "share of a user's k best that both models recommend",
 }
 
@@ -78,7 +82,7 @@ def summarise_quality(rankings: Mapping[str, Ranking], n_items: int, pairs: Pair
     """
     quality: dict[str, Any] = {name: summarise_ranking(ranking, n_items) for name, ranking in rankings.items()}
     quality["ndcg@10_differences"] = {
-        f"{ours} / {theirs}": relative_difference(ndcg(rankings[ours].ranks, 10), ndcg(rankings[theirs].ranks, 10))
+        f"{ours} / {theirs}": difference_of(rankings[ours], rankings[theirs])
         for ours, theirs in pairs
         if ours in rankings and theirs in rankings
     }
@@ -93,7 +97,7 @@ def detail(ranking: Ranking, yardstick: Yardstick) -> dict[str, Any]:
         **{f"novelty@{k}": novelty(ranking.top[:, :k], yardstick.popularity) for k in CUTOFFS},
         f"diversity@{DIVERSITY_AT}": diversity(listed, yardstick.features),
         "by_popularity": by_popularity(ranking.ranks, question.target, yardstick.popularity),
-        "by_history": by_history(ranking.ranks, question.known.lengths()[question.users]),
+        "by_history": by_history(ranking.ranks, question.lengths()),
         "repeats": measure_repeats(ranking, question),
         "next_basket": measure_baskets(ranking, question),
     }
@@ -119,16 +123,18 @@ def measure_repeats(ranking: Ranking, question: Question) -> dict[str, Any] | No
 def measure_baskets(ranking: Ranking, question: Question) -> dict[str, Any] | None:
     """Return basket recall at each cutoff, and how many baskets hold several items; None where none does.
 
-    A basket is what a user took in the instant of the held-out event.
+    A basket is what a user took in one instant, asked for by its first held-out event. baskets: how many there are.
     """
     baskets = question.baskets
     if baskets is None:
         return None
-    several = int((np.bincount(baskets.owner, minlength=len(question.users)) > 1).sum())
+    asked, size = np.unique(baskets.owner, return_counts=True)
+    several = int((size > 1).sum())
     if not several:
         return None
-    recalls = {f"recall@{k}": float(basket_recall(ranking.top, baskets.rows, baskets.owner, k).mean()) for k in CUTOFFS}
-    return {"users": len(question.users), "of_several_items": several} | recalls
+    found = {k: basket_recall(ranking.top, baskets.rows, baskets.owner, k)[asked] for k in CUTOFFS}
+    recalls = {f"recall@{k}": float(recall.mean()) for k, recall in found.items()}
+    return {"baskets": len(asked), "of_several_items": several} | recalls
 
 
 def overlaps(rankings: Mapping[str, Ranking]) -> dict[str, dict[str, float]]:
@@ -151,8 +157,12 @@ def beside_baselines(rankings: Mapping[str, Ranking], others: Iterable[str]) -> 
     others: the names of peers and baselines among the rankings.
     """
     ordered = sorted(others, key=lambda name: -ndcg(rankings[name].ranks, 10).mean())
-    ours = ndcg(rankings["student"].ranks, 10)
-    return {name: relative_difference(ours, ndcg(rankings[name].ranks, 10)) for name in ordered}
+    return {name: difference_of(rankings["student"], rankings[name]) for name in ordered}
+
+
+def difference_of(ours: Ranking, theirs: Ranking) -> dict[str, float]:
+    """Return the relative difference in NDCG@10 of two rankings of the same question, as relative_difference does."""
+    return relative_difference(ndcg(ours.ranks, 10), ndcg(theirs.ranks, 10), ours.users)
 
 
 def verdict(quality: Mapping[str, Any]) -> tuple[bool, str]:

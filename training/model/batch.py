@@ -94,17 +94,20 @@ def make_batch(events: Events, windows: Int64) -> Batch:
     )
 
 
-def history_batches(events: Events, users: Int64, *, max_history: int, size: int) -> Iterator[tuple[Int64, Tensor]]:
+def history_batches(
+    events: Events, users: Int64, *, max_history: int, size: int, stop: Int64 | None = None
+) -> Iterator[tuple[Int64, Tensor]]:
     """Yield the newest max_history events of the given users, at most `size` users at once, the shortest first.
 
-    users: user numbers [U]. Yields (places in users [B], rows int64 [B, T] padded on the left with -1). An empty
-    history is one place of padding.
+    users: user numbers [U]. stop: where each history ends in events.item [U]; None: with the user's events. Yields
+    (places in users [B], rows int64 [B, T] padded on the left with -1). An empty history is one place of padding.
     """
-    length = np.minimum(events.lengths()[users], max_history)
+    stops = events.offset[1:][users] if stop is None else stop
+    length = np.minimum(stops - events.offset[users], max_history)
     order = np.argsort(length, kind="stable")
     for start in range(0, len(order), size):
         places = order[start : start + size]
-        _, _, rows = _padded(events, events.offset[1:][users[places]], length[places])
+        _, _, rows = _padded(events, stops[places], length[places])
         yield places, torch.from_numpy(rows)
 
 

@@ -26,6 +26,7 @@ from training.evaluation.quality import (
     verdict,
 )
 from training.evaluation.question import Question, ask, judged_part
+from training.evaluation.request_kind import ALL, BAR, by_kind, judge_bar
 from training.export.onnx_student import ExportedStudent, time_encoder
 from training.model.checkpoint import load_model
 from training.model.curve import Epoch, load_curve
@@ -49,6 +50,7 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
     bundle = open_bundle(run / "bundle")
     question = ask(prepared, judged_part(prepared))
     rankings = own_rankings(run)
+    check_asked(run, rankings, question)
     own = {*rankings, "bundle"}
     if not bundle.manifest.refit:
         rankings["bundle"] = rank_bundle(bundle, question)
@@ -72,6 +74,7 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
         },
         "mix": load_shares(run / "mix"),
         "ndcg@10_differences": quality["ndcg@10_differences"],
+        **beside_the_bar(rankings, question, about, progress),
         "beside_baselines": beside_baselines(rankings, [name for name in rankings if name not in own]),
         "overlap": overlaps(rankings),
         "diversity_by": yardstick.features.by,
@@ -81,6 +84,36 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
         "data": prepared.report,
         "lineage": bundle.manifest.lineage,
     }, rankings
+
+
+def beside_the_bar(
+    rankings: Mapping[str, Ranking], question: Question, about: Mapping[str, Mapping[str, Any]], progress: Progress
+) -> dict[str, Any]:
+    """Return how the models do on each kind of request beside recent popularity: bar and by_request.
+
+    bar holds the model's name, its setting, and standing and verdict of what is served (None where it found nothing);
+    it is None where recent popularity was not ranked. about: what is said of each baseline.
+    """
+    kinds = by_kind(rankings, question)
+    if BAR not in rankings:
+        return {"bar": None, "by_request": kinds}
+    setting = about.get(BAR, {}).get("setting", {})
+    served = next((kinds[ALL]["models"][name] for name in ("bundle", "student") if name in rankings), {"of_bar": None})
+    standing, sentence = judge_bar(served["of_bar"], setting) or (None, None)
+    if sentence:
+        progress.note(sentence)
+    bar = {"model": BAR, "setting": setting, "standing": standing, "verdict": sentence}
+    return {"bar": bar, "by_request": kinds}
+
+
+def check_asked(run: Path, rankings: Mapping[str, Ranking], question: Question) -> None:
+    """Raise InputError where a ranking of the run is of other requests than the question."""
+    for name, ranking in rankings.items():
+        if len(ranking.ranks) != len(question.users):
+            raise InputError(
+                f"{run}: {name} was ranked on {len(ranking.ranks):,} requests, and {len(question.users):,} are asked "
+                "now: it was made by an older version; make the run anew in another --out"
+            )
 
 
 def own_rankings(run: Path) -> dict[str, Ranking]:
@@ -218,7 +251,7 @@ TITLES = {
     "compressed": "Student, compressed",
     "bundle": "Bundle, as it is served",
     "popularity": "Popularity",
-    "recent_popularity": "Recent popularity (knows the day)",
+    "recent_popularity": "Recent popularity (the bar)",
     "item_knn": "Item-kNN",
     "ease": "EASE",
     "ials": "iALS",

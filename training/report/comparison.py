@@ -18,11 +18,21 @@ import numpy as np
 from training.data.prepared import Prepared, load_prepared
 from training.errors import InputError
 from training.evaluation.judge import Ranking
-from training.evaluation.metric import PerRun, Pool, bootstrap_interval, hit, mean_over_seeds, ndcg, pooled_difference
+from training.evaluation.metric import (
+    PerRun,
+    Pool,
+    Ranks,
+    bootstrap_interval,
+    hit,
+    mean_over_seeds,
+    ndcg,
+    pooled_difference,
+)
 from training.evaluation.quality import COMPARED
-from training.evaluation.question import ask, judged_part
+from training.evaluation.question import Question, ask, judged_part
+from training.evaluation.request_kind import BAR, pooled_by_kind
 from training.progress import Progress
-from training.report.collect import COMPRESSED, lineage_of, other_rankings, own_rankings, titles_of
+from training.report.collect import COMPRESSED, check_asked, lineage_of, other_rankings, own_rankings, titles_of
 from training.teacher.registry import peer_pairs
 
 TABULATED = {"ndcg@10": ndcg, "hr@10": hit}  # the metrics of the table
@@ -35,6 +45,7 @@ class FinishedRun:
 
     path: Path
     prepared: Prepared
+    question: Question
     rankings: Mapping[str, Ranking]  # by model
     seeds: Mapping[str, int]  # of teacher and student
     config: Mapping[str, Mapping[str, Any]]  # its settings, by section
@@ -45,7 +56,7 @@ class FinishedRun:
 def compare_runs(paths: Sequence[Path], progress: Progress) -> dict[str, Any]:
     """Return the table of several run directories: each model with its intervals and spreads, and the differences.
 
-    A difference is that of NDCG@10 between two models over the same users. Only models that every run has are in the
+    A difference is that of NDCG@10 between two models over the same requests. Only models that every run has are in the
     table. Raises InputError where there is one run only, where a run is not finished, where data or settings differ, or
     where two runs share seeds or fold.
     """
@@ -59,18 +70,24 @@ def compare_runs(paths: Sequence[Path], progress: Progress) -> dict[str, Any]:
     }
     known = [*PAIRS, *peer_pairs()]
     pairs = [*known, *(("student", name) for name in names if name != "student" and ("student", name) not in known)]
-    data = runs[0].prepared.report
+    data, asking = runs[0].prepared.report, users_of(runs)
+    users = asking if len(np.unique(asking)) < len(asking) else None
     return {
         "runs": [str(run.path) for run in runs],
         "seeds": [dict(run.seeds) for run in runs],
         "commits": sorted({run.commit or "unknown" for run in runs}),
         "data": {key: data[key] for key in ("source", "n_events", "n_users", "n_items", "split", "fingerprint")},
         "by": "fold" if are_folds(runs) else "seed",
-        "users": len(pool(next(iter(values.values()))["ndcg@10"])),
+        "users": len(np.unique(asking)),
+        "requests": len(asking),
         "titles": titles_of({name: runs[0].about.get(name, {}) for name in names}),
-        "models": {name: _summarise(values[name], pool) for name in names},
+        "models": {name: _summarise(values[name], pool, users) for name in names},
+        "bar": {"model": BAR, "setting": runs[0].about.get(BAR, {}).get("setting", {})} if BAR in names else None,
+        "by_request": pooled_by_kind(
+            [run.question for run in runs], {name: [run.rankings[name] for run in runs] for name in names}, pool
+        ),
         "ndcg@10_differences": {
-            f"{ours} / {theirs}": pooled_difference(values[ours]["ndcg@10"], values[theirs]["ndcg@10"], pool)
+            f"{ours} / {theirs}": pooled_difference(values[ours]["ndcg@10"], values[theirs]["ndcg@10"], pool, users)
             for ours, theirs in pairs
             if ours in values and theirs in values
         },
@@ -89,10 +106,12 @@ def read_finished(path: Path, progress: Progress) -> FinishedRun:
         raise InputError(f"{path}: no finished run ({', '.join(missing)} not ranked yet); run it to its end first")
     if (path / COMPRESSED).exists():
         rankings["compressed"] = Ranking.load(path / COMPRESSED)
-    others, about = other_rankings(path, prepared, ask(prepared, judged_part(prepared)), progress)
+    question = ask(prepared, judged_part(prepared))
+    check_asked(path, rankings, question)
+    others, about = other_rankings(path, prepared, question, progress)
     lineage = lineage_of(path)
     return FinishedRun(
-        path, prepared, rankings | others, lineage["seeds"], lineage["config"], about, lineage.get("commit")
+        path, prepared, question, rankings | others, lineage["seeds"], lineage["config"], about, lineage.get("commit")
     )
 
 
@@ -116,6 +135,12 @@ def check_comparable(runs: Sequence[FinishedRun]) -> None:
                 f"{run.path} and {twin.path} have the same seeds {dict(run.seeds)}: that is one run counted twice; "
                 "train one again with --set teacher.seed=2 --set student.seed=2"
             )
+
+
+def users_of(runs: Sequence[FinishedRun]) -> Ranks:
+    """Return who makes each request: of the first run, or of all folds one after the other."""
+    asked = [run.question.users for run in runs]
+    return np.concatenate(asked) if are_folds(runs) else asked[0]
 
 
 def are_folds(runs: Sequence[FinishedRun]) -> bool:
@@ -154,18 +179,18 @@ def changed_settings(ours: Mapping[str, Mapping[str, Any]], theirs: Mapping[str,
     )
 
 
-def _summarise(values: Mapping[str, PerRun], pool: Pool) -> dict[str, Any]:
+def _summarise(values: Mapping[str, PerRun], pool: Pool, users: Ranks | None) -> dict[str, Any]:
     """Return of each metric the mean, the interval over users, the spread over runs, and the mean of each run.
 
-    values: each metric's values of one model, in every run.
+    values: each metric's values of one model, in every run. users: whose each pooled value is; None: each of another.
     """
     summary: dict[str, Any] = {}
     for metric, per_run in values.items():
-        per_seed = np.array([per_user.mean() for per_user in per_run])
-        per_user = pool(per_run)
+        per_seed = np.array([values_of_run.mean() for values_of_run in per_run])
+        pooled = pool(per_run)
         summary |= {
-            metric: float(per_user.mean()),
-            f"{metric}_interval": list(bootstrap_interval(per_user)),
+            metric: float(pooled.mean()),
+            f"{metric}_interval": list(bootstrap_interval(pooled, users)),
             f"{metric}_spread": None if _is_one_model(per_run) else float(per_seed.std(ddof=1)),
             f"{metric}_per_seed": per_seed.tolist(),
         }

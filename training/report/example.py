@@ -65,7 +65,7 @@ def draw_examples(question: Question, rankings: dict[str, Ranking], items: Seque
 def _example(question: Question, rankings: dict[str, Ranking], items: Sequence[Item], place: int) -> Example:
     """Return the user at a place in the question."""
     target = int(question.target[place])
-    seen = question.seen(question.users[place : place + 1])[0]
+    seen = question.histories(np.array([place]))[0]
     lists = [
         ShownList(name, int(ranking.ranks[place]), _shown(items, ranking.top[place, :SHOWN_BEST].tolist(), target))
         for name, ranking in rankings.items()

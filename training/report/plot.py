@@ -98,6 +98,8 @@ def group_label(group: str, row: Mapping[str, Any]) -> str:
     """Return the name of one row of a group, which is by_popularity or by_history."""
     if group == "by_popularity":
         return f"{row['items']:,} items"
+    if row["to"] == 0:
+        return "no history"
     return f"{row['from']} to {row['to']} events" if row["to"] else f"{row['from']} and more"
 
 

@@ -24,7 +24,35 @@ def summary_lines(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{titles[name]:40}{row['ndcg@10']:9.4f}{_interval(row['ndcg@10_interval']):>18}{row['hr@10']:8.4f}{sizes}"
         )
+    return [*lines, *request_lines(metrics, titles)]
+
+
+def request_lines(table: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
+    """Return NDCG@10 of each model on each kind of request, with its ratio to the bar.
+
+    table: by_request and bar of a run or of several; without by_request there are no lines. A ratio whose whole
+    interval lies below 1 has an exclamation mark.
+    """
+    kinds = list(table.get("by_request", {}).values())
+    if not kinds:
+        return []
+    lines = ["", "NDCG@10 by kind of request" + (", and times recent popularity (!: below it)" if table["bar"] else "")]
+    lines += [f"  {number}: {kind['title']}, {kind['requests']:,}" for number, kind in enumerate(kinds)]
+    lines.append(" " * 40 + "".join(f"{number:>15}" for number in range(len(kinds))))
+    for name in kinds[0]["models"]:
+        cells = [_beside_bar(kind["models"].get(name)) for kind in kinds]
+        lines.append(f"{titles[name]:40}" + "".join(f"{cell:>15}" for cell in cells))
     return lines
+
+
+def _beside_bar(row: Mapping[str, Any] | None) -> str:
+    """Return a model's NDCG@10 on one kind of request and its ratio to the bar as text, empty where there is none."""
+    if row is None:
+        return ""
+    of_bar = row["of_bar"]
+    return f"{row['ndcg@10']:.4f}" + (
+        f" {of_bar['ratio']:6.2f}{'!' if of_bar['high'] < 1 else ' '}" if of_bar else " " * 8
+    )
 
 
 def comparison_lines(table: Mapping[str, Any]) -> list[str]:
@@ -36,7 +64,7 @@ def comparison_lines(table: Mapping[str, Any]) -> list[str]:
             f"{table['titles'][name]:40}{row['ndcg@10']:9.4f}{_interval(row['ndcg@10_interval']):>18}"
             f"{spread:>9}{row['hr@10']:8.4f}"
         )
-    lines.append("")
+    lines += [*request_lines(table, table["titles"]), ""]
     for pair, row in table["ndcg@10_differences"].items():
         each = ", ".join(f"{value:+.1%}" for value in row["per_seed"])
         lines.append(

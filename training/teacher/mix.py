@@ -94,7 +94,7 @@ def choose_factors(
     shares are equally good, one of the fewest members is taken.
     """
     sharpness = {name: best_sharpness(values, question.target) for name, values in logits.items()}
-    seen = question.seen(question.users) if question.exclude_seen else None
+    seen = question.histories(np.arange(len(question.users))) if question.exclude_seen else None
     trials = []
     for shares in share_grid(len(logits)):
         factors = {name: share * sharpness[name] for name, share in zip(logits, shares, strict=True) if share}

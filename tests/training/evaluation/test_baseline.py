@@ -49,6 +49,16 @@ def test_a_baseline_that_learns_ranks_the_users_own_colour_first(name, board):
     assert (ranking.top[:, 0] % 2 == np.arange(N_USERS) % 2).mean() > 0.9
 
 
+@pytest.mark.parametrize("name", ["item_knn", "ease", "ials"])
+def test_a_user_without_a_history_is_given_the_popular_items(name, board):
+    board.part[:TAKEN] = TEST  # the first user is new; item 0 is made the most popular
+    board.items[0] = Item("0", 99.0, None, {})
+
+    ranking, _ = rank_baseline(training_data(board), BASELINES[name])
+
+    assert ranking.top[0, 0] == 0
+
+
 def test_popularity_counts_training_events_only(board):
     ranking, _ = rank_baseline(training_data(board), BASELINES["popularity"])
 
@@ -58,19 +68,28 @@ def test_popularity_counts_training_events_only(board):
     assert (counts[free] == counts[free[0]]).all()
 
 
-def test_recent_popularity_counts_the_days_before_each_question_and_never_after():
-    # item 0 was taken thrice long ago, item 1 twice yesterday, item 2 four times after user 5 is asked
-    rows = [(n, 0, 0, 0) for n in range(3)] + [(3, 1, 99, 0), (4, 1, 99, 0)] + [(n, 2, 101, 0) for n in range(4)]
+@pytest.mark.parametrize(("setting", "counted"), [({"window_days": 7}, [0, 2]), ({"half_life_hours": 24}, [0, 1])])
+def test_recent_popularity_counts_what_came_just_before_each_question_and_never_after(setting, counted):
+    # item 0 was taken thrice long ago, item 1 twice yesterday (once by a test user), item 2 after user 5 is asked
+    rows = [(n, 0, 0, 0) for n in range(3)] + [(3, 1, 99, 0), (4, 1, 99, 2)] + [(n, 2, 100, 0) for n in range(4)]
     rows += [(5, 3, 1, 0), (5, 4, 98, 1), (5, 1, 100, 2)]
     user, item, day, part = zip(*sorted(rows), strict=True)
     world = prepared_of(user, item, np.array(day) * DAY_MS, part, n_items=5)
     question = ask(world, TEST)
 
-    score = BASELINES["recent_popularity"].train(training_data(world), {"days": 7})(question)
+    score = BASELINES["recent_popularity"].train(training_data(world), setting)(question)
 
-    counted = score(np.array([0]), None)[0]
-    assert int(counted[1]) == 2 and counted.argmax() == 1
-    assert counted[2] < 1 and counted[0] < 1, "later events and older ones only break ties"
+    last = np.flatnonzero(question.users == 5)
+    scores = score(last, None)[0]
+    assert scores[:2].astype(int).tolist() == counted
+    assert scores.argmax() == 1 and scores[2] < 1, "what ties with the request is not before it"
+
+
+def test_the_bar_is_the_better_of_windows_and_decayed_counts_on_validation(board):
+    _, about = rank_baseline(training_data(board), BASELINES["recent_popularity"])
+
+    assert [next(iter(row)) for row in about["tried"]] == ["window_days"] * 6 + ["half_life_hours"] * 8
+    assert about["validation"] == max(row["validation"] for row in about["tried"])
 
 
 def test_the_stage_leaves_a_ranking_and_a_note_of_each_and_goes_on_where_it_stopped(board, tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.training.evaluation.shop import N_ITEMS, falling, make_shop
+from tests.training.evaluation.shop import N_ITEMS, falling, make_busy_shop, make_shop
 from training.data.split import TEST, VAL
 from training.evaluation.judge import (
     Ranking,
@@ -36,9 +36,9 @@ def test_the_rule_of_the_question_comes_first_whichever_it_is():
     assert alone.other is None
 
 
-def test_a_ranking_is_saved_with_its_other_rule(tmp_path):
-    question = ask(make_shop(), TEST)
-    for both in (True, False):
+def test_a_ranking_is_saved_with_its_other_rule_and_its_users(tmp_path):
+    for both, shop in ((True, make_busy_shop()), (False, make_shop())):
+        question = ask(shop, TEST)
         ranking = rank(question, falling, 10, both_rules=both)
         ranking.save(tmp_path / "ranking.npz")
         loaded = Ranking.load(tmp_path / "ranking.npz")
@@ -46,6 +46,48 @@ def test_a_ranking_is_saved_with_its_other_rule(tmp_path):
         assert loaded.ranks.tolist() == ranking.ranks.tolist()
         assert (loaded.other is None) is not both
         assert not both or loaded.other.top.tolist() == ranking.other.top.tolist()
+        assert (loaded.start is None) == (loaded.users is None) == (not both)
+        assert not both or (loaded.start.tolist(), loaded.users.tolist()) == (ranking.start.tolist(), [0, 0, 0, 1, 2])
+
+
+def test_a_request_is_ranked_at_the_start_of_its_basket_too():
+    question = ask(make_busy_shop(), TEST)
+
+    def newest(rows):
+        return np.where(np.arange(N_ITEMS) == rows.numpy()[:, -1:], 1, 0).astype(np.float32)
+
+    ranking = rank(question, newest, 10, both_rules=True)
+
+    assert ranking.ranks.tolist() == [6, 6, 6, 6, 1], "after 2, 4, 0 and 5; popularity for the new user"
+    assert question.at_start().stops().tolist() == [3, 3, 5, 9, 10]
+    assert ranking.start.tolist() == [6, 6, 6, 6, 1]
+    assert ranking.users.tolist() == [0, 0, 0, 1, 2]
+    assert rank(question, newest, 10).start is None
+    assert rank(ask(make_shop(), TEST), newest, 10, both_rules=True).start is None, "no event ties"
+
+
+def test_at_the_start_of_the_basket_nothing_of_the_instant_is_known():
+    question = ask(make_busy_shop(), TEST, exclude_seen=True)
+    shown = []
+
+    def score(places, rows):
+        shown.append((places.tolist(), rows.tolist()))
+        return np.zeros((len(places), N_ITEMS), dtype=np.float32)
+
+    rank_asked(question, score, 10, both_rules=True)
+
+    assert shown[-1] == ([1], [[0, 1, 2]]), "the second event of the basket, without the first"
+
+
+def test_users_without_a_history_are_given_the_popular_items_by_a_scorer_of_histories_alone():
+    question = ask(make_busy_shop(), TEST)
+
+    def broken(rows):
+        return np.where((rows.numpy() < 0).all(axis=1)[:, None], np.nan, falling(rows))
+
+    best = rank(question, broken, 10).top[4, :3].tolist()
+    assert best[0] == 1 and set(best) == {1, 0, 3}
+    assert score_all(question, broken, 10)[4].argmax() == 1
 
 
 def test_a_scorer_may_know_who_is_asked():
@@ -68,7 +110,7 @@ def test_scores_of_all_stand_in_the_order_of_the_users_asked():
 def test_popularity_scores_everybody_with_the_items_training_events():
     shop = make_shop()
 
-    assert popularity_scorer(shop)(np.zeros((2, 3))).tolist() == [[1.0] * N_ITEMS] * 2
+    assert popularity_scorer(shop)(np.zeros((2, 3))).tolist() == [[1, 2, 0, 1, 0, 0]] * 2
 
 
 def test_best_rows_are_ordered_by_score():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.training.evaluation.shop import falling, make_shop
+from tests.training.evaluation.shop import falling, make_busy_shop, make_shop
 from training.data.split import TEST
 from training.evaluation.judge import Ranking, rank
 from training.evaluation.quality import (
@@ -28,21 +28,19 @@ def test_repeats_reports_both_rules_and_the_users_with_a_new_target():
 
 
 def test_next_basket_recall_counts_all_that_was_held_out_in_that_instant():
-    question = ask(make_shop(), TEST)
+    question = ask(make_busy_shop(), TEST)
 
     found = measure_baskets(rank(question, falling, 10), question)
 
-    assert found["users"] == 2 and found["of_several_items"] == 1
-    assert found["recall@5"] == 1, "0 and 4 of user 0, 1 of user 1"
-    cut = Ranking(np.array([5, 2]), np.array([[0, 1, 2, 3, 5], [0, 2, 3, 4, 5]], dtype=np.int32))
-    assert measure_baskets(cut, question)["recall@5"] == (0.5 + 0) / 2
+    assert found["baskets"] == 4 and found["of_several_items"] == 1, "4 and 0; 5; 1; 1"
+    assert found["recall@5"] == (1 + 0 + 1 + 1) / 4
+    lists = [[0, 1, 2, 3, 5], [9] * 5, [0, 1, 2, 3, 4], [0, 2, 3, 4, 5], [1, 2, 3, 4, 5]]
+    cut = Ranking(np.ones(5), np.array(lists, dtype=np.int32))
+    assert measure_baskets(cut, question)["recall@5"] == (0.5 + 0 + 0 + 1) / 4
 
 
 def test_next_basket_is_none_where_each_user_has_one_held_out_item():
-    shop = make_shop()
-    shop.part[4:6] = 1
-
-    question = ask(shop, TEST)
+    question = ask(make_shop(), TEST)
 
     assert measure_baskets(rank(question, falling, 10), question) is None
 

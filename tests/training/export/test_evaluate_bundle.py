@@ -24,7 +24,7 @@ def files(tmp_path):
 def test_each_user_is_asked_for_the_first_held_out_event_given_what_came_before(toy_bundle, files):
     question, unknown = read_question(open_bundle(toy_bundle), *files, {}, True)
 
-    assert [rows.tolist() for rows in question.seen(question.users)] == [[1, 2], [5], [7]]
+    assert [rows.tolist() for rows in question.histories(question.users)] == [[1, 2], [5], [7]]
     assert question.target.tolist() == [3, -1, 7], "an item that the bundle does not know cannot be hit"
     assert unknown == 1
     assert question.exclude_seen is True
@@ -46,7 +46,7 @@ def test_events_of_one_instant_are_history_or_not_by_the_order_of_the_store(toy_
 
     question, _ = read_question(open_bundle(toy_bundle), known, heldout, {}, None)
 
-    histories = [rows.tolist() for rows in question.seen(question.users)]
+    histories = [rows.tolist() for rows in question.histories(question.users)]
     assert {tuple(rows) for rows in histories} == {(1,), (1, 2)}, "a hash decides, for about half of the users"
 
 

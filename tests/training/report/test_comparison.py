@@ -53,6 +53,8 @@ def test_compare_prints_a_table_and_json_and_writes_a_page(seeds, tmp_path, caps
     assert [seed["teacher"] for seed in table["seeds"]] == [1, 2, 3]
     assert table["models"]["student"]["ndcg@10_spread"] is None  # copies of one model
     assert {"student / popularity", "student / ease"} <= set(table["ndcg@10_differences"])
+    assert table["bar"]["model"] == "recent_popularity"
+    assert table["by_request"]["start_of_basket"]["models"]["student"]["of_bar"]["low"] > 1
     assert {"compressed", "ease", "item_knn"} <= set(table["models"])
     assert len(table["ndcg@10_differences"]["student / student_alone"]["per_seed"]) == 3
     assert "3 seeds, one table" in page.read_text()
@@ -107,7 +109,7 @@ def test_folds_are_pooled_over_their_users(seeds, capsys):
 
     table = json.loads(capsys.readouterr().out.splitlines()[-1])
     each = len(Ranking.load(Path(seeds[0]) / "student" / "alone_ranking.npz").ranks)
-    assert table["by"] == "fold" and table["users"] == 3 * each
+    assert table["by"] == "fold" and table["requests"] == 3 * each
     student = table["models"]["student"]
     assert student["ndcg@10"] == pytest.approx(np.mean(student["ndcg@10_per_seed"]))
 

@@ -52,6 +52,32 @@ def test_every_model_of_metrics_has_every_detail_and_a_row_on_the_page(finished_
     assert not re.search(r"<(script|link)|src=\"http", page)
 
 
+def test_the_page_says_how_what_is_served_stands_beside_the_bar(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    page = (run / "report.html").read_text()
+    assert metrics["bar"]["standing"] == "above"
+    assert f'<p class="verdict paid">{metrics["bar"]["verdict"]}</p>' in page
+    assert set(metrics["by_request"]) >= {"all", "start_of_basket"}, "every fifth user's events tie"
+    assert set(metrics["by_request"]["start_of_basket"]["models"]) == set(metrics["models"])
+
+    perfect = Ranking.load(run / "baselines" / "recent_popularity.npz")
+    Ranking(np.ones_like(perfect.ranks), perfect.top, perfect.other).save(run / "baselines" / "recent_popularity.npz")
+
+    metrics, page = report(run)
+
+    assert metrics["bar"]["standing"] == "below"
+    assert f'<p class="verdict failed">{metrics["bar"]["verdict"]}</p>' in page
+    assert 'class="below"' in page
+
+
+def test_rankings_of_other_requests_than_are_asked_now_are_an_error(run, capsys):
+    old = Ranking.load(run / "mix" / "ranking.npz")
+    Ranking(old.ranks[1:], old.top[1:]).save(run / "mix" / "ranking.npz")
+
+    assert main(["report", "--out", str(run)]) == 2
+    assert "teacher was ranked on" in capsys.readouterr().err
+
+
 def test_a_baseline_ahead_of_the_student_is_named_under_the_verdict(run):
     perfect = Ranking.load(run / "baselines" / "ease.npz")
     Ranking(np.ones_like(perfect.ranks), perfect.top, perfect.other).save(run / "baselines" / "ease.npz")
@@ -95,4 +121,5 @@ def test_a_run_without_baselines_or_with_rankings_of_an_older_version_is_still_r
     metrics, page = report(run)
 
     assert "popularity" in metrics["models"] and metrics["models"]["teacher"]["repeats"] is None
+    assert metrics["bar"] is None and "times the bar" not in page
     assert "With and without repeats" in page

@@ -8,6 +8,7 @@ from training.report.text import (
     comparison_lines,
     compression_lines,
     findings,
+    request_lines,
     row_title,
     summary_lines,
 )
@@ -93,6 +94,18 @@ def test_the_lines_of_a_run_leave_empty_what_a_model_has_not():
     assert lines[1].split() == ["Teacher", "0.2000", "0.1000", "to", "0.3000", "0.4000", "1,000", "4,000", "12"]
     assert lines[2].split() == ["own", "peer", "0.2000", "0.1000", "to", "0.3000", "0.4000"]
     assert len(lines[1]) == len(lines[2]), "the columns stay under their headings"
+
+
+def test_the_lines_of_a_run_say_where_a_model_is_below_the_bar():
+    row = {"ndcg@10": 0.2, "of_bar": {"ratio": 0.5, "low": 0.4, "high": 0.6}}
+    cold = {"title": "users without a history", "requests": 3, "models": {"student": row | {"of_bar": None}}}
+    kinds = {"all": {"title": "all requests", "requests": 1234, "models": {"student": row, "ease": row}}, "cold": cold}
+
+    lines = request_lines({"bar": {}, "by_request": kinds}, {"student": "Student", "ease": "EASE"})
+
+    assert "  0: all requests, 1,234" in lines and "  1: users without a history, 3" in lines
+    assert lines[-2].split() == ["Student", "0.2000", "0.50!", "0.2000"]
+    assert lines[-1].split() == ["EASE", "0.2000", "0.50!"]
 
 
 def test_the_lines_of_several_runs_say_which_models_are_the_same_in_all():

@@ -1,0 +1,97 @@
+"""What the score of format 2 adds to a user's taste, ready for a search: the trend of all items, and a few neighbours.
+
+A search is given users who are weighed already (see weigh), and one addend for each of them; the sum is their product
+with the items plus the addend. So searches know nothing of gaps and histories, and every way to search adds the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle import Float32, Int64, Parts
+
+MOST_TRENDING = 400
+"""How many items, those that stand highest in the trend, an approximate search always scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the items stand in the trend. logs: log(count + e), float32 [n_items]. top: the highest rows, ascending."""
+
+    logs: Float32
+    top: Int64
+
+
+@dataclass(frozen=True, slots=True)
+class Addend:
+    """What is added to one user's scores. weight: of the trend. rows: int64, ascending; values: float32, of neighbours.
+
+    standing: None where the score has no trend.
+    """
+
+    weight: np.float32
+    standing: Standing | None
+    rows: Int64
+    values: Float32
+
+    def add_to(self, scores: Float32, unit: np.float32 = np.float32(1)) -> None:  # noqa: B008  # a number
+        """Add to the scores of all items, float32 [n_items], in place. unit: what a score of 1 is worth."""
+        if self.standing is not None:
+            scores += self.standing.logs * (self.weight / unit)
+        scores[self.rows] += self.values / unit
+
+    def at(self, rows: Int64) -> Float32:
+        """Return what is added to the scores of rows, float32 [len(rows)]."""
+        return self.trend_at(rows) + self.neighbours_at(rows)
+
+    def trend_at(self, rows: Int64) -> Float32:
+        """Return the trend's part at rows, float32 [len(rows)]."""
+        if self.standing is None:
+            return np.zeros(len(rows), dtype=np.float32)
+        trend: Float32 = self.standing.logs[rows] * self.weight
+        return trend
+
+    def neighbours_at(self, rows: Int64) -> Float32:
+        """Return the neighbours' part at rows, float32 [len(rows)]."""
+        if not len(self.rows):
+            return np.zeros(len(rows), dtype=np.float32)
+        place = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+        part: Float32 = np.where(self.rows[place] == rows, self.values[place], np.float32(0))
+        return part
+
+    def candidates(self) -> Int64:
+        """Return the rows that may be among the best though taste alone would not say so; some twice."""
+        return self.rows if self.standing is None else np.concatenate([self.standing.top, self.rows])
+
+
+Addends = Sequence[Addend]
+"""One for each user of a batch."""
+
+
+def stand(parts: Parts, counts: Float32) -> Standing:
+    """Return where the items stand by their counts, float32 [n_items]."""
+    assert parts.rule.trend is not None  # noqa: S101  # asked of a trend only
+    n_top = min(MOST_TRENDING, len(counts))
+    top = np.argpartition(counts, len(counts) - n_top)[len(counts) - n_top :]
+    return Standing(parts.rule.trend.log(counts), np.sort(top))
+
+
+def weigh(
+    parts: Parts,
+    users: Float32,
+    histories: Sequence[Sequence[int] | NDArray[np.integer]],
+    gaps: NDArray[np.floating],
+    standing: Standing | None,
+) -> tuple[Float32, Addends]:
+    """Return users as a search multiplies them, float32 [batch, dim], and what it adds to their scores.
+
+    users: as the encoder gives them. histories, gaps: see service.bundle.add_up(), which says the same by the formula.
+    """
+    of_taste, of_trend = parts.rule.weigh(gaps)
+    if standing is not None:
+        is_cold = np.array([len(history) == 0 for history in histories], dtype=np.bool_)
+        of_taste, of_trend = np.where(is_cold, np.float32(0), of_taste), np.where(is_cold, np.float32(1), of_trend)
+    addends = [Addend(each, standing, *parts.speak(rows)) for each, rows in zip(of_trend, histories, strict=True)]
+    return users * of_taste[:, None], addends
