@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
         given.insert(0, "serve")
     arguments = _parser().parse_args(given)
-    os.umask(0o077)  # of all that is written, by this process and by those that it starts
     hide_from_same_user()  # keys and passwords stand in the environment
+    before = os.umask(0o077)  # what is written, by this process and by those that it starts, is this user's alone
     try:
         status: int = arguments.run(arguments)
         return status
@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say_why(f"{exc.filename}: {exc.strerror}; choose another place, or make this one accessible")
     except KeyboardInterrupt:
         return 130
+    finally:
+        os.umask(before)
 
 
 def _say_why(text: str) -> int:

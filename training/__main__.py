@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,8 @@ from training.report.page import write_comparison
 from training.report.text import ablation_lines, capacity_lines, comparison_lines, compression_lines, summary_lines
 from training.run.config import Config, check_refit
 from training.run.config_file import differing_settings, dump_config, load_config
+from training.run.fault import machine_fault, write_whole
+from training.run.lock import hold
 from training.run.demo import SMALL, check_port, serve_demo
 from training.run.directory import Run, check_prepared
 from training.run.parser import build_parser
@@ -74,19 +77,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code: 0 done, 1 a failed stage, 2 something to correct, 130 interrupted."""
     arguments = build_parser().parse_args(argv)
     try:
-        COMMANDS[arguments.command](arguments)
+        with ExitStack() as arguments.held:
+            COMMANDS[arguments.command](arguments)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except OSError as error:
-        if error.filename is None:
-            raise
-        why = f"{error.filename}: {error.strerror}"
-        print(f"error: {why}; choose another place, or make this one accessible", file=sys.stderr)
-        return InputError.exit_code
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return 130
+    except Exception as error:  # the process entry: a fault of the machine is said in a line, a bug shows its trace
+        fault = machine_fault(error)
+        if fault is None:
+            raise
+        print(f"error: {fault}", file=sys.stderr)
+        return InputError.exit_code
     return 0
 
 
@@ -112,7 +116,8 @@ def _prepare(arguments: argparse.Namespace) -> Run:
     """Resolve the settings and prepare the data. Where the files are refused, the directory is left as it was."""
     existed, resolved = arguments.out.exists(), arguments.out / "config.toml"
     known = resolved.read_bytes() if resolved.exists() else None
-    columns = [f"prepare.columns={arguments.columns}"] if arguments.columns else []
+    named = {"columns": arguments.columns, "item_columns": arguments.item_columns}
+    columns = [f"prepare.{name}={json.dumps(text)}" for name, text in named.items() if text]
     settings = load_config(arguments.config, [*arguments.set, *columns])
     if arguments.refit:
         check_refit(settings)
@@ -123,7 +128,7 @@ def _prepare(arguments: argparse.Namespace) -> Run:
     run = _open_run(arguments, settings, saved=settings)
     try:
         run_prepare(run, arguments.interactions, arguments.items)
-    except InputError:
+    except Exception:  # whatever it is, it is raised again
         if not existed:
             shutil.rmtree(arguments.out)
         elif known is not None:
@@ -178,7 +183,8 @@ def _demo(arguments: argparse.Namespace) -> None:
         arguments.interactions, arguments.items = world / "interactions.csv.gz", world / "items.csv"
         arguments.set = [*SMALL, *arguments.set]
     arguments.out = arguments.out / "run"
-    _run(arguments)
+    with ExitStack() as arguments.held:  # let go of before the service runs
+        _run(arguments)
     code = serve_demo(arguments.out, arguments.port)
     if code:
         raise StageError(f"the service ended with exit code {code}; see {arguments.out.parent / 'service.log'}")
@@ -207,7 +213,8 @@ def _continue_run(arguments: argparse.Namespace) -> Run:
 
 def _open_run(arguments: argparse.Namespace, settings: Config, saved: Config) -> Run:
     """Return the run with its settings, and write those that are saved into its directory."""
-    (arguments.out / "config.toml").write_text(dump_config(saved), encoding="utf-8")
+    arguments.held.enter_context(hold(arguments.out))
+    write_whole(arguments.out / "config.toml", dump_config(saved))
     log = TensorBoardLog(arguments.tensorboard) if arguments.tensorboard else None
     return Run(arguments.out, settings, Progress(log), arguments.refit)
 

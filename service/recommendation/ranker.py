@@ -25,7 +25,7 @@ from service.search.addend import Addends
 from service.search.protocol import Ranked
 
 STALE_TREND_S = 6 * 3600
-"""Counts that have heard of no event for so long are worth telling: they cost about 1 % of the quality by then."""
+"""Where the trend has heard of no event for so long, answers say so."""
 _WARM_RUNS = 3
 
 

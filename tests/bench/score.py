@@ -21,7 +21,7 @@ import numpy as np
 from rig import machine
 
 from service.bundle import Float32, Gap, ItemTable, NeighbourRule, Neighbours, Parts, ScoreRule, TrendRule
-from service.search.addend import Standing, stand, weigh
+from service.search.addend import Addends, Standing, stand, weigh
 from service.search.exact import Exact
 
 WIDE, NARROW, N_NEIGHBOURS, N_EVENTS, K = 384, 64, 20, 50, 10
@@ -76,7 +76,9 @@ def one_user(
     return answer
 
 
-def weigh_one(parts: Parts, users: Float32, histories: np.ndarray, standing: Standing, number: int):
+def weigh_one(
+    parts: Parts, users: Float32, histories: np.ndarray, standing: Standing, number: int
+) -> tuple[Float32, Addends]:
     """Weigh one user, by number."""
     return weigh(parts, users[number : number + 1], [histories[number]], np.array([9.0]), standing)
 

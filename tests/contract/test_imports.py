@@ -40,7 +40,8 @@ MAY_USE = {
     },
     "training": {
         "loss": set(),
-        "data": set(),
+        "file": set(),
+        "data": {"file"},
         "model": {"data"},
         "evaluation": {"model", "data"},
         "export": {"evaluation", "model", "data"},
@@ -49,7 +50,7 @@ MAY_USE = {
         "study": {"distillation", "export", "evaluation", "model", "data"},
         "report": {"study", "teacher", "export", "evaluation", "model", "data"},
         "run": {
-            "report", "study", "distillation", "teacher", "export", "evaluation", "model", "data", "loss",
+            "report", "study", "distillation", "teacher", "export", "evaluation", "model", "data", "file", "loss",
         },
     },
 }  # fmt: skip

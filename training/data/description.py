@@ -11,31 +11,34 @@ import polars as pl
 from numpy.typing import NDArray
 
 from service.bundle import TIE_RULE
+from training.data.holding import Held
 from training.data.interaction_file import InteractionFile
 from training.data.item_file import Catalog, malformed_report
 from training.data.split import TEST, TRAIN, VAL, target_events
-from training.data.table import file_sha256
+from training.file.account import Account
+from training.file.choice import propose
 
 REPEAT_SHARE = 0.05  # of the validation targets; where more are repeats, auto lets seen items be recommended
 
 
-def summarise(found: InteractionFile, frame: pl.DataFrame, repeats: str) -> dict[str, Any]:
+def summarise(found: InteractionFile, events: pl.DataFrame, repeats: str, held: Held) -> dict[str, Any]:
     """Return the report of the numbered events.
 
-    frame: user_id, item_id, user, item, timestamp_ms and part, sorted by user and time. repeats: yes, no or auto.
+    events: user, item, timestamp_ms and part, sorted by user and time. repeats: yes, no or auto. held: how they are
+    split.
     """
-    user, item, timestamp_ms, part = (frame[name].to_numpy() for name in ("user", "item", "timestamp_ms", "part"))
-    n_users, n_items = int(user[-1]) + 1, int(item.max()) + 1
-    is_repeat = _seen_before(frame)
+    user, timestamp_ms, part = (events[name].to_numpy() for name in ("user", "timestamp_ms", "part"))
+    n_users, n_items = len(found.users), len(found.items)
+    is_repeat = _seen_before(events)
     targets = {name: target_events(user, part, number) for name, number in (("val", VAL), ("test", TEST))}
     target_shares = {name: _share(is_repeat[at]) for name, at in targets.items()}
     share = _share(is_repeat)
     decides = target_shares["val"] if len(targets["val"]) else share
     return {
-        "source": found.table.path.name,
-        "sha256": file_sha256(found.table.path),
-        "rows_read": found.table.n_rows,
-        "malformed": malformed_report(found.table, found.malformed),
+        "source": found.source.name,
+        "sha256": found.source.fingerprint,
+        "rows_read": found.account.rows,
+        "malformed": malformed_report(found.account),
         "dropped": dict(found.dropped),
         "n_users": n_users,
         "n_items": n_items,
@@ -44,15 +47,50 @@ def summarise(found: InteractionFile, frame: pl.DataFrame, repeats: str) -> dict
             name: int((part == number).sum()) for name, number in (("train", TRAIN), ("val", VAL), ("test", TEST))
         },
         "targets": {name: len(at) for name, at in targets.items()},
+        "training_targets": held.targets["train"],
+        "fallback": held.said,
         "span": [_iso(int(timestamp_ms.min())), _iso(int(timestamp_ms.max()))],
+        "median_events": float(np.median(np.bincount(user))),
         "density": len(user) / (n_users * n_items),
         "repeat_share": share,
         "repeat_share_of_targets": target_shares,
         "repeat_consumption": repeats == "yes" or (repeats == "auto" and decides > REPEAT_SHARE),
         "tie_share": _tie_share(user, timestamp_ms),
         "tie_rule": TIE_RULE,
-        "fingerprint": _fingerprint(frame),
+        "form": _form(found),
+        "fingerprint": _fingerprint(found, events),
     }
+
+
+def _form(found: InteractionFile) -> dict[str, Any]:
+    """Return how the table was read: what was recognised, which columns were used, and what was unusual."""
+    account = found.account
+    return {
+        "parts": len(found.source.parts),
+        "recognised": dict(account.recognised),
+        "times": found.times,
+        "columns": dict(account.columns),
+        "unused": list(account.unused),
+        "ratings": looks_like_ratings(account),
+        "said": {name: [count, account.firsts.get(name, "")] for name, count in account.counts.items()},
+    }
+
+
+def looks_like_ratings(account: Account) -> list[Any]:
+    """Return [column, lowest, highest, middle] of a column that looks like ratings; empty where there is none.
+
+    A rating is one of a few numbers of half steps, none below 0 and none above 100, in a column of such a name.
+    """
+    for name in account.unused:
+        if propose("weight", [name]) is None:
+            continue
+        try:
+            values = sorted(float(text) for text in account.sample.get(name, []) if text.strip())
+        except ValueError:
+            continue
+        if values and values[0] >= 0 and values[-1] <= 100 and len(set(values)) > 1:
+            return [name, values[0], values[-1], values[len(values) // 2]]
+    return []
 
 
 def summarise_catalog(catalog: Catalog | None, item_ids: pl.Series) -> Mapping[str, Any] | None:
@@ -64,9 +102,13 @@ def summarise_catalog(catalog: Catalog | None, item_ids: pl.Series) -> Mapping[s
     return {**catalog.report, "not_in_catalogue": len(described) - n_met, "without_a_line": len(item_ids) - n_met}
 
 
-def _seen_before(frame: pl.DataFrame) -> NDArray[np.bool_]:
+def _seen_before(events: pl.DataFrame) -> NDArray[np.bool_]:
     """Return which events are of an item that the same user has had before [n_events]."""
-    return (~frame.select(pl.struct("user", "item").is_first_distinct()).to_series()).to_numpy()
+    pair = events["user"].to_numpy().astype(np.int64) << 32 | events["item"].to_numpy()
+    order = np.argsort(pair, kind="stable")
+    seen = np.zeros(len(pair), dtype=bool)
+    seen[order[1:]] = pair[order[1:]] == pair[order[:-1]]
+    return seen
 
 
 def _tie_share(user: NDArray[np.int32], timestamp_ms: NDArray[np.int64]) -> float:
@@ -85,11 +127,11 @@ def _iso(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
 
 
-def _fingerprint(frame: pl.DataFrame) -> str:
+def _fingerprint(found: InteractionFile, events: pl.DataFrame) -> str:
     """Return the sha256 over the ids and arrays: equal fingerprints are equal data, split included."""
     digest = hashlib.sha256()
-    for name in ("user_id", "item_id"):
-        digest.update(json.dumps(frame[name].unique().sort().to_list()).encode())
+    for ids in (found.users, found.items):
+        digest.update(json.dumps(ids.to_list()).encode())
     for name in ("user", "item", "timestamp_ms", "part"):
-        digest.update(np.ascontiguousarray(frame[name].to_numpy()).tobytes())
+        digest.update(np.ascontiguousarray(events[name].to_numpy()).tobytes())
     return digest.hexdigest()

@@ -2,12 +2,11 @@
 
 Every column that is not item_id, title or description is an attribute; `a|b|c` is three values of it. An items file
 never adds to the catalogue, because nothing can be learned of an item without events. Such items are counted and left
-out.
+out. A file that describes none of the items is refused: its ids are other ones.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,20 @@ import polars as pl
 from numpy.typing import NDArray
 
 from service.bundle import Item
-from training.data.table import LINE, Malformed, Table, as_id, as_text, file_sha256, read_table
 from training.errors import InputError
+from training.file.account import Account, Form, Names
+from training.file.choice import Choice
+from training.file.delimited import LINE
+from training.file.identifier import as_id, as_text, tidy_ids
+from training.file.source import Place
+from training.file.table import read_table
 
+FORMS_OF_TIME = (
+    "Unix time in s, ms, us or ns, or text such as 2020-09-16 18:43:01, 2020-09-16T18:43:01Z, 16 Sep 2020, 9/16/2020 "
+    "6:43 PM or 20200916; without any: --set prepare.times=order"
+)
 PREFIX = "attribute."  # of the columns of items.parquet that hold attributes, as lists of text
+KNOWN = ("item_id", "title", "description")
 
 
 @dataclass(frozen=True)
@@ -27,27 +36,73 @@ class Catalog:
 
     frame: pl.DataFrame  # item_id, title?, description?, attribute.* as lists of text; one row per item
     report: Mapping[str, Any]  # what report.json says of the file
+    label: str = "the items file"
 
 
-def read_catalog(path: Path, columns: Mapping[str, str], max_malformed: float) -> Catalog:
+def read_catalog(
+    place: Place,
+    columns: Mapping[str, str],
+    max_malformed: float,
+    own: Mapping[str, str] | None = None,
+    form: Form | None = None,
+) -> Catalog:
     """Read an items file. Of several rows of one item the first counts.
 
-    columns: our name -> the file's; where the file has no such column, our own name is looked for. max_malformed: the
-    largest share of rows that may be unreadable. Raises InputError.
+    columns: our name -> the interactions' name; where the items file has no such column, our own name is looked for.
+    own: our name -> that of the items file, which must be there. max_malformed: the largest share of rows that may be
+    unreadable. Raises InputError.
     """
-    table = read_table(path, lambda present: _choose(path, present, columns))
-    check_malformed(table, table.malformed, max_malformed)
-    frame = table.frame.with_columns(as_id(table.frame["item_id"], path)).filter(pl.col("item_id").is_not_null())
+    table = read_table(place, _choice(columns, own or {}), form or Form())
+    check_malformed(table.source.label, table.account, max_malformed)
+    label = table.source.label
+    ids = as_id(table.frame["item_id"], label)
+    distinct_ids = ids.drop_nulls().unique(maintain_order=True)
+    ids = ids.replace_strict(distinct_ids, tidy_ids(distinct_ids), default=None, return_dtype=pl.String)
+    frame = table.frame.with_columns(ids.alias("item_id")).filter(pl.col("item_id").is_not_null())
     distinct = frame.unique("item_id", keep="first", maintain_order=True)
     report = {
-        "source": path.name,
-        "sha256": file_sha256(path),
-        "rows_read": table.n_rows,
-        "malformed": malformed_report(table, table.malformed),
+        "source": table.source.name,
+        "sha256": table.source.fingerprint,
+        "rows_read": table.account.rows,
+        "malformed": malformed_report(table.account),
         "no_item": table.frame.height - frame.height,
         "duplicate": frame.height - distinct.height,
+        "recognised": dict(table.account.recognised),
+        "columns": {ours: theirs for ours, theirs in table.account.columns.items() if ours in KNOWN},
+        "left_out": [name.removeprefix(PREFIX) for name in table.account.left_out],
+        "said": dict(table.account.counts),
     }
-    return Catalog(distinct.select("item_id", *_columns(distinct, path)), report)
+    return Catalog(distinct.select("item_id", *_columns(distinct, label)), report, label)
+
+
+def check_match(catalog: Catalog, item_ids: pl.Series) -> None:
+    """Raise InputError where a file describes none of the items of the catalogue, with the likely cause."""
+    described = catalog.frame["item_id"]
+    if described.is_in(item_ids.implode()).any():
+        return
+    ours, theirs = (", ".join(repr(one) for one in ids.head(3).to_list()) or "none" for ids in (item_ids, described))
+    raise InputError(
+        f"{catalog.label}: describes none of the {len(item_ids):,} items of the interactions. Ids there are {ours}; "
+        f"here they are {theirs}{_cause(item_ids, described)}. Or another column holds them: --item-columns "
+        "item_id=COLUMN; or leave --items out"
+    )
+
+
+def _cause(item_ids: pl.Series, described: pl.Series) -> str:
+    """Return why the ids of two files may not meet, as far as a rewriting of them makes them meet."""
+    ways = {
+        "zeros at the start were lost in one of the files: write its ids as text": lambda ids: (
+            ids.str.strip_chars_start("0")
+        ),
+        "one of the files has blanks around its ids: strip them": lambda ids: ids.str.strip_chars(),
+        "one of the files writes whole numbers as 17850.0: write integers": lambda ids: ids.str.replace(r"\.0$", ""),
+        "the files differ in capital letters": lambda ids: ids.str.to_lowercase(),
+        "one of the files has signs around or before its ids": lambda ids: ids.str.replace_all(r"^\D+|\D+$", ""),
+    }
+    for cause, rewrite in ways.items():
+        if rewrite(described).is_in(rewrite(item_ids).filter(rewrite(item_ids) != "").implode()).any():
+            return f"; {cause}"
+    return ""
 
 
 def describe_items(item_ids: pl.Series, popularity: NDArray[np.int64], catalog: Catalog | None) -> pl.DataFrame:
@@ -81,45 +136,51 @@ def to_items(frame: pl.DataFrame) -> list[Item]:
     ]
 
 
-def malformed_report(table: Table, malformed: Malformed) -> dict[str, Any]:
+def malformed_report(account: Account) -> dict[str, Any]:
     """Return how many rows could not be read, and the first few of them."""
-    examples = [f"{table.where(line)}: {what}" for line, what in malformed.examples]
-    return {"count": malformed.count, "examples": examples}
+    return {"count": account.malformed, "examples": account.examples}
 
 
-def check_malformed(table: Table, malformed: Malformed, max_malformed: float) -> None:
-    """Raise InputError where more than a share of the rows of a file could not be read."""
-    if malformed.count <= max_malformed * table.n_rows:
+def check_malformed(label: str, account: Account, max_malformed: float, hint: str = "") -> None:
+    """Raise InputError where more than a share of the rows of a table could not be read. hint: what may be wrong."""
+    if account.malformed <= max_malformed * account.rows:
         return
-    share = malformed.count / table.n_rows
-    listed = "".join(f"\n  {table.where(line)}: {what}" for line, what in malformed.examples)
+    share = account.malformed / account.rows
+    listed = "".join(f"\n  {example}" for example in account.examples)
+    allowed = "" if share > 0.5 else f", or allow more: --set prepare.max_malformed={_above(share)}"
+    seen = ", ".join(f"{name} {value}" for name, value in account.recognised.items() if value not in ("yes", "no"))
+    if share > 0.5 and any("timestamp" in example for example in account.examples):
+        hint += f"A time is {FORMS_OF_TIME}. "
+    if share > 0.5 and any("weight" in example for example in account.examples):
+        hint += "A weight is a number such as 3.5, with a point; without it: --set prepare.weights=ignore. "
     raise InputError(
-        f"{table.path}: {malformed.count} of {table.n_rows} rows ({share:.1%}) are malformed, more than "
-        f"{max_malformed:.1%}. The first:{listed}\nCorrect the file, or allow more: --set prepare.max_malformed=0.05"
+        f"{label}: {account.malformed} of {account.rows} rows ({share:.1%}) are malformed, more than "
+        f"{max_malformed:.1%}. The first:{listed}\n{hint}Read as: {seen}. Correct the file{allowed}"
     )
 
 
-def _choose(path: Path, present: list[str], columns: Mapping[str, str]) -> dict[str, str]:
-    known = ("item_id", "title", "description")
-    names = {}
-    for ours in known:
-        found = next((name for name in (columns.get(ours), ours) if name in present), None)
-        if found is not None:
-            names[ours] = found
-    if "item_id" not in names:
-        raise InputError(
-            f"{path}: no column 'item_id'; the file has: {', '.join(present) or 'none'}. "
-            "Name the right one: --columns item_id=COLUMN"
-        )
-    return names | {PREFIX + name: name for name in present if name and name not in {*names.values(), *known}}
+def _above(share: float) -> float:
+    """Return a round share that lets a run go on."""
+    return next((step for step in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5) if step >= share), 1.0)
 
 
-def _columns(frame: pl.DataFrame, path: Path) -> list[pl.Series]:
+def _choice(columns: Mapping[str, str], own: Mapping[str, str]) -> Choice:
+    borrowed = {ours: theirs for ours, theirs in columns.items() if ours in KNOWN and not theirs.isdecimal()}
+
+    def others(present: list[str]) -> Names:
+        return {PREFIX + name: name for name in present if name and name not in KNOWN}
+
+    return Choice(
+        {**borrowed, **own}, KNOWN[:1], KNOWN[1:], "--item-columns", others, may_lack=frozenset(borrowed) - set(own)
+    )
+
+
+def _columns(frame: pl.DataFrame, label: str) -> list[pl.Series]:
     columns = []
     for name in frame.columns:
         if name in (LINE, "item_id"):
             continue
-        text = as_text(frame[name], path).str.strip_chars()
+        text = as_text(frame[name], label).str.strip_chars()
         if name.startswith(PREFIX):
             values = text.str.split("|").list.eval(pl.element().str.strip_chars())
             columns.append(values.list.eval(pl.element().filter(pl.element() != "")).list.unique(maintain_order=True))

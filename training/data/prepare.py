@@ -1,4 +1,4 @@
-"""Turn a file of interactions into the arrays that every later stage reads.
+"""Turn a table of interactions into the arrays that every later stage reads.
 
 `prepare` reads, cleans, orders and splits the events. It writes the directory under another name and renames it when it
 is complete; prepared.py reads it back. The bytes depend on the events and the settings alone, not on the order of the
@@ -8,22 +8,24 @@ rows in the file (report.json also names the file).
 import gzip
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import polars as pl
-from numpy.typing import NDArray
 
 from training.data.description import summarise, summarise_catalog
+from training.data.holding import hold_out
 from training.data.interaction_file import Cleaning, InteractionFile, read_interactions
-from training.data.item_file import check_malformed, describe_items, read_catalog
+from training.data.item_file import check_malformed, check_match, describe_items, read_catalog
 from training.data.prepared import EVENTS, ITEMS, REPORT, USERS, Prepared, load_prepared
-from training.data.split import TEST, TRAIN, VAL, SplitRule, assign_parts, target_events
+from training.data.split import TEST, TRAIN, SplitRule, target_events
 from training.errors import InputError
+from training.file.source import Place, Source
 from training.stage import KEY
 
 COLUMNS = ("user_id", "item_id", "timestamp", "weight", "event", "title", "description")
@@ -32,10 +34,16 @@ HISTORIES, KNOWN, HELDOUT = "histories.jsonl.gz", "known.jsonl.gz", "heldout.jso
 OWN = frozenset(
     {EVENTS, USERS, ITEMS, REPORT, HISTORIES, KNOWN, HELDOUT, KEY}
 )  # a directory that holds these and nothing else may be replaced
+_LINES = 500_000  # events that are written as JSON at a time
 
 
 def prepare(
-    interactions: Path, items: Path | None, out: Path, cleaning: Cleaning, rule: SplitRule, repeats: str = "auto"
+    interactions: Place | Source,
+    items: Place | None,
+    out: Path,
+    cleaning: Cleaning,
+    rule: SplitRule,
+    repeats: str = "auto",
 ) -> Prepared:
     """Read the files, write the directory out, and return it loaded.
 
@@ -46,38 +54,55 @@ def prepare(
         raise InputError(f"prepare.repeats must be one of {', '.join(REPEATS)}, not {repeats!r}")
     _check_replaceable(out)
     found = read_interactions(interactions, cleaning)
-    check_malformed(found.table, found.malformed, cleaning.max_malformed)
+    label = found.source.label
+    check_malformed(label, found.account, cleaning.max_malformed, f"Times: {found.times}. " if found.times else "")
     _check_enough(found)
-    frame = _numbered(found.frame)
-    user = frame["user"].to_numpy()
-    part = assign_parts(user, frame["timestamp_ms"].to_numpy(), rule)
-    _check_targets(interactions, user, part, rule.test)
-    frame = frame.with_columns(pl.Series("part", part))
-    item_ids = frame["item_id"].unique().sort()
-    popularity = np.bincount(frame["item"].to_numpy()[part == TRAIN], minlength=len(item_ids))
-    catalog = read_catalog(items, cleaning.columns, cleaning.max_malformed) if items else None
-    report = summarise(found, frame, repeats) | {
-        "split": rule.settings(),
-        "settings": asdict(cleaning) | {"repeats": repeats},
-        "items_file": summarise_catalog(catalog, item_ids),
+    events = found.events
+    user, item = events["user"].to_numpy(), events["item"].to_numpy()
+    held = hold_out(label, user, events["timestamp_ms"].to_numpy(), rule, cleaning.min_targets)
+    events = events.with_columns(pl.Series("part", held.part))
+    popularity = np.bincount(item[held.part == TRAIN], minlength=len(found.items))
+    catalog = None
+    if items is not None:
+        form, own = cleaning.item_form, cleaning.item_columns
+        catalog = read_catalog(items, cleaning.columns, cleaning.max_malformed, own, form)
+        check_match(catalog, found.items)
+    report = summarise(found, events, repeats, held) | {
+        "split": held.settings,
+        "settings": cleaning.settings() | {"repeats": repeats},
+        "items_file": summarise_catalog(catalog, found.items),
     }
-    _write(out, frame, describe_items(item_ids, popularity, catalog), report)
+    _write(out, events, found.users, describe_items(found.items, popularity, catalog), report)
     return load_prepared(out)
 
 
-def parse_columns(text: str) -> dict[str, str]:
+def parse_columns(text: str, option: str = "--columns") -> dict[str, str]:
     """Return {our name: the file's name} of "user_id=CustomerID,item_id=StockCode". Raises InputError."""
     columns: dict[str, str] = {}
     for pair in filter(None, (part.strip() for part in text.split(","))):
         ours, equals, theirs = (word.strip() for word in pair.partition("="))
         if not (ours and equals and theirs):
-            raise InputError(f"--columns {pair!r}: write OURS=THEIRS, for example --columns user_id=CustomerID")
+            raise InputError(f"{option} {pair!r}: write OURS=THEIRS, for example {option} user_id=CustomerID")
         if ours not in COLUMNS:
-            raise InputError(f"--columns {pair!r}: {ours!r} is none of our columns: {', '.join(COLUMNS)}")
+            raise InputError(f"{option} {pair!r}: {ours!r} is none of our columns: {', '.join(COLUMNS)}")
         if ours in columns:
-            raise InputError(f"--columns {pair!r}: {ours} is named twice")
+            raise InputError(f"{option} {pair!r}: {ours} is named twice")
         columns[ours] = theirs
     return columns
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """Return {event: weight} of "purchase=1,view=0.2". Raises InputError."""
+    weights: dict[str, float] = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        event, equals, weight = (word.strip() for word in pair.rpartition("="))
+        try:
+            weights[event] = float(weight)
+        except ValueError:
+            equals = ""
+        if not (event and equals and 0 <= weights[event] < 1e6):
+            raise InputError(f"prepare.event_weights: {pair!r}: write EVENT=NUMBER, for example purchase=1,view=0.2")
+    return weights
 
 
 def _check_replaceable(out: Path) -> None:
@@ -88,61 +113,43 @@ def _check_replaceable(out: Path) -> None:
 
 def _check_enough(found: InteractionFile) -> None:
     """Raise InputError unless two users and two items are left."""
-    path, n_rows = found.table.path, found.table.n_rows
+    label, n_rows = found.source.label, found.account.rows
     counts = ", ".join(f"{reason} {count}" for reason, count in found.dropped.items())
-    counts = f"{n_rows} rows read, malformed {found.malformed.count}" + (f", {counts}" if counts else "")
-    if not found.frame.height:
+    counts = f"{n_rows} rows read, malformed {found.account.malformed}" + (f", {counts}" if counts else "")
+    if not found.events.height:
+        seen = f"; the events of the file are {', '.join(found.event_values[:10])}" if found.event_values else ""
         raise InputError(
-            f"{path}: no row is left to learn from ({counts}). "
+            f"{label}: no row is left to learn from ({counts}){seen}. "
             "Check --columns, prepare.events and prepare.min_weight against the file"
         )
-    for name, noun in (("user_id", "user"), ("item_id", "item")):
-        if found.frame[name].n_unique() < 2:
-            only = found.frame[name][0]
+    for name, noun, ids in (("user_id", "user", found.users), ("item_id", "item", found.items)):
+        if len(ids) < 2:
             raise InputError(
-                f"{path}: only one {noun} is left, {only!r} ({counts}): a model cannot be trained and validated on "
+                f"{label}: only one {noun} is left, {ids[0]!r} ({counts}): a model cannot be trained and validated on "
                 f"one. Check --columns {name}=COLUMN, or give more data"
             )
 
 
-def _check_targets(path: Path, user: NDArray[np.int32], part: NDArray[np.uint8], test: str) -> None:
-    """Raise InputError where a part has nothing that could be asked for."""
-    wanted = {"val": VAL} | ({"test": TEST} if test != "none" else {})
-    for name, number in wanted.items():
-        if not len(target_events(user, part, number)):
-            raise InputError(
-                f"{path}: split.{name} leaves no user with an event to train on and a later one to hold out, so "
-                "nothing can be measured. Give more events a user, or another split, such as --set split.test=none"
-            )
+@dataclass(frozen=True)
+class _Words:
+    """The ids as JSON, by number."""
+
+    users: pl.Series
+    items: pl.Series
 
 
-def _numbered(frame: pl.DataFrame) -> pl.DataFrame:
-    """Add user and item, the place of each id among the sorted ids; keep timestamp_ms, weight? and the ids."""
-    numbered = [
-        frame[name].replace_strict(ids, pl.Series(range(len(ids)), dtype=pl.Int32), return_dtype=pl.Int32).alias(short)
-        for name, short in (("user_id", "user"), ("item_id", "item"))
-        for ids in [frame[name].unique().sort()]
-    ]
-    rest = [name for name in ("timestamp_ms", "weight") if name in frame.columns]
-    return pl.DataFrame([*numbered, *(frame[name] for name in rest)]).with_columns(frame["user_id"], frame["item_id"])
-
-
-def _write(out: Path, frame: pl.DataFrame, items: pl.DataFrame, report: Mapping[str, Any]) -> None:
+def _write(
+    out: Path, events: pl.DataFrame, user_ids: pl.Series, items: pl.DataFrame, report: Mapping[str, Any]
+) -> None:
     """Write the directory under another name and rename it to out."""
     aside = out.with_name(f".{out.name}.part")
     shutil.rmtree(aside, ignore_errors=True)  # left by a run that was killed
     aside.mkdir(parents=True)
     try:
-        users = frame.select("user_id").unique().sort("user_id")
-        users.write_parquet(aside / USERS)
+        pl.DataFrame({"user_id": user_ids}).write_parquet(aside / USERS)
         items.write_parquet(aside / ITEMS)
-        frame.drop("user_id", "item_id").write_parquet(aside / EVENTS)
-        lines = _lines(frame, users["user_id"], items["item_id"])
-        part = frame["part"]
-        _write_lines(aside / HISTORIES, lines)
-        _write_lines(aside / KNOWN, lines.filter(part != TEST))
-        targets = target_events(frame["user"].to_numpy(), part.to_numpy(), TEST)
-        _write_lines(aside / HELDOUT, lines.gather(targets))
+        events.write_parquet(aside / EVENTS)
+        _write_histories(aside, events, _Words(_quoted(user_ids), _quoted(items["item_id"])))
         (aside / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if out.exists():
             replaced = aside / "replaced"
@@ -155,20 +162,42 @@ def _write(out: Path, frame: pl.DataFrame, items: pl.DataFrame, report: Mapping[
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _lines(frame: pl.DataFrame, user_ids: pl.Series, item_ids: pl.Series) -> pl.Series:
-    """Return one JSON line per event. Each id is encoded once, and a whole second is written without a fraction."""
-    user, item = (
-        pl.Series([orjson.dumps(value).decode() for value in ids.to_list()], dtype=pl.String).gather(frame[name])
-        for name, ids in (("user", user_ids), ("item", item_ids))
-    )
-    milliseconds = frame["timestamp_ms"]
+def _write_histories(aside: Path, events: pl.DataFrame, words: _Words) -> None:
+    """Write all events, those that are known before the test, and those that the test asks for, as JSON lines."""
+    part = events["part"].to_numpy()
+    is_target = np.zeros(events.height, dtype=bool)
+    is_target[target_events(events["user"].to_numpy(), part, TEST)] = True
+    with ExitStack() as stack:
+        histories, known, heldout = (stack.enter_context(_zipped(aside / name)) for name in (HISTORIES, KNOWN, HELDOUT))
+        for start in range(0, events.height, _LINES):
+            at = slice(start, start + _LINES)
+            lines = _lines(events[at], words)
+            _write_lines(histories, lines)
+            _write_lines(known, lines.filter(pl.Series(part[at] != TEST)))
+            _write_lines(heldout, lines.filter(pl.Series(is_target[at])))
+
+
+def _quoted(ids: pl.Series) -> pl.Series:
+    return pl.Series([orjson.dumps(value).decode() for value in ids.to_list()], dtype=pl.String)
+
+
+def _lines(events: pl.DataFrame, words: _Words) -> pl.Series:
+    """Return one JSON line per event. A whole second is written without a fraction."""
+    user, item = words.users.gather(events["user"]), words.items.gather(events["item"])
+    milliseconds = events["timestamp_ms"]
     whole, fraction = (milliseconds // 1000).cast(pl.String), (milliseconds / 1000).cast(pl.String)
     seconds = whole.zip_with(milliseconds % 1000 == 0, fraction)
     parts = [pl.lit('{"user_id":'), user, pl.lit(',"item_id":'), item, pl.lit(',"timestamp":'), seconds, pl.lit("}")]
     return pl.select(pl.concat_str(parts)).to_series()
 
 
-def _write_lines(path: Path, lines: pl.Series) -> None:
+@contextmanager
+def _zipped(path: Path) -> Iterator[gzip.GzipFile]:
+    """Open a gzip file that holds neither its name nor a time."""
     with path.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=3, fileobj=raw, mtime=0) as file:
-        for start in range(0, len(lines), 100_000):
-            file.write(("\n".join(lines[start : start + 100_000].to_list()) + "\n").encode())
+        yield file
+
+
+def _write_lines(file: gzip.GzipFile, lines: pl.Series) -> None:
+    if len(lines):
+        file.write(("\n".join(lines.to_list()) + "\n").encode())

@@ -29,6 +29,7 @@ class Prepared:
     timestamp_ms: NDArray[np.int64]  # [n_events]
     part: NDArray[np.uint8]  # [n_events], TRAIN | VAL | TEST
     report: dict[str, Any]  # what report.json holds
+    weight: NDArray[np.float64] | None = None  # [n_events], where prepare.weights is loss
 
 
 def load_prepared(out: Path) -> Prepared:
@@ -44,6 +45,7 @@ def load_prepared(out: Path) -> Prepared:
             timestamp_ms=events["timestamp_ms"].to_numpy(),
             part=events["part"].to_numpy(),
             report=report,
+            weight=events["weight"].to_numpy() if _has_weights(report) else None,
         )
     except FileNotFoundError as exc:
         raise InputError(
@@ -51,6 +53,10 @@ def load_prepared(out: Path) -> Prepared:
         ) from exc
     except (OSError, ValueError, pl.exceptions.PolarsError) as exc:
         raise InputError(f"{out}: damaged prepared data ({exc}); delete it and run prepare again") from exc
+
+
+def _has_weights(report: dict[str, Any]) -> bool:
+    return report.get("settings", {}).get("weights") == "loss"
 
 
 def training_events(prepared: Prepared) -> Events:

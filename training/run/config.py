@@ -6,13 +6,17 @@ training/run reads these classes: every stage is handed plain values.
 
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import date
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, StrictBool, StrictFloat, StrictInt
 from pydantic.dataclasses import dataclass
 
+from training.data.interaction_file import WEIGHTS
+from training.data.timestamp import RULES as TIME_RULES
 from training.distillation.term import TERMS, Pupil, parse_terms
 from training.errors import InputError
+from training.file.table import FORMATS, HEADERS
 from training.teacher.registry import KINDS
 
 MIXERS = ("attention", "pool", "gru")  # the kinds of block
@@ -56,8 +60,8 @@ def _kinds_of_teachers(text: str) -> str:
 
 
 def _to_text(value: Any) -> Any:
-    """Turn a number into text, because TOML reads a list of one number (search.dims = 64) as that number."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    """Turn a number or a date into text: TOML reads a list of one number (search.dims = 64) as that number."""
+    return str(value) if isinstance(value, int | float | date) and not isinstance(value, bool) else value
 
 
 # A list is kept as the text that the file holds. The functions below the sections take it apart.
@@ -96,12 +100,27 @@ class Prepare:
     repeats: may seen items be recommended? auto: they may where more than 5 % of the held-out events repeat one.
     """
 
-    columns: Text = ""  # "user_id=CustomerID,item_id=StockCode": our name = theirs
+    columns: Text = ""  # "user_id=CustomerID,item_id=StockCode": our name = theirs, or its place, counted from 1
+    item_columns: Text = ""  # the same for the items file
     events: Text = ""  # "purchase,view": only these values of the event column count; empty: all
+    weights: Annotated[Text, _one_of(*WEIGHTS)] = "filter"  # loss: they filter, and are kept as weights of the events
+    event_weights: Text = ""  # "purchase=1,view=0.2": the weight of an event by its value, where weights is loss
     min_weight: StrictFloat = 0.0  # rows of this weight or less are dropped; without a weight column every row counts
     max_malformed: Share = 0.01  # the run stops where a larger share of the rows cannot be read
     max_history: AtLeast1 = 500  # newest events kept of a user: as many as the store keeps
     repeats: Annotated[Text, _one_of("auto", "yes", "no")] = "auto"
+    min_targets: AtLeast0 = 20  # fewer events to learn from stop the run; 0: any number will do
+    times: Annotated[Text, _one_of(*TIME_RULES)] = "auto"  # the unit of numbers, the order of day and month, or order
+    earliest: Text = "1990-01-01"  # a time before it is malformed
+    latest: Text = ""  # a time after it is malformed; empty: tomorrow
+    format: Annotated[Text, _one_of(*FORMATS)] = "auto"
+    delimiter: Text = ""  # one of , ; | :: or tab, space and others; empty: seen from the first lines
+    quote: Text = '"'  # empty: quotes are plain characters
+    header: Annotated[Text, _one_of(*HEADERS)] = "auto"
+    encoding: Text = ""  # a name that Python knows; empty: seen from the bytes
+    item_delimiter: Text = ""  # these three, of the items file
+    item_quote: Text = '"'
+    item_encoding: Text = ""
 
 
 @dataclass(frozen=True, config=KNOWN_ONLY)

@@ -7,6 +7,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from training.file.source import REMOTE, Place
+
 EXAMPLES = """examples:
   python -m training simulate --out world                       a small made-up world to try things on
   python -m training run --interactions world/interactions.csv.gz --items world/items.csv --out runs/world
@@ -24,7 +26,8 @@ SEARCH = (
     "OUT/config.toml then holds the choice, and distill trains it."
 )
 STUDY = "; report.html then shows it. Goes on where it was stopped."
-COLUMNS = "other names: user_id=CustomerID,item_id=StockCode,..."
+COLUMNS = "other names: user_id=CustomerID,item_id=StockCode,..., or places, counted from 1: user_id=1,item_id=2"
+ITEM_COLUMNS = "other names in the items file: item_id=parent_asin,title=name"
 
 AddOptions = Callable[[argparse.ArgumentParser], None]
 
@@ -46,6 +49,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _place(text: str) -> Place:
+    """Return the path that a text names, or the text itself where it is an address such as s3://bucket/events."""
+    return text if REMOTE.match(text) else Path(text)
+
+
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--users", type=int, default=2000)
@@ -62,12 +70,16 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--interactions",
-        type=Path,
+        type=_place,
         required=True,
-        help="CSV (.gz), Parquet or JSON lines with user_id, item_id, timestamp, optional weight and event",
+        help="a file, a directory or glob of parts, or an address: CSV and its like, JSON or Parquet, compressed "
+        "or not, with user_id, item_id, timestamp, optional weight and event",
     )
-    parser.add_argument("--items", type=Path, help="optional: item_id with any of title, description, attributes a|b|c")
+    parser.add_argument(
+        "--items", type=_place, help="optional: item_id with any of title, description, attributes a|b|c"
+    )
     parser.add_argument("--columns", help=COLUMNS)
+    parser.add_argument("--item-columns", help=ITEM_COLUMNS)
     _add_stage(parser)
 
 
@@ -114,9 +126,10 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--interactions", type=Path, help="your own file; without it a small world is simulated")
-    parser.add_argument("--items", type=Path, help="optional: titles and attributes of its items")
+    parser.add_argument("--interactions", type=_place, help="your own file; without it a small world is simulated")
+    parser.add_argument("--items", type=_place, help="optional: titles and attributes of its items")
     parser.add_argument("--columns", help=COLUMNS)
+    parser.add_argument("--item-columns", help=ITEM_COLUMNS)
     parser.add_argument("--out", type=Path, default=Path(".demo"), help="directory to work in")
     parser.add_argument("--port", type=int, default=8000)
     _add_set(parser)

@@ -18,8 +18,7 @@ from typing import Any
 import polars as pl
 
 from service.bundle import BundleError, open_bundle, read_manifest
-from training.data.interaction_file import Cleaning
-from training.data.prepare import parse_columns, prepare
+from training.data.prepare import prepare
 from training.data.prepared import ITEMS, Prepared
 from training.data.split import SplitRule
 from training.distillation.refit import refit_student
@@ -32,6 +31,7 @@ from training.evaluation.with_given import load_rule
 from training.export.compress import RANKING as COMPRESSED_RANKING
 from training.export.compress import Storage, compress, load_table
 from training.export.export import export
+from training.file.source import Place, find_source
 from training.model.curve import best_epochs, load_curve
 from training.report.page import write_report
 from training.run.config import Compress
@@ -49,7 +49,8 @@ from training.run.directory import (
     trend_offers,
 )
 from training.run.given import open_given, run_neighbours, run_trend, with_parts
-from training.stage import file_fingerprint, make_key
+from training.run.reading import data_lines, open_cleaning
+from training.stage import make_key
 from training.teacher.item_text import describe, encode_texts, fingerprint_language_model
 from training.teacher.kind import RANKING
 from training.teacher.linear import LINEAR
@@ -59,26 +60,23 @@ from training.teacher.registry import KINDS, member_rankings, refit_order
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
 
 
-def run_prepare(run: Run, interactions: Path, items: Path | None) -> None:
-    """Read the files into prepared/ and say what was kept and dropped."""
+def run_prepare(run: Run, interactions: Place, items: Place | None) -> None:
+    """Read the files into prepared/ and say how they were read, and what was kept and dropped."""
     parse_models(run.config.baselines.models)  # a wrong name now, not after the training
     settings = run.config.prepare
-    cleaning = Cleaning(
-        parse_columns(settings.columns),
-        [name.strip() for name in settings.events.split(",") if name.strip()],
-        settings.min_weight,
-        settings.max_malformed,
-        settings.max_history,
-    )
+    cleaning = open_cleaning(settings)
     rule = SplitRule(**asdict(run.config.split))
-    inputs = {"interactions": file_fingerprint(interactions), "items": file_fingerprint(items) if items else ""}
+    source = find_source(interactions)
+    inputs = {"interactions": source.fingerprint, "items": find_source(items).fingerprint if items else ""}
 
     def work(out: Path) -> None:
         shutil.rmtree(out)  # prepare starts clean: it makes its directory itself
-        prepare(interactions, items, out, cleaning, rule, settings.repeats)
+        with run.progress.bar("bytes read", source.size) as bar:
+            prepare(replace(source, watch=bar.advance), items, out, cleaning, rule, settings.repeats)
 
     run.stage("prepared", {"prepare": asdict(settings), "split": rule.settings()}, inputs, work)
-    _describe_data(run)
+    for line in data_lines(run.prepared().report):
+        run.progress.note(line)
 
 
 def run_teacher(run: Run) -> None:
@@ -243,16 +241,3 @@ def _commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
-
-
-def _describe_data(run: Run) -> None:
-    report = run.prepared().report
-    run.progress.note(
-        f"{report['n_events']:,} events of {report['n_users']:,} users and {report['n_items']:,} items, "
-        f"{report['repeat_share']:.1%} repeats "
-        f"(seen items are {'' if report['repeat_consumption'] else 'not '}recommended)"
-    )
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in report["dropped"].items() if count)
-    run.progress.note(
-        f"{report['rows_read']:,} rows read; dropped: {dropped or 'none'}; malformed: {report['malformed']['count']:,}"
-    )

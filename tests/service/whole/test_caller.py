@@ -82,7 +82,7 @@ def test_rate_is_that_of_all_workers_together(toy_bundle: Path, tmp_path: Path, 
 
 
 def test_list_of_events_weighs_what_it_costs(toy_bundle: Path, tmp_path: Path) -> None:
-    with Running(toy_bundle, tmp_path, rate_per_s="100") as service:
+    with Running(toy_bundle, tmp_path, rate_per_s="20") as service:  # the list is worth five seconds
         events = [{"user_id": "u", "item_id": f"i{n % 50}", "timestamp": n} for n in range(1000)]
         first = service.client.post("/events", json={"events": events}).status_code
         statuses = [service.client.post("/recommend", json=HISTORY).status_code for _ in range(5)]

@@ -337,7 +337,7 @@ def test_corrupt_history_member_is_skipped_and_counted(service: Running, member:
     store.zadd("retort:{u1}:h", {member: 99.0})
     store.close()
 
-    assert service.recommend(user_id="u1")["items"] == before
+    assert service.recommend(user_id="u1", budget_ms=1000)["items"] == before  # a mebibyte may take its time
     assert service.client.get("/users/u1").json()["count"] == 1
     assert service.metric("retort_store_errors_total", kind="decode") == 2
 

@@ -92,7 +92,10 @@ def test_items_file_never_adds_to_the_catalogue_and_says_what_it_lacked(tmp_path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,title\n1,x\n", r"items\.csv: no column 'item_id'; the file has: id, title\..*--columns item_id=COLUMN"),
+        (
+            "id,title\n1,x\n",
+            r"items\.csv:1: no column 'item_id'; the file has: id, title\..*--item-columns item_id=id",
+        ),
         ("item_id,title\n1,x\n2\n", r"(?s)items\.csv: 1 of 2 rows .*items\.csv:3: 1 fields, the header has 2"),
         ("", r"items\.csv: the file is empty"),
     ],

@@ -1,0 +1,578 @@
+"""The files that people have: each is read to the same events, or refused with a fault and a way out that works.
+
+The same 20 users with 6 events each are written in every form. A case says how, and what is to come of it.
+"""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import re
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests.contract.document import DOCUMENTS
+from training.__main__ import main
+
+Event = tuple[str, str, int]
+START = datetime(2020, 9, 16, 18, 43, 1, tzinfo=UTC)
+EVENTS = [
+    (f"u{user}", f"i{(user + 3 * step) % 17:02d}", int((START + timedelta(days=step, hours=user)).timestamp()))
+    for user in range(20)
+    for step in range(6)
+]
+DAYS = [(user, item, second - second % 86_400) for user, item, second in EVENTS]
+"""The same at midnight, for forms that hold a date alone."""
+NUMBERED = [(user[1:], str(int(item[1:]) + 100), second) for user, item, second in EVENTS]
+"""The same with whole numbers for ids."""
+
+
+def moment(second: int) -> datetime:
+    return datetime.fromtimestamp(second, UTC)
+
+
+def table(
+    separator: str = ",",
+    header: str | None = "user_id,item_id,timestamp",
+    events: list[Event] = EVENTS,
+    time: Callable[[int], Any] = str,
+    row: str = "{u},{i},{t}",
+    end: str = "\n",
+) -> str:
+    """Write events as text, a row each; commas of header and row become the separator."""
+    lines = [] if header is None else [header.replace(",", separator)]
+    lines += [row.replace(",", separator).format(u=u, i=i, t=time(t)) for u, i, t in events]
+    return end.join(lines) + end
+
+
+def time_table(form: str, events: list[Event] = EVENTS) -> str:
+    return table(time=lambda second: moment(second).strftime(form), row='{u},{i},"{t}"', events=events)
+
+
+def objects(events: list[Event] = EVENTS, **more: Any) -> list[dict[str, Any]]:
+    return [{"user_id": u, "item_id": i, "timestamp": t} | more for u, i, t in events]
+
+
+def lines(found: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(one) + "\n" for one in found)
+
+
+def parquet(frame: pl.DataFrame) -> bytes:
+    file = io.BytesIO()
+    frame.write_parquet(file)
+    return file.getvalue()
+
+
+def frame(events: list[Event] = EVENTS) -> pl.DataFrame:
+    return pl.DataFrame(objects(events))
+
+
+def zipped(**members: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in members.items():
+            archive.writestr(name.replace("_csv", ".csv").replace("]_xml", "].xml"), text)
+    return file.getvalue()
+
+
+def zstd(text: str) -> bytes:
+    return subprocess.run(["zstd", "-q", "-c"], input=text.encode(), capture_output=True, check=True).stdout
+
+
+@dataclass
+class Case:
+    """A file, how it is given, and what is to come of it."""
+
+    name: str  # of the file; a directory where content is a mapping
+    content: Any  # text, bytes, or {name: text or bytes}
+    options: tuple[str, ...] = ()
+    expected: list[Event] | None = field(default_factory=lambda: EVENTS)
+    says: str = ""  # a pattern of the output
+    refused: str = ""  # a pattern of the error
+    then: tuple[str, ...] | None = None  # options that the error names, with which it is read
+    glob: str = ""
+    address: str = ""  # what stands before the path
+
+
+def setting(text: str) -> tuple[str, str]:
+    return ("--set", f"prepare.{text}")
+
+
+def columns(text: str) -> tuple[str, str]:
+    return ("--columns", text)
+
+
+PLACES = columns("user_id=1,item_id=2,timestamp=3")
+MIDNIGHTS = {"expected": DAYS}
+QUOTES = '{u},{i},{t},"Heroes" (Live)'
+NAMED = "user_id,item_id,timestamp,name"
+CASES: dict[str, Case] = {
+    "comma": Case("log.csv", table()),
+    "tab": Case("log.tsv", table("\t"), says="delimiter tab"),
+    "tab under another name": Case("log.txt", table("\t"), says="delimiter tab"),
+    "semicolon": Case("log.csv", table(";"), says="delimiter ;"),
+    "pipe": Case("log.csv", table("|")),
+    "two colons": Case("log.dat", table("::")),
+    "control-A of Hive": Case("000000_0", table("\x01")),
+    "space": Case("log.txt", table(" ")),
+    "given delimiter": Case("log.csv", table("~"), setting("delimiter=~")),
+    "windows line ends": Case("log.csv", table(end="\r\n")),
+    "old mac line ends": Case("log.csv", table(end="\r")),
+    "blank lines": Case("log.csv", table(end="\n\n")),
+    "all quoted": Case("log.csv", table(header='"user_id","item_id","timestamp"', row='"{u}","{i}","{t}"')),
+    "quoted semicolons with crlf": Case("log.csv", table(";", row='"{u}","{i}","{t}"', end="\r\n")),
+    "sep line of Excel": Case("log.csv", "sep=;\n" + table(";")),
+    "comments above": Case("log.csv", "# made by hand\n# twice\n" + table()),
+    "hash before the header": Case("log.csv", "#" + table()),
+    "blanks after commas": Case("log.csv", table(row="{u}, {i}, {t}", header="user_id, item_id, timestamp")),
+    "row names of R": Case("log.csv", table(row='"7",{u},{i},{t}'), says="as R writes it"),
+    "index of pandas": Case("log.csv", table(header=",user_id,item_id,timestamp", row="7,{u},{i},{t}")),
+    "table of Markdown": Case(
+        "log.md", table("|", "|user_id|item_id|timestamp|".replace("|", ",").strip(), row=",{u},{i},{t},")
+    ),
+    "two names of one column": Case("log.csv", table(), columns("user_id=item_id"), refused="are the same column"),
+    "event of another case": Case(
+        "log.csv",
+        table(header="user_id,item_id,timestamp,event", row="{u},{i},{t},Purchase"),
+        setting("events=purchase"),
+        refused="the events of the file are Purchase",
+        then=setting("events=Purchase"),
+    ),
+    "weights with a comma": Case(
+        "log.csv",
+        table(";", "user_id,item_id,timestamp,weight", row="{u},{i},{t},3!5").replace("!", ","),
+        refused="with a point.*prepare.weights=ignore",
+        then=setting("weights=ignore"),
+    ),
+    "a file that is no part": Case(
+        "parts", {"a.csv": table(), "movies.csv": "movieId,title\n1,x\n"}, refused="if movies.csv is no part"
+    ),
+    "trailing comma": Case("log.csv", table(row="{u},{i},{t},"), says="end in a delimiter"),
+    "columns in another order": Case("log.csv", table(header="timestamp,x,item_id,user_id", row="{t},x,{i},{u}")),
+    "typed header of RecBole": Case(
+        "x.inter", table("\t", header="user_id:token,item_id:token,timestamp:float"), says="RecBole"
+    ),
+    "u.data": Case("u.data", table("\t", None, NUMBERED, row="{u},{i},3,{t}"), expected=NUMBERED, says="column 4"),
+    "ratings.dat": Case("ratings.dat", table("::", None, NUMBERED, row="{u},{i},3,{t}"), expected=NUMBERED),
+    "headerless by places": Case(
+        "log.csv", table(header=None, row="{t},{u},{i}"), columns("user_id=2,item_id=3,timestamp=1")
+    ),
+    "header and places": Case("log.csv", table(header="a,b,c"), PLACES),
+    "headerless with time first": Case(
+        "log.csv",
+        table(header=None, row="{t},{u},{i}"),
+        refused="no header",
+        then=columns("user_id=2,item_id=3,timestamp=1"),
+    ),
+    "names of MovieLens": Case(
+        "ratings.csv",
+        table(header="userId,movieId,rating,timestamp", row="{u},{i},3.5,{t}"),
+        refused="no column 'user_id'.*--columns user_id=userId,item_id=movieId",
+        then=columns("user_id=userId,item_id=movieId"),
+    ),
+    "headerless words by places": Case(
+        "log.csv", table(header=None, events=EVENTS, row="{u},{i}"), columns("user_id=1,item_id=2"), expected=None
+    ),
+    "headerless words": Case(
+        "log.csv",
+        table(header=None, row="{u},{i}"),
+        expected=None,
+        refused="or, where the first row is no header, its place: --columns user_id=1,item_id=2",
+        then=columns("user_id=1,item_id=2"),
+    ),
+    "places of a known header": Case(
+        "log.csv", table(header="userId,movieId", row="{u},{i}"), columns("user_id=1,item_id=2"), expected=None
+    ),
+    "places that stand in the rows": Case(
+        "u.data", table("\t", None, NUMBERED, row="{u},{i},1,{t}"), columns("user_id=1,item_id=2,timestamp=4"), NUMBERED
+    ),
+    "numbers for names": Case("log.csv", table(header="0,1,2"), columns("user_id=0,item_id=1,timestamp=2")),
+    "header yes": Case("log.csv", table(header="1,2,3"), (*PLACES, *setting("header=yes"))),
+    "stray quotes in a tsv": Case("log.tsv", table("\t", NAMED, row=QUOTES), says="120 lines have quotes"),
+    "stray quotes in a csv": Case("log.csv", table(header=NAMED, row=QUOTES)),
+    "an open quote in a title": Case("log.csv", table(header=NAMED, row='{u},{i},{t},"Untitled')),
+    "quotes of two fields far apart": Case(
+        "log.tsv", table("\t", NAMED, row="{u},{i},{t},x").replace("\tx", '\t"x', 1)[:-2] + 'x"\n', says="1 lines have"
+    ),
+    "quotes with backslashes": Case("log.csv", table(header=NAMED, row='{u},{i},{t},"a \\"b\\", c"')),
+    "doubled quotes": Case("log.csv", table(header=NAMED, row='{u},{i},{t},"a ""b"", c"')),
+    "line breaks in a field": Case(
+        "log.csv",
+        table(header=NAMED, row='{u},{i},{t},"a\nb\n\nc"'),
+        says="480 lines are parts of records.*first: .*:2",
+    ),
+    "no quoting": Case("log.csv", table(header=NAMED, row='{u},{i},{t},"x'), setting('quote=""')),
+    "half a pair in ids": Case(
+        "log.csv", table(row='"{u},{i},{t}'), refused="malformed", says="quote that is not closed"
+    ),
+    "utf-8 with mark": Case("log.csv", b"\xef\xbb\xbf" + table().encode()),
+    "utf-16": Case("log.csv", table().encode("utf-16"), says="utf-16"),
+    "utf-16 big-endian with mark": Case("log.csv", b"\xfe\xff" + table().encode("utf-16-be")),
+    "utf-16 without mark": Case("log.csv", table().encode("utf-16-le"), says="utf-16-le"),
+    "utf-32": Case("log.csv", table().encode("utf-32")),
+    "latin-1": Case(
+        "log.csv",
+        table(row="é{u},{i},{t}").encode("latin-1"),
+        expected=[(f"é{u}", i, t) for u, i, t in EVENTS],
+        says="120 lines are not UTF-8.*first: .*log.csv:2",
+    ),
+    "given encoding": Case(
+        "log.csv",
+        table(row="ж{u},{i},{t}").encode("cp1251"),
+        setting("encoding=cp1251"),
+        expected=[(f"ж{u}", i, t) for u, i, t in EVENTS],
+    ),
+    "unknown encoding": Case("log.csv", table(), setting("encoding=utf-9"), refused="unknown encoding 'utf-9'"),
+    "gzip": Case("log.csv.gz", gzip.compress(table().encode()), says="compression gzip"),
+    "gzip in two members": Case(
+        "log.csv.gz", gzip.compress(table()[:800].encode()) + gzip.compress(table()[800:].encode())
+    ),
+    "gzip by no name": Case("log.csv", gzip.compress(table().encode())),
+    "plain that is called gz": Case("log.csv.gz", table()),
+    "bzip2": Case("log.csv.bz2", bz2.compress(table().encode()), says="bzip2"),
+    "xz": Case("log.csv.xz", lzma.compress(table().encode()), says="xz"),
+    "zip": Case("log.zip", zipped(log_csv=table()), says="zip"),
+    "zip of a Mac": Case("log.zip", zipped(log_csv=table(), **{"__MACOSX/log": "x"})),
+    "zip of two": Case("log.zip", zipped(a_csv=table(), b_csv="x"), refused="a zip of 2 files.*unzip log.zip"),
+    "json lines gzipped": Case("log.jsonl.gz", gzip.compress(lines(objects()).encode())),
+    "cut gzip": Case("log.csv.gz", gzip.compress(table().encode())[:-20], refused="gzip data is damaged"),
+    "cut xz": Case("log.xz", lzma.compress(table().encode())[:-20], refused="xz data is damaged"),
+    "json lines": Case("log.jsonl", lines(objects())),
+    "json lines as txt with mark": Case("log.txt", "\ufeff" + lines(objects()), says="JSON lines"),
+    "json array": Case("log.json", json.dumps(objects()), says="JSON, an array"),
+    "json array, indented": Case("log.json", json.dumps(objects(), indent=2)),
+    "json array, a line each": Case("log.json", "[\n" + ",\n".join(map(json.dumps, objects())) + "\n]\n"),
+    "json in an object": Case("log.json", json.dumps({"meta": 1, "data": objects()})),
+    "json objects, indented": Case("log.json", "\n".join(json.dumps(one, indent=1) for one in objects())),
+    "json of columns": Case(
+        "log.json", frame().to_dict(as_series=False).__repr__().replace("'", '"'), refused="JSON of columns"
+    ),
+    "json with trailing commas": Case("log.json", "".join(json.dumps(one) + ",\n" for one in objects())),
+    "one json object": Case("log.json", json.dumps(objects()[0] | {"tags": [{"a": 1}]}), refused="only one user"),
+    "cut json": Case("log.json", json.dumps(objects())[:-50], refused="not JSON.*cut off"),
+    "json of Mongo": Case(
+        "log.json",
+        lines(
+            [
+                {"user_id": {"$oid": u}, "item_id": i, "timestamp": {"$date": {"$numberLong": f"{t}000"}}}
+                for u, i, t in EVENTS
+            ]
+        ),
+    ),
+    "nested json": Case(
+        "log.jsonl",
+        lines([{"user": {"id": u}, "item_id": i, "timestamp": t} for u, i, t in EVENTS]),
+        columns("user_id=user.id"),
+    ),
+    "json that needs no nested column": Case("log.jsonl", lines(objects(context={"a": [1]}, tags=[{"b": 1}]))),
+    "json with NaN": Case(
+        "log.jsonl",
+        lines([*objects(), {"user_id": float("nan"), "item_id": "x", "timestamp": 1600000000}]),
+        says="1 no_user",
+    ),
+    "json with large numbers": Case(
+        "log.jsonl",
+        lines([{"user_id": 10**23 + int(u[1:]), "item_id": i, "timestamp": t} for u, i, t in EVENTS]),
+        expected=[(str(10**23 + int(u[1:])), i, t) for u, i, t in EVENTS],
+    ),
+    "parquet": Case("log.parquet", parquet(frame()), says="format Parquet"),
+    "parquet by no name": Case("log", parquet(frame())),
+    "gzipped parquet": Case("log.parquet.gz", gzip.compress(parquet(frame()))),
+    "parquet of bytes": Case(
+        "log.parquet", parquet(frame().with_columns(pl.col("user_id", "item_id").cast(pl.Binary)))
+    ),
+    "parquet of decimals": Case(
+        "log.parquet",
+        parquet(frame(NUMBERED).with_columns(pl.col("user_id").map_elements(Decimal, return_dtype=pl.Decimal(20, 2)))),
+        expected=NUMBERED,
+    ),
+    "parquet of floats": Case(
+        "log.parquet",
+        parquet(frame(NUMBERED).with_columns(pl.col("user_id", "item_id").cast(pl.Float64))),
+        expected=NUMBERED,
+    ),
+    "parquet of categories": Case("log.parquet", parquet(frame().with_columns(pl.col("item_id").cast(pl.Categorical)))),
+    "parquet of large integers": Case(
+        "log.parquet",
+        parquet(frame(NUMBERED).with_columns(pl.col("user_id").cast(pl.UInt64) + 2**63)),
+        expected=[(str(int(u) + 2**63), i, t) for u, i, t in NUMBERED],
+    ),
+    "parquet of lists beside": Case("log.parquet", parquet(frame().with_columns(tags=pl.lit([[1, 2]])))),
+    "parquet of structs": Case(
+        "log.parquet",
+        parquet(frame().select(pl.struct("user_id").alias("who"), "item_id", "timestamp")),
+        columns("user_id=who.user_id"),
+    ),
+    **{
+        f"parquet of times in {unit} {zone}": Case(
+            "log.parquet",
+            parquet(frame().with_columns(pl.from_epoch("timestamp").cast(pl.Datetime(unit, zone)))),  # type: ignore[arg-type]
+        )
+        for unit in ("ms", "us", "ns")
+        for zone in (None, "UTC", "Europe/Berlin")
+    },
+    "parquet of dates": Case(
+        "log.parquet", parquet(frame().with_columns(pl.from_epoch("timestamp").cast(pl.Date))), **MIDNIGHTS
+    ),
+    "damaged parquet": Case("log.parquet", parquet(frame())[:-30], refused="damaged Parquet"),
+    "arrow": Case("log.arrow", (lambda file: (frame().write_ipc(file), file.getvalue())[1])(io.BytesIO())),
+    **{
+        f"unix time in {unit}": Case("log.csv", table(time=lambda t, scale=scale: t * scale), says=f"Unix {unit}")
+        for unit, scale in (("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9))
+    },
+    "fractions of seconds": Case("log.csv", table(time=lambda t: f"{t}.000000")),
+    "exponents": Case("log.csv", table(time=lambda t: f"{t / 1e9:.9f}e9")),
+    **{
+        f"time as {form}": Case("log.csv", time_table(form))
+        for form in (
+            "%Y-%m-%d %H:%M:%S UTC",
+            "%Y-%m-%d %H:%M:%S+0000",
+            "%Y-%m-%d %H:%M:%S +0000",
+            "%Y-%m-%dT%H:%M:%SZ",
+            "%Y-%m-%dT%H:%M:%S.000000000Z",
+            "%Y-%m-%d %H:%M:%S GMT",
+            "%Y/%m/%d %H:%M:%S",
+            "%Y.%m.%d %H:%M:%S",
+            "%Y%m%d%H%M%S",
+            "%Y%m%dT%H%M%S",
+            "%d/%m/%Y %H:%M:%S",
+            "%m/%d/%Y %H:%M:%S",
+            "%m/%d/%Y %I:%M:%S %p",
+            "%d.%m.%Y %H:%M:%S",
+            "%d-%b-%Y %H:%M:%S",
+            "%d %B %Y %H:%M:%S",
+            "%b %d, %Y %H:%M:%S",
+            "%m/%d/%y %H:%M:%S",
+            "%a %b %d %H:%M:%S +0000 %Y",
+            "%a, %d %b %Y %H:%M:%S GMT",
+            "%d/%b/%Y:%H:%M:%S +0000",
+            "%Y-%m-%dT%H:%M:%S.000+00:00[UTC]",
+            "%a %b %d %H:%M:%S UTC %Y",
+        )
+    },
+    "time of another zone": Case("log.csv", table(time=lambda t: moment(t + 7200).strftime("%Y-%m-%d %H:%M:%S+02:00"))),
+    **{
+        f"date as {form}": Case("log.csv", time_table(form, DAYS), **MIDNIGHTS)
+        for form in ("%Y-%m-%d", "%Y%m%d", "%d/%m/%Y", "%Y/%m/%d", "%d %b %Y")
+    },
+    "day or month first": Case(
+        "log.csv",
+        time_table(
+            "%d/%m/%Y",
+            days := [
+                (u, i, int(datetime(2020, 1 + n % 6, 3 + n % 5, tzinfo=UTC).timestamp()))
+                for n, (u, i, _) in enumerate(EVENTS)
+            ],
+        ),
+        expected=days,
+        refused="no row of the file decides.*day-first",
+        then=setting("times=day-first"),
+    ),
+    "years": Case(
+        "log.csv", table(time=lambda t: 2000 + t % 20), refused="bare years: --set prepare.times=year", says="1970"
+    ),
+    "days of Excel": Case(
+        "log.csv",
+        table(time=lambda t: f"{t / 86400 + 25569:.8f}"),
+        refused="Excel's days: --set prepare.times=excel",
+        then=setting("times=excel"),
+    ),
+    "counters": Case(
+        "log.csv",
+        table(events=(ordinal := [(u, i, n) for n, (u, i, _) in enumerate(EVENTS)])),
+        expected=ordinal,
+        refused="malformed.*prepare.earliest=",
+        then=setting("earliest=1970-01-01"),
+    ),
+    "future times": Case("log.csv", table(time=lambda t: t + 10**9), refused="implausible timestamp", then=None),
+    "words for times": Case("log.csv", table(time=lambda t: "soon"), refused="100.0%"),
+    "no times": Case(
+        "log.csv",
+        table(header="user_id,item_id", row="{u},{i}"),
+        expected=None,
+        says="order of the rows.*means nothing",
+    ),
+    "time by another name": Case(
+        "log.csv",
+        table(header="user_id,item_id,when"),
+        refused="--columns timestamp=when",
+        then=columns("timestamp=when"),
+    ),
+    "order by setting": Case("log.csv", table(), setting("times=order"), expected=None, says="order of the rows"),
+    "missing users": Case(
+        "log.csv",
+        table()
+        + "".join(f"{word},i1,1600000000\n" for word in ("nan", "NaN", "None", "NULL", "<NA>", "\\N", "NaT", "", " ")),
+        says="9 no_user",
+    ),
+    "floats for ids": Case(
+        "log.csv",
+        table(events=NUMBERED, row="{u}.0,{i}.0,{t}") + "nan,5.0,1600000000\n",
+        expected=NUMBERED,
+        says="1 no_user",
+    ),
+    "zeros before ids": Case("log.csv", table(row="00{u},{i},{t}"), expected=[(f"00{u}", i, t) for u, i, t in EVENTS]),
+    "rounded ids": Case(
+        "log.csv", table(row="1.2345{u}E+11,{i},{t}".replace("{u}", "{u[1]}")), expected=None, says="spreadsheet"
+    ),
+    "repeated headers": Case(
+        "log.csv", table(events=EVENTS[:60]) + table(events=EVENTS[60:]), says="the header stands 1 more times.*:62"
+    ),
+    "parts": Case(
+        "parts",
+        {
+            "_SUCCESS": "",
+            "part-1.csv": table(events=EVENTS[:60]),
+            "part-0.csv": table(events=EVENTS[60:]),
+            ".part-0.csv.crc": "x",
+        },
+        says="2 parts",
+    ),
+    "parts of parquet": Case(
+        "parts", {"part-0.parquet": parquet(frame(EVENTS[:60])), "part-1.parquet": parquet(frame(EVENTS[60:]))}
+    ),
+    "parts in folders": Case(
+        "parts", {"day=1/part-0.csv": table(events=EVENTS[:60]), "day=2/part-0.csv": table(events=EVENTS[60:])}
+    ),
+    "parts of several forms": Case(
+        "parts", {"a.csv": table(events=EVENTS[:60]), "b.jsonl": lines(objects(EVENTS[60:])), "c.csv": ""}
+    ),
+    "glob": Case(
+        "parts",
+        {
+            "a-0.csv": table(events=EVENTS[:60]),
+            "a-1.csv.gz": gzip.compress(table(events=EVENTS[60:]).encode()),
+            "b.csv": "x",
+        },
+        glob="a-*",
+    ),
+    "address": Case("log.csv", table(), address="file://"),
+    "address of a glob": Case(
+        "parts",
+        {"a.csv": table(events=EVENTS[:60]), "b.csv": table(events=EVENTS[60:])},
+        address="local://",
+        glob="*.csv",
+    ),
+    "address of nothing": Case(
+        "log.csv", table(), address="file:///nowhere", refused="cannot be fetched|no file with rows"
+    ),
+    "address of an unknown kind": Case(
+        "log.csv", table(), address="gopher://", refused="gopher.*fetch the file yourself"
+    ),
+    "empty directory": Case("parts", {"_SUCCESS": "x"}, refused="no file with rows"),
+    "empty": Case("log.csv", "", refused="the file is empty"),
+    "header alone": Case("log.csv", table(events=[]), refused="no rows below the header"),
+    "workbook": Case(
+        "log.xlsx",
+        zipped(**{"[Content_Types]_xml": "x", "xl/a": "b"}),
+        refused="an Excel workbook.*save the sheet as CSV",
+    ),
+    "page of html": Case("log.csv", "<!DOCTYPE html><html>no</html>", refused="a page of HTML"),
+    "pickle": Case("log.pkl", b"\x80\x04\x95rest", refused="pickles are never opened"),
+    "database": Case("log.db", b"SQLite format 3\0rest", refused="an SQLite database.*sqlite3"),
+    "pointer of Git LFS": Case("log.csv", "version https://git-lfs.github.com/spec/v1\n", refused="git lfs pull"),
+    "noise": Case("log.csv", bytes(range(256)) * 40, refused="neither text nor Parquet"),
+    "one column": Case("log.csv", "user_id\nu1\n", refused="no column 'item_id'"),
+    "twice the same name": Case(
+        "log.csv",
+        table(header="user_id,user_id,item_id,timestamp", row="{u},x,{i},{t}"),
+        refused="two columns are named user_id.*--columns user_id=1",
+        then=columns("user_id=1"),
+    ),
+    "ratings": Case(
+        "log.csv",
+        table(header="user_id,item_id,rating,timestamp", row="{u},{i},3.5,{t}").replace("3.5", "1", 7),
+        says="rating looks like ratings.*--columns weight=rating",
+    ),
+    "users with one event": Case("log.csv", table(row="{u}{i}{t},{i},{t}"), refused="--columns user_id=COLUMN"),
+    "three events": Case(
+        "log.csv",
+        table(events=(three := [e for n, e in enumerate(EVENTS) if n % 6 < 3])),
+        expected=three,
+        says="histories are short",
+    ),
+    "two events": Case(
+        "log.csv",
+        table(events=(two := [e for n, e in enumerate(EVENTS) if n % 6 < 2])),
+        refused="min_targets",
+        expected=two,
+        then=setting("min_targets=10"),
+    ),
+}
+if shutil.which("zstd"):
+    CASES["zstd"] = Case("log.csv.zst", zstd(table()), says="zstd")
+    CASES["json lines in zstd"] = Case("log.jsonl.zst", zstd(lines(objects())))
+
+
+def write(folder: Path, case: Case) -> str:
+    path = folder / case.name
+    files = (
+        {path / name: text for name, text in case.content.items()}
+        if isinstance(case.content, dict)
+        else {path: case.content}
+    )
+    for file, content in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return f"{case.address}{path / case.glob if case.glob else path}"
+
+
+def events_in(out: Path) -> list[Event]:
+    text = gzip.decompress((out / "prepared" / "histories.jsonl.gz").read_bytes())
+    return [(one["user_id"], one["item_id"], one["timestamp"]) for one in map(json.loads, text.splitlines())]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_file_is_read_to_its_events_or_refused_with_a_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    case = CASES[name]
+    place, out = write(tmp_path, case), tmp_path / "run"
+
+    def prepare(options: tuple[str, ...]) -> tuple[int, str]:
+        code = main(["prepare", "--interactions", str(place), "--out", str(out), *options])
+        return code, capsys.readouterr().err
+
+    code, said = prepare(case.options)
+
+    assert re.search(case.says, said, re.DOTALL), said
+    if case.refused:
+        assert code == 2, said
+        assert re.search(case.refused, said, re.DOTALL), said
+        assert "Traceback" not in said
+        assert not out.exists()
+        if case.then is None:
+            return
+        code, said = prepare(case.then)
+    assert code == 0, said
+    report = json.loads((out / "prepared" / "report.json").read_text())
+    dropped = report["malformed"]["count"] + sum(report["dropped"].values())
+    assert report["rows_read"] == report["n_events"] + dropped
+    assert report["n_events"] == (120 if case.expected is None else len(case.expected))
+    if case.expected is not None:
+        assert sorted(events_in(out)) == sorted(case.expected)
+
+
+FORMS = {
+    "text": "semicolon", "header": "u.data", "quotes": "line breaks in a field", "JSON": "json array",
+    "Parquet, Arrow": "parquet", "compression": "bzip2", "encoding": "latin-1", "parts": "parts", "address": "address",
+    "Unix time": "unix time in milliseconds", "date": "date as %d %b %Y", "day or month first": "day or month first",
+    "no time": "no times",
+}  # fmt: skip
+"""A case for every row of the table of forms in training/README.md."""
+
+
+def test_every_form_of_the_readme_has_a_case() -> None:
+    assert DOCUMENTS["training/README.md"].rows("form").keys() == FORMS.keys()
+    assert set(FORMS.values()) <= CASES.keys()

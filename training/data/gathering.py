@@ -1,0 +1,214 @@
+"""Gather the rows of a table of interactions as numbers, chunk by chunk.
+
+An id becomes a code, the place at which it was met first; what an id means is decided later, over the distinct ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from training.data.timestamp import Bounds, read_times
+from training.errors import InputError
+from training.file.account import EXAMPLES, Account, Form, Row
+from training.file.choice import Choice, propose
+from training.file.delimited import LINE
+from training.file.identifier import as_id, as_text
+from training.file.moment import UNREAD, is_plausible
+from training.file.source import Source
+from training.file.table import Chunk, read_chunks
+
+WANTED = ("user_id", "item_id", "timestamp", "weight", "event")
+
+
+class Wishes(Protocol):
+    """What is asked of a table of interactions."""
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """Our names and the file's, where they differ."""
+        ...
+
+    @property
+    def events(self) -> Any:
+        """The wanted values of the event column."""
+        ...
+
+    @property
+    def event_weights(self) -> Mapping[str, float]:
+        """The weights of its values."""
+        ...
+
+    @property
+    def weights(self) -> str:
+        """What the weight column is for."""
+        ...
+
+    @property
+    def times(self) -> Bounds:
+        """How times are read."""
+        ...
+
+    @property
+    def form(self) -> Form:
+        """How the table is read."""
+        ...
+
+
+class Coder:
+    """Numbers texts in the order in which they are met."""
+
+    def __init__(self) -> None:
+        self.codes: dict[str, int] = {}
+
+    def encode(self, texts: pl.Series) -> NDArray[np.int32]:
+        """Return the code of each text [n_rows], -1 for null."""
+        distinct = texts.drop_nulls().unique(maintain_order=True)
+        if not len(distinct):
+            return np.full(len(texts), -1, dtype=np.int32)
+        codes = [self.codes.setdefault(text, len(self.codes)) for text in distinct.to_list()]
+        numbers = pl.Series(codes, dtype=pl.Int32)
+        return texts.replace_strict(distinct, numbers, default=None, return_dtype=pl.Int32).fill_null(-1).to_numpy()
+
+    def distinct(self) -> pl.Series:
+        """Return the texts by their code."""
+        return pl.Series(list(self.codes), dtype=pl.String)
+
+
+@dataclass
+class Gathered:
+    """All rows that have the right number of fields, as arrays [n_rows]."""
+
+    users: Coder = field(default_factory=Coder)
+    items: Coder = field(default_factory=Coder)
+    events: Coder = field(default_factory=Coder)
+    parts: dict[str, list[Any]] = field(default_factory=dict)  # the arrays of the chunks, by name
+    rows: list[Row] = field(default_factory=list)  # of each chunk
+    starts: list[int] = field(default_factory=list)  # of each chunk, in rows
+    has_times: bool = True
+    n: int = 0
+
+    def add(self, row: Row, **arrays: Any) -> None:
+        """Append a chunk."""
+        self.rows.append(row)
+        self.starts.append(self.n)
+        self.n += len(arrays["user"])
+        for name, values in arrays.items():
+            self.parts.setdefault(name, []).append(values)
+
+    def close(self) -> None:
+        """Join the chunks, array by array."""
+        for name, chunks in self.parts.items():
+            setattr(self, name, np.concatenate(chunks))
+            chunks.clear()
+
+    user: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    item: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    event: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    line: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, dtype=np.uint32))
+    micro: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    forms: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, dtype=np.uint8))
+    bad: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))  # time or weight is unreadable
+    weight: NDArray[np.float64] | None = None  # nan where a row has none; None where the table has no such column
+
+    @property
+    def event_codes(self) -> Mapping[str, int]:
+        """The code of each value of the event column."""
+        return self.events.codes
+
+    def at(self, position: int) -> Row:
+        """Return where a row stands in its file."""
+        chunk = self.rows[int(np.searchsorted(self.starts, position, side="right")) - 1]
+        return Row(chunk.part, int(self.line[position]), chunk.label, chunk.of)
+
+
+def gather(source: Source, wishes: Wishes, account: Account) -> Gathered:
+    """Read all rows of a table; one whose time or weight cannot be read is malformed. Raises InputError."""
+    rows = Gathered()
+    choice = _choice(wishes)
+    by_order = wishes.times.rule == "order"
+    for chunk in read_chunks(source, choice, wishes.form, account):
+        if not rows.n and not by_order and "timestamp" not in account.columns:
+            _check_no_times(source, choice, account)
+        if "timestamp" not in account.columns or by_order:
+            rows.has_times = False
+        rows.add(chunk.row, **_arrays(chunk, rows, account))
+    if not rows.n:
+        rows.has_times = False
+    if not any(len(found) for found in rows.parts.get("weight", [])) or "weight" not in account.columns:
+        rows.parts.pop("weight", None)
+    rows.close()
+    return rows
+
+
+def _choice(wishes: Wishes) -> Choice:
+    required = ["user_id", "item_id"]
+    if wishes.events or wishes.event_weights:
+        required.append("event")
+    optional = ["timestamp", "event"] if wishes.weights == "ignore" else ["timestamp", "weight", "event"]
+    if wishes.times.rule == "order":
+        optional.remove("timestamp")
+    mapped = {ours: theirs for ours, theirs in wishes.columns.items() if ours in (*required, *optional)}
+    return Choice(mapped, required, [name for name in optional if name not in required])
+
+
+def _check_no_times(source: Source, choice: Choice, account: Account) -> None:
+    """Raise InputError where a column that was not named looks like times, or should be one by its name."""
+    looks = [
+        name for name, values in account.sample.items() if values and all(is_plausible(value) for value in values[:200])
+    ]
+    found = propose("timestamp", looks) or next(iter(looks), None) or propose("timestamp", account.unused)
+    if found is not None:
+        present = [*account.columns.values(), *account.unused]
+        missing = choice.refusal(source.label, "timestamp", "timestamp", present, found)
+        raise InputError(f"{missing}; or take the order of the rows as the time: --set prepare.times=order")
+
+
+def _arrays(chunk: Chunk, rows: Gathered, account: Account) -> dict[str, Any]:
+    """Return the arrays of a chunk, by the names of Gathered."""
+    frame, label = chunk.frame, chunk.row.label
+    n, lines = frame.height, frame[LINE]
+    found: dict[str, Any] = {
+        "line": lines.cast(pl.UInt32).to_numpy(),
+        "user": rows.users.encode(as_id(_column(frame, "user_id"), label)),
+        "item": rows.items.encode(as_id(_column(frame, "item_id"), label)),
+        "event": np.full(n, -1, dtype=np.int32),
+        "weight": np.full(n, np.nan),
+        "bad": np.zeros(n, dtype=bool),
+    }
+    if rows.has_times:
+        times = _column(frame, "timestamp")
+        found["micro"], found["forms"] = read_times(times, label)
+        found["bad"] = found["forms"] == UNREAD
+        _note(chunk, account, "unreadable timestamp", times, found["bad"])
+    if "weight" in frame.columns:
+        weights = frame["weight"]
+        found["weight"], unreadable = _parse_weights(weights, label)
+        _note(chunk, account, "unreadable weight", weights, unreadable & ~found["bad"])
+        found["bad"] = found["bad"] | unreadable
+    if "event" in frame.columns:
+        found["event"] = rows.events.encode(as_text(frame["event"], label))
+    return found
+
+
+def _column(frame: pl.DataFrame, name: str) -> pl.Series:
+    return frame[name] if name in frame.columns else pl.Series(name, [None] * frame.height, dtype=pl.String)
+
+
+def _parse_weights(values: pl.Series, label: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the weights, nan where there is none, and which of the values are not finite numbers."""
+    if not values.dtype.is_numeric():
+        values = as_text(values, label).str.strip_chars().replace("", None)
+    weights = values.cast(pl.Float64, strict=False)
+    unreadable = (values.is_not_null() & ~weights.is_finite().fill_null(False)).to_numpy()
+    return weights.fill_null(float("nan")).to_numpy(), unreadable
+
+
+def _note(chunk: Chunk, account: Account, what: str, values: pl.Series, is_bad: NDArray[np.bool_]) -> None:
+    positions = np.flatnonzero(is_bad)
+    for position in positions[:EXAMPLES].tolist():
+        account.bad(chunk.at(chunk.frame[LINE][position]), f"{what} {values[position]!r}")
+    account.malformed += max(0, len(positions) - EXAMPLES)

@@ -1,0 +1,84 @@
+"""What reading a table found: how many rows, which could not be read, what was recognised and what was changed.
+
+One Account goes through all parts of a table. The report of a run and the lines on the terminal are made from it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+EXAMPLES = 5  # malformed rows that are shown
+
+Names = dict[str, str]  # our name -> the file's name
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a table is to be read. An empty or "auto" value is recognised from the content."""
+
+    format: str = "auto"  # text, json, parquet
+    delimiter: str = ""
+    quote: str = '"'  # empty: quotes are plain characters
+    header: str = "auto"  # yes, no
+    encoding: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The names of the settings and options that override what is recognised, for messages about one table."""
+
+    columns: str = "--columns"
+    prefix: str = "prepare."
+
+    def of(self, key: str) -> str:
+        """Return the name of a setting of the form."""
+        return self.prefix + key
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where a row stands."""
+
+    part: int  # the number of the part
+    line: int  # in the part, from 1
+    label: str  # the part's
+    of: str = ":"  # ":" before the line of a text, ": row " before the row of a Parquet file
+
+    def __str__(self) -> str:
+        return f"{self.label}{self.of}{self.line}"
+
+
+@dataclass
+class Account:
+    """Counts and findings over the parts of a table."""
+
+    rows: int = 0  # readable or not
+    malformed: int = 0
+    first_bad: list[tuple[int, int, str]] = field(default_factory=list)  # part, line, and what is wrong there
+    recognised: dict[str, Any] = field(default_factory=dict)  # of the first part: format, delimiter, header, ...
+    columns: Names = field(default_factory=dict)  # our name -> the file's
+    unused: list[str] = field(default_factory=list)  # columns of the file that nobody asked for
+    left_out: list[str] = field(default_factory=list)  # wanted columns that cannot be written as text
+    counts: dict[str, int] = field(default_factory=dict)  # what was changed or is unusual, by name
+    firsts: dict[str, str] = field(default_factory=dict)  # where each of them was met first
+    sample: dict[str, list[str]] = field(default_factory=dict)  # the first values of the unused columns
+
+    def bad(self, row: "Row", what: str, count: int = 1) -> None:
+        """Count malformed rows, and keep the first of them if it is among the first few of the table."""
+        self.malformed += count
+        self.first_bad = sorted([*self.first_bad, (row.part, row.line, f"{row}: {what}")])[:EXAMPLES]
+
+    @property
+    def examples(self) -> list[str]:
+        """The first malformed rows: where each stands, and what is wrong."""
+        return [text for _, _, text in self.first_bad]
+
+    def note(self, name: str, row: "Row", count: int = 1) -> None:
+        """Count something that is said, and remember where it was met first."""
+        self.counts[name] = self.counts.get(name, 0) + count
+        self.firsts.setdefault(name, str(row))
+
+    def recognise(self, **found: Any) -> None:
+        """Keep what was recognised of the first part; a part that differs is noted."""
+        for name, value in found.items():
+            if self.recognised.setdefault(name, value) != value:
+                self.counts[f"parts_of_another_{name}"] = self.counts.get(f"parts_of_another_{name}", 0) + 1

@@ -1,0 +1,102 @@
+"""Which columns of a table are wanted, and what is said where they are not there.
+
+A Choice is made by whoever reads a table (interactions, items); the readers of the forms ask it for the columns once
+they know which there are.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from training.errors import InputError
+from training.file.account import Names
+
+ALIASES = {
+    "user_id": (
+        "userid", "user", "uid", "customerid", "customer", "memberid", "visitorid", "reviewerid", "profileid",
+        "accountid", "sessionid", "session", "playerid", "useridx", "username", "client", "clientid", "msno",
+        "viewerid",
+    ),
+    "item_id": (
+        "itemid", "item", "iid", "movieid", "productid", "product", "articleid", "asin", "parentasin", "stockcode",
+        "isbn", "bookid", "trackid", "songid", "artistid", "artist", "videoid", "gameid", "appid", "sku", "newsid",
+        "businessid", "recipeid", "animeid", "contentid", "postid", "locationid", "itemidx", "hotelid", "id",
+    ),
+    "timestamp": (
+        "time", "ts", "date", "datetime", "invoicedate", "tdat", "eventtime", "unixreviewtime", "createdat",
+        "created", "eventtimestamp", "unixtimestamp", "timestamps", "reviewtime", "viewedat", "orderdate",
+        "occurredat", "eventdate", "timestampms", "watchedat", "submitted",
+    ),
+    "weight": (
+        "rating", "ratings", "score", "stars", "overall", "bookrating", "reviewscore", "starrating",
+    ),
+    "event": (
+        "eventtype", "eventname", "action", "behavior", "behaviour", "type", "interaction",
+    ),
+    "title": (
+        "name", "productname", "prodname", "booktitle", "itemname", "movietitle", "productdisplayname",
+    ),
+    "description": (
+        "desc", "text", "detaildesc", "summary", "overview", "plot",
+    ),
+}  # fmt: skip
+"""Names that other people's files have for ours, in lower case and letters alone; they are proposed, never taken."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The columns that are wanted of a table."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)  # our name -> the file's, where they differ
+    required: Sequence[str] = ()
+    optional: Sequence[str] = ()
+    option: str = "--columns"  # that names columns
+    others: Callable[[list[str]], Names] | None = None  # columns that are wanted under names made from the file's
+    may_lack: frozenset[str] = frozenset()  # ours whose name in columns may be missing; then our own is looked for
+
+    def needed(self) -> dict[str, str]:
+        """Return our required names and what the file calls them."""
+        return {ours: self.columns.get(ours, ours) for ours in self.required}
+
+    def pick(self, label: str, present: list[str]) -> Names:
+        """Return the columns to keep: our name -> the file's. Raises InputError for one that is not there."""
+        names: Names = {}
+        for ours in (*self.required, *self.optional):
+            theirs = self.columns.get(ours, ours)
+            if theirs not in present and ours in self.may_lack and ours in present:
+                theirs = ours
+            if theirs not in present and theirs.isdecimal() and 1 <= int(theirs) <= len(present):
+                theirs = present[int(theirs) - 1]
+            if theirs in present:
+                names[ours] = theirs
+            elif ours in self.required or (ours in self.columns and ours not in self.may_lack):
+                raise InputError(self.refusal(label, theirs, ours, present))
+        if len({names[ours] for ours in self.required}) < len(self.required):
+            raise InputError(
+                f"{label}: two of {', '.join(self.required)} are the same column; name each its own: {self.option} "
+                + ",".join(f"{ours}=COLUMN" for ours in self.required)
+            )
+        return names | (self.others([name for name in present if name not in names.values()]) if self.others else {})
+
+    def refusal(self, label: str, theirs: str, ours: str, present: list[str], found: str | None = None) -> str:
+        """Return the message that a column is missing, with the option that names the likely one."""
+        listed = ", ".join(present[:30]) + (f", ... ({len(present)} in all)" if len(present) > 30 else "")
+        proposed = {name: value for name, value in self.columns.items() if value in present}
+        for name in (*self.required, *self.optional):
+            if name in ("user_id", "item_id", "timestamp") and self.columns.get(name, name) not in present:
+                free = [column for column in present if column not in proposed.values()]
+                likely = found if found is not None and name == ours else propose(name, free)
+                if likely is not None:
+                    proposed[name] = likely
+        proposed.setdefault(ours, "COLUMN")
+        way_out = ",".join(f"{name}={value}" for name, value in proposed.items())
+        return (
+            f"{label}: no column {theirs!r}; the file has: {listed or 'none'}. Name the right one: "
+            f"{self.option} {way_out}"
+        )
+
+
+def propose(ours: str, present: Sequence[str]) -> str | None:
+    """Return the column that is most likely meant by one of our names, or None."""
+    plain = {"".join(filter(str.isalnum, name.lower())): name for name in reversed(present)}
+    known = ("".join(filter(str.isalnum, ours)), *ALIASES.get(ours, ()))
+    return next((plain[name] for name in known if name in plain), None)

@@ -1,0 +1,155 @@
+"""One time as text: ISO 8601 and the other forms that people's files have, to microseconds since 1970 (UTC).
+
+A form is read only where it cannot mean two things. `03/04/2020` can: it is returned as such, and the whole column,
+or a setting, decides whether the day or the month stands first. Without a zone a time is taken as UTC.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+UNREAD, SECONDS, MILLISECONDS, MICROSECONDS, NANOSECONDS, TEXT, DAY_FIRST, MONTH_FIRST, EITHER = range(9)
+"""How a value was read: a number by its size, text of one meaning, or a day and a month in some order."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
+CLOCK = r"(?:(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d+))?)?\s*([AaPp])?\.?(?:[Mm]\.?)?)?"
+ZONE = r"\s*(Z|z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?(?:\[[\w/]+\])?$"
+_YEAR_FIRST = re.compile(r"^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})[T\s_]*" + CLOCK + ZONE)
+_YEAR_LAST = re.compile(r"^(\d{1,2})[-/.](\d{1,2})[-/.](\d{4}|\d{2})[T,\s]*" + CLOCK + ZONE)
+_DAY_NAME = r"^(?:[A-Za-z]{3,9},?\s+)?"
+_DAY_MONTH = re.compile(
+    _DAY_NAME + r"(\d{1,2})(?:st|nd|rd|th)?[\s\-/.]+([A-Za-z]{3,9})\.?[\s\-/.,]+(\d{4}|\d{2})[T:,\s]*" + CLOCK + ZONE
+)
+_MONTH_DAY = re.compile(
+    _DAY_NAME + r"([A-Za-z]{3,9})\.?[\s\-/]+(\d{1,2})(?:st|nd|rd|th)?,?[\s\-/]+(\d{4})[T:,\s]*" + CLOCK + ZONE
+)
+_UNIX_DATE = re.compile(
+    r"^[A-Za-z]{3},?\s+([A-Za-z]{3})\s+(\d{1,2})\s+([\d:.]+)\s+(\S+\s+)?(\d{4})$"
+)  # date(1), Twitter
+_MONTHS = {
+    name: number
+    for number, name in enumerate(
+        [
+            "january",
+            "february",
+            "march",
+            "april",
+            "may",
+            "june",
+            "july",
+            "august",
+            "september",
+            "october",
+            "november",
+            "december",
+        ],
+        start=1,
+    )
+}
+_NUMBER = re.compile(r"^[0-9]{8,19}(\.[0-9]*)?$")
+
+
+def latest() -> datetime:
+    """Return the end of tomorrow, after which no event can have happened yet."""
+    return datetime.now(UTC) + timedelta(days=1)
+
+
+def read_moment(text: str) -> tuple[int, int]:
+    """Return the microseconds since 1970 of a text and how it was read; UNREAD where it is no time.
+
+    Where day and month may be either, the microseconds are those with the day first.
+    """
+    try:
+        return _microseconds(datetime.fromisoformat(text)), TEXT
+    except ValueError:
+        pass
+    for pattern, read in ((_YEAR_FIRST, _year_first), (_YEAR_LAST, _year_last), (_DAY_MONTH, _day_month)):
+        if match := pattern.match(text):
+            return read(match)
+    if match := _MONTH_DAY.match(text):
+        name, day, year, *rest = match.groups()
+        return _read(year, _month(name), day, rest)
+    if match := _UNIX_DATE.match(text):
+        month, day, clock, zone, year = match.groups()
+        zone = (zone or "").strip()
+        return read_moment(f"{day} {month} {year} {clock}{zone if zone in ('UTC', 'GMT') or zone[:1] in '+-' else '?'}")
+    return 0, UNREAD
+
+
+def swap_day_and_month(microseconds: int) -> int:
+    """Return the microseconds with the month first of a time that was read with the day first."""
+    moment = EPOCH + timedelta(microseconds=microseconds)
+    return _microseconds(moment.replace(day=moment.month, month=moment.day))
+
+
+def is_plausible(text: str) -> bool:
+    """Say whether a text is a time between 1990 and tomorrow: for telling a column of times from others."""
+    text = text.strip()
+    if _NUMBER.match(text):
+        number = float(text)
+        first, last = EARLIEST.timestamp(), latest().timestamp()
+        calendar = 1.99e7 < number < 2.2e7 or 1.99e13 < number < 2.2e13
+        return calendar or any(first * scale <= number <= last * scale for scale in (1, 1e3, 1e6, 1e9))
+    microseconds, form = read_moment(text) if len(text) >= 8 else (0, UNREAD)
+    return form != UNREAD and microseconds >= EARLIEST.timestamp() * 1e6
+
+
+def _year_first(match: re.Match[str]) -> tuple[int, int]:
+    year, month, day, *rest = match.groups()
+    return _read(year, int(month), day, rest)
+
+
+def _year_last(match: re.Match[str]) -> tuple[int, int]:
+    first, second, year, *rest = match.groups()
+    day_first, month_first = (_made(year, int(m), d, rest) for m, d in ((second, first), (first, second)))
+    if day_first is not None and month_first is not None:
+        return day_first, EITHER
+    if day_first is not None:
+        return day_first, DAY_FIRST
+    return (month_first, MONTH_FIRST) if month_first is not None else (0, UNREAD)
+
+
+def _day_month(match: re.Match[str]) -> tuple[int, int]:
+    day, month, year, *rest = match.groups()
+    return _read(year, _month(month), day, rest)
+
+
+def _read(year: str, month: int, day: str, rest: list[str | None]) -> tuple[int, int]:
+    made = _made(year, month, day, rest)
+    return (made, TEXT) if made is not None else (0, UNREAD)
+
+
+def _made(year: str, month: int, day: str, rest: list[str | None]) -> int | None:
+    """Return the microseconds of a date and of hour, minute, second, fraction, half of the day and zone, or None."""
+    hour, minute, second, fraction, half, zone = rest
+    hours = int(hour or 0)
+    if half:
+        if not 1 <= hours <= 12:
+            return None
+        hours = hours % 12 + (12 if half in "pP" else 0)
+    full_year = int(year) + (0 if len(year) == 4 else 2000 if int(year) < 70 else 1900)
+    micro = int((fraction or "0").ljust(6, "0")[:6])
+    try:
+        moment = datetime(full_year, month, int(day), hours, int(minute or 0), int(second or 0), micro, tzinfo=UTC)
+    except ValueError:
+        return None
+    return _microseconds(moment - _offset(zone))
+
+
+def _offset(zone: str | None) -> timedelta:
+    if not zone or zone[0] not in "+-":
+        return timedelta()
+    digits = zone[1:].replace(":", "").ljust(4, "0")
+    offset = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
+    return -offset if zone[0] == "-" else offset
+
+
+def _month(name: str) -> int:
+    """Return the number of a month by its English name or the start of it; 0 where it is none."""
+    return next((number for full, number in _MONTHS.items() if full.startswith(name.lower())), 0)
+
+
+def _microseconds(moment: datetime) -> int:
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return (moment - EPOCH) // timedelta(microseconds=1)

@@ -1,0 +1,107 @@
+"""How the settings say that files are read, and what a person is told of the files that were."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from training.data.interaction_file import Cleaning
+from training.data.prepare import parse_columns, parse_weights
+from training.data.timestamp import read_bounds
+from training.file.account import Form
+from training.run.config import Prepare
+
+SAID = {
+    "lines_not_utf8": "{count:,} lines are not UTF-8 and were read as Windows-1252 (first: {first}); another encoding: "
+    "--set prepare.encoding=NAME",
+    "lines_in_records_of_several_lines": "{count:,} lines are parts of records over several lines (first: {first}); "
+    'where quotes are plain characters: --set prepare.quote=""',
+    "lines_with_stray_quotes": "{count:,} lines have quotes that do not fit CSV and are kept as text (first: {first})",
+    "headers_between_rows": "the header stands {count:,} more times between the rows, and is left out (first: {first})",
+    "values_with_half_characters": "some text holds half a character, which became '?' (about {first})",
+    "user_id_rounded": "{count:,} user ids look like 1.23457E+11: a spreadsheet may have rounded, and so merged, them",
+    "item_id_rounded": "{count:,} item ids look like 1.23457E+11: a spreadsheet may have rounded, and so merged, them",
+}
+"""What is said of unusual findings, by their name in the report."""
+
+
+def open_cleaning(settings: Prepare) -> Cleaning:
+    """Return how the files are to be read and cleaned. Raises InputError."""
+    return Cleaning(
+        columns=parse_columns(settings.columns),
+        events=[name.strip() for name in settings.events.split(",") if name.strip()],
+        min_weight=settings.min_weight,
+        max_malformed=settings.max_malformed,
+        max_history=settings.max_history,
+        form=Form(settings.format, settings.delimiter, settings.quote, settings.header, settings.encoding),
+        times=read_bounds(settings.times, settings.earliest, settings.latest),
+        weights=settings.weights,
+        event_weights=parse_weights(settings.event_weights),
+        min_targets=settings.min_targets,
+        item_columns=parse_columns(settings.item_columns, "--item-columns"),
+        item_form=Form("auto", settings.item_delimiter, settings.item_quote, "auto", settings.item_encoding),
+    )
+
+
+def data_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return what is said of prepared data: how they were read, their span, what was dropped, what is left to learn."""
+    first, last = (text[:10] for text in report["span"])
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in report["dropped"].items() if count)
+    malformed = report["malformed"]
+    targets = report["targets"]
+    return [
+        *_form_lines(report.get("form")),
+        f"from {first} to {last}, {report['n_items']:,} items, {report['n_users']:,} users, "
+        f"median {report.get('median_events', 0):g} events",
+        f"{report['n_events']:,} events, {report['repeat_share']:.1%} repeats "
+        f"(seen items are {'' if report['repeat_consumption'] else 'not '}recommended)",
+        f"{report['rows_read']:,} rows read; dropped: {dropped or 'none'}; malformed: {malformed['count']:,}"
+        + (f" (first: {malformed['examples'][0]})" if malformed["examples"] else ""),
+        *(["each event is kept with its weight"] if report["settings"].get("weights") == "loss" else []),
+        *([report["fallback"]] if report.get("fallback") else []),
+        f"to learn: {report.get('training_targets', report['parts']['train']):,} events that follow another; asked: "
+        f"{targets['val']:,} users of validation, {targets['test']:,} of the test",
+        *_item_lines(report.get("items_file"), report["n_items"]),
+    ]
+
+
+def _form_lines(form: Mapping[str, Any] | None) -> list[str]:
+    """Return how the table was read; nothing for data that were prepared before this was kept."""
+    if form is None:
+        return []
+    seen = ", ".join(f"{name} {value}" for name, value in form["recognised"].items())
+    parts = f"{form['parts']:,} parts, " if form["parts"] > 1 else ""
+    columns = ", ".join(ours if ours == theirs else f"{ours}={theirs}" for ours, theirs in form["columns"].items())
+    lines = [f"read as: {parts}{seen}; times: {form['times']}", f"columns: {columns}"]
+    if form["unused"]:
+        lines[-1] += f"; not used: {', '.join(form['unused'][:20])}" + (", ..." if len(form["unused"]) > 20 else "")
+    if form["times"].startswith("none"):
+        lines.append("there are no times: the order of the rows is taken, and a split by time means nothing")
+    if form["ratings"]:
+        name, lowest, highest, middle = form["ratings"]
+        lines.append(
+            f"{name} looks like ratings from {lowest:g} to {highest:g}, and is not used. To keep only what was liked: "
+            f"--columns weight={name} --set prepare.min_weight={_below(middle)}"
+        )
+    for name, (count, first) in form["said"].items():
+        lines.append(SAID.get(name, "{name}: {count:,}").format(name=name.replace("_", " "), count=count, first=first))
+    return lines
+
+
+def _below(rating: float) -> str:
+    return f"{rating - 0.5:g}" if rating >= 1 else "0"
+
+
+def _item_lines(items: Mapping[str, Any] | None, n_items: int) -> list[str]:
+    if items is None:
+        return []
+    met = n_items - items["without_a_line"]
+    lines = [
+        f"{items['source']}: describes {met:,} of {n_items:,} items ({met / n_items:.1%}); "
+        f"{items['not_in_catalogue']:,} of its items have no events"
+    ]
+    if items.get("left_out"):
+        lines.append(f"{items['source']}: left out, because their values are nested: {', '.join(items['left_out'])}")
+    if items["malformed"]["examples"]:
+        lines.append(
+            f"{items['source']}: malformed: {items['malformed']['count']:,} ({items['malformed']['examples'][0]})"
+        )
+    return lines
