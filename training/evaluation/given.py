@@ -94,6 +94,11 @@ class Given:
         taste = with_popularity(question, score) if rule.trend is None else lambda _, rows: score(rows)
         return asked
 
+    def logs_of(self, question: Question) -> Float32:
+        """Return log(count + e) of every item at the time of each request of a question [U, N]."""
+        assert question.asked_ms is not None  # noqa: S101  # made by ask()
+        return self._log(self.live.before(question.asked_ms))
+
     def rule_of(self, trend_weight: float) -> ScoreRule:
         """Return the rule of a model as it was trained."""
         return replace(self.parts.rule, gap=Gap([0.0], [1.0], [trend_weight], 0.0))

@@ -169,9 +169,9 @@ def open_taught(run: Run) -> Taught:
     return Taught(open_size(run.config, "student"), open_recipe(run), run.config.student.start == "teacher")
 
 
-def open_untaught(run: Run) -> Untaught:
+def open_untaught(run: Run, *, has_table: bool = False) -> Untaught:
     """Return the students without a teacher; the one alone may be there already, as one of the teachers."""
-    if "neighbours" in parse_names(run.config, "student.parts"):
+    if has_table:
         return Untaught(open_alone_size(run.config), run.config.distill.smoothing)  # the twin has no table
     alone = next((files_in(run.out / kind.place) for kind in run.members() if kind.is_student_alone), None)
     return Untaught(open_alone_size(run.config), run.config.distill.smoothing, alone)

@@ -13,11 +13,13 @@ from training.data.trend import live_counts
 from training.evaluation.given import Given
 from training.evaluation.given_trend import choose_trend
 from training.evaluation.with_given import load_rule
+from training.model.curve import load_curve
 from training.run.config import parse_names
 from training.run.directory import Run, open_members
 from training.teacher.linear import LINEAR, load_linear
 from training.teacher.mix import load_factors, mix_scorer
 from training.teacher.neighbour import choose_table, linear_rows, response_rows
+from training.teacher.transformer import files_in
 
 TREND, TABLE, ABOUT = "trend", "neighbours", "about.json"
 ROWS, WEIGHTS, SCALES = "neighbours.npy", "neighbour_weights.npy", "neighbour_scales.npy"
@@ -55,14 +57,32 @@ def run_neighbours(run: Run) -> dict[str, str]:
             members = open_members(run)
             score, _ = mix_scorer({name: members[name] for name in factors}, factors)
             blocks = response_rows(score, len(prepared.items))
-        near, about = choose_table(prepared, blocks, depth)
+        trend = open_given(run, prepared, with_table=False)
+        near, about = choose_table(prepared, blocks, depth, trend.logs_of if trend else None)
+        about["is_left_out"] = about["ndcg@10"] < _best_without(run)
         for name, array in ((ROWS, near.rows), (WEIGHTS, near.weights), (SCALES, near.scales)):
             np.save(out / name, array)
         _write(out, about)
-        run.progress.note(f"neighbours: {near.rows.shape[1]} an item, decay {about['decay']:g}")
+        text = f"{near.rows.shape[1]} an item, decay {about['decay']:g}, validation NDCG@10 {about['ndcg@10']:.4f}"
+        worse = ": left out, the student alone without them is better" if about["is_left_out"] else ""
+        run.progress.note(f"neighbours: {text}{worse}")
 
     run.stage(TABLE, {"depth": depth}, {"mix": run.key("mix")}, work)
     return {TABLE: run.key(TABLE)}
+
+
+def _best_without(run: Run) -> float:
+    """Return the validation NDCG@10 of the student alone without neighbours; 0 where it is no teacher.
+
+    A student with a table that ranks worse than that leans on it all the same, and is worse than without one.
+    """
+    alone = next((run.out / kind.place for kind in run.members() if kind.is_student_alone), None)
+    return 0.0 if alone is None else max(row.validation for row in load_curve(files_in(alone).curve))
+
+
+def has_table(run: Run) -> bool:
+    """Return whether the student is given neighbours: they are a part of the score, and were not left out."""
+    return TABLE in parse_names(run.config, "student.parts") and not _read(run.out / TABLE).get("is_left_out", False)
 
 
 def open_given(run: Run, prepared: Prepared, *, with_table: bool = True) -> Given | None:
@@ -76,6 +96,7 @@ def open_given(run: Run, prepared: Prepared, *, with_table: bool = True) -> Give
         rule = replace(rule, trend=TrendRule(about["half_life_s"], about["epsilon"], as_of))
     if TABLE in wanted and with_table:
         run.key(TABLE)
+    if with_table and has_table(run):
         place, about = run.out / TABLE, _read(run.out / TABLE)
         near = Neighbours(np.load(place / ROWS), np.load(place / WEIGHTS), np.load(place / SCALES))
         rule = replace(rule, neighbours=NeighbourRule(about["weight"], about["decay"], about["depth"]))

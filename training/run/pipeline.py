@@ -48,7 +48,7 @@ from training.run.directory import (
     student_origin,
     trend_offers,
 )
-from training.run.given import open_given, run_neighbours, run_trend, with_parts
+from training.run.given import has_table, open_given, run_neighbours, run_trend, with_parts
 from training.run.reading import data_lines, open_cleaning
 from training.stage import make_key
 from training.teacher.item_text import describe, encode_texts, fingerprint_language_model
@@ -104,7 +104,14 @@ def run_distill(run: Run) -> None:
 
     def work(out: Path) -> None:
         course = open_course(prepared, open_schedule(run.config.student), run.progress, given)
-        distill(out, prepared, course, open_source(run, prepared, given), taught, open_untaught(run))
+        distill(
+            out,
+            prepared,
+            course,
+            open_source(run, prepared, given),
+            taught,
+            open_untaught(run, has_table=has_table(run)),
+        )
 
     run.stage("student", *student_origin(run), work)
 

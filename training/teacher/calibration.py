@@ -45,19 +45,22 @@ def best_floor(scores: Float32, target: Int64, shares: Sequence[float] = FLOORS)
     return min(floors, key=lambda floor: _surprise(log_scores(values, floor).numpy(), wanted))
 
 
-def best_sharpness(logits: Float32, target: Int64) -> float:
+def best_sharpness(logits: Float32, target: Int64, offset: Float32 | None = None) -> float:
     """Return the factor, 1 / temperature, of logits [U, N] that makes the targets [U] likeliest.
+
+    offset: what is added to the logits times the factor [U, N].
 
     The likelihood is concave in the factor, so the zero of its slope is found by bisection on a logarithmic scale.
     """
     known = target >= 0
     values, wanted = torch.from_numpy(logits[known]), torch.from_numpy(target[known])
+    given = torch.zeros(1) if offset is None else torch.from_numpy(offset[known])
     low, high = np.log(1e-3), np.log(1e4)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         factor = torch.tensor(float(np.exp(middle)))
         chosen = values[torch.arange(len(wanted)), wanted]
-        slope = (chosen - (F.softmax(values * factor, dim=-1) * values).sum(dim=-1)).mean()
+        slope = (chosen - (F.softmax(values * factor + given, dim=-1) * values).sum(dim=-1)).mean()
         low, high = (middle, high) if slope > 0 else (low, middle)
     return float(np.exp((low + high) / 2))
 

@@ -6,7 +6,7 @@ histories of one item where there is no linear model. The matrix of a large cata
 Letters: N items, M neighbours of each.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from training.data.prepared import Prepared
 from training.data.split import VAL
 from training.evaluation.given import to_neighbours, to_sparse
 from training.evaluation.judge import Scorer, rank
-from training.evaluation.metric import ndcg
+from training.evaluation.metric import ndcg, rank_targets
 from training.evaluation.question import Question, ask
 from training.teacher.calibration import best_sharpness
 from training.teacher.linear_model import LinearModel
@@ -68,10 +68,13 @@ def strongest(blocks: Blocks, n_items: int, width: int) -> tuple[NDArray[np.int3
     return rows, weights
 
 
-def choose_table(prepared: Prepared, blocks: Blocks, depth: int) -> tuple[Any, dict[str, Any]]:
+def choose_table(
+    prepared: Prepared, blocks: Blocks, depth: int, trend: Callable[[Question], Float32] | None = None
+) -> tuple[Any, dict[str, Any]]:
     """Return the neighbours, and the width, decay, depth and weight of highest validation NDCG@10, with the trials.
 
-    depth: of the history. The weight makes the table's logits alone honest.
+    depth: of the history. trend: returns log(count + e) of a question [U, N]. The weight makes the table's logits
+    honest, beside the trend where there is one. ndcg@10 is that of the two together.
     """
     n_items = len(prepared.items)
     rows, weights = strongest(blocks, n_items, WIDTHS[-1])
@@ -91,8 +94,16 @@ def choose_table(prepared: Prepared, blocks: Blocks, depth: int) -> tuple[Any, d
     score = _table_scorer(to_sparse(neighbours), n_items)(decay)
     for places, history in question.batches(depth):
         scores[places] = score(history)
-    weight = best_sharpness(scores, question.target)
-    return neighbours, {"decay": decay, "depth": depth, "weight": weight, "trials": trials}
+    base = None if trend is None else _honest(trend(question), question)
+    weight = best_sharpness(scores, question.target, base)
+    whole = np.float32(weight) * scores + (0 if base is None else base)
+    seen = question.histories(np.arange(len(question.users))) if question.exclude_seen else None
+    together = float(ndcg(rank_targets(whole, question.target, seen), 10).mean())
+    return neighbours, {"decay": decay, "depth": depth, "weight": weight, "ndcg@10": together, "trials": trials}
+
+
+def _honest(logs: Float32, question: Question) -> Float32:
+    return logs * np.float32(best_sharpness(logs, question.target))
 
 
 def _quality(question: Question, score: Scorer, depth: int) -> float:

@@ -12,6 +12,7 @@ from training.evaluation.judge import Ranking
 from training.export.compress import (
     RANKING,
     REPORT,
+    Storage,
     compress,
     compress_table,
     load_table,
@@ -62,7 +63,7 @@ def test_a_rounded_model_has_the_values_that_are_stored(encoder_kind):
 def test_the_stage_leaves_a_table_a_ranking_and_what_they_cost(finished_run, tmp_path):
     prepared = load_prepared(finished_run / "prepared")
 
-    compress(tmp_path, prepared, finished_run / "student" / "student.safetensors", items="int8", encoder="int8")
+    compress(tmp_path, prepared, finished_run / "student" / "student.safetensors", Storage("int8", "int8"))
 
     report = json.loads((tmp_path / REPORT).read_text())
     assert (report["items"], report["encoder"]) == ("int8", "int8")

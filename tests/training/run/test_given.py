@@ -1,6 +1,7 @@
 """A run whose score is a sum: its parts on the way, and a bundle that reproduces its figures alone."""
 
 import json
+import shutil
 import subprocess
 
 import numpy as np
@@ -77,3 +78,17 @@ def test_refit_and_capacity_know_the_parts(run, tmp_path):
 
     assert open_bundle(tmp_path / "run" / "bundle").manifest.refit
     assert json.loads((tmp_path / "run" / "capacity" / "capacity.json").read_text())["rows"]
+
+
+def test_a_table_that_ranks_worse_than_the_student_without_it_is_left_out(run, tmp_path, chain_world):
+    out = tmp_path / "run"
+    shutil.copytree(run, out, ignore=shutil.ignore_patterns("student", "neighbours", "bundle", "compressed", "*.html"))
+    curve = json.loads((out / "twin" / "curve.json").read_text())
+    (out / "twin" / "curve.json").write_text(json.dumps([row | {"validation": 1.0} for row in curve]))
+
+    assert main(["run", "--interactions", str(chain_world), "--out", str(out), *tiny_settings(*PARTS)]) == 0
+
+    assert json.loads((out / "neighbours" / "about.json").read_text())["is_left_out"]
+    assert not (out / "bundle" / "neighbours.npy").exists()
+    ours, theirs = (out / place for place in ("student/alone.safetensors", "twin/model.safetensors"))
+    assert ours.read_bytes() == theirs.read_bytes()
