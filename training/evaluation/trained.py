@@ -10,7 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from training.data.prepared import Prepared, all_events, training_events
+from training.data.split import TRAIN
 from training.evaluation.given import Given
 from training.evaluation.with_given import judge_given, learn_rule, validation_score_given
 from training.model.checkpoint import load_model, save_model
@@ -33,7 +37,8 @@ class Files:
 
 def open_course(prepared: Prepared, schedule: Schedule, progress: Progress, given: Given | None = None) -> Course:
     """Return the course that trains on the training part and is validated by NDCG@10 over all validation users."""
-    return Course(training_events(prepared), schedule, validation_score_given(prepared, given), progress, given)
+    share = target_share(None if prepared.weight is None else prepared.weight[prepared.part == TRAIN])
+    return Course(training_events(prepared), schedule, validation_score_given(prepared, given), progress, given, share)
 
 
 def open_refit_course(
@@ -42,7 +47,17 @@ def open_refit_course(
     """Return the course that trains on the events of every part for exactly so many epochs, without validation."""
     fixed = replace(schedule, epochs=epochs, positions=sys.maxsize, patience=epochs)
     given = None if given is None else replace(given, on_everything=True)
-    return Course(all_events(prepared), fixed, None, progress, given)
+    return Course(all_events(prepared), fixed, None, progress, given, target_share(prepared.weight))
+
+
+def target_share(weight: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    """Return with which probability each event is a target, by its weight [n_events]; None where there are no weights.
+
+    The heaviest hundredth of the events counts as one weight, or a single event would silence all others.
+    """
+    if weight is None or not len(weight):
+        return None
+    return np.minimum(1.0, weight / max(float(np.quantile(weight, 0.99)), 1e-12))
 
 
 def given_of(course: Course) -> Given | None:

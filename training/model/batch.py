@@ -6,7 +6,7 @@ of similar length, as many as fill a given number of places, so that little padd
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ class Batch:
     rows: the item row at each place, -1 where it is padding.
     target: the row of the item that came next after each real place, window by window.
     event: the index into Events.item of the item at each real place; its target is the one at index + 1.
-    real: which places hold an item.
+    real: which places hold an item whose next one is a target.
     """
 
     rows: Tensor  # int64 [B, T]
@@ -92,6 +92,17 @@ def make_batch(events: Events, windows: Int64) -> Batch:
         event=torch.from_numpy(event),
         real=torch.from_numpy(real),
     )
+
+
+def thin(batch: Batch, share: NDArray[np.float64], rng: np.random.Generator) -> Batch:
+    """Return a batch in which each target is left with a probability. share: that of each event as a target [n_events].
+
+    Over the epochs an event is a target as often as its share says, whatever the loss is.
+    """
+    stays = torch.from_numpy(rng.random(len(batch.event)) < share[batch.event.numpy() + 1])
+    real = batch.real.clone()
+    real[batch.real] = stays
+    return replace(batch, target=batch.target[stays], event=batch.event[stays], real=real)
 
 
 def history_batches(

@@ -19,11 +19,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.data.event import Events
-from training.model.batch import Batch, count_positions, training_batches
+from training.model.batch import Batch, count_positions, thin, training_batches
 from training.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.model.curve import Epoch
 from training.model.device import CHUNK_LOGITS, autocast, keep_freed_memory
@@ -93,7 +95,8 @@ class Course:
     """What the trainings of a stage share: the events, the schedule, the validation score and who is told.
 
     validate returns a score of a model, higher being better. Without it a training takes all its epochs and keeps the
-    last weights. given: what is added to the logits of all of them.
+    last weights. given: what is added to the logits of all of them. share: with which probability each event is a
+    target in an epoch [n_events]; None: always.
     """
 
     events: Events
@@ -101,6 +104,7 @@ class Course:
     validate: Callable[[SequenceModel], float] | None
     progress: Progress
     given: Given | None = None
+    share: NDArray[np.float64] | None = None
 
     def with_seed(self, seed: int) -> "Course":
         """Return the same course from another seed."""
@@ -191,10 +195,13 @@ def _train_epoch(learner: Learner, course: Course, number: int) -> float:
     )
     total, seen = 0.0, 0
     with course.progress.bar(f"epoch {number + 1}", count_positions(course.events)) as bar:
-        for batch in batches:
-            value = train_step(learner, batch, schedule.learning_rate)
-            total, seen = total + value * len(batch.target), seen + len(batch.target)
-            bar.advance(len(batch.target))
+        rng = np.random.default_rng(seed)
+        for whole in batches:
+            batch = whole if course.share is None else thin(whole, course.share, rng)
+            bar.advance(len(whole.target))
+            if len(batch.target):
+                value = train_step(learner, batch, schedule.learning_rate)
+                total, seen = total + value * len(batch.target), seen + len(batch.target)
     return total / max(seen, 1)
 
 

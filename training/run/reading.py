@@ -55,7 +55,11 @@ def data_lines(report: Mapping[str, Any]) -> list[str]:
         f"(seen items are {'' if report['repeat_consumption'] else 'not '}recommended)",
         f"{report['rows_read']:,} rows read; dropped: {dropped or 'none'}; malformed: {malformed['count']:,}"
         + (f" (first: {malformed['examples'][0]})" if malformed["examples"] else ""),
-        *(["each event is kept with its weight"] if report["settings"].get("weights") == "loss" else []),
+        *(
+            ["each event is a target as often as its weight says; the linear teacher takes all alike"]
+            if report["settings"].get("weights") == "loss"
+            else []
+        ),
         *([report["fallback"]] if report.get("fallback") else []),
         f"to learn: {report.get('training_targets', report['parts']['train']):,} events that follow another; asked: "
         f"{targets['val']:,} users of validation, {targets['test']:,} of the test",

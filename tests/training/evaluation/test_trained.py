@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from training.evaluation.trained import (
     Files,
     open_course,
     open_refit_course,
+    target_share,
     train_and_save,
     train_or_load,
     trained,
@@ -86,3 +88,29 @@ def test_model_that_is_there_is_loaded_and_not_trained(prepared, course, tmp_pat
     loaded = train_or_load(tmp_path / "model.safetensors", student(prepared), None, course)
 
     assert loaded.items.weight.equal(model.items.weight)
+
+
+def test_a_weight_says_how_often_an_event_is_a_target():
+    weight = np.array([0.5, 1.0, 2.0, *[2.0] * 400, 1e9])
+
+    share = target_share(weight)
+
+    assert share is not None and share[:3].tolist() == [0.25, 0.5, 1.0] and share[-1] == 1.0
+    assert target_share(None) is None
+
+
+def test_items_whose_events_weigh_little_are_recommended_less(finished_run, tmp_path):
+    prepared = load_prepared(finished_run / "prepared")
+    is_light = prepared.item % 2 == 0
+    shares = []
+    for place, weight in enumerate((None, np.where(is_light, 0.02, 1.0))):
+        longer = replace(SCHEDULE, epochs=15, patience=15)
+        course = open_course(replace(prepared, weight=weight), longer, Progress())
+        model = make_model(len(prepared.items), SIZE, seed=1)
+        train_or_load(tmp_path / f"{place}.safetensors", model, lesson, course)
+        rows = torch.from_numpy(np.arange(len(prepared.items))[:, None])
+        with torch.no_grad():
+            likely = model.scores(model.users(rows)).softmax(dim=1).mean(dim=0)
+        shares.append(float(likely[::2].sum()))
+
+    assert shares[1] < 0.8 * shares[0]

@@ -11,6 +11,7 @@ from training.model.batch import (
     group_windows,
     history_batches,
     make_batch,
+    thin,
     training_batches,
 )
 
@@ -63,3 +64,20 @@ def test_histories_are_the_newest_events_and_empty_ones_are_padding():
     }
 
     assert asked == {0: [0, 1, 2], 1: [-1], 2: [5, 6, 7, 8]}
+
+
+def test_a_thinned_batch_has_each_target_as_often_as_its_share_says():
+    events = made_events([6, 9, 3])
+    share = np.where(np.arange(len(events.item)) % 2 == 0, 1.0, 0.25)
+    rng = np.random.default_rng(0)
+    (whole,) = training_batches(events, max_history=9, positions=100, seed=1)
+
+    found = np.zeros(len(share))
+    for _ in range(400):
+        batch = thin(whole, share, rng)
+        assert int(batch.real.sum()) == len(batch.target) == len(batch.event)
+        assert (batch.target.numpy() == events.item[batch.event.numpy() + 1]).all()
+        found[batch.event.numpy() + 1] += 1
+
+    asked = whole.event.numpy() + 1
+    np.testing.assert_allclose(found[asked] / 400, share[asked], atol=0.1)
