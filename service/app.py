@@ -50,6 +50,7 @@ from service.release.trial import try_bundle
 from service.settings import Settings
 from service.storage import budget_rule, erasures_of, history_of, open_store, stream_of, trend_of, trouble_of
 from service.store.client import Store
+from service.task import end_task
 from service.user.alias import Aliases, UserNames, kept_key
 from service.user.embedding import EmbeddingCache
 from service.user.erasure import Erasures
@@ -149,7 +150,7 @@ async def open_service(
 def _begin(stack: AsyncExitStack, *works: Coroutine[Any, Any, None] | None) -> None:
     """Begin what goes on until the stack ends."""
     for work in filter(None, works):
-        stack.push_async_callback(_cancel, asyncio.create_task(work))
+        stack.push_async_callback(end_task, asyncio.create_task(work))
 
 
 def _note_trend(settings: Settings, metrics: Metrics, generations: Generations) -> Callable[[], None]:
@@ -299,8 +300,3 @@ async def _watch_lag(metrics: Metrics) -> None:
         await asyncio.sleep(_LAG_EVERY_S)
         metrics.event_loop_lag.observe(max(0.0, time.monotonic() - start - _LAG_EVERY_S))
         metrics.refresh()
-
-
-async def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

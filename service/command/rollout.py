@@ -17,7 +17,7 @@ from service.app import trial_of
 from service.errors import RefusedError, StartError, StoreError
 from service.logs import printable
 from service.release.published import PublishedVersions
-from service.release.record import Live, PublishedVersion
+from service.release.record import Live, PublishedVersion, Replica
 from service.release.signature import SigningKey, read_signing_key
 from service.settings import Settings, read_settings
 from service.storage import reach_store
@@ -139,7 +139,7 @@ async def _announce(published: PublishedVersions, live: Live, wait_s: float) -> 
     end = time.monotonic() + wait_s
     while wait_s > 0:
         replicas = await published.replicas()
-        behind = [replica for replica in replicas if replica.number < live.number]
+        behind = [replica for replica in replicas if not _is_served(replica, live)]
         # What was said before this release became live is about another one.
         refused = [replica for replica in behind if replica.result != "ok" and replica.at >= live.since]
         for replica in refused:
@@ -152,6 +152,11 @@ async def _announce(published: PublishedVersions, live: Live, wait_s: float) -> 
             return 1
         await asyncio.sleep(_LOOK_EVERY_S)
     return 0
+
+
+def _is_served(replica: Replica, live: Live) -> bool:
+    """Whether a process has taken up a release, or a later one. Numbers begin anew after the largest."""
+    return replica.number == live.number or (replica.number > live.number and replica.at >= live.since)
 
 
 def _say(text: str) -> None:

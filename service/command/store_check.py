@@ -18,6 +18,7 @@ from service.release.published import PublishedVersions
 from service.release.record import Replica
 from service.store.client import Store
 from service.store.reply import Reply, read_info, read_time
+from service.task import end_task
 from service.user.embedding import EmbeddingCache
 from service.user.entry_index import EntryIndex
 from service.user.erasure import Erasures
@@ -112,8 +113,7 @@ class Rehearsal:
                 _require(time.monotonic() < end, "erasures are not heard of, so no answer is made from memory")
                 await asyncio.sleep(0.01)
         finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+            await end_task(listening)
 
     async def _follow(self) -> None:
         await self._published.live()

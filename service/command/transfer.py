@@ -34,7 +34,7 @@ MAX_BAD_SHARE = 0.01
 _BATCH_EVENTS = 2000
 _SHOWN_BAD = 20
 _LINE_CHARACTERS = 64 << 10
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_FORMULA = re.compile(r"'*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # the last four are wide forms
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _JUDGE_AFTER = 1000
 _TIMEOUT_S = 30.0

@@ -2,7 +2,7 @@
 
 from service.http.key import DOCUMENT_PATHS, OPEN_PATHS
 from service.logs import Log
-from service.metrics import ROUTES, Metrics
+from service.metrics import METHODS, ROUTES, Metrics
 from service.wire.trace import Trace
 
 
@@ -33,9 +33,10 @@ class Account:
         seconds, route = now - trace.arrived, route_of(path)
         self._metrics.count_http(route, method, trace.status, seconds)
         if self._log is not None and route not in OPEN_PATHS:
+            known = method if method in METHODS else "OTHER"  # it may be any text
             took_ms = round(seconds * 1000, 3)
             self._log.write(
-                "info", "request", route=route, method=method, status=trace.status, took_ms=took_ms, **trace.fields
+                "info", "request", route=route, method=known, status=trace.status, took_ms=took_ms, **trace.fields
             )
 
 

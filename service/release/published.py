@@ -44,7 +44,7 @@ from service.release.signature import SigningKey
 from service.store.client import Store
 from service.store.connection import Command
 from service.store.guard import MOST_BYTES
-from service.store.reply import UNDECODABLE, Reply, read_hash, unless_wrong_type
+from service.store.reply import UNDECODABLE, Reply, are_pairs, read_hash, unless_wrong_type
 
 CHUNK_BYTES = 256 << 10
 KEPT_VERSIONS = 3
@@ -55,6 +55,7 @@ _QUICK_S = 1.0
 _CHUNK_S = 10.0
 _UPLOAD_S = 86_400  # that chunks live which belong to no listed version
 _TRIES = 20
+_FIELDS = 4096
 _LIVE_BYTES = 4096
 _TABLE_BYTES = 16 << 20  # the manifest as JSON in JSON
 _HEAD_BYTES = 64  # of a reply, beside its text
@@ -66,6 +67,18 @@ local is_record = redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('STR
 if (is_record and redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
 return 1
+"""
+
+# KEYS: a hash. ARGV: how many bytes and fields it may have.
+_HASH = """
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then return {} end
+local found, n = redis.call('HLEN', KEYS[1]) <= tonumber(ARGV[2]) and redis.call('HGETALL', KEYS[1]), 0
+for _, part in ipairs(found or {}) do n = n + #part end
+if not found or n > tonumber(ARGV[1]) then
+  redis.call('DEL', KEYS[1])
+  return {}
+end
+return found
 """
 
 
@@ -240,9 +253,10 @@ class PublishedVersions:
         return found or b""
 
     async def _hash(self, key: str) -> dict[bytes, bytes]:
-        """Return a hash; an empty one where it is missing or of another type."""
-        ((reply,),) = await self._store.call_each("release", [[("HGETALL", key)]], _QUICK_S, most_bytes=MOST_BYTES)
-        return read_hash(unless_wrong_type(reply, []))
+        """Return a hash; an empty one where it is missing, of another type, or so large that it is deleted."""
+        (reply,) = await self._store.call_script("release", _HASH, [(1, key, MOST_BYTES // 2, _FIELDS)], _QUICK_S)
+        await self._store.require(are_pairs(reply))
+        return read_hash(reply)
 
     async def _note(self, key: str, name: str, value: bytes) -> None:
         """Set a field of a hash, in the place of whatever else stands there."""

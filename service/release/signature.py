@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from service.errors import RefusedError, StartError
 
 _KEY_BYTES, _SIGNATURE_BYTES = 32, 64
-_OTHERS = 0o007
+_OTHERS = 0o077
 _MAX_FILE_BYTES = 1 << 16
 
 

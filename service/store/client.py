@@ -28,6 +28,7 @@ from service.store.parser import REPLY_BYTES
 from service.store.pipeline import Pipelines
 from service.store.reply import UNDECODABLE, UNKNOWN_SCRIPT, Reply, is_of_its_type, kind_of
 from service.store.words import words_of
+from service.task import end_task
 
 _SLOT_SHARE = 0.25
 _PATIENT_SHARE = 0.75  # of slow_s: a default request has waited for its batch before it asks
@@ -85,8 +86,7 @@ class Store:
     async def close(self) -> None:
         """Stop watching and close every connection."""
         if self._watch_task is not None:
-            self._watch_task.cancel()
-            await asyncio.gather(self._watch_task, return_exceptions=True)
+            await end_task(self._watch_task)
         if self._connection is not None:
             await self._connection.close()
         try:

@@ -15,6 +15,7 @@ from typing import Any, cast
 import hiredis
 
 from service.store.guard import MOST_BYTES, ReplyGuard, UndecodableError
+from service.task import end_task
 
 SILENT_S = 1.0
 _ONE_MORE_LOOK_S = 0.001  # after 0 s a timer would run before the sockets are looked at
@@ -80,8 +81,7 @@ class StoreConnection:
     async def close(self) -> None:
         """Cut the connection."""
         if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
+            await end_task(self._opening)
         if self._open is not None:
             await self._open.close()
 

@@ -31,6 +31,7 @@ from service.errors import StartError
 from service.private_directory import make_private, open_private
 from service.store.server import AOF_DIR, Choice, choose_server, find_server, note_writer
 from service.store.words import printable
+from service.task import end_task
 
 _MAX_SOCKET_PATH = 100
 _STOP_S = 10.0
@@ -131,8 +132,7 @@ class Embedded:
     async def stop(self) -> None:
         """End the server, sync its file, and give up the directory."""
         if self._watch_task is not None:
-            self._watch_task.cancel()
-            await asyncio.gather(self._watch_task, return_exceptions=True)
+            await end_task(self._watch_task)
         if self._process is not None:
             await asyncio.to_thread(_end, self._process)
             self._sync_files()

@@ -88,13 +88,14 @@ def _are_bytes(reply: Reply) -> bool:
     return type(reply) is list and set(map(type, reply)) <= {bytes}
 
 
-def _are_pairs(reply: Reply) -> bool:
+def are_pairs(reply: Reply) -> bool:
+    """Whether a reply is a list of names and values."""
     return _are_bytes(reply) and len(reply) % 2 == 0
 
 
 def _are_entries(reply: Reply) -> bool:
     return type(reply) is list and all(
-        type(entry) is list and len(entry) == 2 and _is_bytes(entry[0]) and _are_pairs(entry[1]) for entry in reply
+        type(entry) is list and len(entry) == 2 and _is_bytes(entry[0]) and are_pairs(entry[1]) for entry in reply
     )
 
 
@@ -110,13 +111,13 @@ _TYPES: dict[str, Callable[[Reply], bool]] = {
          "XDEL", "ZADD", "ZCARD", "ZREMRANGEBYRANK"),
         _is_number,
     ),
-    "HGETALL": _are_pairs,
+    "HGETALL": are_pairs,
     "LRANGE": _are_bytes,
     "PING": lambda reply: reply == b"PONG",
     "TIME": _is_time,
     "XRANGE": _are_entries,
     "ZMSCORE": lambda reply: type(reply) is list and all(each is None or _is_bytes(each) for each in reply),
-    "ZRANGE": _are_pairs,  # always WITHSCORES
+    "ZRANGE": are_pairs,  # always WITHSCORES
 }  # fmt: skip
 
 

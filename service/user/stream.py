@@ -152,12 +152,11 @@ def _order(entry_id: bytes) -> tuple[int, int]:
 
 
 def _holder_of(user_id: str) -> Callable[[Fields], bool]:
-    """Return what says whether an entry holds a user's id: a field that is the id, or has it in quotes."""
-    quoted = (orjson.dumps(user_id), json.dumps(user_id).encode())
-    plain = user_id.encode()
+    """Return what says whether an entry that cannot be read, and so is no event, has a user's id anywhere in it."""
+    written = (user_id.encode(), orjson.dumps(user_id)[1:-1], json.dumps(user_id)[1:-1].encode())
 
     def holds(fields: Fields) -> bool:
         parts = [*fields.keys(), *fields.values()]
-        return any(part == plain or any(each in part for each in quoted) for part in parts)
+        return any(each in part for each in written for part in parts)
 
     return holds

@@ -61,7 +61,7 @@ STARTS_THE_SERVICE = {"run": "service.child"}
 """The folder of training that starts the service as a process, and what it needs to do so."""
 ROOT_FILES = {
     "service": {"service", "service.environment", "service.errors", "service.logs", "service.metrics",
-                "service.onnx_session", "service.child", "service.private_directory"},
+                "service.onnx_session", "service.child", "service.private_directory", "service.task"},
     "training": {"training", "training.errors", "training.progress", "training.stage"},
 }  # fmt: skip
 """What stands at a package's root and may be imported by every folder of it."""

@@ -539,3 +539,34 @@ def test_after_the_store_was_emptied_everybody_says_what_is_served(toy_bundle: P
     assert "the store names no live version" in status
     assert f"serves {other.manifest.version}" in status
     assert again["model_version"] != other.manifest.version
+
+
+@pytest.mark.parametrize("name", ["replicas", "versions"])
+@pytest.mark.parametrize(("n_fields", "n_bytes"), [(50_000, 50), (20, 1 << 20)])
+def test_a_list_that_is_too_large_is_as_good_as_none(
+    toy_bundle: Path, tmp_path: Path, name: str, n_fields: int, n_bytes: int
+) -> None:
+    data = ("--data-dir", str(tmp_path / "data"))
+    with Running(toy_bundle, tmp_path / "data") as service:
+        store = service.store()
+        for first in range(0, n_fields, 1000):
+            fields = {f"x{n}": "y" * n_bytes for n in range(first, min(first + 1000, n_fields))}
+            store.hset(f"retort:release:{name}", mapping=fields)
+        done = run_command("publish", str(write_toy(tmp_path / "new", seed=9).path), *data, "--wait", "60")
+        status = run_command("status", *data)
+
+    assert done.returncode == 0, done.stderr
+    assert status.returncode == 0 and "live" in status.stdout
+
+
+def test_waiting_for_a_release_is_not_over_where_numbers_begin_anew(toy_bundle: Path, tmp_path: Path) -> None:
+    new = write_toy(tmp_path / "new", seed=9)
+    with Running(toy_bundle, tmp_path / "data") as service:
+        live = {"version": "0" * 16, "number": (1 << 53) - 1, "since": 1.0, "previous": None}
+        service.store().set("retort:release:live", json.dumps(live))
+        wait(lambda: [line for line in service.log_lines() if line["event"] == "model_refused"])
+        done = run_command("publish", str(new.path), "--data-dir", str(tmp_path / "data"), "--wait", "60")
+        served = service.recommend(history=["i1"])["model_version"]
+
+    assert done.returncode == 0, done.stderr
+    assert served == new.manifest.version

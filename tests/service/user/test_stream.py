@@ -172,3 +172,12 @@ async def test_entries_without_an_event_are_read_as_empty(store: Store) -> None:
     (page,) = [page async for page in open_stream(store, UserKeys("strange")).pages(5)]
 
     assert [event for _, event in page] == [b""]
+
+
+async def test_entry_of_bytes_that_are_no_text_is_erased_where_it_holds_the_id(store: Store) -> None:
+    keys = UserKeys("bytes")
+    stream = open_stream(store, keys)
+    for fields in (("event", b"\xffzq-user"), (b"\xff\xfe", b"\x00zq-user"), ("event", b"\xffother")):
+        await store.call("user", [("XADD", keys.stream, "*", *fields)], 5)
+
+    assert await stream.erase_user("zq-user", 5, within_s=60) == (2, True)
