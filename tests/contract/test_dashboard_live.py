@@ -1,10 +1,7 @@
 """A real Prometheus on a real service under light load: every panel and rule has data, and moves when a part stops."""
 
 import bisect
-import contextlib
 import math
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +23,7 @@ from tests.contract.prometheus import (
     run_prometheus,
     run_promtool,
 )
-from tests.service.running import Running, wait_for
+from tests.service.running import Running, stopped, wait_for
 
 WINDOW_S = 10
 ALERT_AFTER = "3s"
@@ -86,15 +83,6 @@ def prometheus(service: Running, load: Load, tmp_path_factory: pytest.TempPathFa
         scrapes = f"count_over_time(retort_items[{2 * WINDOW_S}s])"
         wait_for(lambda: running.query(scrapes) > [WINDOW_S + 2], timeout_s=40)
         yield running
-
-
-@contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def substitute(expression: str) -> str:

@@ -66,8 +66,10 @@ def refusal(bundle: Path) -> RefusedError:
     return caught.value
 
 
-def test_good_bundle_passes(toy_bundle: Path) -> None:
-    try_it(toy_bundle)
+def test_good_bundle_passes(tmp_path: Path) -> None:
+    try_it(write_toy(tmp_path / "b").path)
+
+    assert (tmp_path / "codes").is_dir(), "no trial has begun"
 
 
 def test_encoder_that_does_not_end_is_killed_in_seconds(tmp_path: Path) -> None:
@@ -101,6 +103,8 @@ def test_memory_follows_the_size_of_the_largest_batch() -> None:
 
 def test_slow_encoder_that_a_request_may_have_time_for_passes(tmp_path: Path) -> None:
     try_it(write_toy(tmp_path / "b", encoder=looping_encoder(steps=100_000)).path)
+
+    assert (tmp_path / "codes").is_dir(), "no trial has begun"
 
 
 def test_process_has_no_secret_in_its_environment_and_has_its_limits(

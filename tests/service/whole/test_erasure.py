@@ -1,17 +1,14 @@
 """What is erased is gone: from every worker's memory and every service of a store, however the store fails then."""
 
 import json
-import os
-import signal
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 
 from service.store.embedded import socket_path
-from tests.service.running import Proxy, Running, wait_for
+from tests.service.running import Proxy, Running, stopped, wait_for
 
 N_ANSWERS = 36
 
@@ -32,15 +29,6 @@ def levels(service: Running, user: str) -> set[str]:
     """Ask so often that every worker is asked."""
     with ThreadPoolExecutor(6) as pool:
         return set(pool.map(lambda _: level(service, user), range(N_ANSWERS)))
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def send(service: Running, *users: str) -> None:

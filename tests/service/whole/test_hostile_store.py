@@ -95,3 +95,6 @@ def test_service_is_whole_again_once_the_store_is(service: Running, hostile: Hos
     hostile.reply, hostile.tail_bytes = b"*0\r\n", 0
 
     let_it_ask(service)
+
+    assert service.client.get("/readyz").json()["store"]["breaker"] == "closed"
+    assert service.recommend(user_id="u1", budget_ms=1000)["quality"]["reasons"] != ["breaker_open"]
