@@ -3,7 +3,8 @@
 Every call is one pipeline, which is one round trip. Its caller gives it a time limit; a cap bounds the calls in flight;
 while the breaker is open a call fails at once. A connection whose call was cut off is closed and never used again. For
 the breaker a call counts as failed if it was slower than slow_s, even where its caller could have waited longer. A
-caller that has much less time than slow_s cannot open the breaker for the others.
+caller that has much less time than slow_s cannot open the breaker for the others. Nor can a node of a Cluster that is
+gone or hangs, while another one answers.
 
 A reply of another type than its command has, or a larger one than was asked for, is an error of kind "decode". The
 breaker is told, and the connection is dropped, because nobody knows what comes next on it.
@@ -34,6 +35,8 @@ _SLOT_SHARE = 0.25
 _PATIENT_SHARE = 0.75  # of slow_s: a default request has waited for its batch before it asks
 _PROBE_EVERY_S = 0.05
 _PING_EVERY_S = 1.0
+_NODES_ANSWER_S = 1.0
+"""As long as a node of a Cluster has answered, the failures of another one are not the Cluster's."""
 _QUICK_OPS = frozenset({"read", "ping"})  # the others may carry a thousand events
 # The breaker counts these as failures of the server. All other kinds concern one key, or writes alone.
 _DOWN_KINDS = frozenset({"timeout", "connection", "loading", "noauth", "noperm", "other"})
@@ -70,7 +73,7 @@ class Store:
         address = open_address(url, max_connections)
         self._secrets = address.secrets
         self.last_words = ""
-        self._pipelines, self._connection = Pipelines(address), address.connection
+        self._pipelines, self._connection = Pipelines(address, _PATIENT_SHARE * slow_s), address.connection
         self._last_success = 0.0
         self._watch_task: asyncio.Task[None] | None = None
 
@@ -157,8 +160,7 @@ class Store:
         It takes no place among the calls in flight. The breaker does not hold it back, and learns nothing from it.
         """
         try:
-            async with asyncio.timeout(timeout_s):
-                (result,) = await self._pipelines.send([command])
+            (result,) = await self._pipelines.send([command], timeout_s)
         except Exception as exc:  # as in _attempt
             raise self._error(exc) from exc
         if isinstance(result, Exception):
@@ -248,8 +250,7 @@ class Store:
         start = time.monotonic()
         await self._take_slot(timeout_s)
         try:
-            async with asyncio.timeout(max(0.0, timeout_s - (time.monotonic() - start))):
-                return await self._pipelines.send(commands)
+            return await self._pipelines.send(commands, max(0.0, timeout_s - (time.monotonic() - start)))
         finally:
             self._slots.release()
 
@@ -268,9 +269,11 @@ class Store:
     def _judge(self, op: str, replies: Sequence[Reply], seconds: float) -> bool:
         """Tell the breaker how a call that was answered went; return whether a reply was undecodable."""
         kinds = {reply.kind if isinstance(reply, StoreError) else None for reply in replies}
-        is_down = bool(kinds & _DOWN_KINDS) and None not in kinds  # else some nodes of a Cluster answered
-        if (op in _QUICK_OPS and seconds > self._slow_s) or is_down or UNDECODABLE in kinds:
-            self.breaker.record_failure()
+        is_down = bool(kinds & _DOWN_KINDS)
+        is_in_part = is_down and None in kinds  # some nodes of a Cluster answered, and these were not the slow ones
+        is_slow = op in _QUICK_OPS and seconds > self._slow_s
+        if ((is_slow or is_down) and not is_in_part) or UNDECODABLE in kinds:
+            self._record_failure()
         else:
             self._last_success = time.monotonic()
             self.breaker.record_success()
@@ -283,11 +286,17 @@ class Store:
             return error
         self._count(error)
         if error.kind != "timeout":
-            self.breaker.record_failure()
+            self._record_failure()
             return error
         if timeout_s >= _PATIENT_SHARE * self._slow_s:
-            self.breaker.record_failure()
+            self._record_failure()
         return StoreTimeoutError()
+
+    def _record_failure(self) -> None:
+        """Tell the breaker, unless it is one node's failure and another one has just answered."""
+        others_answer = self.is_cluster and time.monotonic() - self._last_success < _NODES_ANSWER_S
+        if not (others_answer and self.breaker.is_closed):
+            self.breaker.record_failure()
 
     def _error(self, exc: BaseException) -> StoreError:
         return StoreError(kind_of(exc), words_of(exc, self._secrets))
