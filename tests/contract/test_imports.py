@@ -62,7 +62,7 @@ STARTS_THE_SERVICE = {"run": "service.child"}
 ROOT_FILES = {
     "service": {"service", "service.environment", "service.errors", "service.logs", "service.metrics",
                 "service.onnx_session", "service.child", "service.private_directory", "service.task"},
-    "training": {"training", "training.errors", "training.progress", "training.stage"},
+    "training": {"training", "training.errors", "training.machine", "training.progress", "training.stage"},
 }  # fmt: skip
 """What stands at a package's root and may be imported by every folder of it."""
 HOMES = {
