@@ -1,12 +1,8 @@
 """The edge folder in a real Chromium: the service's answers from a Worker, kept for a visit without the network."""
 
-import functools
 import json
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +11,7 @@ from service.library import Retort
 from tests.service.asked import assert_same, questions, write_kind
 from tests.service.browser import Browser
 from tests.service.edge.folder import build
+from tests.service.edge.site import Site
 from tests.service.running import wait_for
 
 LOAD = "const { Retort } = await import(new URL('retort.js', location.href)); const [place, options, calls] = given;"
@@ -23,30 +20,6 @@ ASK = f"""{LOAD}
     for (const [method, ...rest] of calls) answers.push(await retort[method](...rest));
     retort.close();
     return answers;"""
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    """A static server that says nothing."""
-
-    def log_message(self, format: str, *args: Any) -> None: ...
-
-
-class Site:
-    """A folder, served on a port of its own until it is closed."""
-
-    def __init__(self, folder: Path, port: int = 0) -> None:
-        handler = functools.partial(Quiet, directory=str(folder))
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-        self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}/"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
-
-    def close(self) -> None:
-        """Be away from now on."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 @pytest.fixture(scope="module")
