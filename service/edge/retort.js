@@ -13,7 +13,7 @@ import { Runtime } from "./runtime.js";
 //     await retort.observe("i3");
 //     const answer = await retort.recommend({ k: 10 });
 
-const WORKER = "retort";
+const WORKER = "retort.js"; // the name by which this file knows that it runs in its own Worker
 const METHODS = ["recommend", "observe", "history", "forget", "items", "check", "sync"];
 
 /** A loaded bundle. version: of the bundle; n_items: of its items. Calls are answered in their order. */
@@ -131,7 +131,8 @@ class Device {
     const now = Date.now() / 1000;
     const events = history?.map((item_id) => checkEvent(item_id, {}, now));
     const isKept = history === null && typeof indexedDB !== "undefined";
-    this.observed = new History(isKept ? await Database.open() : new Memory(events ?? []));
+    const kept = isKept ? await Database.open().catch(() => null) : null; // some private windows refuse it
+    this.observed = new History(kept ?? new Memory(events));
     this.model = await Model.open(await openBundle(new URL(folder)), this.runtime);
     return { version: this.model.manifest.version, n_items: this.model.manifest.n_items };
   }

@@ -5,13 +5,15 @@
 --items adds a bundle of so many items drawn at random, int8 and as wide as the first one, whose encoder it takes. For
 each bundle a folder is built. Node and Chromium are started anew five times; the medians are told. "First" is from the
 call of load() to the end of the first answer, with files from the disk or from localhost ("new") and from the browser's
-Cache ("again"). Memory is the resident memory of the Node process and of Chromium's renderer with the page.
---histories: so many random requests (a history, exclude, candidates and the like) are answered by Node and by
-service.library, and compared. Exits with 1 if an answer differs by more than ties. JSON last.
+Cache ("again"). Memory is the resident memory of the Node process, and of Chromium's renderer with the page. A product
+is that of one user with an item table, in Node: by onnxruntime, and by a loop of JavaScript. --histories: so many
+random requests (a history, exclude, candidates, ...) are answered by Node and by service.library, and compared. Exits
+with 1 if an answer differs by more than ties. JSON last.
 """
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,6 +28,8 @@ import numpy as np
 from rig import machine
 
 from service.bundle import Golden, Item, ItemTable, open_bundle, write_bundle
+from service.command.edge import SOURCES
+from service.command.web_runtime import MODULE, WASM, find_runtime
 from service.library import Retort
 from service.model.student import Student
 from tests.service.asked import assert_same, questions
@@ -34,6 +38,7 @@ from tests.service.edge.folder import ask, build, values
 from tests.service.edge.site import Site
 
 N_STARTS, N_COMPARED = 5, 1000
+SHAPES = ((12_600, 64), (100_000, 64), (20_000, 384))
 IN_NODE = """
 import { pathToFileURL } from "node:url";
 const [folder, answers] = process.argv.slice(1);
@@ -61,6 +66,43 @@ MEASURE = """
     const at = (share) => times[Math.min(n - 1, Math.floor(share * n))];
     return { load_ms: loaded - start, first_ms: first - start, p50_ms: at(0.5), p99_ms: at(0.99) };
 """
+PRODUCT = """
+import { readFileSync } from "node:fs";
+import { productModel } from "./graph.js";
+const [n, dim, ...runtime] = process.argv.slice(2).map((word) => Number(word) || word);
+const ort = await import(runtime[0]);
+ort.env.wasm.numThreads = 1;
+ort.env.wasm.wasmBinary = readFileSync(runtime[1]).buffer;
+const whole = new Int8Array(n * dim).map((_, i) => (i * 7919) % 255 - 127), wide = Float32Array.from(whole);
+const user = new Float32Array(dim).map((_, i) => (i % 13) - 6), scores = new Float32Array(n);
+const rounded = Uint8Array.from(user, (value) => value * 10 + 64);
+const median = async (run) => {
+  const times = [];
+  for (let i = 0; i < 60; i++) {
+    const start = performance.now();
+    await run();
+    times.push(performance.now() - start);
+  }
+  return times.slice(20).sort((a, b) => a - b)[20];
+};
+const product = async (operator, columns, type, users) => {
+  const session = await ort.InferenceSession.create(productModel(operator, columns, dim, n, 64));
+  return median(() => session.run({ users: new ort.Tensor(type, users, [1, dim]) }));
+};
+const plain = (rows) => () => {
+  for (let row = 0, place = 0; row < n; row++) {
+    let sum = 0;
+    for (let j = 0; j < dim; j++) sum += user[j] * rows[place++];
+    scores[row] = sum;
+  }
+};
+console.log(JSON.stringify({
+  int8_ms: await product("MatMulInteger", whole, "uint8", rounded),
+  float32_ms: await product("MatMul", wide, "float32", user),
+  plain_int8_ms: await median(plain(whole)),
+  plain_float32_ms: await median(plain(wide)),
+}));
+"""
 PACK = """
 import { readFileSync } from "node:fs";
 import { brotliCompressSync, constants, gzipSync } from "node:zlib";
@@ -87,7 +129,8 @@ def main() -> int:
             bundles.append(draw_bundle(bundles[0], arguments.items, Path(place) / "drawn"))
         rows = [measure(bundle, Path(place) / f"edge{n}", arguments) for n, bundle in enumerate(bundles)]
         runtime = bytes_of(sorted((Path(place) / "edge0").glob("*.js*")), Path(place) / "edge0" / "runtime")
-    print(json.dumps({"machine": machine(), "runtime": runtime, "bundles": rows}))
+        products = {f"{n} x {dim}": time_products(n, dim, Path(place) / "products") for n, dim in SHAPES}
+    print(json.dumps({"machine": machine(), "runtime": runtime, "products": products, "bundles": rows}))
     return int(any(row["n_other_answers"] for row in rows))
 
 
@@ -128,6 +171,17 @@ def bytes_of(files: Sequence[Path], folder: Path) -> dict[str, int]:
         ["node", "--input-type=module", "-e", PACK, *map(str, paths)], capture_output=True, check=True
     )
     return dict(zip(("raw", "gzip", "brotli"), map(sum, zip(*json.loads(done.stdout), strict=True)), strict=True))
+
+
+def time_products(n_items: int, dim: int, place: Path) -> dict[str, float]:
+    """Return what the product of one user with a table takes in Node: by onnxruntime and by a loop of JavaScript."""
+    place.mkdir(exist_ok=True)
+    shutil.copyfile(SOURCES / "graph.js", place / "graph.js")
+    (place / "package.json").write_text('{"type": "module"}')
+    (place / "product.js").write_text(PRODUCT)
+    runtime = [str(find_runtime(None) / name) for name in (MODULE, WASM)]
+    command = ["node", str(place / "product.js"), str(n_items), str(dim), *runtime]
+    return medians([json.loads(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(3)])
 
 
 def medians(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
