@@ -1,7 +1,7 @@
 import { RetortError } from "./error.js";
 import { randomName } from "./request.js";
 import { Sum } from "./score.js";
-import { Search } from "./search.js";
+import { Greatest, Search } from "./search.js";
 
 // A loaded bundle, which answers as the service does.
 
@@ -18,7 +18,7 @@ export class Model {
     const sum = bundle.parts && new Sum(bundle.parts);
     const encoder = await runtime.load(bundle.encoder, "user_encoder.onnx");
     const search = await Search.open(bundle.table, runtime);
-    Object.assign(model, { ...bundle, sum, encoder, search, runtime, logs: null, fadedAt: -Infinity, places: null });
+    Object.assign(model, { ...bundle, sum, encoder, search, runtime, logs: null, fadedAt: -Infinity });
     await model.check(GOLDEN_AT_LOAD);
     return model;
   }
@@ -112,13 +112,21 @@ export class Model {
     return user;
   }
 
-  /** Return the k most popular rows: by the trend where there is one, else as in training. */
+  /**
+   * Return the k most popular rows: by the trend where there is one, else as in training. Those that tie in the trend
+   * are in the order of their popularity, and those that tie in this too in the order of their ids.
+   */
   popular(k, hidden, candidates, logs) {
-    const worth = logs ?? this.items.popularity;
-    this.places ??= placesOf(this.items);
+    const { ids, popularity } = this.items;
+    const worth = logs ?? popularity;
     const without = new Set(hidden);
-    const rows = (candidates ?? Array.from(worth.keys())).filter((row) => !without.has(row));
-    const best = rows.sort((a, b) => worth[b] - worth[a] || this.places[a] - this.places[b]).slice(0, k);
+    const allowed = (candidates ?? Array.from(ids.keys())).filter((row) => !without.has(row));
+    const greatest = new Greatest(k);
+    for (const row of allowed) if (worth[row] > greatest.least) greatest.push(worth[row]);
+    const best = allowed
+      .filter((row) => worth[row] >= greatest.least)
+      .sort((a, b) => worth[b] - worth[a] || popularity[b] - popularity[a] || compare(ids[a], ids[b]))
+      .slice(0, k);
     return { rows: best, scores: best.map((row) => worth[row]) };
   }
 
@@ -172,14 +180,6 @@ export class Model {
     for (const score of this.search.rough) most = Math.max(most, Math.abs(score));
     return golden.items.every(([, score], i) => Math.abs(score - ranked.scores[i]) <= GOLDEN_TOLERANCE * most);
   }
-}
-
-/** Return each row's place in the order of popularity; equally popular ones are in the order of their ids. */
-function placesOf({ ids, popularity }) {
-  const order = Array.from(ids.keys()).sort((a, b) => popularity[b] - popularity[a] || compare(ids[a], ids[b]));
-  const places = new Int32Array(ids.length);
-  order.forEach((row, place) => (places[row] = place));
-  return places;
 }
 
 /** Compare texts by code points, as Python does; JavaScript's own order puts U+10000 before U+E000. */

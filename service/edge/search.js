@@ -107,7 +107,7 @@ export class Search {
   within(k, lost) {
     const { rough, norms, longest } = this;
     const n = rough.length;
-    const heap = new Lowest(k);
+    const heap = new Greatest(k);
     for (let row = 0; row < n; row++) {
       const score = rough[row];
       if (score <= heap.least) continue;
@@ -147,7 +147,7 @@ function lengths({ n, dim, embeddings, scales }) {
 }
 
 /** The k greatest of the numbers that were pushed, of which the least is at hand. */
-class Lowest {
+export class Greatest {
   constructor(k) {
     this.heap = [];
     this.k = k;

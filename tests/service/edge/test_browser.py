@@ -116,23 +116,40 @@ def test_a_new_version_is_taken_and_the_old_one_is_dropped(browser: Browser, bun
     ]
 
 
-def test_what_is_wrong_is_told_through_the_worker(browser: Browser, site: Site, folder: Path) -> None:
+def test_what_is_wrong_is_told_through_the_worker(browser: Browser, bundle: Bundle, tmp_path: Path) -> None:
+    folder = build(bundle.path, tmp_path / "out")
+    site = Site(folder)
     browser.open(f"{site.url}edge.json")
+    cut = write_kind(folder / "cut", "float32").path / "user_encoder.onnx"
+    cut.write_bytes(cut.read_bytes()[:-9])
     wrong = folder / "wrong"
     write_kind(wrong, "float32")
     items = wrong / "items.jsonl"
     items.write_text(items.read_text().replace("title 7", "title 8"))
-    manifest = json.loads((folder / "int8" / "manifest.json").read_text())
+    manifest = json.loads((folder / "bundle" / "manifest.json").read_text())
     (folder / "newer").mkdir()
     (folder / "newer" / "manifest.json").write_text(json.dumps(manifest | {"format": 9}))
 
     for place, code, message in (
         ("/nowhere/", "bundle_missing", "no manifest.json here"),
         ("/wrong/", "bundle_corrupt", "items.jsonl: its sha256 is not the expected one"),
+        ("/cut/", "bundle_corrupt", "user_encoder.onnx: "),
         ("/newer/", "bundle_format", "format 9; this retort.js reads formats 1 and 2"),
     ):
         answer = browser.run(ASK, place, {}, [])
         assert answer["error"]["code"] == code
         assert message in answer["error"]["message"]
+    browser.run("for (const name of await caches.keys()) await caches.delete(name)")
+    module = folder / "runtime" / "ort.wasm.bundle.min.mjs"
+    module.write_bytes(module.read_bytes().replace(b'"1.30.0"', b'"1.19.2"'))
+    answer = browser.run(ASK, "/bundle/", {}, [])
+    site.close()
+
+    assert answer["error"]["code"] == "runtime"
+    assert "onnxruntime-web 1.30.0 belongs into" in answer["error"]["message"]
+
+
+def test_what_is_not_offered_is_refused_through_the_worker(browser: Browser, site: Site) -> None:
+    browser.open(f"{site.url}edge.json")
     refused = browser.run(ASK, "/bundle/", {}, [["recommend", {"boost": []}]])
     assert refused["error"]["message"].startswith("boost: not supported here yet")
