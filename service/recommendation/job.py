@@ -5,19 +5,22 @@ lookup the `Found`, the ranker the `Ranking` with the `Answer`. They are not fro
 microseconds; nothing writes to them.
 """
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from service.bundle import Float32
+from service.model.catalogue import Catalogue
 from service.recommendation.budget import Budget
 from service.search.addend import Addend
 from service.search.protocol import Ranked
 from service.user.record import Int32, Sight
+
+if TYPE_CHECKING:
+    import asyncio  # 4 MB, which service.library does without
 
 NO_ROWS: Int32 = np.zeros(0, dtype=np.int32)
 
@@ -73,6 +76,30 @@ class Job:
         """Return the rows that must not be shown to a user who has seen those."""
         seen = seen if self.query.exclude_seen else NO_ROWS
         return [*self.excluded, *seen.tolist()] if self.excluded else seen
+
+
+def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]") -> Job:
+    """Return the job of a query: ids become rows, and the unknown ones are noted."""
+    ignored: dict[str, None] = {}
+    candidates = None
+    if query.candidates is not None:
+        candidates = list(dict.fromkeys(_find(query.candidates, catalogue, ignored)))
+    excluded = _find(query.exclude, catalogue, ignored)
+    taste = None
+    if query.history is not None:
+        taste = Taste(np.array(_find(query.history, catalogue, ignored), dtype=np.int32))
+    elif query.user_id is None:
+        taste = Taste()
+    return Job(query, future, taste, candidates, excluded, list(ignored))
+
+
+def _find(item_ids: Sequence[str], catalogue: Catalogue, ignored: dict[str, None]) -> list[int]:
+    """Return the rows of the known ids, and note the unknown ones."""
+    if not item_ids:
+        return []
+    rows, unknown = catalogue.find_rows(item_ids)
+    ignored.update(dict.fromkeys(unknown))
+    return rows
 
 
 @dataclass(slots=True, eq=False)

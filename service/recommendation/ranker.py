@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from service.bundle import Float32
-from service.errors import DegradedError, ModelError, NonFiniteError
-from service.metrics import REASONS, Metrics
+from service.errors import REASONS, DegradedError, ModelError, NonFiniteError
 from service.model.catalogue import Catalogue
 from service.model.student import BUCKETS, Student
 from service.recommendation.budget import Stage, StageCosts
 from service.recommendation.job import Answer, Found, Ranking
+from service.recommendation.observer import RankingMetrics
 from service.recommendation.rule import RULES, Rule, apply_rules, depth_of
 from service.search.addend import Addends
 from service.search.protocol import Ranked
@@ -36,7 +36,7 @@ class Ranker:
         self,
         student: Student,
         catalogue: Catalogue,
-        metrics: Metrics,
+        metrics: RankingMetrics,
         *,
         max_history: int,
         rules: Sequence[Rule] = RULES,

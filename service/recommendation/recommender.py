@@ -9,9 +9,7 @@ who give their history with the request are ranked first, and never wait for the
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
-
-import numpy as np
+from collections.abc import Iterable
 
 from service.errors import RequestError
 from service.metrics import Metrics
@@ -19,7 +17,7 @@ from service.model.catalogue import Catalogue
 from service.model.student import BUCKETS
 from service.recommendation.batcher import Batcher
 from service.recommendation.budget import QUEUE
-from service.recommendation.job import Answer, Found, Job, Query, Ranking, Taste
+from service.recommendation.job import Answer, Found, Job, Query, Ranking, Taste, make_job
 from service.recommendation.lookup import Lookup
 from service.recommendation.ranker import Ranker
 
@@ -44,16 +42,8 @@ class Recommender:
 
     def recommend(self, query: Query) -> "asyncio.Future[Answer]":
         """Answer inside the budget, whatever fails."""
-        ignored: dict[str, None] = {}
-        candidates = None if query.candidates is None else list(dict.fromkeys(self._find(query.candidates, ignored)))
-        excluded = self._find(query.exclude, ignored)
-        taste = None
-        if query.history is not None:
-            taste = Taste(np.array(self._find(query.history, ignored), dtype=np.int32))
-        elif query.user_id is None:
-            taste = Taste()
         future = asyncio.get_running_loop().create_future()
-        self._batcher.submit(Job(query, future, taste, candidates, excluded, list(ignored)))
+        self._batcher.submit(make_job(query, self._catalogue, future))
         return future
 
     async def forget(self, user_id: str) -> None:
@@ -84,14 +74,6 @@ class Recommender:
             if bucket > 1 and cost_s > _MAX_BATCH_S:
                 break
             self._batcher.max_batch = bucket
-
-    def _find(self, item_ids: Sequence[str], ignored: dict[str, None]) -> list[int]:
-        """Return the rows of the known ids, and note the unknown ones."""
-        if not item_ids:
-            return []
-        rows, unknown = self._catalogue.find_rows(item_ids)
-        ignored.update(dict.fromkeys(unknown))
-        return rows
 
     async def _run(self, jobs: list[Job]) -> None:
         """Answer every job of a batch."""

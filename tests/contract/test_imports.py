@@ -80,6 +80,8 @@ HOMES = {
 }
 """The folder, or the file at the root, where a library is named; in service and in training at most one each."""
 SEES_SETTINGS = {"service.app", "service.storage", "service.command"}
+COMPOSES = {"service.library", *SEES_SETTINGS}
+"""What puts the folders together. Those that see settings may import it."""
 SEES_CONFIG = {"training.__main__", "training.run"}
 
 
@@ -153,7 +155,7 @@ def test_a_folder_imports_only_what_the_table_allows():
                     (folder in SEES_THE_BUNDLE and other == FACE) or other == STARTS_THE_SERVICE.get(folder)
                 )
             elif theirs is None:
-                is_composed = home_of(name) in SEES_SETTINGS and other in {"service.settings", *SEES_SETTINGS}
+                is_composed = home_of(name) in SEES_SETTINGS and other in {"service.settings", *COMPOSES}
                 is_allowed = is_composed or other in ROOT_FILES[package]
             else:
                 is_allowed = theirs == folder or theirs in MAY_USE[package][folder]
