@@ -3,7 +3,8 @@
 A record saves a request most of its work: reading the history whole, checking every member and finding every item costs
 more than ranking does. A record is believed only if its mark (the number of events, the newest one and its time) is
 that of the history as it is now, and if the newest member bears this user's hash. So no answer is made from the reply
-to another user's request. The newest of the user's marks is a part of it: one that hides an item is seen at once.
+to another user's request. Of a user who has hidden or undone something (see history), the mark is made of the number of
+such marks and of the user's id too.
 
 The mark does not show an event that comes late into a full history. The writer of histories does know: with every new
 event it puts a token in the place of the record (see history). A new record is written only if the stored record's
@@ -17,10 +18,19 @@ from service.errors import StoreError
 from service.store.client import Store
 from service.store.connection import Command
 from service.store.reply import Reply, read_scores, unless_wrong_type
-from service.user.event import read_mark, read_member
+from service.user.event import read_member
 from service.user.history import History, read_seconds
 from service.user.key import UserKeys
-from service.user.record import HEAD_BYTES, Record, Sight, largest_record, make_mark, pack_record, unpack_record
+from service.user.record import (
+    HEAD_BYTES,
+    Record,
+    Sight,
+    largest_record,
+    make_mark,
+    make_marked_mark,
+    pack_record,
+    unpack_record,
+)
 
 # KEYS: history, record, marks. ARGV: the record's head as it was before the history was read, the new record, its life
 # in s.
@@ -62,7 +72,7 @@ class EmbeddingCache:
         """
         arguments = [
             (
-                3, self._keys.history(user_id), self._keys.record(user_id), self._keys.marks(user_id), sight.head,
+                3, *self._keys.looked_at(user_id), sight.head,
                 pack_record(self._version.decode(), sight.mark, record, self._dim), self._ttl_s,
             )
             for user_id, sight, record in records
@@ -70,33 +80,35 @@ class EmbeddingCache:
         await self._store.call_script("write_embedding", _REPLACE, arguments, timeout_s)
 
     def _looking(self, user_id: str, *, is_whole: bool) -> list[Command]:
-        key = self._keys.history(user_id)
+        history, record, marks = self._keys.looked_at(user_id)
         commands: list[Command] = [
             # One byte past the end: a longer value is seen to be wrong without being fetched whole.
-            ("GETRANGE", self._keys.record(user_id), 0, self._largest),
-            ("ZCARD", key),
-            ("ZRANGE", key, -1, -1, "WITHSCORES"),
-            ("ZRANGE", self._keys.marks(user_id), -1, -1, "WITHSCORES"),
+            ("GETRANGE", record, 0, self._largest),
+            ("ZCARD", history),
+            ("ZRANGE", history, -1, -1, "WITHSCORES"),
+            ("ZCARD", marks),
         ]
         if is_whole:  # after the mark: an event in between makes a record of both stale, not wrong
             commands += self._history.reading(user_id)
         return commands
 
     def _see(
-        self, user_id: str, value: Reply, count: Reply, newest: Reply, newest_mark: Reply, *whole: Reply
+        self, user_id: str, value: Reply, count: Reply, newest: Reply, n_marks: Reply, *whole: Reply
     ) -> Sight | StoreError:
         try:
             n_events, scores = unless_wrong_type(count, 0), read_scores(unless_wrong_type(newest, []))
-            marks = read_scores(unless_wrong_type(newest_mark, []))
+            n_marks = unless_wrong_type(n_marks, 0)
         except StoreError as exc:
             return exc
-        if not scores and not marks:
+        if not scores and not n_marks:
             return Sight("none")
         member, score = scores[0] if scores else (b"", b"")
-        is_ours = read_member(user_id, member) is not None if scores else read_mark(user_id, marks[0][0]) is not None
-        mark = make_mark(n_events, member, score, b" ".join(marks[0]) if marks else b"")
-        sight = self._judge(value, mark, score, is_ours=is_ours)
-        if marks:
+        if n_marks:
+            mark = make_marked_mark(user_id, n_events, member, score, n_marks)
+        else:
+            mark = make_mark(n_events, member, score)
+        sight = self._judge(value, mark, score, is_ours=not scores or read_member(user_id, member) is not None)
+        if n_marks:
             sight = replace(sight, has_marks=True)
         if not whole or sight.record is not None:
             return sight
@@ -106,7 +118,7 @@ class EmbeddingCache:
     def _judge(self, value: Reply, mark: bytes, score: bytes, *, is_ours: bool) -> Sight:
         """Say what a user's stored record is worth, given the mark and the newest score of the history now.
 
-        is_ours: whether the newest member is this user's.
+        is_ours: whether the newest member is this user's, if there is one.
         """
         if isinstance(value, StoreError):
             return Sight("invalid", mark=mark)

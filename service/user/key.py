@@ -41,6 +41,11 @@ class UserKeys:
         """Return the key of a user's history."""
         return f"{self._namespace}:{{{encode_user(user_id)}}}:h"
 
+    def looked_at(self, user_id: str) -> tuple[str, str, str]:
+        """Return the keys of a user's history, record and marks, for each request: a user is encoded once."""
+        own = f"{self._namespace}:{{{encode_user(user_id)}}}:"
+        return own + "h", own + "e", own + "x"
+
     def marks(self, user_id: str) -> str:
         """Return the key of the events of a user that hide items or undo events."""
         return f"{self._namespace}:{{{encode_user(user_id)}}}:x"

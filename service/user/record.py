@@ -74,15 +74,15 @@ class Sight:
     has_marks: bool = False
 
 
-def make_mark(count: int, newest: bytes, score: bytes, newest_mark: bytes = b"") -> bytes:
-    """Return 8 bytes that name the state of a history: how many members it has, the newest one, and its score.
+def make_mark(count: int, newest: bytes, score: bytes) -> bytes:
+    """Return 8 bytes that name the state of a history: how many members it has, the newest one, and its score."""
+    return hashlib.blake2b(b"%d %b %b" % (count, score, newest), digest_size=MARK_BYTES).digest()
 
-    newest_mark: with its score, where the user has marks.
-    """
-    state = b"%d %b %b" % (count, score, newest)
-    if newest_mark:
-        state += b"\x00\x00" + newest_mark
-    return hashlib.blake2b(state, digest_size=MARK_BYTES).digest()
+
+def make_marked_mark(user_id: str, count: int, newest: bytes, score: bytes, n_marks: int) -> bytes:
+    """Return 8 bytes that name the state of what a user did who has so many marks; there may be no newest member."""
+    state = b"%d %b %d %b\x00\x00%b" % (count, score, n_marks, newest, user_id.encode())
+    return hashlib.blake2b(state, digest_size=MARK_BYTES, person=b"marks").digest()
 
 
 def largest_record(max_rows: int, dim: int) -> int:

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.user.record import Record, largest_record, make_mark, pack_record, read_version, unpack_record
+from service.user.record import (
+    Record,
+    largest_record,
+    make_mark,
+    make_marked_mark,
+    pack_record,
+    read_version,
+    unpack_record,
+)
 
 VERSION = "0123456789abcdef"
 MARK = b"markmark"
@@ -76,10 +84,12 @@ def test_record_with_any_bit_changed_is_refused(hidden: list[int] | None) -> Non
         assert unpack_record(changed, VERSION.encode(), MARK, 8)[1] is None, place
 
 
-def test_mark_tells_count_newest_time_and_newest_mark_apart() -> None:
-    states = [(1, b"a", b"1"), (2, b"a", b"1"), (1, b"b", b"1"), (1, b"a", b"2"), (1, b"a", b"1", b"m")]
+def test_mark_tells_count_newest_and_time_apart_and_of_a_user_with_marks_their_number_and_the_user() -> None:
+    states = [(1, b"a", b"1"), (2, b"a", b"1"), (1, b"b", b"1"), (1, b"a", b"2")]
+    marked = [(*whose, n_marks) for whose in (("u", 1, b"a", b"1"), ("v", 1, b"a", b"1")) for n_marks in (1, 2)]
 
-    assert len({make_mark(*state) for state in states}) == 5
+    found = {make_mark(*state) for state in states} | {make_marked_mark(*state) for state in marked}
+    assert len(found) == len(states) + len(marked)
 
 
 def test_record_names_its_version_and_a_token_none() -> None:
