@@ -47,6 +47,9 @@ def _whole(number: Any) -> Any:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
+Position = Annotated[int, Field(ge=-_MOST_POSITION, le=_MOST_POSITION), BeforeValidator(_whole)]
+
+
 class Body(BaseModel):
     """What every request body shares."""
 
@@ -95,9 +98,7 @@ class Event(Body):
     type: Label | None = Field(None, description="what happened, such as view or purchase")
     value: float | None = Field(None, ge=-1e12, le=1e12, description="a rating, a quantity")
     recommendation_id: Label | None = Field(None, description="the answer that led to it")
-    position: Annotated[int, BeforeValidator(_whole)] | None = Field(
-        None, ge=-_MOST_POSITION, le=_MOST_POSITION, description="the place where that answer showed the item, from 1"
-    )
+    position: Position | None = Field(None, description="the place where that answer showed the item, from 1")
     event_id: Id | None = Field(None, description="makes retries safe: the same id is the same event")
 
 
