@@ -18,7 +18,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from service import __version__
-from service.bundle import BundleError, read_manifest
+from service.bundle import BundleError, HistoryTypes, read_manifest
 from service.errors import StartError
 from service.http.account import Account
 from service.http.admission import Admission, Limit, Shares
@@ -130,7 +130,7 @@ async def open_service(
         keys, account, guard = _make_guard(settings, metrics, log, ledger)
         api = create_api(
             [
-                event_routes(history, metrics, guard.charge, is_keyed=keys.is_on),
+                event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=keys.is_on),
                 user_routes(history, stream_of(settings, store), erasures, generations, names),
                 model_routes(generations, published, follower.look_soon),
                 probe_routes(readiness.describe, metrics),
@@ -204,7 +204,7 @@ class GenerationLoader:
         ranker = Ranker(model.student, catalogue, self._metrics, max_history=manifest.max_history)
         recommender = Recommender(catalogue, lookup, ranker, self._metrics)
         recommender.warm()
-        trend = trend_of(self._settings, self._store, catalogue)
+        trend = trend_of(self._settings, self._store, catalogue, HistoryTypes(manifest.history_types))
         return Generation(manifest, catalogue, recommender, number, trend)
 
     def _embeddings(self, history: History, dim: int, version: str) -> EmbeddingCache:

@@ -46,6 +46,8 @@ STORE_KINDS = (
 )  # fmt: skip
 SHED_REASONS = ("concurrency", "events", "other_routes", "rate", "gone", "connections")
 EVENT_RESULTS = ("accepted", "duplicate", "invalid", "future", "too_old", "unavailable")
+EVENT_EFFECTS = ("history", "stream", "hide", "undo")
+ATTRIBUTIONS = ("whole", "no_position", "no_recommendation", "unknown_form", "position_out_of_range")
 CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
 TREND_SOURCES = ("bundle", "anonymous", "admin", *(f"key_{number}" for number in range(1, 10)), "other")
 """Whose events the trend is made of. A key is named by its place in RETORT_API_KEYS; later ones are "other"."""
@@ -154,7 +156,10 @@ class Metrics:
         self.embedding_cache = {name: cache.labels(name) for name in CACHE_RESULTS}
         events = self._counter("events", "Events received", "result")
         self.events = {name: events.labels(name) for name in EVENT_RESULTS}
-
+        effects = self._counter("event_effects", "New events by what their type does", "effect")
+        self.event_effects = {name: effects.labels(name) for name in EVENT_EFFECTS}
+        attributions = self._counter("event_attributions", "New events that name an answer or a position", "result")
+        self.event_attributions = {name: attributions.labels(name) for name in ATTRIBUTIONS}
         self.trend_age = self._gauge("trend_age_seconds", "Since when no event was heard of", of="livemax")
         mass = self._gauge("trend_mass", "Events counted in the trend, decayed, by source", "source", of="livemax")
         self.trend_mass = {name: mass.labels(name) for name in TREND_SOURCES}

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from service.bundle import HistoryTypes
 from service.errors import StartError, StoreError
 from service.logs import Log
 from service.metrics import Metrics
@@ -23,11 +24,12 @@ from service.store.client import Store
 from service.store.embedded import Embedded, read_trouble
 from service.user.entry_index import EntryIndex
 from service.user.erasure import Erasures
-from service.user.history import History, Retention
+from service.user.history import History
 from service.user.key import UserKeys
 from service.user.stream import EventStream
 from service.user.trend import TrendCounter
 from service.user.trend_feed import TrendFeed, TrendSnapshots
+from service.user.writer import Retention
 
 _STORE_START_S = 10.0
 _COMMAND_TIMEOUT_S = 30.0
@@ -148,13 +150,16 @@ def stream_of(settings: Settings, store: Store) -> EventStream:
     return EventStream(store, keys, EntryIndex(store, keys, retention_of(settings).history_ttl_s))
 
 
-def trend_of(settings: Settings, store: Store, catalogue: Catalogue) -> TrendFeed | None:
-    """Return what keeps the trend of a catalogue up to date; None where its scores have none."""
+def trend_of(settings: Settings, store: Store, catalogue: Catalogue, types: HistoryTypes) -> TrendFeed | None:
+    """Return what keeps the trend of a catalogue up to date; None where its scores have none.
+
+    types: those that enter histories count.
+    """
     parts, now = catalogue.parts, time.time()
     if parts is None or parts.rule.trend is None:
         return None
     snapshots = TrendSnapshots(store, UserKeys(settings.namespace), parts.rule.trend.half_life_s)
-    counter = TrendCounter(parts.rule.trend, parts.counts_at(now), catalogue, now)
+    counter = TrendCounter(parts.rule.trend, parts.counts_at(now), catalogue, now, types)
     return TrendFeed(stream_of(settings, store), snapshots, counter, catalogue.set_counts)
 
 

@@ -6,6 +6,7 @@ Both packages import it, so it needs the standard library and numpy, and nothing
 from service.bundle.array import Float32, Int64
 from service.bundle.directory import Bundle, Golden, open_bundle, write_bundle
 from service.bundle.error import BundleCorruptError, BundleError, BundleFormatError, BundleMissingError
+from service.bundle.history_type import BUILT_IN, MOST_TYPE_LENGTH, Effect, HistoryTypes, combine_types, settle
 from service.bundle.item import MAX_ID_LENGTH, Item, Items, check_item_id, popularity_order, tie_hash
 from service.bundle.manifest import (
     EMBEDDINGS,
@@ -43,10 +44,12 @@ from service.bundle.score import (
 from service.bundle.table import ItemTable, pad_histories
 
 __all__ = [
-    "EMBEDDINGS", "ENCODER", "FORMAT", "GOLDEN", "ITEMS", "MANIFEST", "MAX_ID_LENGTH", "NEIGHBOURS",
-    "NEIGHBOUR_SCALES", "NEIGHBOUR_WEIGHTS", "PARTS", "REQUIRED", "SCALES", "SUM_FORMAT", "TIE_RULE", "TREND_COUNTS",
-    "Bundle", "BundleCorruptError", "BundleError", "BundleFormatError", "BundleMissingError", "Float32", "Gap",
-    "Golden", "Int64", "Item", "ItemTable", "Items", "Manifest", "NeighbourRule", "Neighbours", "Parts", "ScoreRule",
-    "Scores", "TrendRule", "add_up", "bundle_version", "check_item_id", "fingerprint", "open_bundle", "pad_histories",
-    "parse_manifest", "parse_score", "popularity_order", "read_manifest", "tie_hash", "write_bundle",
+    "BUILT_IN", "EMBEDDINGS", "ENCODER", "FORMAT", "GOLDEN", "ITEMS", "MANIFEST", "MAX_ID_LENGTH", "MOST_TYPE_LENGTH",
+    "NEIGHBOURS",
+    "NEIGHBOUR_SCALES", "NEIGHBOUR_WEIGHTS", "PARTS", "REQUIRED", "SCALES", "SUM_FORMAT", "TIE_RULE",
+    "TREND_COUNTS", "Bundle", "BundleCorruptError", "BundleError", "BundleFormatError", "BundleMissingError",
+    "Effect", "Float32", "Gap", "Golden", "HistoryTypes", "Int64", "Item", "ItemTable", "Items", "Manifest",
+    "NeighbourRule", "Neighbours", "Parts", "ScoreRule", "Scores", "TrendRule", "add_up", "bundle_version",
+    "check_item_id", "combine_types", "fingerprint", "open_bundle", "pad_histories", "parse_manifest",
+    "parse_score", "popularity_order", "read_manifest", "settle", "tie_hash", "write_bundle",
 ]  # fmt: skip

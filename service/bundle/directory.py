@@ -9,8 +9,10 @@
     items.jsonl             row i: {"item_id", "title"?, "attributes": {name: [values]}, "popularity"}
     golden.jsonl            {"history": [item_id], "k", "items": [[item_id, score]]}
 
-Format 1: score(user, item) = user · item (+ bias). Format 2: a sum that this is one part of; the manifest's field
-`score` says which parts there are, and service/bundle/score.py how they add up. It has these files more:
+Format 1: score(user, item) = user · item (+ bias). Format 2 has one of two fields more in its manifest, or both.
+`history_types` says which types of events enter histories (service/bundle/history_type.py). `score` says that the score
+is a sum that this is one part of, and which parts there are (service/bundle/score.py says how they add up). With it
+there are these files more:
 
     neighbours.npy          int32 [n_items, M], with neighbour_weights.npy int8 [n_items, M] and neighbour_scales.npy
                             float32 [n_items]; where the part is there
@@ -109,7 +111,7 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle beside out, check it, rename it to out, and return it opened again.
 
-    table: one that has parts gives a bundle of format 2, any other one of format 1.
+    table: one that has parts gives a bundle of format 2, and so do history_types; anything else gives format 1.
     manifest: the fields of Manifest that are not computed here (created_at, max_history, repeat_consumption, ...).
     A bundle that is already at out is replaced. A crash never leaves a mix of both.
     Raises BundleError if what was given is no valid bundle; what was at out is then unchanged.
@@ -121,17 +123,19 @@ def write_bundle(
         files = {path.name: fingerprint(path) for path in sorted(aside.iterdir())}
         n_items, dim = table.embeddings.shape
         score = {} if table.parts is None else table.parts.rule.to_json()
+        types = manifest.get("history_types") or {}
         computed = {
-            "version": bundle_version(files, score),
+            "version": bundle_version(files, score, types),
             "dim": int(dim),
             "n_items": int(n_items),
             "files": files,
             "score": score,
-            "format": SUM_FORMAT if score else FORMAT,
+            "format": SUM_FORMAT if score or types else FORMAT,
         }
         whole = asdict(Manifest(**{**manifest, **computed}))
-        if not score:
-            del whole["score"]
+        for name in ("score", "history_types"):
+            if not whole[name]:
+                del whole[name]
         _write_synced(aside / MANIFEST, json.dumps(whole, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
         aside.chmod(0o755)
         open_bundle(aside)

@@ -8,16 +8,17 @@ import json
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from service.bundle.error import BundleCorruptError, BundleFormatError, BundleMissingError
+from service.bundle.history_type import HistoryTypes
 from service.bundle.score import parse_score
 from service.bundle.strict_json import parse_json
 
 FORMAT, SUM_FORMAT = 1, 2
-"""The formats: a score is user · item, or a sum that this is one part of (see service/bundle/score.py)."""
+"""The formats: the second one has a score that is a sum (see score), or says which events enter histories."""
 TIE_RULE = "blake2b4(user_id 0x00 item_id) then item_id then event"
 MAX_MANIFEST_BYTES = 4 << 20
 MANIFEST = "manifest.json"
@@ -53,7 +54,8 @@ class Manifest:
     recommended unless a request says otherwise. tie_rule: the order of events of one user and one time, always
     TIE_RULE. split: how training divided the events. refit: whether the model was trained once more, on all events.
     quality: the figures measured on the test events. lineage: the data, settings and versions it was made from.
-    score: how the score adds up, see parse_score(); empty in format 1, where it is user · item.
+    score: how the score adds up, see parse_score(); empty where it is user · item, always in format 1. history_types:
+    which types of events enter histories, see history_type; empty where nothing is said of them, always in format 1.
     """
 
     version: str
@@ -69,17 +71,23 @@ class Manifest:
     quality: Mapping[str, Any] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
     score: Mapping[str, Any] = field(default_factory=dict)
+    history_types: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
 
-def bundle_version(files: Mapping[str, Mapping[str, Any]], score: Mapping[str, Any] | None = None) -> str:
+def bundle_version(
+    files: Mapping[str, Mapping[str, Any]],
+    score: Mapping[str, Any] | None = None,
+    history_types: Mapping[str, Any] | None = None,
+) -> str:
     """Return the first 16 hex digits of the sha256 over the lines 'sha256 size name', sorted by name.
 
-    score: of a bundle of format 2; as JSON without spaces, its keys sorted, it is one line more, at the end.
+    score, history_types: of a bundle of format 2; each that is not empty is one line more, at the end, as JSON without
+    spaces, its keys sorted.
     """
     lines = [f"{files[name]['sha256']} {files[name]['size']} {name}\n" for name in sorted(files)]
-    if score:
-        lines.append(json.dumps(score, sort_keys=True, separators=(",", ":")) + "\n")
+    said = filter(None, (score, history_types))
+    lines += [json.dumps(each, sort_keys=True, separators=(",", ":")) + "\n" for each in said]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
@@ -153,7 +161,7 @@ def _check_listing(path: Path, manifest: Manifest) -> None:
         raise BundleCorruptError(f"{path / min(missing)}: missing")
     if unlisted := present - set(manifest.files):
         raise BundleCorruptError(f"{path / min(unlisted)}: not listed in the manifest")
-    if bundle_version(manifest.files, manifest.score) != manifest.version:
+    if bundle_version(manifest.files, manifest.score, manifest.history_types) != manifest.version:
         raise BundleCorruptError(f"{path / MANIFEST}: version {manifest.version!r} is not that of its file table")
 
 
@@ -178,18 +186,21 @@ def _checked_manifest(where: object, fields: Mapping[str, Any]) -> Manifest:
         _check_numbers(known)
     except (ValueError, RecursionError) as exc:
         raise BundleCorruptError(f"{where}: holds what cannot be shown: {type(exc).__name__}") from exc
-    return Manifest(**known, score=_checked_score(where, fields), format=fields["format"])
+    return replace(Manifest(**known, format=fields["format"]), **_checked_additions(where, fields))
 
 
-def _checked_score(where: object, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+def _checked_additions(where: object, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that format 2 adds, of which a bundle has one at least."""
     if fields["format"] == FORMAT:
         return {}
     try:
-        parse_score(fields.get("score"))
+        if "history_types" in fields:
+            HistoryTypes(fields["history_types"] or "nothing")
+        if "score" in fields or "history_types" not in fields:
+            parse_score(fields.get("score"))
     except ValueError as exc:
         raise BundleCorruptError(f"{where}: {exc}") from exc
-    score: Mapping[str, Any] = fields["score"]
-    return score
+    return {name: fields[name] for name in ("score", "history_types") if name in fields}
 
 
 def _check_numbers(value: Any) -> None:

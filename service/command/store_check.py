@@ -23,10 +23,11 @@ from service.user.embedding import EmbeddingCache
 from service.user.entry_index import EntryIndex
 from service.user.erasure import Erasures
 from service.user.event import StoredEvent
-from service.user.history import History, Kept, Retention
+from service.user.history import History
 from service.user.key import UserKeys
 from service.user.record import Record
 from service.user.stream import EventStream
+from service.user.writer import Kept, Retention
 
 _CALL_S = 2.0
 _N_PINGS = 50
@@ -95,10 +96,10 @@ class Rehearsal:
                 raise sight
             _require(sight.result == expected, f"the embedding is {sight.result} and not {expected}")
             await self._cache.keep([(_USER, sight, record)], _CALL_S)
-        (item_ids,) = await self._history.read([_USER], _CALL_S)
-        if isinstance(item_ids, StoreError):
-            raise item_ids
-        _require(item_ids == ["item"], "the history is not what was written")
+        (past,) = await self._history.read([_USER], _CALL_S)
+        if isinstance(past, StoreError):
+            raise past
+        _require(past.item_ids == ["item"], "the history is not what was written")
 
     async def _erase(self) -> None:
         listening = asyncio.create_task(self._erasures.follow(lambda share: None))
@@ -122,7 +123,7 @@ class Rehearsal:
         await self._published.forget(self._replica)
 
     async def _clean(self) -> None:
-        user = (self._keys.history(_USER), self._keys.record(_USER), self._keys.entries(_USER))
+        user = (*self._keys.of_user(_USER), self._keys.entries(_USER))
         for key in (*user, *self._keys.shared, f"{self._replica}:release:replicas"):
             try:
                 await self._store.ask_aside(("DEL", key), _CALL_S)

@@ -1,8 +1,10 @@
 """The commands import (many users' histories into the store) and export (the accepted events out of it).
 
 Import may be run again, and leaves the event stream alone, so that events which training already has are not exported
-to it. Export writes each event once, into a file aside that is renamed when it is whole. In a CSV, texts that a
-spreadsheet would run as formulas have a quote before them; JSON lines have every text as it is.
+to it. What an event does is decided by its type, as when it is sent to the service; one without a type enters the
+history, because files of histories name none. Export writes each event once, into a file aside that is renamed when it
+is whole. In a CSV, texts that a spreadsheet would run as formulas have a quote before them; JSON lines have every text
+as it is.
 """
 
 import argparse
@@ -14,13 +16,15 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
-from service.bundle import check_item_id
+from service.bundle import MOST_TYPE_LENGTH, Effect, HistoryTypes, check_item_id
+from service.command.types_in_use import find_types
 from service.errors import StartError, StoreError
 from service.logs import printable
 from service.settings import Settings, read_settings
@@ -29,7 +33,7 @@ from service.user.event import StoredEvent
 from service.user.history import History
 from service.user.stream import EventStream
 
-COLUMNS = ("user_id", "item_id", "timestamp", "event", "weight", "recommendation_id", "event_id")
+COLUMNS = ("user_id", "item_id", "timestamp", "event", "weight", "recommendation_id", "position", "event_id")
 MAX_BAD_SHARE = 0.01
 _BATCH_EVENTS = 2000
 _SHOWN_BAD = 20
@@ -61,11 +65,11 @@ def export_events(arguments: argparse.Namespace) -> int:
 async def _import(path: Path, settings: Settings) -> int:
     count = _Count()
     async with reach_store(settings) as store:
-        await _load(path, history_of(settings, store), count)
-    known = count.lines - count.bad - count.new
+        await _load(path, history_of(settings, store), await find_types(settings, store), count)
+    known = count.lines - count.bad - count.new - count.stream_only
     _say(
         f"imported {count.new} events; {known} were already there or too old to be kept; "
-        f"{count.bad} of {count.lines} lines are bad"
+        f"{count.stream_only} enter no history; {count.bad} of {count.lines} lines are bad"
     )
     if count.is_too_bad:
         _say(f"more than {MAX_BAD_SHARE:.0%} of the lines are bad: correct the file and run it again")
@@ -73,9 +77,9 @@ async def _import(path: Path, settings: Settings) -> int:
     return 0
 
 
-async def _load(path: Path, history: History, count: "_Count") -> None:
+async def _load(path: Path, history: History, types: HistoryTypes, count: "_Count") -> None:
     start = last = time.monotonic()
-    for batch in _batches(path, count):
+    for batch in _batches(path, types, count):
         try:
             count.new += await history.load(batch, _TIMEOUT_S)
         except StoreError as exc:
@@ -104,9 +108,9 @@ async def _write_file(path: Path, stream: EventStream) -> int:
 
 async def _write_events(stream: EventStream, write: Callable[[dict[str, Any]], Any]) -> int:
     """Write each event of the stream once; return how many there were."""
-    seen: set[tuple[str, bytes]] = set()
+    seen: set[tuple[str, str | None, bytes]] = set()
     async for fields in _read_stream(stream):
-        key = (fields["user_id"], _as_event(fields).member)
+        key = (fields["user_id"], fields.get("event"), _as_event(fields).member)
         if key not in seen:  # in a Cluster an event can stand in the stream twice
             seen.add(key)
             fields.pop("source", None)  # training has no use for it
@@ -115,10 +119,13 @@ async def _write_events(stream: EventStream, write: Callable[[dict[str, Any]], A
 
 
 class _Count:
-    """How many lines of a file were read, how many of them are bad, and how many events were new."""
+    """How many lines of a file were read, and what became of them.
+
+    stream_only: events that enter no history, hide nothing and undo nothing.
+    """
 
     def __init__(self) -> None:
-        self.lines = self.bad = self.new = 0
+        self.lines = self.bad = self.new = self.stream_only = 0
 
     @property
     def is_too_bad(self) -> bool:
@@ -130,11 +137,14 @@ class _Count:
             _say(f"{path}:{number}: {text}")
 
 
-def _batches(path: Path, count: _Count) -> Iterator[list[list[StoredEvent]]]:
+def _batches(path: Path, types: HistoryTypes, count: _Count) -> Iterator[list[list[StoredEvent]]]:
     """Yield groups of events, each group of one user, a few thousand events at a time."""
     groups: dict[str, list[StoredEvent]] = {}
     n_events = 0
-    for event in _read_events(path, count):
+    for event in _read_events(path, types, count):
+        if event.effect is Effect.STREAM:
+            count.stream_only += 1
+            continue
         groups.setdefault(event.user_id, []).append(event)
         n_events += 1
         if n_events >= _BATCH_EVENTS:
@@ -144,11 +154,13 @@ def _batches(path: Path, count: _Count) -> Iterator[list[list[StoredEvent]]]:
         yield list(groups.values())
 
 
-def _read_events(path: Path, count: _Count) -> Iterator[StoredEvent]:
+def _read_events(path: Path, types: HistoryTypes, count: _Count) -> Iterator[StoredEvent]:
     for number, fields in _read_rows(path):
         count.lines += 1
         try:
-            yield _as_event(fields if isinstance(fields, dict) else _raise(fields))
+            known = fields if isinstance(fields, dict) else _raise(fields)
+            event, type_ = _as_event(known), _type_of(known)
+            yield replace(event, type=type_, effect=types.effect(type_)) if type_ is not None else event
         except (KeyError, TypeError, ValueError) as exc:
             missing = f"no {exc.args[0]}" if isinstance(exc, KeyError) else str(exc)
             count.refuse(path, number, missing)
@@ -234,6 +246,18 @@ def _as_event(fields: dict[str, Any]) -> StoredEvent:
     for value in (user_id, item_id, event_id or "-"):
         check_item_id(value)
     return StoredEvent(user_id, item_id, round(seconds * 1000), event_id)
+
+
+def _type_of(fields: Mapping[str, Any]) -> str | None:
+    """Return the type of the event that a line's fields describe. Raises TypeError or ValueError."""
+    if (type_ := fields.get("event") or None) is None:
+        return None
+    if not isinstance(type_, str):
+        raise TypeError("event must be text")
+    check_item_id(type_)
+    if len(type_) > MOST_TYPE_LENGTH:
+        raise ValueError(f"event has more than {MOST_TYPE_LENGTH} characters")
+    return type_
 
 
 async def _read_stream(stream: EventStream) -> AsyncIterator[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """POST /events: check, stamp and store a list of events, and say what became of each."""
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, Request, Response
@@ -13,8 +14,9 @@ from service.http.message import STORE_TIMEOUT_S, json_response, read_json, stor
 from service.http.openapi import documented
 from service.http.schema import MAX_EVENTS, Event, EventsRequest, Rejected, check_events, parse_event_list
 from service.metrics import Metrics
-from service.user.event import StoredEvent, source_of
-from service.user.history import History, Kept
+from service.user.event import EffectOf, StoredEvent, source_of
+from service.user.history import History
+from service.user.writer import Kept
 from service.wire.trace import Trace
 
 EVENTS_BODY_BYTES = 2 << 20
@@ -22,6 +24,9 @@ MAX_FUTURE_S = 300
 EVENTS_PER_REQUEST = 10
 """Events that weigh as much as one request where a caller's rate is limited."""
 Charge = Callable[[bytes, float], None]
+MAX_POSITION = 1000
+"""The last place that an answer can have shown an item at, over all pages."""
+_RECOMMENDATION_ID = re.compile(r"[0-9a-f]{32}")
 _SLICE_EVENTS = 50
 _TURN_S = 5.0
 """How long a body waits for those that came before it."""
@@ -35,13 +40,15 @@ class EventsResponse(BaseModel):
     rejected: list[Rejected] = Field(max_length=MAX_EVENTS)
 
 
-def event_routes(history: History, metrics: Metrics, charge: Charge, *, is_keyed: bool) -> APIRouter:
+def event_routes(
+    history: History, metrics: Metrics, charge: Charge, effect_of: EffectOf, *, is_keyed: bool
+) -> APIRouter:
     """Return the route that stores events. charge: counts a list as so many requests more of its caller's rate.
 
-    is_keyed: callers are keys, and the trend tells them apart.
+    effect_of: says what events do at present. is_keyed: callers are keys, and the trend tells them apart.
     """
     router = APIRouter(tags=["events"])
-    writer = EventWriter(history, metrics, is_keyed=is_keyed)
+    writer = EventWriter(history, metrics, effect_of, is_keyed=is_keyed)
 
     @router.post("/events", **documented(body=EventsRequest, answer=EventsResponse))
     async def send_events(request: Request) -> Response:
@@ -60,8 +67,8 @@ def event_routes(history: History, metrics: Metrics, charge: Charge, *, is_keyed
 class EventWriter:
     """Writes lists of events in slices, one slice of one list at a time: a flood delays events, not answers."""
 
-    def __init__(self, history: History, metrics: Metrics, *, is_keyed: bool) -> None:
-        self._history, self._metrics, self._is_keyed = history, metrics, is_keyed
+    def __init__(self, history: History, metrics: Metrics, effect_of: EffectOf, *, is_keyed: bool) -> None:
+        self._history, self._metrics, self._effect_of, self._is_keyed = history, metrics, effect_of, is_keyed
         self._turn = asyncio.Lock()
 
     async def write(self, listed: list[object], trace: Trace) -> tuple[list[Kept], list[Rejected]]:
@@ -74,7 +81,7 @@ class EventWriter:
                 if trace.is_gone:
                     raise RequestError("caller_gone", "the caller hung up")
                 good, invalid = check_events(listed[first : first + _SLICE_EVENTS], first)
-                stored, late = _stamp(good, time.time(), source)
+                stored, late = _stamp(good, time.time(), source, self._effect_of)
                 self._metrics.events["invalid"].inc(len(invalid))
                 self._metrics.events["future"].inc(len(late))
                 found = await self._append([event for _, event in stored])
@@ -105,9 +112,28 @@ class EventWriter:
         except StoreError as exc:
             self._metrics.events["unavailable"].inc(len(stored))
             raise store_unavailable() from exc
+        self._count(each for each, result in zip(stored, kept, strict=True) if result is Kept.NEW)
         for result, each in (("accepted", Kept.NEW), ("duplicate", Kept.KNOWN), ("too_old", Kept.TOO_OLD)):
             self._metrics.events[result].inc(kept.count(each))
         return kept
+
+    def _count(self, new: Iterable[StoredEvent]) -> None:
+        """Count what new events do, and how they are attributed."""
+        for event in new:
+            self._metrics.event_effects[event.effect].inc()
+            if (attribution := judge_attribution(event)) is not None:
+                self._metrics.event_attributions[attribution].inc()
+
+
+def judge_attribution(event: StoredEvent) -> str | None:
+    """Return a label of event_attributions_total; None where an event names no answer and no position."""
+    if event.recommendation_id is None:
+        return None if event.position is None else "no_recommendation"
+    if not _RECOMMENDATION_ID.fullmatch(event.recommendation_id):
+        return "unknown_form"
+    if event.position is None:
+        return "no_position"
+    return "whole" if 1 <= event.position <= MAX_POSITION else "position_out_of_range"
 
 
 def _too_old(index: int) -> Rejected:
@@ -116,7 +142,7 @@ def _too_old(index: int) -> Rejected:
 
 
 def _stamp(
-    good: list[tuple[int, Event]], now: float, source: str | None
+    good: list[tuple[int, Event]], now: float, source: str | None, effect_of: EffectOf
 ) -> tuple[list[tuple[int, StoredEvent]], list[Rejected]]:
     """Split events into those to store and those too far in the future; one without a time gets the arrival's.
 
@@ -130,5 +156,7 @@ def _stamp(
             late.append(Rejected(index=index, reason="future", message=f"more than {MAX_FUTURE_S} s in the future"))
             continue
         fields = event.model_dump(exclude={"timestamp"})
-        stored.append((index, StoredEvent(timestamp_ms=round(seconds * 1000), source=source, **fields)))
+        at_ms, effect = round(seconds * 1000), effect_of(event.type)
+        made = StoredEvent(timestamp_ms=at_ms, source=source, effect=effect, **fields)
+        stored.append((index, made))
     return stored, late

@@ -50,6 +50,10 @@ class ModelResponse(BaseModel):
     split: dict[str, Any] = Field(description="how the data were split for judging it")
     refit: bool = Field(description="whether it was trained on everything in the end")
     quality: dict[str, Any] = Field(description="measured before it was exported")
+    history_types: dict[str, float | Literal["hide", "undo"]] = Field(
+        description="what events do by their type: their weight in histories (0: they only go to the stream), or that "
+        "they hide the item, or undo an event; * stands for all that are not listed"
+    )
     index: IndexResponse
     service_version: str = Field(max_length=64)
 
@@ -94,7 +98,11 @@ def model_routes(generations: Generations, published: PublishedVersions, on_rele
     async def read_model() -> Response:
         """What is being served."""
         live = generations.live
-        own = {"index": live.catalogue.search.describe(), "service_version": __version__}
+        own = {
+            "history_types": live.history_types.to_json(),
+            "index": live.catalogue.search.describe(),
+            "service_version": __version__,
+        }
         return json_response({name: getattr(live.manifest, name) for name in _SHOWN} | own)
 
     @router.post("/model/activate", **documented(404, body=ActivateRequest, answer=LiveResponse))

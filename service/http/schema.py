@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from service.errors import RequestError
 
@@ -23,6 +32,7 @@ NOT_BUILT = ("filter", "diversity", "explain")
 _MAX_FIELDS = 32
 _MAX_QUOTES = 2 * (MAX_HISTORY + 2 * MAX_LISTED + _MAX_FIELDS)  # of all strings a good body can have
 _MAX_ERRORS = 100
+_MOST_POSITION = 1_000_000_000
 _MAX_WHOLE = 2**53  # a double beyond it stands for several integers
 _NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
 
@@ -30,6 +40,14 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_NO_
 USER_ID: TypeAdapter[str] = TypeAdapter(Id)
 Ids = Annotated[list[Id], Field(fail_fast=True)]  # the first that is wrong is told, not each of a thousand
 Label = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_CONTROL)]
+
+
+def _whole(number: Any) -> Any:
+    """Return 3 for 3.0: to JSON Schema both are integers."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+Position = Annotated[int, Field(ge=-_MOST_POSITION, le=_MOST_POSITION), BeforeValidator(_whole)]
 
 
 class Body(BaseModel):
@@ -80,6 +98,7 @@ class Event(Body):
     type: Label | None = Field(None, description="what happened, such as view or purchase")
     value: float | None = Field(None, ge=-1e12, le=1e12, description="a rating, a quantity")
     recommendation_id: Label | None = Field(None, description="the answer that led to it")
+    position: Position | None = Field(None, description="the place where that answer showed the item, from 1")
     event_id: Id | None = Field(None, description="makes retries safe: the same id is the same event")
 
 

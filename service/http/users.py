@@ -20,11 +20,12 @@ _ERASE_SCAN_S = 5.0
 
 
 class KeptEvent(BaseModel):
-    """One event of a user's history."""
+    """One event of a user."""
 
     item_id: str = Field(max_length=128)
     timestamp: float = Field(ge=0, description="Unix seconds")
     key: str = Field(max_length=128, description="the event's event_id, or its time in milliseconds")
+    type: str | None = Field(max_length=64, description="as it was sent")
 
 
 class KeptEmbedding(BaseModel):
@@ -39,7 +40,11 @@ class UserResponse(BaseModel):
 
     user_id: str = Field(max_length=128)
     count: int = Field(ge=0, description="how many events history lists")
-    history: list[KeptEvent] = Field(description="oldest first")
+    history: list[KeptEvent] = Field(description="oldest first, without what was removed")
+    hidden: list[KeptEvent] = Field(description="the events for which their items are not shown, oldest first")
+    removed: list[KeptEvent] = Field(description="events that a later one has undone, oldest first")
+    removals: list[KeptEvent] = Field(description="the events that undo others, oldest first")
+    stream_only: int = Field(ge=0, description="events of the last day that only went to the stream")
     history_expires_in_s: int | None = Field(ge=0, description="unless an event comes")
     embedding: KeptEmbedding | None
     log_name: str | None = Field(max_length=128, description="what names the user in the log")
@@ -63,7 +68,7 @@ class EraseResponse(BaseModel):
     """The answer of DELETE /users/{user_id}."""
 
     user_id: str = Field(max_length=128)
-    keys_erased: int = Field(ge=0, le=2, description="history and embedding")
+    keys_erased: int = Field(ge=0, le=5, description="history, marks, notes, types and embedding")
     event_stream: ErasedEvents
     memory: ErasedMemory
 

@@ -50,12 +50,13 @@ class Query:
 class Taste:
     """What is known of a user: all rows seen, oldest first, int32, and the vector, float32 [dim], once encoded.
 
-    last_at: the Unix time of the last event; NaN where it is not known.
+    last_at: the Unix time of the last event; NaN where it is not known. hidden: rows that the user does not want.
     """
 
     seen: Int32 = field(default_factory=lambda: NO_ROWS)
     user: Float32 | None = None
     last_at: float = math.nan
+    hidden: Int32 = field(default_factory=lambda: NO_ROWS)
 
 
 @dataclass(slots=True, eq=False)
@@ -72,10 +73,12 @@ class Job:
     excluded: Sequence[int]
     ignored_ids: Sequence[str]
 
-    def masked(self, seen: Int32) -> Sequence[int] | Int32:
-        """Return the rows that must not be shown to a user who has seen those."""
-        seen = seen if self.query.exclude_seen else NO_ROWS
-        return [*self.excluded, *seen.tolist()] if self.excluded else seen
+    def masked(self, taste: Taste) -> Sequence[int] | Int32:
+        """Return the rows that must not be shown to a user."""
+        seen = taste.seen if self.query.exclude_seen else NO_ROWS
+        if not self.excluded and not len(taste.hidden):
+            return seen
+        return [*self.excluded, *seen.tolist(), *taste.hidden.tolist()]
 
 
 def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]") -> Job:
@@ -153,4 +156,4 @@ class Ranking:
 
     def masked(self) -> Sequence[int] | Int32:
         """Return the rows that must not be shown."""
-        return self.found.job.masked(self.found.taste.seen)
+        return self.found.job.masked(self.found.taste)

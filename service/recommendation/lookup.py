@@ -7,7 +7,8 @@ is remembered of its user, while the others go on waiting.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,11 +16,11 @@ from service.errors import StoreError, StoreTimeoutError
 from service.metrics import Metrics
 from service.model.catalogue import Catalogue
 from service.recommendation.budget import RESERVE_S, RoundTrip
-from service.recommendation.job import Found, Job, Ranking, Taste
+from service.recommendation.job import NO_ROWS, Found, Job, Ranking, Taste
 from service.recommendation.memory import Memory
 from service.user.embedding import EmbeddingCache
 from service.user.history import History
-from service.user.record import Record, Sight
+from service.user.record import Past, Record, Sight
 
 _MAX_WRITES = 4
 _WRITE_TIMEOUT_S = 0.25
@@ -56,12 +57,15 @@ class Lookup:
         records: list[tuple[str, Sight, Record]] = []
         for ranking in rankings:
             found = ranking.found
-            if found.n_erasures != self._n_erasures or found.level != "full" or not len(found.taste.seen):
+            taste, sight = found.taste, found.sight
+            is_known = len(taste.seen) > 0 or len(taste.hidden) > 0
+            if found.n_erasures != self._n_erasures or found.level != "full" or not is_known:
                 continue
             user_id = str(found.job.query.user_id)
-            self._memory.note(user_id, Taste(found.taste.seen, ranking.user, found.taste.last_at))
-            if found.sight is not None and ranking.user is not None:
-                records.append((user_id, found.sight, Record(found.taste.seen, ranking.user)))
+            self._memory.note(user_id, replace(taste, user=ranking.user))
+            if sight is not None and (ranking.user is not None or not len(taste.seen)):
+                hidden = taste.hidden if sight.has_marks else None
+                records.append((user_id, sight, Record(taste.seen, ranking.user, hidden, taste.last_at)))
         if records and len(self._writes) < _MAX_WRITES:  # dropped when busy: they only save work
             task = asyncio.create_task(self._write(records, self._n_erasures))
             self._writes.add(task)
@@ -136,11 +140,11 @@ class Lookup:
             return
         users = _users([job for job, _ in unread])
         histories = await self._history.read(users, max(0.0, until - time.monotonic()))
-        for (job, sight), item_ids in zip(unread, histories, strict=True):
-            if isinstance(item_ids, StoreError):
-                self._recall(reading, job, item_ids)
+        for (job, sight), past in zip(unread, histories, strict=True):
+            if isinstance(past, StoreError):
+                self._recall(reading, job, past)
             else:
-                reading.note(job, self._taste_of(item_ids, sight), sight=sight)
+                reading.note(job, self._taste_of(past, sight), sight=sight)
 
     async def _look(self, jobs: Sequence[Job], until: float) -> list[Sight | StoreError]:
         """Look at the users' records; where there is no time for a second round trip, at their histories too."""
@@ -159,20 +163,25 @@ class Lookup:
             return True
         self._metrics.embedding_cache[sight.result].inc()
         if sight.record is not None:
-            reading.note(job, Taste(sight.record.rows, sight.record.user, sight.last_at))
-        elif sight.item_ids is not None:
-            reading.note(job, self._taste_of(sight.item_ids, sight), sight=sight)
+            hidden = NO_ROWS if sight.record.hidden is None else sight.record.hidden
+            reading.note(job, Taste(sight.record.rows, sight.record.user, sight.last_at, hidden))
+        elif sight.past is not None:
+            reading.note(job, self._taste_of(sight.past, sight), sight=sight)
         return reading.has(job)
 
-    def _taste_of(self, item_ids: Iterable[str], sight: Sight) -> Taste:
-        rows, _ = self._catalogue.find_rows(item_ids)
-        return Taste(np.array(rows, dtype=np.int32), last_at=sight.last_at)
+    def _taste_of(self, past: Past, sight: Sight) -> Taste:
+        rows, _ = self._catalogue.find_rows(past.item_ids)
+        seen = np.array(rows, dtype=np.int32)
+        if not sight.has_marks and not past.hidden:
+            return Taste(seen, last_at=sight.last_at)
+        hidden, _ = self._catalogue.find_rows(past.hidden)
+        return Taste(seen, last_at=past.last_at, hidden=np.array(hidden, dtype=np.int32))
 
     def _recall(self, reading: "_Reading", job: Job, exc: StoreError) -> None:
         """Note what is remembered of a job's user in the place of what the store did not say."""
         taste = self._memory.recall(str(job.query.user_id))
-        if taste is None:
-            reading.note(job, Taste(), level="fallback", reasons=(exc.reason,))
+        if taste is None or not len(taste.seen):
+            reading.note(job, taste or Taste(), level="fallback", reasons=(exc.reason,))
         else:
             reading.note(job, taste, level="degraded", reasons=(exc.reason, "stale_profile"))
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import orjson
 
-from service.bundle import Manifest
+from service.bundle import Effect, HistoryTypes, Manifest
 from service.model.catalogue import Catalogue
 from service.recommendation.recommender import Recommender
 
@@ -39,6 +39,7 @@ class Generation:
         self.manifest, self.catalogue, self.recommender, self.number = manifest, catalogue, recommender, number
         self.trend = trend
         self.version = manifest.version
+        self.history_types = HistoryTypes(manifest.history_types)
         self.version_json = orjson.dumps(manifest.version)
         self.exclude_seen = not manifest.repeat_consumption
         self.live_since = time.time()
@@ -57,6 +58,10 @@ class Generations:
         self.previous, self.live = self.live, generation
         generation.live_since = time.time()
         return dropped
+
+    def effect_of(self, type_: str | None) -> Effect:
+        """Return what an event of a type does, as the live version says."""
+        return self.live.history_types.effect(type_)
 
     def trends(self) -> list[Trend]:
         """Return the trends of both generations."""

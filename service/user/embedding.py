@@ -3,14 +3,14 @@
 A record saves a request most of its work: reading the history whole, checking every member and finding every item costs
 more than ranking does. A record is believed only if its mark (the number of events, the newest one and its time) is
 that of the history as it is now, and if the newest member bears this user's hash. So no answer is made from the reply
-to another user's request.
+to another user's request. Of a user who has hidden or undone something (see history), the mark is made of the number of
+such marks and of the user's id too.
 
 The mark does not show an event that comes late into a full history. The writer of histories does know: with every new
 event it puts a token in the place of the record (see history). A new record is written only if the stored record's
 first 24 bytes are still those that its maker had read before it read the history.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,13 +19,23 @@ from service.store.client import Store
 from service.store.connection import Command
 from service.store.reply import Reply, read_scores, unless_wrong_type
 from service.user.event import read_member
-from service.user.history import History
+from service.user.history import History, read_seconds
 from service.user.key import UserKeys
-from service.user.record import HEAD_BYTES, Record, Sight, largest_record, make_mark, pack_record, unpack_record
+from service.user.record import (
+    HEAD_BYTES,
+    Record,
+    Sight,
+    largest_record,
+    make_mark,
+    make_marked_mark,
+    pack_record,
+    unpack_record,
+)
 
-# KEYS: history, record. ARGV: the record's head as it was before the history was read, the new record, its life in s.
+# KEYS: history, record, marks. ARGV: the record's head as it was before the history was read, the new record, its life
+# in s.
 _REPLACE = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if redis.call('EXISTS', KEYS[1], KEYS[3]) == 0 then return 0 end
 local is_text = redis.call('TYPE', KEYS[2]).ok == 'string'
 if (is_text and redis.call('GETRANGE', KEYS[2], 0, 23) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
@@ -62,54 +72,58 @@ class EmbeddingCache:
         """
         arguments = [
             (
-                2, self._keys.history(user_id), self._keys.record(user_id), sight.head,
-                pack_record(self._version.decode(), sight.mark, record), self._ttl_s,
+                3, *self._keys.looked_at(user_id), sight.head,
+                pack_record(self._version.decode(), sight.mark, record, self._dim), self._ttl_s,
             )
             for user_id, sight, record in records
         ]  # fmt: skip
         await self._store.call_script("write_embedding", _REPLACE, arguments, timeout_s)
 
     def _looking(self, user_id: str, *, is_whole: bool) -> list[Command]:
-        key = self._keys.history(user_id)
+        history, record, marks = self._keys.looked_at(user_id)
         commands: list[Command] = [
             # One byte past the end: a longer value is seen to be wrong without being fetched whole.
-            ("GETRANGE", self._keys.record(user_id), 0, self._largest),
-            ("ZCARD", key),
-            ("ZRANGE", key, -1, -1, "WITHSCORES"),
+            ("GETRANGE", record, 0, self._largest),
+            ("ZCARD", history),
+            ("ZRANGE", history, -1, -1, "WITHSCORES"),
+            ("ZCARD", marks),
         ]
         if is_whole:  # after the mark: an event in between makes a record of both stale, not wrong
-            commands.append(self._history.reading(user_id))
+            commands += self._history.reading(user_id)
         return commands
 
     def _see(
-        self, user_id: str, value: Reply, count: Reply, newest: Reply, whole: Reply | None = None
+        self, user_id: str, value: Reply, count: Reply, newest: Reply, n_marks: Reply, *whole: Reply
     ) -> Sight | StoreError:
         try:
             n_events, scores = unless_wrong_type(count, 0), read_scores(unless_wrong_type(newest, []))
+            n_marks = unless_wrong_type(n_marks, 0)
         except StoreError as exc:
             return exc
-        if not scores:
+        if not scores and not n_marks:
             return Sight("none")
-        (member, score), *_ = scores
-        sight = self._judge(user_id, value, make_mark(n_events, member, score), (member, score))
-        if whole is None or sight.record is not None:
+        member, score = scores[0] if scores else (b"", b"")
+        if n_marks:
+            mark = make_marked_mark(user_id, n_events, member, score, n_marks)
+        else:
+            mark = make_mark(n_events, member, score)
+        sight = self._judge(value, mark, score, is_ours=not scores or read_member(user_id, member) is not None)
+        if n_marks:
+            sight = replace(sight, has_marks=True)
+        if not whole or sight.record is not None:
             return sight
-        item_ids = self._history.item_ids(user_id, whole)
-        return item_ids if isinstance(item_ids, StoreError) else replace(sight, item_ids=item_ids)
+        past = self._history.past(user_id, *whole)
+        return past if isinstance(past, StoreError) else replace(sight, past=past)
 
-    def _judge(self, user_id: str, value: Reply, mark: bytes, newest: tuple[bytes, bytes]) -> Sight:
-        """Say what a user's stored record is worth, given the mark and the newest member of the history now."""
+    def _judge(self, value: Reply, mark: bytes, score: bytes, *, is_ours: bool) -> Sight:
+        """Say what a user's stored record is worth, given the mark and the newest score of the history now.
+
+        is_ours: whether the newest member is this user's, if there is one.
+        """
         if isinstance(value, StoreError):
             return Sight("invalid", mark=mark)
-        if read_member(user_id, newest[0]) is None:
+        if not is_ours:
             return Sight("invalid", mark=mark)  # another user's: reading it whole checks and counts every member
         result, record = unpack_record(value, self._version, mark, self._dim)
-        return Sight(result, record, value[:HEAD_BYTES], mark, last_at=_seconds(newest[1]))
-
-
-def _seconds(score: bytes) -> float:
-    """Return the time that a score is; NaN of what is none."""
-    try:
-        return float(score)
-    except ValueError:
-        return math.nan
+        last_at = read_seconds(score) if record is None or record.hidden is None else record.last_at
+        return Sight(result, record, value[:HEAD_BYTES], mark, last_at=last_at)

@@ -1,16 +1,18 @@
 """The form in which the store keeps a user's cached embedding, and the tests that it must pass to be believed.
 
     version of the bundle (16 bytes) | mark of the history (8) | number of rows uint16 | rows int32 [rows]
-    | user float32 [dim] | crc32 uint32                             all little-endian
+    | user float32 [dim] | number of hidden rows uint16, time of the last event float64, hidden rows int32 [hidden]
+    | crc32 uint32                                                  all little-endian
 
-In its place there may be a token: the letter x and the id of a stream entry, written together with a new event.
+What stands after the vector is there only where the user has marks (see history). In the place of a record there may
+be a token: the letter x and the id of a stream entry, written together with a new event.
 """
 
 import hashlib
 import math
+import struct
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +24,35 @@ VERSION_BYTES = 16
 MARK_BYTES = 8
 HEAD_BYTES = VERSION_BYTES + MARK_BYTES
 _COUNT_BYTES, _CRC_BYTES = 2, 4
+_MORE = struct.Struct("<Hd")
 _TOKEN = b"x"
+
+
+@dataclass(slots=True)
+class Past:
+    """What a user did. item_ids: the history, oldest first. hidden: items not to be shown.
+
+    last_at: the Unix time of the last event of the history; NaN where there is none.
+    """
+
+    item_ids: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    last_at: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is cached of a user. rows: of the items seen, the oldest first, int32 [rows]. user: float32 [dim]."""
+    """What is cached of a user.
+
+    rows: of the items seen, the oldest first, int32 [rows]. user: float32 [dim]; None, and stored as zeros, where there
+    are no rows. hidden: rows not to be shown, int32; None where the user has no marks. last_at: the Unix time of the
+    last event, where the user has marks.
+    """
 
     rows: Int32
-    user: Float32
+    user: Float32 | None
+    hidden: Int32 | None = None
+    last_at: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +61,17 @@ class Sight:
 
     result: hit, miss, stale or invalid, the labels of embedding_cache_total; none where there is no history. record: on
     a hit. head: the stored record's first 24 bytes; we overwrite only if they are unchanged. mark: of the history as it
-    is now. item_ids: the history, if it was asked for too and there is no fresh record. last_at: the Unix time of the
-    newest event.
+    is now. past: what the user did, if it was asked for too and there is no fresh record. last_at: the Unix time of the
+    newest event. has_marks: whether the user has hidden or undone something.
     """
 
     result: str
     record: Record | None = None
     head: bytes = b""
     mark: bytes = b""
-    item_ids: Sequence[str] | None = None
+    past: Past | None = None
     last_at: float = math.nan
+    has_marks: bool = False
 
 
 def make_mark(count: int, newest: bytes, score: bytes) -> bytes:
@@ -56,9 +79,15 @@ def make_mark(count: int, newest: bytes, score: bytes) -> bytes:
     return hashlib.blake2b(b"%d %b %b" % (count, score, newest), digest_size=MARK_BYTES).digest()
 
 
+def make_marked_mark(user_id: str, count: int, newest: bytes, score: bytes, n_marks: int) -> bytes:
+    """Return 8 bytes that name the state of what a user did who has so many marks; there may be no newest member."""
+    state = b"%d %b %d %b\x00\x00%b" % (count, score, n_marks, newest, user_id.encode())
+    return hashlib.blake2b(state, digest_size=MARK_BYTES, person=b"marks").digest()
+
+
 def largest_record(max_rows: int, dim: int) -> int:
-    """Return how many bytes a record of so many rows has."""
-    return HEAD_BYTES + _COUNT_BYTES + 4 * max_rows + 4 * dim + _CRC_BYTES
+    """Return how many bytes a record of so many rows has at most, and of as many hidden ones."""
+    return HEAD_BYTES + _COUNT_BYTES + 8 * max_rows + 4 * dim + _MORE.size + _CRC_BYTES
 
 
 def read_version(head: bytes) -> str | None:
@@ -66,10 +95,13 @@ def read_version(head: bytes) -> str | None:
     return None if not head or head[:1] == _TOKEN else head.decode(errors="replace")
 
 
-def pack_record(version: str, mark: bytes, record: Record) -> bytes:
-    """Return the stored form of a record."""
-    rows, user = record.rows.astype("<i4", copy=False).tobytes(), record.user.astype("<f4", copy=False).tobytes()
+def pack_record(version: str, mark: bytes, record: Record, dim: int) -> bytes:
+    """Return the stored form of a record. dim: of the model."""
+    vector = np.zeros(dim, dtype=np.float32) if record.user is None else record.user
+    rows, user = record.rows.astype("<i4", copy=False).tobytes(), vector.astype("<f4", copy=False).tobytes()
     body = b"".join((version.encode(), mark, len(record.rows).to_bytes(_COUNT_BYTES, "little"), rows, user))
+    if record.hidden is not None:
+        body += _MORE.pack(len(record.hidden), record.last_at) + record.hidden.astype("<i4", copy=False).tobytes()
     return body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little")
 
 
@@ -85,9 +117,15 @@ def unpack_record(value: bytes, version: bytes, mark: bytes, dim: int) -> tuple[
     first_row = HEAD_BYTES + _COUNT_BYTES
     n_rows = int.from_bytes(value[HEAD_BYTES:first_row], "little")
     end = first_row + 4 * n_rows + 4 * dim
-    if len(value) != end + _CRC_BYTES or zlib.crc32(value[:end]) != int.from_bytes(value[end:], "little"):
+    n_more = len(value) - end - _CRC_BYTES
+    n_hidden, last_at = _MORE.unpack_from(value, end) if n_more >= _MORE.size else (0, math.nan)
+    is_sound = n_more in (0, _MORE.size + 4 * n_hidden)
+    if not is_sound or zlib.crc32(value[:-_CRC_BYTES]) != int.from_bytes(value[-_CRC_BYTES:], "little"):
         return "invalid", None
     if value[VERSION_BYTES:HEAD_BYTES] != mark:
         return "stale", None
     rows = np.frombuffer(value, "<i4", n_rows, first_row)
-    return "hit", Record(rows, np.frombuffer(value, "<f4", dim, first_row + 4 * n_rows))
+    user = np.frombuffer(value, "<f4", dim, first_row + 4 * n_rows)
+    if not n_more:
+        return "hit", Record(rows, user)
+    return "hit", Record(rows, user, np.frombuffer(value, "<i4", n_hidden, end + _MORE.size), last_at)

@@ -3,7 +3,8 @@
     count(item, now) = sum over its events before now of 2^-((now - time) / half-life)
 
 A user counts once an item and window floor(time / half-life). An event counts at its own time, or at its arrival where
-its own time is later. It begins with the bundle's counts; events up to the time of those are in them.
+its own time is later. What does not enter histories does not count (see service/bundle/history_type.py); what is undone
+later has counted. It begins with the bundle's counts; events up to the time of those are in them.
 
 What is counted can be made up, so three rules bound what little of it can do. Users who were first heard of less than a
 day (or a half-life) ago count in full only as far as the item has as much from others; of what is more, the square root
@@ -24,7 +25,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.bundle import Float32, TrendRule
+from service.bundle import Effect, Float32, HistoryTypes, TrendRule
 
 ANONYMOUS, OTHERS = "anonymous", "other"
 """The sources of events that came without a key, and of those of very many keys."""
@@ -57,9 +58,11 @@ class TrendCounter:
     to which the bundle has counted.
     """
 
-    def __init__(self, rule: TrendRule, counts: Float32, rows: Rows, now: float) -> None:
-        """counts: of the bundle, decayed to now, float32 [n_items]."""
-        self._rule, self._rows = rule, rows
+    def __init__(
+        self, rule: TrendRule, counts: Float32, rows: Rows, now: float, types: HistoryTypes | None = None
+    ) -> None:
+        """counts: of the bundle, decayed to now, float32 [n_items]. types: those that enter histories count."""
+        self._rule, self._rows, self._types = rule, rows, types or HistoryTypes()
         self.since = min(rule.as_of, now)
         self._at = now
         self._total = np.asarray(counts, dtype=np.float64)
@@ -77,7 +80,7 @@ class TrendCounter:
         self._fade_to(now)
         for entry_id, event in entries:
             self.cursor = entry_id
-            if (read := _read_event(event)) is not None:
+            if (read := _read_event(event, self._types)) is not None:
                 self._look(entry_id, *read)
 
     def counts(self, now: float) -> Float32:
@@ -257,12 +260,14 @@ class _Newcomers:
                 self._known.add(user)
 
 
-def _read_event(event: bytes) -> tuple[str, str, float, str] | None:
-    """Return user, item, Unix time and source of an entry's event; None if it is none."""
+def _read_event(event: bytes, types: HistoryTypes) -> tuple[str, str, float, str] | None:
+    """Return user, item, Unix time and source of an entry's event; None if it is none, or does not count."""
     try:
         fields = orjson.loads(event)
         user_id, item_id, timestamp = fields["user_id"], fields["item_id"], float(fields["timestamp"])
-        source = fields.get("source", ANONYMOUS)
+        source, type_ = fields.get("source", ANONYMOUS), fields.get("event")
+        if isinstance(type_, str | None) and types.effect(type_) is not Effect.HISTORY:
+            return None
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
         return None
     is_event = all(isinstance(each, str) for each in (user_id, item_id, source)) and 0 <= timestamp < 1e11

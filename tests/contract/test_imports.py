@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("service", "training")
-FACE = "service.bundle"
+FACE, CLIENT = "service.bundle", "service.client"
 
 
 def name_of(path):
@@ -29,6 +29,7 @@ MAY_USE = {
         "bundle": set(),
         "store": set(),
         "bench": set(),
+        "client": set(),
         "search": {"bundle"},
         "user": {"store", "bundle"},
         "model": {"search", "bundle"},
@@ -77,6 +78,7 @@ HOMES = {
     "matplotlib": {"service.bench", "training.report"},
     "implicit": {"training.evaluation"},
     "rich": {"training.progress"},
+    "httpx": {"service.client"},
 }
 """The folder, or the file at the root, where a library is named; in service and in training at most one each."""
 SEES_SETTINGS = {"service.app", "service.storage", "service.command"}
@@ -200,10 +202,19 @@ def test_the_bundle_needs_the_standard_library_and_numpy():
             assert all(other == FACE or other.startswith(f"{FACE}.") for other in foreign), (name, foreign)
 
 
-def test_only_the_face_of_the_bundle_hands_names_on():
+def test_the_client_needs_the_standard_library_and_httpx():
+    allowed = {"httpx", *sys.stdlib_module_names}
+
+    for name, tree in MODULES.items():
+        if home_of(name) == CLIENT:
+            foreign = {other for other in imported(tree) if other.split(".")[0] not in allowed}
+            assert all(other == CLIENT or other.startswith(f"{CLIENT}.") for other in foreign), (name, foreign)
+
+
+def test_only_the_faces_of_bundle_and_client_hand_names_on():
     for name, tree in MODULES.items():
         _, folder = folder_of(name)
-        if folder is not None and name == home_of(name) and name != FACE:
+        if folder is not None and name == home_of(name) and name not in (FACE, CLIENT):
             assert not tree.body, f"{name}/__init__.py is empty, so that importing one file imports no other"
 
 

@@ -9,7 +9,11 @@ import pytest
 
 from service.bundle import open_bundle
 from tests.service.running import Running, run_command
+from tests.service.toy import write_toy
+from training.data.interaction_file import Cleaning
+from training.data.prepare import prepare
 from training.data.prepared import load_prepared
+from training.data.split import SplitRule
 from training.evaluation.judge import best_rows, rank
 from training.evaluation.question import ask, judged_part
 from training.export.export import torch_scores
@@ -95,3 +99,52 @@ def test_the_bundle_exported_is_the_bundle_served(finished_run, tmp_path):
 
     manifest = open_bundle(finished_run / "bundle").manifest
     assert served["version"] == manifest.version
+
+
+TYPES = ["buy", "view", "click", "skip", "unlike", "impression", "hide", "remove", ""]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"events": ["buy", "view"]},
+        {"weights": "loss", "event_weights": {"buy": 1.0, "view": 0.2, "click": 0.0}},
+        {"event_effects": {"skip": "hide", "unlike": "undo", "click": "stream", "impression": "history"}},
+    ],
+    ids=["built in", "events", "weights", "effects"],
+)
+def test_typed_events_give_the_histories_of_training(chosen, tmp_path):
+    rng = random.Random(3)
+    rows = [
+        {"user_id": f"u{rng.randrange(12)}", "item_id": f"i{rng.randrange(9)}", "timestamp": rng.randrange(1, 12),
+         "event": rng.choice(TYPES)}
+        for _ in range(600)
+    ]  # fmt: skip
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cleaning = Cleaning(**chosen)
+    prepared = prepare(tmp_path / "log.jsonl", None, tmp_path / "out", cleaning, SplitRule("none"), "yes")
+    trained = {}
+    for event in read_events(tmp_path / "out" / "histories.jsonl.gz"):
+        trained.setdefault(event["user_id"], []).append((event["item_id"], event["timestamp"]))
+    types = prepared.report["settings"]["history_types"]
+    bundle = write_toy(tmp_path / "bundle", history_types=types)
+
+    with Running(bundle.path, tmp_path / "data") as service:
+        rng.shuffle(rows)
+        sent = [{**row, "type": row["event"] or None} for row in rows]
+        for row in sent:
+            del row["event"]
+        assert service.send(*sent)["rejected"] == []
+        users = sorted({row["user_id"] for row in rows})
+        kept = {user: service.client.get(f"/users/{user}").json()["history"] for user in users}
+        exported = run_command("export", str(tmp_path / "events.jsonl"), "--data-dir", str(tmp_path / "data"))
+        again = prepare(tmp_path / "events.jsonl", None, tmp_path / "again", cleaning, SplitRule("none"), "yes")
+
+    served = {user: [(event["item_id"], event["timestamp"]) for event in kept[user]] for user in users}
+    assert exported.returncode == 0, exported.stderr
+    assert {user: history for user, history in served.items() if history} == trained
+    assert (again.item.tolist(), again.timestamp_ms.tolist()) == (
+        prepared.item.tolist(),
+        prepared.timestamp_ms.tolist(),
+    )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -185,7 +186,13 @@ def write_toy_sum(out: Path, *, seed: int = 0, n_items: int = N_ITEMS, parts: Pa
 
 
 def write_toy(
-    out: Path, *, repeat_consumption: bool = False, n_items: int = N_ITEMS, encoder: bytes | None = None, seed: int = 0
+    out: Path,
+    *,
+    repeat_consumption: bool = False,
+    n_items: int = N_ITEMS,
+    encoder: bytes | None = None,
+    seed: int = 0,
+    history_types: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Write a valid toy bundle."""
     rng = np.random.default_rng(seed)
@@ -200,5 +207,6 @@ def write_toy(
             "created_at": "2026-01-01T00:00:00+00:00",
             "max_history": MAX_HISTORY,
             "repeat_consumption": repeat_consumption,
+            "history_types": history_types or {},
         },
     )

@@ -43,6 +43,11 @@ class Wishes(Protocol):
         ...
 
     @property
+    def event_effects(self) -> Mapping[str, str]:
+        """What else its values do."""
+        ...
+
+    @property
     def weights(self) -> str:
         """What the weight column is for."""
         ...
@@ -146,7 +151,7 @@ def gather(source: Source, wishes: Wishes, account: Account) -> Gathered:
 
 def _choice(wishes: Wishes) -> Choice:
     required = ["user_id", "item_id"]
-    if wishes.events or wishes.event_weights:
+    if wishes.events or wishes.event_weights or wishes.event_effects:
         required.append("event")
     optional = ["timestamp", "event"] if wishes.weights == "ignore" else ["timestamp", "weight", "event"]
     if wishes.times.rule == "order":

@@ -17,7 +17,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from service.bundle import MAX_ID_LENGTH, check_item_id, tie_hash
+from service.bundle import MAX_ID_LENGTH, check_item_id, combine_types, tie_hash
+from training.data.effect import MARKS, Told, effects_of, leave_out
 from training.data.gathering import Gathered, gather
 from training.data.timestamp import Bounds, settle_times
 from training.errors import InputError
@@ -44,9 +45,19 @@ class Cleaning:
     times: Bounds = field(default_factory=Bounds)
     weights: str = "filter"  # one of WEIGHTS: what the weight of a row is for
     event_weights: Mapping[str, float] = field(default_factory=dict)  # of the values of the event column, for the loss
+    event_effects: Mapping[str, str] = field(default_factory=dict)  # what else events do by their value, see Effect
     min_targets: int = 0  # fewer events to learn from stop the run
     item_columns: Mapping[str, str] = field(default_factory=dict)  # our name -> that of the items file
     item_form: Form = field(default_factory=Form)
+
+    @cached_property
+    def history_types(self) -> Mapping[str, Any] | None:
+        """What events do by their type, as a bundle says it; None where nothing is said. Raises InputError."""
+        weights = self.event_weights if self.weights == "loss" else {}
+        try:
+            return combine_types(self.events, weights, self.event_effects)
+        except ValueError as exc:
+            raise InputError(f"prepare.events, event_weights and event_effects: {exc}") from exc
 
     def settings(self) -> dict[str, Any]:
         """Return what the report says of them: the clock is not among it."""
@@ -58,7 +69,9 @@ class Cleaning:
             "max_history": self.max_history,
             "weights": self.weights,
             "event_weights": dict(self.event_weights),
+            "event_effects": dict(self.event_effects),
             "times": self.times.rule,
+            "history_types": self.history_types,
         }
 
 
@@ -100,6 +113,8 @@ def read_interactions(place: Place | Source, cleaning: Cleaning) -> InteractionF
     for reason, holds in reasons.items():
         dropped[reason] = int((keep & holds).sum())
         keep &= ~holds
+    keep, more = leave_out(Told(rows.event, rows.event_codes, user, item, ms), cleaning.history_types, keep)
+    dropped |= more
     frame = pl.DataFrame({"user": user[keep], "item": item[keep], "timestamp_ms": ms[keep]})
     if rows.weight is not None or cleaning.weights == "loss":
         frame = frame.with_columns(weight=_weights(rows, cleaning)[keep])
@@ -155,14 +170,16 @@ def _reasons(
     for name, (ids, numbers) in (("user_id", users), ("item_id", items)):
         for reason, refused in _refused_ids(ids).items():
             reasons[f"{name}_{reason}"] = np.isin(numbers, refused)
+    effects = effects_of(rows.event, rows.event_codes, cleaning.history_types)
+    is_mark = np.isin(effects, MARKS)
     if cleaning.events:
         wanted = [code for text, code in rows.event_codes.items() if text in cleaning.events]
-        reasons["event_not_wanted"] = ~np.isin(rows.event, wanted)
+        reasons["event_not_wanted"] = ~np.isin(rows.event, wanted) & ~is_mark
     if rows.weight is not None:
-        reasons["no_weight"] = np.isnan(rows.weight)
-        reasons["weight_too_low"] = ~(rows.weight > cleaning.min_weight)
+        reasons["no_weight"] = np.isnan(rows.weight) & ~is_mark
+        reasons["weight_too_low"] = ~(rows.weight > cleaning.min_weight) & ~is_mark
     if cleaning.weights == "loss" and cleaning.event_weights:
-        reasons["event_weight_of_zero"] = _event_weights(rows, cleaning) <= 0
+        reasons["event_weight_of_zero"] = (_event_weights(rows, cleaning) <= 0) & ~is_mark
     return reasons
 
 

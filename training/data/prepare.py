@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 import polars as pl
 
+from service.bundle import Effect
 from training.data.description import summarise, summarise_catalog
 from training.data.holding import hold_out
 from training.data.interaction_file import Cleaning, InteractionFile, read_interactions
@@ -103,6 +104,22 @@ def parse_weights(text: str) -> dict[str, float]:
         if not (event and equals and 0 <= weights[event] < 1e6):
             raise InputError(f"prepare.event_weights: {pair!r}: write EVENT=NUMBER, for example purchase=1,view=0.2")
     return weights
+
+
+def parse_effects(text: str) -> dict[str, str]:
+    """Return {event: effect} of "unlike=undo,skip=hide". Raises InputError."""
+    effects: dict[str, str] = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        event, equals, effect = (word.strip() for word in pair.rpartition("="))
+        if not (event and equals and effect in set(Effect)):
+            known = ", ".join(Effect)
+            raise InputError(
+                f"prepare.event_effects: {pair!r}: write EVENT=EFFECT, one of {known}, such as unlike=undo"
+            )
+        if event in effects:
+            raise InputError(f"prepare.event_effects: {event} is named twice")
+        effects[event] = effect
+    return effects
 
 
 def _check_replaceable(out: Path) -> None:

@@ -105,6 +105,7 @@ class Prepare:
     events: Text = ""  # "purchase,view": only these values of the event column count; empty: all
     weights: Annotated[Text, _one_of(*WEIGHTS)] = "filter"  # loss: they filter, and are kept as weights of the events
     event_weights: Text = ""  # "purchase=1,view=0.2": the weight of an event by its value, where weights is loss
+    event_effects: Text = ""  # "unlike=undo,skip=hide,click=stream": what else events do by their value
     min_weight: StrictFloat = 0.0  # rows of this weight or less are dropped; without a weight column every row counts
     max_malformed: Share = 0.01  # the run stops where a larger share of the rows cannot be read
     max_history: AtLeast1 = 500  # newest events kept of a user: as many as the store keeps

@@ -171,6 +171,7 @@ def run_export(run: Run) -> None:
         "refit": run.refit,
         "quality": run_quality(run),
         "lineage": _lineage(run, prepared, key),
+        "history_types": prepared.report["settings"].get("history_types") or {},
     }
     rule = files_of(run.out / "student", STUDENT).rule
     table = with_parts(load_table(run.out / "compressed"), open_given(run, prepared), rule)

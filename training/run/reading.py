@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.data.interaction_file import Cleaning
-from training.data.prepare import parse_columns, parse_weights
+from training.data.prepare import parse_columns, parse_effects, parse_weights
 from training.data.timestamp import read_bounds
 from training.file.account import Form
 from training.run.config import Prepare
@@ -35,6 +35,7 @@ def open_cleaning(settings: Prepare) -> Cleaning:
         times=read_bounds(settings.times, settings.earliest, settings.latest),
         weights=settings.weights,
         event_weights=parse_weights(settings.event_weights),
+        event_effects=parse_effects(settings.event_effects),
         min_targets=settings.min_targets,
         item_columns=parse_columns(settings.item_columns, "--item-columns"),
         item_form=Form("auto", settings.item_delimiter, settings.item_quote, "auto", settings.item_encoding),

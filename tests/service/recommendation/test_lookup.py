@@ -16,7 +16,7 @@ from service.recommendation.job import Found, Job, Query, Ranking, Taste
 from service.recommendation.lookup import Lookup
 from service.recommendation.memory import Memory
 from service.user.erasure import share_of
-from service.user.record import Record, Sight
+from service.user.record import Past, Record, Sight
 from tests.service.toy import write_toy
 
 RULE = BudgetRule(default_s=10.0, store_share=0.5)
@@ -44,9 +44,9 @@ class Users:
         sights = {"known": Sight("hit", KNOWN), "read": Sight("miss", mark=b"12345678")}
         return [sights.get(user_id.split("-")[0], Sight("none")) for user_id in user_ids]
 
-    async def read(self, user_ids: Sequence[str], timeout_s: float) -> list[list[str]]:
+    async def read(self, user_ids: Sequence[str], timeout_s: float) -> list[Past]:
         await self.may_read.wait()
-        return [["i3", "i4", "gone"] for _ in user_ids]
+        return [Past(["i3", "i4", "gone"]) for _ in user_ids]
 
     async def keep(self, records: Sequence[tuple[str, Sight, Record]], timeout_s: float) -> None:
         self.kept += [user_id for user_id, _, _ in records]

@@ -78,7 +78,8 @@ async def test_record_of_an_erased_user_is_not_written_back(store: Store) -> Non
     assert n_keys == 2
     assert await results(cache, "erased") == ["none"]
     assert await history.describe("erased", 5) == {
-        "count": 0, "history": [], "history_expires_in_s": None, "embedding": None
+        "count": 0, "history": [], "hidden": [], "removed": [], "removals": [], "stream_only": 0,
+        "history_expires_in_s": None, "embedding": None,
     }  # fmt: skip
 
 
@@ -92,7 +93,7 @@ async def test_look_reads_whole_histories_of_those_without_a_fresh_record(store:
 
     found = await cache.look(["new", "old", "nobody"], 5, is_whole=True)
 
-    assert [sight.item_ids for sight in found] == [["i1", "i2"], None, None]
+    assert [sight.past and sight.past.item_ids for sight in found] == [["i1", "i2"], None, None]
     assert [sight.result for sight in found] == ["stale", "hit", "none"]
 
 
@@ -103,7 +104,7 @@ async def test_record_key_of_another_type_is_invalid_and_a_history_key_is_no_his
     await store.call("user", [("SET", KEYS.history("text"), "x")], 5)
 
     assert await results(cache, "list", "text") == ["invalid", "none"]
-    assert await history.read(["list", "text"], 5) == [["i1"], []]
+    assert [past.item_ids for past in await history.read(["list", "text"], 5)] == [["i1"], []]
 
 
 def test_late_event_in_a_full_history_is_seen_at_once(shared_service: Running) -> None:

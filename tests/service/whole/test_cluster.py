@@ -1,5 +1,6 @@
 """A real Cluster of three nodes: users spread over it, slots that move, a node that dies."""
 
+import json
 import signal
 import subprocess
 from collections import Counter
@@ -134,6 +135,39 @@ def test_users_are_spread_and_served_and_slots_may_move(nodes: Nodes, toy_bundle
     ]  # fmt: skip
     assert [answer["memory"]["complete"] for answer in erased] == [True, True]
     assert gone["quality"]["reasons"] == ["cold_user"]
+
+
+def test_types_do_on_a_cluster_what_they_do_on_one_server(nodes: Nodes, toy_bundle: Path, tmp_path: Path) -> None:
+    steps = [("i1", "view", 1), ("i2", "hide", 2), ("i3", "dislike", 3), ("i1", "remove", 4), ("i3", "remove", 5),
+             ("i4", "impression", 6), ("i5", None, 7)]  # fmt: skip
+    events = [
+        {"user_id": user, "item_id": item, "type": type_, "timestamp": at}
+        for user in USERS[:9]
+        for item, type_, at in steps
+    ]
+    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url, budget_ms=BUDGET_MS) as service:
+        first, again = service.send(*events), service.send(*events)
+        for user in USERS[:9]:
+            kept = service.client.get(f"/users/{user}").json()
+            assert [event["item_id"] for event in kept["history"]] == ["i5"]
+            assert [(event["item_id"], event["type"]) for event in kept["hidden"]] == [("i2", "hide")]
+            assert [(event["item_id"], event["type"]) for event in kept["removed"]] == [
+                ("i1", "view"),
+                ("i3", "dislike"),
+            ]
+            for _ in range(2):
+                shown = {item["item_id"] for item in service.recommend(user_id=user, k=60)["items"]}
+                assert {f"i{n}" for n in range(60)} - shown == {"i2", "i5"}
+        erased = service.client.delete(f"/users/{USERS[0]}").json()
+        left = [key for number in range(3) for key in nodes.client(number).keys(f"retort:{{{USERS[0]}}}:*")]
+    exported = run_command("export", str(tmp_path / "out.jsonl"), redis_url=nodes.url)
+
+    assert (first["accepted"], again["accepted"], again["duplicates"]) == (63, 0, 63)
+    assert erased["event_stream"] == {"erased": 7, "complete": True}
+    assert left == []
+    assert exported.returncode == 0, exported.stderr
+    types = Counter(json.loads(line).get("event") for line in (tmp_path / "out.jsonl").read_text().splitlines())
+    assert types == {"view": 8, "hide": 8, "dislike": 8, "remove": 16, "impression": 8, None: 8}
 
 
 def test_commands_reach_every_node(nodes: Nodes, toy_bundle: Path, tmp_path: Path) -> None:
