@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from service.bundle import Float32
+from service.catalogue.column import Mask
 from service.recommendation.budget import Budget
 from service.search.addend import Addend
 from service.search.protocol import Ranked
@@ -30,7 +31,11 @@ class Caller(Protocol):
 
 @dataclass(slots=True)
 class Query:
-    """A checked request, in the caller's ids."""
+    """A checked request, in the caller's ids.
+
+    mask: the rows that its filter lets through, bool [n_items]; None without a filter. fields: what is returned of each
+    item beside its id and score.
+    """
 
     user_id: str | None
     k: int
@@ -41,6 +46,8 @@ class Query:
     caller: Caller
     budget: Budget
     is_debug: bool = False
+    mask: Mask | None = None
+    fields: Sequence[str] = ()
 
 
 @dataclass(slots=True)
