@@ -6,7 +6,8 @@
     item_embeddings.npy     float32 | float16 | int8 [n_items, dim]; int8 with item_scales.npy float32 [n_items]
     input_embeddings.npy    optional float32 [n_items, dim]: histories are made of these vectors instead
     item_biases.npy         optional float32 [n_items], in format 1 only
-    items.jsonl             row i: {"item_id", "title"?, "attributes": {name: [values]}, "popularity"}
+    items.jsonl             row i: {"item_id", "title"?, "attributes": {name: [values]}, "popularity"}; in format 2 also
+                            "numbers"? {name: number} and "booleans"? {name: bool}, whose names the manifest lists
     golden.jsonl            {"history": [item_id], "k", "items": [[item_id, score]]}
 
 Format 1: score(user, item) = user · item (+ bias). Format 2 has one of two fields more in its manifest, or both.
@@ -21,7 +22,7 @@ there are these files more:
                             "counts": {item_id: count}; items not listed have the bundle's count decayed to now
 
 The answer is the K highest. Nothing else is needed to reproduce the model. A bundle without a part that is new is
-written as format 1.
+written as format 1. One of format 2 without `score` is user · item with numbers or booleans.
 
 The file table is checked first (see manifest), then the shape and the values of each file. The encoder is not run.
 """
@@ -40,8 +41,9 @@ import numpy as np
 from service.bundle.array import check_range, open_array
 from service.bundle.encoder import read_encoder
 from service.bundle.error import BundleCorruptError
-from service.bundle.item import Item, Items, read_items
+from service.bundle.item import Item, Items, name_values, read_items
 from service.bundle.manifest import (
+    ADDITIONS,
     BIASES,
     EMBEDDINGS,
     ENCODER,
@@ -111,7 +113,7 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle beside out, check it, rename it to out, and return it opened again.
 
-    table: one that has parts gives a bundle of format 2, and so do history_types; anything else gives format 1.
+    table, items, manifest: parts, numbers, booleans, history_types give a bundle of format 2; else it is of format 1.
     manifest: the fields of Manifest that are not computed here (created_at, max_history, repeat_consumption, ...).
     A bundle that is already at out is replaced. A crash never leaves a mix of both.
     Raises BundleError if what was given is no valid bundle; what was at out is then unchanged.
@@ -130,12 +132,13 @@ def write_bundle(
             "n_items": int(n_items),
             "files": files,
             "score": score,
-            "format": SUM_FORMAT if score or types else FORMAT,
+            **name_values(items),
         }
+        additions = {name: computed.get(name) or manifest.get(name) for name in ADDITIONS}
+        computed["format"] = SUM_FORMAT if any(additions.values()) else FORMAT
         whole = asdict(Manifest(**{**manifest, **computed}))
-        for name in ("score", "history_types"):
-            if not whole[name]:
-                del whole[name]
+        for name in (name for name, value in additions.items() if not value):
+            del whole[name]
         _write_synced(aside / MANIFEST, json.dumps(whole, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
         aside.chmod(0o755)
         open_bundle(aside)
@@ -151,7 +154,7 @@ def open_bundle(path: Path) -> Bundle:
     manifest = read_manifest(path)
     check_files(path, manifest)
     table = _open_table(path, manifest)
-    items = read_items(path / ITEMS, manifest.n_items)
+    items = read_items(path / ITEMS, manifest.n_items, manifest.numbers, manifest.booleans)
     golden = _read_golden(path / GOLDEN, set(items.ids), is_sum=table.parts is not None)
     return Bundle(path, manifest, table, items, golden)
 
@@ -175,7 +178,12 @@ def _item_fields(item: Item) -> dict[str, Any]:
     if item.title is not None:
         fields["title"] = item.title
     attributes = {name: list(values) for name, values in item.attributes.items()}
-    return fields | {"attributes": attributes, "popularity": float(item.popularity)}
+    fields |= {"attributes": attributes}
+    if item.numbers:
+        fields["numbers"] = {name: float(number) for name, number in item.numbers.items()}
+    if item.booleans:
+        fields["booleans"] = {name: bool(value) for name, value in item.booleans.items()}
+    return fields | {"popularity": float(item.popularity)}
 
 
 def _golden_fields(answer: Golden, parts: Parts | None) -> dict[str, Any]:

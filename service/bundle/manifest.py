@@ -7,18 +7,21 @@ import hashlib
 import json
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from service.bundle.error import BundleCorruptError, BundleFormatError, BundleMissingError
 from service.bundle.history_type import HistoryTypes
+from service.bundle.item import MAX_NAMES, check_item_id
 from service.bundle.score import parse_score
 from service.bundle.strict_json import parse_json
 
 FORMAT, SUM_FORMAT = 1, 2
-"""The formats: the second one has a score that is a sum (see score), or says which events enter histories."""
+"""The formats. 2 has one of the ADDITIONS at least."""
+ADDITIONS = ("score", "history_types", "numbers", "booleans")
+"""What format 2 adds: a score that is a sum, which events enter histories, numbers and booleans of items."""
 TIE_RULE = "blake2b4(user_id 0x00 item_id) then item_id then event"
 MAX_MANIFEST_BYTES = 4 << 20
 MANIFEST = "manifest.json"
@@ -56,6 +59,7 @@ class Manifest:
     quality: the figures measured on the test events. lineage: the data, settings and versions it was made from.
     score: how the score adds up, see parse_score(); empty where it is user · item, always in format 1. history_types:
     which types of events enter histories, see history_type; empty where nothing is said of them, always in format 1.
+    numbers, booleans: the names of the numbers and the booleans that the items have, ascending; none in format 1.
     """
 
     version: str
@@ -72,6 +76,8 @@ class Manifest:
     lineage: Mapping[str, Any] = field(default_factory=dict)
     score: Mapping[str, Any] = field(default_factory=dict)
     history_types: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Sequence[str] = ()
+    booleans: Sequence[str] = ()
     format: int = FORMAT
 
 
@@ -189,6 +195,20 @@ def _checked_manifest(where: object, fields: Mapping[str, Any]) -> Manifest:
     return replace(Manifest(**known, format=fields["format"]), **_checked_additions(where, fields))
 
 
+def _checked_names(where: object, fields: Mapping[str, Any], kind: str) -> Sequence[str]:
+    """Check the list of names of a kind of value. Raises BundleCorruptError."""
+    names = fields.get(kind, [])
+    try:
+        is_good = (
+            isinstance(names, list) and len(names) <= MAX_NAMES and names == sorted(set(map(check_item_id, names)))
+        )
+    except (TypeError, ValueError):
+        is_good = False
+    if not is_good:
+        raise BundleCorruptError(f"{where}: {kind}: at most {MAX_NAMES} names, ascending, of 1 to 128 characters each")
+    return tuple(names)
+
+
 def _checked_additions(where: object, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that format 2 adds, of which a bundle has one at least."""
     if fields["format"] == FORMAT:
@@ -196,11 +216,12 @@ def _checked_additions(where: object, fields: Mapping[str, Any]) -> dict[str, An
     try:
         if "history_types" in fields:
             HistoryTypes(fields["history_types"] or "nothing")
-        if "score" in fields or "history_types" not in fields:
+        if "score" in fields or not any(fields.get(name) for name in ADDITIONS):
             parse_score(fields.get("score"))
     except ValueError as exc:
         raise BundleCorruptError(f"{where}: {exc}") from exc
-    return {name: fields[name] for name in ("score", "history_types") if name in fields}
+    names = {kind: _checked_names(where, fields, kind) for kind in ("numbers", "booleans")}
+    return names | {name: fields[name] for name in ("score", "history_types") if name in fields}
 
 
 def _check_numbers(value: Any) -> None:

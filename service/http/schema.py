@@ -28,9 +28,12 @@ MAX_HISTORY = 200
 MAX_LISTED = 1000
 MAX_EVENTS = 1000
 MILLISECONDS_FROM = 1e11
-NOT_BUILT = ("filter", "diversity", "explain")
+NOT_BUILT = ("diversity", "explain")
+MAX_RETURNED = 64
 _MAX_FIELDS = 32
-_MAX_QUOTES = 2 * (MAX_HISTORY + 2 * MAX_LISTED + _MAX_FIELDS)  # of all strings a good body can have
+_MAX_QUOTES = 2 * (
+    MAX_HISTORY + 3 * MAX_LISTED + MAX_RETURNED + 10 * _MAX_FIELDS
+)  # of all strings a good body can have
 _MAX_ERRORS = 100
 _MOST_POSITION = 1_000_000_000
 _MAX_WHOLE = 2**53  # a double beyond it stands for several integers
@@ -40,6 +43,8 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_NO_
 USER_ID: TypeAdapter[str] = TypeAdapter(Id)
 Ids = Annotated[list[Id], Field(fail_fast=True)]  # the first that is wrong is told, not each of a thousand
 Label = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_CONTROL)]
+
+Label128 = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
 def _whole(number: Any) -> Any:
@@ -77,6 +82,15 @@ class RecommendRequest(Body):
     exclude: Ids = Field(default_factory=list, max_length=MAX_LISTED, description="item ids never to be returned")
     exclude_seen: bool | None = Field(None, description="leave out the history used; the bundle sets the default")
     candidates: Ids | None = Field(None, max_length=MAX_LISTED, description="rank only these item ids")
+    filter: dict[str, Any] | None = Field(
+        None,
+        max_length=MAX_LISTED,
+        description="only items whose attributes are so: {name: value, list of values, null, or range of gt, gte, lt, "
+        "lte, eq}; not: filter; any: [filters]",
+    )
+    fields: list[Label128] | None = Field(
+        None, max_length=MAX_RETURNED, description="returned of each item beside its id and score: title, attributes"
+    )
     budget_ms: int | None = Field(None, ge=1, le=1000, description="deadline from the arrival of the request")
     debug: bool = Field(False, description="add stage timings and the candidate funnel")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from service.bundle import Float32
+from service.catalogue.column import Mask
 from service.model.catalogue import Catalogue
 from service.recommendation.budget import Budget
 from service.search.addend import Addend
@@ -33,7 +34,11 @@ class Caller(Protocol):
 
 @dataclass(slots=True)
 class Query:
-    """A checked request, in the caller's ids."""
+    """A checked request, in the caller's ids.
+
+    mask: the rows that its filter lets through, bool [n_items]; None without a filter. fields: what is returned of each
+    item beside its id and score.
+    """
 
     user_id: str | None
     k: int
@@ -44,6 +49,8 @@ class Query:
     caller: Caller
     budget: Budget
     is_debug: bool = False
+    mask: Mask | None = None
+    fields: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -87,6 +94,8 @@ def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]
     candidates = None
     if query.candidates is not None:
         candidates = list(dict.fromkeys(_find(query.candidates, catalogue, ignored)))
+        if query.mask is not None:
+            candidates = [row for row in candidates if query.mask[row]]
     excluded = _find(query.exclude, catalogue, ignored)
     taste = None
     if query.history is not None:

@@ -22,7 +22,7 @@ from service.recommendation.job import Answer, Found, Ranking
 from service.recommendation.observer import RankingMetrics
 from service.recommendation.rule import RULES, Rule, apply_rules, depth_of
 from service.search.addend import Addends
-from service.search.protocol import Ranked
+from service.search.protocol import Allowed, Ranked
 
 STALE_TREND_S = 6 * 3600
 """Where the trend has heard of no event for so long, answers say so."""
@@ -137,7 +137,7 @@ class Ranker:
         masked = [ranking.masked() for ranking in rankings]
         try:
             users, addends = self._weigh(rankings)
-            scores = self._catalogue.score(users, k, max(map(len, masked)), addends)
+            scores = self._catalogue.score(users, k, max(map(len, masked)), addends, _allowed(rankings))
         except ModelError as exc:
             for ranking in rankings:
                 self._fall_back(ranking, exc)
@@ -187,7 +187,9 @@ class Ranker:
         ranking.answer.level, ranking.addend = "fallback", None
         start = time.monotonic()
         job = ranking.job
-        ranked = self._catalogue.most_popular(depth_of(self._rules, job.query), ranking.masked(), job.candidates)
+        allowed = job.query.mask if job.candidates is None else None
+        depth = depth_of(self._rules, job.query)
+        ranked = self._catalogue.most_popular(depth, ranking.masked(), job.candidates, allowed)
         self._note_stage("rules", start, [ranking])
         self._finish(ranking, ranked)
 
@@ -235,6 +237,12 @@ def _begin(found: Found) -> Ranking:
     if found.store_s is not None and found.job.query.is_debug:
         answer.stages_ms["store"] = round(found.store_s * 1000, 3)
     return Ranking(found, answer, found.taste.user)
+
+
+def _allowed(rankings: Sequence[Ranking]) -> Allowed | None:
+    """Return what the filters of rankings allow; None where none has a filter."""
+    allowed = [ranking.job.query.mask for ranking in rankings]
+    return allowed if any(mask is not None for mask in allowed) else None
 
 
 def _vector(ranking: Ranking) -> Float32:

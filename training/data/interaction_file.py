@@ -49,6 +49,7 @@ class Cleaning:
     min_targets: int = 0  # fewer events to learn from stop the run
     item_columns: Mapping[str, str] = field(default_factory=dict)  # our name -> that of the items file
     item_form: Form = field(default_factory=Form)
+    item_text: Sequence[str] = ()  # columns of the items file that are text, whatever they hold
 
     @cached_property
     def history_types(self) -> Mapping[str, Any] | None:

@@ -60,7 +60,7 @@ def test_recommend_refuses_a_malformed_body(shared_service: Running, body: bytes
     assert "Traceback" not in response.text
 
 
-@pytest.mark.parametrize("field", ["filter", "diversity", "explain"])
+@pytest.mark.parametrize("field", ["diversity", "explain"])
 def test_recommend_says_that_a_later_field_is_not_built_yet(shared_service: Running, field: str) -> None:
     response = shared_service.client.post(RECOMMEND, json={"user_id": "u", field: 1})
 
