@@ -19,9 +19,12 @@ MAX_HISTORY = 200
 MAX_LISTED = 1000
 MAX_EVENTS = 1000
 MILLISECONDS_FROM = 1e11
-NOT_BUILT = ("filter", "diversity", "explain")
+MAX_DEPTH = 1000
+MAX_RULES = 20
+MAX_PINS = 100
+NOT_BUILT = ("filter", "explain")
 _MAX_FIELDS = 32
-_MAX_QUOTES = 2 * (MAX_HISTORY + 2 * MAX_LISTED + _MAX_FIELDS)  # of all strings a good body can have
+_MAX_QUOTES = 2 * (MAX_HISTORY + 2 * MAX_LISTED + 3 * MAX_PINS + _MAX_FIELDS)  # of all strings a good body can have
 _MAX_ERRORS = 100
 _MAX_WHOLE = 2**53  # a double beyond it stands for several integers
 _NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
@@ -36,6 +39,13 @@ class Body(BaseModel):
     """What every request body shares."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Pin(Body):
+    """An item at a position of its own."""
+
+    item_id: Id
+    position: int = Field(ge=1, le=MAX_DEPTH, description="counted from 1 over all pages")
 
 
 class RecommendRequest(Body):
@@ -60,12 +70,29 @@ class RecommendRequest(Body):
     exclude_seen: bool | None = Field(None, description="leave out the history used; the bundle sets the default")
     candidates: Ids | None = Field(None, max_length=MAX_LISTED, description="rank only these item ids")
     budget_ms: int | None = Field(None, ge=1, le=1000, description="deadline from the arrival of the request")
-    debug: bool = Field(False, description="add stage timings and the candidate funnel")
+    diversity: float = Field(
+        0.0, ge=0, le=1, description="0: best first; the higher, the less an item is like those before it"
+    )
+    pin: list[Pin] = Field(
+        default_factory=list, max_length=MAX_PINS, description="items that stand at a position whatever their score"
+    )
+    offset: int = Field(
+        0, ge=0, le=MAX_DEPTH, description=f"how many items come before this page; with k {MAX_DEPTH} at most"
+    )
+    debug: bool = Field(False, description="add stage timings, the funnel and the parts of each score")
 
     @model_validator(mode="after")
     def _need_a_user(self) -> "RecommendRequest":
         if self.user_id is None and self.history is None:
             raise ValueError("give user_id, or history")
+        return self
+
+    @model_validator(mode="after")
+    def _list_once(self) -> "RecommendRequest":
+        if self.offset and self.offset + self.k > MAX_DEPTH:
+            raise ValueError(f"offset: with k it is {MAX_DEPTH} at most, and {self.offset} + {self.k} is more")
+        if self.pin:
+            _check_pins(self.pin)
         return self
 
 
@@ -107,6 +134,14 @@ class ActivateRequest(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"version": "306f1bf5c1779dbd"}]})
 
     version: str = Field(pattern="^[0-9a-f]{16}$", min_length=16, max_length=16, description="a published version")
+
+
+def _check_pins(pins: Sequence[Pin]) -> None:
+    """Raises ValueError where two pins have one position, or one item has two."""
+    for name, taken in (("position", [pin.position for pin in pins]), ("item_id", [pin.item_id for pin in pins])):
+        twice = next((each for place, each in enumerate(taken) if each in taken[:place]), None)
+        if twice is not None:
+            raise ValueError(f"pin: the {name} {twice} is there twice")
 
 
 def parse_json(body: bytes) -> Any:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from service.bundle import Bundle, Float32, Int64, Parts, popularity_order
 from service.errors import NonFiniteError
-from service.search.addend import Addend, Addends, Standing, stand, weigh
+from service.search.addend import Addend, Addends, Boosted, Standing, stand, weigh
 from service.search.exact import Exact
 from service.search.protocol import Ranked, Search, rank
 from service.search.scan import scan_scores
@@ -81,7 +81,7 @@ class Catalogue:
         histories: Sequence[Sequence[int] | NDArray[np.integer]],
         last_at: Sequence[float],
         now: float,
-    ) -> tuple[Float32, Addends | None]:
+    ) -> tuple[Float32, Sequence[Addend] | None]:
         """Return users as score() and best_of() take them, float32 [batch, dim], and what is added to their scores.
 
         users: as the encoder gives them. histories: rows, the oldest first. last_at: Unix times of each user's last
@@ -92,22 +92,32 @@ class Catalogue:
         gaps = np.log1p(np.maximum(0.0, now - np.asarray(last_at, dtype=np.float64)))
         return weigh(self.parts, users, histories, gaps, self._standing)
 
-    def describe_parts(self, ranked: Ranked, addend: Addend | None) -> list[dict[str, float]]:
+    def describe_parts(
+        self, ranked: Ranked, addend: Addend | None, boost: Float32 | None = None
+    ) -> list[dict[str, float]]:
         """Return the parts of the score of each ranked item, which add up to the score as it is shown.
 
-        Without an addend the score is of the trend alone.
+        Without an addend the score is of the trend alone, or of the popularity where there is none and no parts. boost:
+        what the request added to each item's score, float32 [n_items], if anything.
         """
-        if self.parts is None or (addend is None and not self.has_trend):
+        is_sum = self.parts is not None and (addend is not None or self.has_trend)
+        if not is_sum and boost is None:
             return []
         rows = np.asarray(ranked[0], dtype=np.int64)
-        scores = _shown(ranked[1])
-        neighbours, trend = [0.0] * len(rows), scores
+        scores, boosts = _shown(ranked[1]), [0.0] * len(rows) if boost is None else _shown(boost[rows])
+        neighbours = [0.0] * len(rows) if addend is None else _shown(addend.neighbours_at(rows))
         if addend is not None:
-            neighbours, trend = _shown(addend.neighbours_at(rows)), _shown(addend.trend_at(rows))
-        return [
-            {"taste": score - near - trending, "neighbours": near, "trend": trending}
-            for score, near, trending in zip(scores, neighbours, trend, strict=True)
+            trend = _shown(addend.trend_at(rows))
+        else:
+            trend = [score - boosted if is_sum else 0.0 for score, boosted in zip(scores, boosts, strict=True)]
+        described = [
+            {"taste": score - near - trending - boosted, "neighbours": near, "trend": trending}
+            for score, near, trending, boosted in zip(scores, neighbours, trend, boosts, strict=True)
         ]
+        if boost is not None:
+            for parts, boosted in zip(described, boosts, strict=True):
+                parts["boost"] = boosted
+        return described
 
     def dissolve(self) -> Iterator[None]:
         """Delete the ids, 10,000 at each step, so that other threads run in between. The catalogue is then of no use.
@@ -141,6 +151,10 @@ class Catalogue:
         openings = self._openings or {row: _opening(self.item_ids[row]) for row in rows}
         return b",".join([openings[row] + score + b"}" for row, score in zip(rows, listed, strict=True)])
 
+    def vectors(self, rows: Sequence[int]) -> Float32:
+        """Return the vectors of rows, float32 [len(rows), dim]."""
+        return self._table.pick(np.asarray(rows, dtype=np.int64))
+
     def exact_scores(self, users: Float32, addends: Addends | None = None) -> Float32:
         """Return user · item (+ bias, + addend) of every item, float32 [batch, n_items], for checks at load.
 
@@ -152,7 +166,12 @@ class Catalogue:
         return scores
 
     def best_of(
-        self, user: Float32, k: int, masked: Iterable[int], candidates: Sequence[int], addend: Addend | None = None
+        self,
+        user: Float32,
+        k: int,
+        masked: Iterable[int],
+        candidates: Sequence[int],
+        addend: Addend | Boosted | None = None,
     ) -> Ranked:
         """Return the k best of the candidate rows that are not masked. user: float32 [dim].
 
@@ -170,13 +189,22 @@ class Catalogue:
             raise NonFiniteError("a score is NaN or infinity")
         return rank(rows, scores, k)
 
-    def most_popular(self, k: int, masked: Iterable[int], candidates: Sequence[int] | None = None) -> Ranked:
+    def most_popular(
+        self,
+        k: int,
+        masked: Iterable[int],
+        candidates: Sequence[int] | None = None,
+        boost: Float32 | None = None,
+    ) -> Ranked:
         """Return the k most popular rows that are not masked, and why as scores. It needs no user.
 
         By the trend where there is one, with log(count + e) as scores; else by the popularity in training. candidates:
-        only these rows, if they are given.
+        only these rows, if they are given. boost: what is added to each item's score, float32 [n_items], if anything.
         """
         hidden = set(masked)
+        if boost is not None:
+            whole = self._popularity if self._standing is None else self._standing.logs
+            return self._highest(whole + boost, k, hidden, candidates)
         if (standing := self._standing) is not None:
             return self._trending(standing, k, hidden, candidates)
         rows = self._each_popular() if candidates is None else sorted(set(candidates), key=self._places.__getitem__)
@@ -190,6 +218,18 @@ class Catalogue:
             left = np.delete(np.arange(len(self)), sorted(hidden))
         order = np.lexsort((self._places[left], -standing.logs[left]))[:k]
         return left[order].tolist(), standing.logs[left[order]]
+
+    def _highest(self, scores: NDArray[Any], k: int, hidden: set[int], candidates: Sequence[int] | None) -> Ranked:
+        """Return the k rows with the highest of scores, [n_items], equal ones by popularity. candidates: see above."""
+        is_left = np.zeros(len(self), dtype=np.bool_)
+        is_left[slice(None) if candidates is None else np.asarray(candidates, dtype=np.int64)] = True
+        is_left[list(hidden)] = False
+        left = np.flatnonzero(is_left)
+        if len(left) > k:
+            least = np.partition(scores[left], len(left) - k)[len(left) - k]
+            left = left[scores[left] >= least]
+        order = np.lexsort((self._places[left], -scores[left]))[:k]
+        return left[order].tolist(), scores[left[order]]
 
     def _each_popular(self) -> Iterator[int]:
         """Yield all rows, the most popular first. They are converted 256 at a time, because few are asked for."""

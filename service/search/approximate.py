@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Float32, Int64, ItemTable
-from service.search.addend import Addend, Addends
+from service.search.addend import Addend, Addends, Boosted
 from service.search.code import extend_users
 from service.search.measured_code import FEW, MANY, MeasuredCodes
 from service.search.protocol import Masked, Ranked, rank
@@ -27,6 +27,9 @@ _AT_ONCE = 256
 
 The times: tests/bench/README.md, "A shortlist is scored 256 rows at a time".
 """
+
+_DEEPER, _TAIL = 4, 16
+"""Where boosted rows may be missed, 4 times as many are looked at; the best of the last 1/16 says what is left."""
 
 
 @dataclass(slots=True)
@@ -68,9 +71,14 @@ class Approximate:
     def best(self, scores: Shortlist, k: int, masked: Masked) -> list[Ranked | None]:
         """Return for each user the k best rows that are not masked, or None if one of its scores is not finite."""
         with np.errstate(all="ignore"):
-            addends: Sequence[Addend | None] = scores.addends or [None] * len(scores.users)
+            addends: Sequence[Addend | Boosted | None] = scores.addends or [None] * len(scores.users)
             each = zip(scores.users, scores.rows, masked, addends, strict=True)
-            return [self._choose(user, rows, hidden, k, addend) for user, rows, hidden, addend in each]
+            return [
+                self._choose_boosted(user, rows, hidden, k, addend)
+                if isinstance(addend, Boosted)
+                else self._choose(user, rows, hidden, k, addend)
+                for user, rows, hidden, addend in each
+            ]
 
     def _depth(self, k: int, n_masked: int) -> int:
         """Return how long a shortlist must be: without n_masked rows, the k best are among the k + n_masked best."""
@@ -94,6 +102,32 @@ class Approximate:
         self._is_masked[hidden] = False
         if addend is not None:
             scores += addend.at(rows)
+        return rank(rows, scores, k) if np.isfinite(scores).all() else None
+
+    def _choose_boosted(
+        self, user: Float32, rows: Int64, masked: "Sequence[int] | NDArray[Any]", k: int, addend: Boosted
+    ) -> Ranked | None:
+        """As _choose(), and look deeper until no row that was left out can be among the best for its boost."""
+        hidden = np.asarray(masked, dtype=np.int64)
+        self._is_masked[hidden] = True
+        depth, raised = len(rows), addend.candidates()
+        while True:
+            left = rows[rows >= 0]
+            left = left[~self._is_masked[left]]
+            if len(left) < k or depth > len(self._is_masked) // _DEEPER:
+                rows, scores = self._scan(user)
+                scores += addend.at(rows)
+                break
+            found = np.unique(np.concatenate([left, raised[~self._is_masked[raised]]]))
+            scores = self._score(found, user) + addend.at(found)
+            last = np.searchsorted(found, left[-max(1, len(left) // _TAIL) :])
+            unseen = (scores[last] - addend.boost[found[last]]).max() + addend.most_unseen
+            if not unseen > np.partition(scores, len(scores) - k)[len(scores) - k]:
+                rows = found
+                break
+            depth *= _DEEPER
+            rows = self._codes.nearest(extend_users(user[None], self._table), depth, is_thorough=True)[0]
+        self._is_masked[hidden] = False
         return rank(rows, scores, k) if np.isfinite(scores).all() else None
 
     def _scan(self, user: Float32) -> tuple[Int64, Float32]:
