@@ -28,12 +28,15 @@ class Item:
     """One item of the catalogue.
 
     popularity: a count or a weight; the higher, the more popular. attributes: {"genre": ["noir", "crime"], ...}.
+    numbers: {"price": 9.5, ...}. booleans: {"in_stock": true, ...}. What an item lacks is left out.
     """
 
     item_id: str
     popularity: float
     title: str | None = None
     attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    booleans: Mapping[str, bool] = field(default_factory=dict)
 
 
 class Items(Sequence[Item]):

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from service.bundle import Float32
+from service.catalogue.column import Mask
 from service.recommendation.budget import Budget
 from service.recommendation.rule import Rules
 from service.search.addend import Addend
@@ -31,7 +32,11 @@ class Caller(Protocol):
 
 @dataclass(slots=True)
 class Query:
-    """A checked request, in the caller's ids. rules: what is asked of the list, if anything."""
+    """A checked request, in the caller's ids.
+
+    mask: the rows that its filter lets through, bool [n_items]; None without a filter. fields: what is returned of each
+    item beside its id and score. rules: what is asked of the list, if anything.
+    """
 
     user_id: str | None
     k: int
@@ -42,6 +47,8 @@ class Query:
     caller: Caller
     budget: Budget
     is_debug: bool = False
+    mask: Mask | None = None
+    fields: Sequence[str] = ()
     rules: Rules | None = None
 
 
@@ -77,8 +84,10 @@ class Job:
     dropped: Sequence[str] = ()
 
     def may_show(self, row: int) -> bool:
-        """Whether a row can be pinned: it is not excluded, and it is a candidate where these are given."""
-        return row not in self.excluded and (self.candidates is None or row in self.candidates)
+        """Whether a row can be pinned: not excluded, let through by the filter, and one of the candidates, if any."""
+        mask = self.query.mask
+        is_allowed = (mask is None or bool(mask[row])) and (self.candidates is None or row in self.candidates)
+        return is_allowed and row not in self.excluded
 
     def hidden(self, seen: Int32) -> Sequence[int] | Int32:
         """Return the rows that must not be shown to a user who has seen those, but where they are pinned."""
