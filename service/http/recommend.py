@@ -7,6 +7,7 @@ OpenAPI document stays whole.
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -17,19 +18,21 @@ import orjson
 from pydantic import BaseModel, Field, StringConstraints
 from starlette.types import Receive, Scope, Send
 
-from service.errors import RequestError
+from service.catalogue.attributes import Attributes
+from service.catalogue.filter import nearest, parse, shown
+from service.errors import FieldError, RequestError
 from service.http.message import read_json
-from service.http.schema import MAX_K, RecommendRequest, parse_recommend
+from service.http.schema import MAX_K, MaxPer, RecommendRequest, parse_recommend
 from service.metrics import Metrics
 from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Answer, Query
-from service.recommendation.rule import Rules
+from service.recommendation.rule import Cap, Rules
 from service.release.generation import Generation, Generations
 from service.wire.reply import BUG, RawHeaders, Reply, error_reply, send_reply
 from service.wire.trace import Trace
 
 BODY_BYTES = 1 << 20
-_RULED = frozenset({"offset", "pin", "diversity"})
+_RULED = frozenset({"boost", "max_per", "diversity", "pin", "offset"})
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -169,7 +172,9 @@ class RecommendEndpoint:
             caller=trace,
             budget=self._rule.start(trace.arrived, asked.budget_ms),
             is_debug=asked.debug,
-            rules=_rules_of(asked) if not _RULED.isdisjoint(asked.model_fields_set) else None,
+            rules=_rules_of(asked, generation.catalogue.attributes)
+            if not _RULED.isdisjoint(asked.model_fields_set)
+            else None,
         )
 
     def _render(self, query: Query, answer: Answer, generation: Generation, trace: Trace) -> bytes:
@@ -209,10 +214,29 @@ class RecommendEndpoint:
         return found
 
 
-def _rules_of(asked: RecommendRequest) -> Rules | None:
-    """Return what is asked of the list; None where it is no more than the best items."""
-    rules = Rules(offset=asked.offset, diversity=asked.diversity, pins={pin.position: pin.item_id for pin in asked.pin})
-    return rules if rules != Rules() else None
+def _rules_of(asked: RecommendRequest, attributes: Attributes) -> Rules | None:
+    """Return what is asked of the list; None where it is no more than the best items. Raises RequestError."""
+    rules = Rules(
+        offset=asked.offset,
+        boosts=[
+            (parse(each.if_, attributes, f"boost.{place}.if").mask(), math.log(each.by))
+            for place, each in enumerate(asked.boost)
+        ],
+        caps=[_cap(each, attributes, f"max_per.{place}.attribute") for place, each in enumerate(asked.max_per)],
+        diversity=asked.diversity,
+        pins={pin.position: pin.item_id for pin in asked.pin},
+    )
+    is_plain = not (rules.offset or rules.boosts or rules.caps or rules.diversity or rules.pins)
+    return None if is_plain else rules
+
+
+def _cap(asked: MaxPer, attributes: Attributes, path: str) -> Cap:
+    name = asked.attribute
+    if name not in attributes.names:
+        kind = "is no text attribute" if name in attributes else "is unknown"
+        raise FieldError(path, f"{shown(name)} {kind}; {nearest(name, attributes.names)}")
+    values, codes, starts = attributes.codes(name)
+    return Cap(codes, starts, len(values), asked.n)
 
 
 def _extra_of(query: Query, answer: Answer) -> bytes:

@@ -48,6 +48,20 @@ class Pin(Body):
     position: int = Field(ge=1, le=MAX_DEPTH, description="counted from 1 over all pages")
 
 
+class Boost(Body):
+    """Items that stand higher than their scores say, or lower."""
+
+    if_: dict[str, Any] = Field(alias="if", max_length=_MAX_FIELDS, description="a filter: which items")
+    by: float = Field(gt=0, le=1e9, description="log(by) is added to their scores; below 1 they stand lower")
+
+
+class MaxPer(Body):
+    """At most n items of one value of a text attribute."""
+
+    attribute: Id
+    n: int = Field(ge=1, le=MAX_DEPTH)
+
+
 class RecommendRequest(Body):
     """Ask for the k best items of a user, or of a history."""
 
@@ -70,6 +84,12 @@ class RecommendRequest(Body):
     exclude_seen: bool | None = Field(None, description="leave out the history used; the bundle sets the default")
     candidates: Ids | None = Field(None, max_length=MAX_LISTED, description="rank only these item ids")
     budget_ms: int | None = Field(None, ge=1, le=1000, description="deadline from the arrival of the request")
+    boost: list[Boost] = Field(
+        default_factory=list, max_length=MAX_RULES, description="what is added to the scores of some items"
+    )
+    max_per: list[MaxPer] = Field(
+        default_factory=list, max_length=MAX_RULES, description="at most n items of one value, over all pages"
+    )
     diversity: float = Field(
         0.0, ge=0, le=1, description="0: best first; the higher, the less an item is like those before it"
     )
@@ -92,7 +112,10 @@ class RecommendRequest(Body):
         if self.offset and self.offset + self.k > MAX_DEPTH:
             raise ValueError(f"offset: with k it is {MAX_DEPTH} at most, and {self.offset} + {self.k} is more")
         if self.pin:
-            _check_pins(self.pin)
+            _check_once("pin", "position", [pin.position for pin in self.pin])
+            _check_once("pin", "item_id", [pin.item_id for pin in self.pin])
+        if self.max_per:
+            _check_once("max_per", "attribute", [each.attribute for each in self.max_per])
         return self
 
 
@@ -136,12 +159,11 @@ class ActivateRequest(Body):
     version: str = Field(pattern="^[0-9a-f]{16}$", min_length=16, max_length=16, description="a published version")
 
 
-def _check_pins(pins: Sequence[Pin]) -> None:
-    """Raises ValueError where two pins have one position, or one item has two."""
-    for name, taken in (("position", [pin.position for pin in pins]), ("item_id", [pin.item_id for pin in pins])):
-        twice = next((each for place, each in enumerate(taken) if each in taken[:place]), None)
-        if twice is not None:
-            raise ValueError(f"pin: the {name} {twice} is there twice")
+def _check_once(field: str, name: str, values: Sequence[str | int]) -> None:
+    """Raises ValueError where a value is there twice."""
+    twice = next((value for place, value in enumerate(values) if value in values[:place]), None)
+    if twice is not None:
+        raise ValueError(f"{field}: the {name} {twice} is there twice")
 
 
 def parse_json(body: bytes) -> Any:

@@ -16,6 +16,7 @@ import orjson
 from numpy.typing import NDArray
 
 from service.bundle import Bundle, Float32, Int64, Parts, popularity_order
+from service.catalogue.attributes import Attributes
 from service.errors import NonFiniteError
 from service.search.addend import Addend, Addends, Boosted, Standing, stand, weigh
 from service.search.exact import Exact
@@ -31,8 +32,9 @@ _FREED_AT_ONCE = 10_000
 class Catalogue:
     """The items of one version, and the search over them.
 
-    search: the search. score, best: its methods. item_ids: the id of each row. parts: what the score has beside taste,
-    None where it is taste alone. heard_at: the Unix time up to which events are in the trend.
+    search: the search. score, best: its methods. item_ids: the id of each row. attributes: of the items. parts: what
+    the score has beside taste, None where it is taste alone. heard_at: the Unix time up to which events are in the
+    trend.
     """
 
     def __init__(self, bundle: Bundle, search: Search[Any] | None = None) -> None:
@@ -45,6 +47,7 @@ class Catalogue:
         self._table, self._biases = bundle.table, bundle.table.biases
         self._popular = popularity_order(bundle.items)
         self._places = np.argsort(self._popular)
+        self.attributes = Attributes.of(bundle.items)
         self._popularity = bundle.items.popularity
         self.parts: Parts | None = bundle.table.parts
         self._standing: Standing | None = None

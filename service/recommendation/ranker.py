@@ -277,13 +277,17 @@ class Ranker:
     def _describe(self, ranking: Ranking, n_in_list: int | None) -> dict[str, int]:
         """Return how many items were left after each step. n_in_list: of the whole list, where rules decide it."""
         job = ranking.job
-        allowed = range(len(self._catalogue)) if job.candidates is None else set(job.candidates)
-        hidden = {row for row in map(int, job.hidden(ranking.found.taste.seen)) if row in allowed}
-        n_seen = len(allowed) - len(hidden)
+        is_allowed = np.zeros(len(self._catalogue), dtype=np.bool_)
+        is_allowed[slice(None) if job.candidates is None else np.array(job.candidates, dtype=np.int64)] = True
+        if job.query.mask is not None:
+            is_allowed &= job.query.mask
+        hidden = {row for row in map(int, job.hidden(ranking.found.taste.seen)) if is_allowed[row]}
+        n_allowed = int(is_allowed.sum())
+        n_seen = n_allowed - len(hidden)
         n_pinned = sum(row in hidden for row in job.placed.values())
         return {
             "catalogue": len(self._catalogue),
-            "filter": len(allowed),
+            "filter": n_allowed,
             "seen": n_seen,
             "rules": n_seen + n_pinned if n_in_list is None else n_in_list,
             "returned": len(ranking.answer.ranked[0]),

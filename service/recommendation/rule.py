@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Float32
+from service.catalogue.column import Mask
 from service.recommendation.diversity import MOST_DIVERSIFIED, Diversified
 from service.search.protocol import Ranked
 from service.user.record import Int32
 
-Mask = NDArray[np.bool_]
 MOST_COUNTED = 20_000
 """How many of the best items are looked at to say in `debug` how many max_per leaves."""
 _DEEPER = 4
 """How many times as many items as are asked for are looked at first where max_per may leave some out."""
-_CHUNK, _LARGEST_CHUNK = 64, 8192
+_CHUNK, _MMR_CHUNK, _LARGEST_CHUNK = 64, 16, 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class Shaping:
         if vectors is not None:
             diversified = Diversified(vectors, np.asarray(ranked[1])[: len(vectors)], self._rules.diversity)
             while done < min(len(vectors), n_wanted):
-                chunk = diversified.take(min(_CHUNK, n_wanted - done))
+                chunk = diversified.take(min(_MMR_CHUNK, n_wanted - done))
                 done += len(chunk)
                 yield chunk
             done = len(vectors) if done >= len(vectors) else n_wanted
