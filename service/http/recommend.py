@@ -15,10 +15,11 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.types import Receive, Scope, Send
 
 from service.catalogue.attributes import Attributes
+from service.catalogue.field import check_fields
 from service.catalogue.filter import nearest, parse, shown
 from service.errors import FieldError, RequestError
 from service.http.message import read_json
@@ -36,8 +37,17 @@ _RULED = frozenset({"boost", "max_per", "diversity", "pin", "offset"})
 _LOGGER = logging.getLogger(__name__)
 
 
+_FIELD_SCHEMA: dict[str, Any] = {
+    "description": "the title, a number, a boolean or the texts of an attribute; null where the item has none",
+    "type": ["string", "number", "boolean", "array", "null"],
+    "items": {"type": "string"},
+}
+
+
 class ScoredItem(BaseModel):
-    """One item of an answer."""
+    """One item of an answer, with the fields that were asked for."""
+
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": _FIELD_SCHEMA})
 
     item_id: str = Field(max_length=128)
     score: float
@@ -162,7 +172,7 @@ class RecommendEndpoint:
         reply(200, body, ())
 
     def _query(self, asked: RecommendRequest, generation: Generation, trace: Trace) -> Query:
-        return Query(
+        query = Query(
             user_id=asked.user_id,
             k=asked.k,
             history=asked.history,
@@ -172,10 +182,14 @@ class RecommendEndpoint:
             caller=trace,
             budget=self._rule.start(trace.arrived, asked.budget_ms),
             is_debug=asked.debug,
-            rules=_rules_of(asked, generation.catalogue.attributes)
-            if not _RULED.isdisjoint(asked.model_fields_set)
-            else None,
         )
+        if not _RULED.isdisjoint(asked.model_fields_set):
+            query.rules = _rules_of(asked, generation.catalogue.attributes)
+        if asked.filter:
+            query.mask = parse(asked.filter, generation.catalogue.attributes).mask()
+        if asked.fields:
+            query.fields = check_fields(asked.fields, generation.catalogue.attributes)
+        return query
 
     def _render(self, query: Query, answer: Answer, generation: Generation, trace: Trace) -> bytes:
         start = time.monotonic()
@@ -185,7 +199,7 @@ class RecommendEndpoint:
             b'{"recommendation_id":"', recommendation_id.encode(),
             b'","user_id":', orjson.dumps(query.user_id),
             b',"model_version":', generation.version_json,
-            b',"items":[', generation.catalogue.render(answer.ranked),
+            b',"items":[', generation.catalogue.render(answer.ranked, query.fields),
             b'],"quality":', self._quality(answer),
             b',"ignored_ids":', orjson.dumps(answer.ignored_ids) if answer.ignored_ids else b"[]",
             b',"took_ms":', b"%.3f" % (took_s * 1000),

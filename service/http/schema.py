@@ -22,9 +22,12 @@ MILLISECONDS_FROM = 1e11
 MAX_DEPTH = 1000
 MAX_RULES = 20
 MAX_PINS = 100
-NOT_BUILT = ("filter", "explain")
+NOT_BUILT = ("explain",)
+MAX_RETURNED = 64
 _MAX_FIELDS = 32
-_MAX_QUOTES = 2 * (MAX_HISTORY + 2 * MAX_LISTED + 3 * MAX_PINS + _MAX_FIELDS)  # of all strings a good body can have
+_MAX_QUOTES = 2 * (
+    MAX_HISTORY + 4 * MAX_LISTED + 3 * MAX_PINS + MAX_RETURNED + 10 * _MAX_FIELDS
+)  # of all strings a good body can have
 _MAX_ERRORS = 100
 _MAX_WHOLE = 2**53  # a double beyond it stands for several integers
 _NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
@@ -33,6 +36,8 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_NO_
 USER_ID: TypeAdapter[str] = TypeAdapter(Id)
 Ids = Annotated[list[Id], Field(fail_fast=True)]  # the first that is wrong is told, not each of a thousand
 Label = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_CONTROL)]
+
+Label128 = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
 class Body(BaseModel):
@@ -83,6 +88,15 @@ class RecommendRequest(Body):
     exclude: Ids = Field(default_factory=list, max_length=MAX_LISTED, description="item ids never to be returned")
     exclude_seen: bool | None = Field(None, description="leave out the history used; the bundle sets the default")
     candidates: Ids | None = Field(None, max_length=MAX_LISTED, description="rank only these item ids")
+    filter: dict[str, Any] | None = Field(
+        None,
+        max_length=MAX_LISTED,
+        description="only items whose attributes are so: {name: value, list of values, null, or range of gt, gte, lt, "
+        "lte, eq}; not: filter; any: [filters]",
+    )
+    fields: list[Label128] | None = Field(
+        None, max_length=MAX_RETURNED, description="returned of each item beside its id and score: title, attributes"
+    )
     budget_ms: int | None = Field(None, ge=1, le=1000, description="deadline from the arrival of the request")
     boost: list[Boost] = Field(
         default_factory=list, max_length=MAX_RULES, description="what is added to the scores of some items"

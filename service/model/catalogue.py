@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from service.bundle import Bundle, Float32, Int64, Parts, popularity_order
 from service.catalogue.attributes import Attributes
+from service.catalogue.field import pick_fields
 from service.errors import NonFiniteError
 from service.search.addend import Addend, Addends, Boosted, Standing, stand, weigh
 from service.search.exact import Exact
@@ -32,16 +33,16 @@ _FREED_AT_ONCE = 10_000
 class Catalogue:
     """The items of one version, and the search over them.
 
-    search: the search. score, best: its methods. item_ids: the id of each row. attributes: of the items. parts: what
-    the score has beside taste, None where it is taste alone. heard_at: the Unix time up to which events are in the
-    trend.
+    search: the search. score, best: its methods. item_ids: the id of each row. parts: what the score has beside taste,
+    None where it is taste alone. heard_at: the Unix time up to which events are in the trend. attributes: of the items,
+    which filters ask for.
     """
 
     def __init__(self, bundle: Bundle, search: Search[Any] | None = None) -> None:
         """search: the exact one if none is given."""
         self.search = Exact(bundle.table) if search is None else search
         self.score, self.best = self.search.score, self.search.best
-        self.item_ids = bundle.items.ids
+        self.item_ids, self._items = bundle.items.ids, bundle.items
         self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
         self._openings = [_opening(item_id) for item_id in self.item_ids] if len(self.item_ids) <= _MAX_READY else None
         self._table, self._biases = bundle.table, bundle.table.biases
@@ -145,13 +146,21 @@ class Catalogue:
                 rows.append(row)
         return rows, list(unknown)
 
-    def render(self, ranked: Ranked) -> bytes:
-        """Return the items as JSON objects joined by commas; scores are written as briefly as float32 allows."""
+    def render(self, ranked: Ranked, fields: Sequence[str] = ()) -> bytes:
+        """Return the items as JSON objects joined by commas; scores are written as briefly as float32 allows.
+
+        fields: what is written of each item beside its id and score, see check_fields().
+        """
         rows, scores = ranked
         if not len(rows):
             return b""
         listed = orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
         openings = self._openings or {row: _opening(self.item_ids[row]) for row in rows}
+        if fields:
+            more = [b"," + pick_fields(self._items[row], fields) for row in rows]
+            return b",".join(
+                [openings[row] + score + rest for row, score, rest in zip(rows, listed, more, strict=True)]
+            )
         return b",".join([openings[row] + score + b"}" for row, score in zip(rows, listed, strict=True)])
 
     def vectors(self, rows: Sequence[int]) -> Float32:
@@ -197,22 +206,44 @@ class Catalogue:
         k: int,
         masked: Iterable[int],
         candidates: Sequence[int] | None = None,
+        allowed: NDArray[np.bool_] | None = None,
         boost: Float32 | None = None,
     ) -> Ranked:
         """Return the k most popular rows that are not masked, and why as scores. It needs no user.
 
         By the trend where there is one, with log(count + e) as scores; else by the popularity in training. candidates:
-        only these rows, if they are given. boost: what is added to each item's score, float32 [n_items], if anything.
+        only these rows, if they are given. allowed: bool [n_items], the rows that may be in the answer, without
+        candidates; None for all. boost: what is added to each item's score, float32 [n_items], if anything.
         """
         hidden = set(masked)
-        if boost is not None:
-            whole = self._popularity if self._standing is None else self._standing.logs
-            return self._highest(whole + boost, k, hidden, candidates)
+        if allowed is not None or boost is not None:
+            left = np.ones(len(self), dtype=np.bool_) if allowed is None else allowed.copy()
+            left[list(hidden)] = False
+            chosen: Int64 = np.flatnonzero(left)
+            if candidates is not None:
+                chosen = np.array(sorted({row for row in candidates if left[row]}), dtype=np.int64)
+            return self._most_popular_of(chosen, k, boost)
         if (standing := self._standing) is not None:
             return self._trending(standing, k, hidden, candidates)
         rows = self._each_popular() if candidates is None else sorted(set(candidates), key=self._places.__getitem__)
         best = list(itertools.islice((row for row in rows if row not in hidden), k))
         return best, self._popularity[best]
+
+    def _most_popular_of(self, rows: Int64, k: int, boost: Float32 | None) -> Ranked:
+        """Return the k most popular of rows."""
+        standing = self._standing
+        popularity: NDArray[Any] = self._popularity if standing is None else standing.logs
+        if boost is not None:
+            popularity = popularity + boost
+        if len(rows) > k > 0:
+            least = np.partition(popularity[rows], len(rows) - k)[len(rows) - k]
+            better, equal = rows[popularity[rows] > least], rows[popularity[rows] == least]
+            n_equal = k - len(better)
+            if len(equal) > n_equal:
+                equal = equal[np.argpartition(self._places[equal], n_equal - 1)[:n_equal]]
+            rows = np.concatenate([better, equal])
+        rows = rows[np.lexsort((self._places[rows], -popularity[rows]))][:k]
+        return rows.tolist(), popularity[rows]
 
     def _trending(self, standing: Standing, k: int, hidden: set[int], candidates: Sequence[int] | None) -> Ranked:
         rows = standing.top if candidates is None else np.array(sorted(set(candidates)), dtype=np.int64)
@@ -221,18 +252,6 @@ class Catalogue:
             left = np.delete(np.arange(len(self)), sorted(hidden))
         order = np.lexsort((self._places[left], -standing.logs[left]))[:k]
         return left[order].tolist(), standing.logs[left[order]]
-
-    def _highest(self, scores: NDArray[Any], k: int, hidden: set[int], candidates: Sequence[int] | None) -> Ranked:
-        """Return the k rows with the highest of scores, [n_items], equal ones by popularity. candidates: see above."""
-        is_left = np.zeros(len(self), dtype=np.bool_)
-        is_left[slice(None) if candidates is None else np.asarray(candidates, dtype=np.int64)] = True
-        is_left[list(hidden)] = False
-        left = np.flatnonzero(is_left)
-        if len(left) > k:
-            least = np.partition(scores[left], len(left) - k)[len(left) - k]
-            left = left[scores[left] >= least]
-        order = np.lexsort((self._places[left], -scores[left]))[:k]
-        return left[order].tolist(), scores[left[order]]
 
     def _each_popular(self) -> Iterator[int]:
         """Yield all rows, the most popular first. They are converted 256 at a time, because few are asked for."""

@@ -24,7 +24,7 @@ from service.recommendation.diversity import MOST_DIVERSIFIED
 from service.recommendation.job import Answer, Found, Query, Ranking
 from service.recommendation.rule import Page, Rules, Shaping
 from service.search.addend import NOTHING, Addend, Addends, Boosted
-from service.search.protocol import Ranked
+from service.search.protocol import Allowed, Ranked
 
 STALE_TREND_S = 6 * 3600
 """Where the trend has heard of no event for so long, answers say so."""
@@ -142,7 +142,7 @@ class Ranker:
         masked = [ranking.masked() for ranking in rankings]
         try:
             users, addends = self._weigh(rankings)
-            scores = self._catalogue.score(users, k, max(map(len, masked)), addends)
+            scores = self._catalogue.score(users, k, max(map(len, masked)), addends, _allowed(rankings))
         except ModelError as exc:
             for ranking in rankings:
                 self._fall_back(ranking, exc)
@@ -191,7 +191,7 @@ class Ranker:
         users, addends = self._weigh([ranking])
         if candidates is not None:
             return self._catalogue.best_of(users[0], depth, masked, candidates, addends[0] if addends else None)
-        scores = self._catalogue.score(users, depth, len(masked), addends)
+        scores = self._catalogue.score(users, depth, len(masked), addends, _allowed([ranking]))
         (ranked,) = self._catalogue.best(scores, depth, [masked])
         if ranked is None:
             raise NonFiniteError("a score is NaN or infinity")
@@ -199,7 +199,8 @@ class Ranker:
 
     def _popular(self, ranking: Ranking, depth: int) -> Ranked:
         job = ranking.job
-        return self._catalogue.most_popular(depth, ranking.masked(), job.candidates, job.boost)
+        allowed = job.query.mask if job.candidates is None else None
+        return self._catalogue.most_popular(depth, ranking.masked(), job.candidates, allowed, job.boost)
 
     def _fall_back(self, ranking: Ranking, exc: DegradedError) -> None:
         reasons = ranking.answer.reasons
@@ -259,7 +260,7 @@ class Ranker:
         if not rows:
             return {}
         if ranking.answer.level == "fallback":
-            ranked = self._catalogue.most_popular(len(rows), (), rows, ranking.job.boost)
+            ranked = self._catalogue.most_popular(len(rows), (), rows, boost=ranking.job.boost)
         else:
             users, addends = self._weigh([ranking])
             ranked = self._catalogue.best_of(users[0], len(rows), (), rows, addends[0] if addends else None)
@@ -307,6 +308,12 @@ def _begin(found: Found) -> Ranking:
     if found.store_s is not None and found.job.query.is_debug:
         answer.stages_ms["store"] = round(found.store_s * 1000, 3)
     return Ranking(found, answer, found.taste.user)
+
+
+def _allowed(rankings: Sequence[Ranking]) -> Allowed | None:
+    """Return what the filters of rankings allow; None where none has a filter."""
+    allowed = [ranking.job.query.mask for ranking in rankings]
+    return allowed if any(mask is not None for mask in allowed) else None
 
 
 def _vector(ranking: Ranking) -> Float32:

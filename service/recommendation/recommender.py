@@ -47,6 +47,8 @@ class Recommender:
         """Answer inside the budget, whatever fails."""
         ignored: dict[str, None] = {}
         candidates = None if query.candidates is None else list(dict.fromkeys(self._find(query.candidates, ignored)))
+        if candidates is not None and query.mask is not None:
+            candidates = [row for row in candidates if query.mask[row]]
         excluded = self._find(query.exclude, ignored)
         taste = None
         if query.history is not None:

@@ -22,10 +22,14 @@ MOST_BOOSTED = 2000
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where the items stand in the trend. logs: log(count + e), float32 [n_items]. top: the highest rows, ascending."""
+    """Where the items stand in the trend. logs: log(count + e), float32 [n_items]. top: the highest rows, ascending.
+
+    top_many: many of the highest, ascending: the highest of those that a filter allows are looked for among them.
+    """
 
     logs: Float32
     top: Int64
+    top_many: Int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,19 @@ class Addend:
         part: Float32 = np.where(self.rows[place] == rows, self.values[place], np.float32(0))
         return part
 
+    def allowed_candidates(self, allowed: NDArray[np.bool_]) -> Int64:
+        """Return candidates() of the rows that are allowed, bool [n_items]: the highest of them in the trend."""
+        near = self.rows[allowed[self.rows]]
+        if self.standing is None:
+            return near
+        among = self.standing.top_many[allowed[self.standing.top_many]]
+        if len(among) < MOST_TRENDING < len(self.standing.logs):
+            among = np.flatnonzero(allowed)
+        if len(among) > MOST_TRENDING:
+            place = len(among) - MOST_TRENDING
+            among = among[np.argpartition(self.standing.logs[among], place)[place:]]
+        return np.concatenate([among, near])
+
     def candidates(self) -> Int64:
         """Return the rows that may be among the best though taste alone would not say so; some twice."""
         return self.rows if self.standing is None else np.concatenate([self.standing.top, self.rows])
@@ -94,6 +111,10 @@ class Boosted:
         total: Float32 = self.addend.at(rows) + self.boost[rows]
         return total
 
+    def allowed_candidates(self, allowed: NDArray[np.bool_]) -> Int64:
+        """As Addend says."""
+        return np.concatenate([self.addend.allowed_candidates(allowed), self._raised[allowed[self._raised]]])
+
     def candidates(self) -> Int64:
         """As Addend says. Where many items are raised, they are not among them: most_unseen says by how much."""
         return np.concatenate([self.addend.candidates(), self._raised])
@@ -106,9 +127,11 @@ Addends = Sequence[Addend | Boosted]
 def stand(parts: Parts, counts: Float32) -> Standing:
     """Return where the items stand by their counts, float32 [n_items]."""
     assert parts.rule.trend is not None  # noqa: S101  # asked of a trend only
-    n_top = min(MOST_TRENDING, len(counts))
-    top = np.argpartition(counts, len(counts) - n_top)[len(counts) - n_top :]
-    return Standing(parts.rule.trend.log(counts), np.sort(top))
+    n_items = len(counts)
+    n_many, n_top = min(64 * MOST_TRENDING, n_items), min(MOST_TRENDING, n_items)
+    many = np.argpartition(counts, n_items - n_many)[n_items - n_many :]
+    top = many[np.argpartition(counts[many], n_many - n_top)[n_many - n_top :]]
+    return Standing(parts.rule.trend.log(counts), np.sort(top), np.sort(many))
 
 
 def weigh(

@@ -1,6 +1,7 @@
 """Exact search: score every item, then choose the k best.
 
-Masked rows are given a score of -inf before the choice, so an exclusion never shortens the answer while items are left.
+Masked rows, and those that are not allowed, are given a score of -inf before the choice, so an exclusion never shortens
+the answer while items are left.
 
 The choice has two steps, because sorting out 20,000 scores takes longer than computing them. The items are divided into
 groups, and the k-th greatest of the groups' maxima is a score that at least k items reach. Only those that reach it are
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from service.bundle import Float32, Int64, ItemTable
 from service.search.addend import Addends
 from service.search.matmul import Int8MatMul, MatMul
-from service.search.protocol import Masked, Ranked
+from service.search.protocol import Allowed, Masked, Ranked
 
 _GROUP = 32
 _SPARE = 12
@@ -39,7 +40,7 @@ class Scored:
 
     users: float32 [batch, dim]. scores: float32 [batch, n_columns >= n_items], each in a unit of its user's own.
     units: float32 [batch], what a score of 1 is worth. max_error: float32 [batch], how far off a score may be. addends:
-    what is in the scores beside the product, if anything.
+    what is in the scores beside the product, if anything. allowed: which rows may be in the answers, None for all.
     """
 
     users: Float32
@@ -47,6 +48,7 @@ class Scored:
     units: Float32
     max_error: Float32
     addends: Addends | None = None
+    allowed: Allowed | None = None
 
 
 class Exact:
@@ -76,16 +78,23 @@ class Exact:
         """Return the field `index` of GET /model."""
         return {"kind": "exact", "recall_at_100": self.recall}
 
-    def score(self, users: Float32, k: int, n_masked: int, addends: Addends | None = None) -> Scored:
+    def score(
+        self,
+        users: Float32,
+        k: int,
+        n_masked: int,
+        addends: Addends | None = None,
+        allowed: Allowed | None = None,
+    ) -> Scored:
         """Return user · item (+ bias, + addend) of every item, for users float32 [batch, dim]. Raises ModelError."""
         if isinstance(self._product, MatMul):
-            return self._score_finely(users, addends)
+            return self._score_finely(users, addends, allowed)
         scores, units, lost = self._product.multiply_roughly(users)
         if self._table.biases is not None:
             scores[:, : self._n_items] += self._table.biases / units[:, None]
         self._add(addends, scores, units)
         scores[:, self._n_items :] = -np.inf
-        return Scored(users, scores, units, self._error_per_loss * lost, addends)
+        return Scored(users, scores, units, self._error_per_loss * lost, addends, allowed)
 
     def best(self, scores: Scored, k: int, masked: Masked) -> list[Ranked | None]:
         """Return for each user the k best rows that are not masked, or None if one of its scores is not finite.
@@ -94,21 +103,23 @@ class Exact:
         """
         found, doubtful = self._find(scores, k, masked)
         if doubtful:
-            addends = None if scores.addends is None else [scores.addends[user] for user in doubtful]
-            finer = self._score_finely(scores.users[doubtful], addends)
+            addends, allowed = (
+                None if each is None else [each[user] for user in doubtful] for each in (scores.addends, scores.allowed)
+            )
+            finer = self._score_finely(scores.users[doubtful], addends, allowed)
             again, _ = self._find(finer, k, [masked[user] for user in doubtful])
             for user, ranked in zip(doubtful, again, strict=True):
                 found[user] = ranked
         return found
 
-    def _score_finely(self, users: Float32, addends: Addends | None) -> Scored:
+    def _score_finely(self, users: Float32, addends: Any, allowed: Any) -> Scored:
         scores = self._product.multiply(users)
         ones = np.ones(len(users), dtype=np.float32)
         if self._table.biases is not None:
             scores[:, : self._n_items] += self._table.biases
         self._add(addends, scores, ones)
         scores[:, self._n_items :] = -np.inf
-        return Scored(users, scores, ones, ones * 0, addends)
+        return Scored(users, scores, ones, ones * 0, addends, allowed)
 
     def _add(self, addends: Addends | None, scores: Float32, units: Float32) -> None:
         """Add each user's addend to its scores, in place."""
@@ -121,6 +132,9 @@ class Exact:
         scores, n_users = scored.scores, len(scored.scores)
         n_wanted = k if self._table.scales is None else k + k // 2 + _SPARE
         _mask(scores, masked)
+        for own_scores, rows_allowed in zip(scores, scored.allowed or (), strict=False):
+            if rows_allowed is not None:
+                np.copyto(own_scores[: self._n_items], -np.inf, where=~rows_allowed)
         with np.errstate(all="ignore"):
             maxima = scores.reshape(n_users, _GROUP, self._n_groups).max(axis=1)
             cuts = _cuts(scores, maxima, n_wanted)
