@@ -78,7 +78,7 @@ class Funnel(BaseModel):
     """How many items were left after each step."""
 
     catalogue: int = Field(ge=0)
-    filter: int = Field(ge=0, description="that may be shown at all: candidates, where these are given")
+    filter: int = Field(ge=0, description="that the filter lets through, of the candidates where these are given")
     seen: int = Field(ge=0, description="without what the user has seen and what is excluded")
     rules: int = Field(ge=0, description="in the whole list, pins included")
     returned: int = Field(ge=0, description="on this page")
