@@ -17,6 +17,7 @@ from service.command import rollout
 from service.command.bench import bench
 from service.command.compact import compact
 from service.command.doctor import examine
+from service.command.edge import edge
 from service.command.keygen import keygen
 from service.command.serve import serve
 from service.command.transfer import export_events, import_histories
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     made = commands.add_parser("keygen", help="make a key to sign what is published")
     made.add_argument("file", type=_path, metavar="FILE", help="the private key, a new file")
     made.set_defaults(run=keygen)
+    _add_edge(commands.add_parser("edge", help="write a static folder that recommends in a browser or in Node"))
     checked = commands.add_parser("doctor", help="look for what is wrong with machine, settings, store and bundle")
     _add_serving_flags(checked)
     checked.set_defaults(run=examine)
@@ -127,6 +129,15 @@ def _add_bench(command: argparse.ArgumentParser) -> None:
     command.add_argument("-k", type=_between(1, 200), default=10, help="items asked for (default %(default)s)")
     command.add_argument("--plot", type=Path, default=Path("bench.png"), help="a PNG (default %(default)s)")
     command.set_defaults(run=bench)
+
+
+def _add_edge(command: argparse.ArgumentParser) -> None:
+    command.add_argument("bundle", type=_path, metavar="BUNDLE")
+    command.add_argument("out", type=_path, metavar="OUT", help="a new folder, or one that this command wrote")
+    command.add_argument(
+        "--runtime", type=_optional_path, metavar="DIR", help="where onnxruntime-web lies (default: npm fetches it)"
+    )
+    command.set_defaults(run=edge)
 
 
 def _between(least: int, most: int) -> Callable[[str], int]:

@@ -20,6 +20,12 @@ apart: service.bundle is also used without the service.
 from collections.abc import Mapping
 from typing import Any
 
+REASONS = (
+    "cold_user", "stale_profile", "store_timeout", "store_error", "breaker_open", "deadline", "model_error",
+    "nonfinite_scores", "stale_trend", "not_enough_items",
+)  # fmt: skip
+"""Why an answer is not all it could be, the most important reason first."""
+
 
 class RetortError(Exception):
     """Any error of the service's own."""
@@ -66,7 +72,7 @@ class FieldError(RequestError):
 
 
 class DegradedError(RetortError):
-    """Something failed that a request can be answered without. reason: one of REASONS in service.metrics."""
+    """Something failed that a request can be answered without. reason: one of REASONS."""
 
     reason = "model_error"
 

@@ -17,6 +17,8 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from service.errors import REASONS
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_BUCKETS_S = (
     0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04,
@@ -33,11 +35,6 @@ ROUTES = (
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 STAGES = ("parse", "queue", "store", "encode", "score", "rules", "shape", "serialize")
-REASONS = (
-    "cold_user", "stale_profile", "store_timeout", "store_error", "breaker_open", "deadline", "model_error",
-    "nonfinite_scores", "stale_trend", "not_enough_items",
-)  # fmt: skip
-"""Why an answer is not all it could be, the most important reason first."""
 _LEVELS_AND_REASONS = [
     ("full", "none"), ("full", "stale_trend"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
     *[("fallback", reason) for reason in REASONS if not reason.startswith("stale") and reason != "not_enough_items"],

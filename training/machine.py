@@ -8,7 +8,9 @@ import getpass
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 
 PACKAGES = (
     "implicit", "jinja2", "matplotlib", "onnx", "onnxscript", "polars", "rich", "safetensors", "scipy", "torch",
@@ -36,6 +38,19 @@ def name_the_user() -> None:
         getpass.getuser()
     except (KeyError, OSError):  # OSError since Python 3.13
         os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+
+
+def available_bytes() -> int | None:
+    """Return how much memory this process may still take, by the machine and by its control group; None: not known."""
+    found = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+    for place in ("/sys/fs/cgroup", "/sys/fs/cgroup/memory"):
+        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            with suppress(OSError, ValueError):  # a limit that says "max" is none
+                found.append(int(Path(place, limit).read_text()) - int(Path(place, used).read_text()))
+    return min(found, default=None)
 
 
 if lack := find_lack():

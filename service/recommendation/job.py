@@ -5,21 +5,24 @@ lookup the `Found`, the ranker the `Ranking` with the `Answer`. They are not fro
 microseconds; nothing writes to them.
 """
 
-import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from service.bundle import Float32
 from service.catalogue.column import Mask
+from service.model.catalogue import Catalogue
 from service.recommendation.budget import Budget
 from service.recommendation.rule import Rules
 from service.search.addend import Addend
 from service.search.protocol import Ranked
 from service.user.record import Int32, Sight
+
+if TYPE_CHECKING:
+    import asyncio  # 4 MB, which service.library does without
 
 NO_ROWS: Int32 = np.zeros(0, dtype=np.int32)
 
@@ -98,6 +101,46 @@ class Job:
         """Return the rows that must not be ranked: those that are hidden or pinned."""
         hidden = self.hidden(seen)
         return [*hidden, *self.placed.values()] if self.placed else hidden
+
+
+def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]") -> Job:
+    """Return the job of a query: ids become rows, and the unknown ones are noted."""
+    ignored: dict[str, None] = {}
+    candidates = None
+    if query.candidates is not None:
+        candidates = list(dict.fromkeys(_find(query.candidates, catalogue, ignored)))
+        if query.mask is not None:
+            candidates = [row for row in candidates if query.mask[row]]
+    excluded = _find(query.exclude, catalogue, ignored)
+    taste = None
+    if query.history is not None:
+        taste = Taste(np.array(_find(query.history, catalogue, ignored), dtype=np.int32))
+    elif query.user_id is None:
+        taste = Taste()
+    job = Job(query, future, taste, candidates, excluded, [])
+    if query.rules is not None:
+        _resolve(query.rules, job, catalogue, ignored)
+    job.ignored_ids = list(ignored)
+    return job
+
+
+def _resolve(rules: Rules, job: Job, catalogue: Catalogue, ignored: dict[str, None]) -> None:
+    """Turn what a request asks of its list into rows of the catalogue, and note the unknown ids."""
+    job.boost = rules.total_boost(len(catalogue))
+    placed = {position: catalogue.find_row(item_id) for position, item_id in rules.pins.items()}
+    ignored.update({item_id: None for position, item_id in rules.pins.items() if placed[position] is None})
+    known = {position: row for position, row in placed.items() if row is not None}
+    job.placed = {position: row for position, row in known.items() if job.may_show(row)}
+    job.dropped = [rules.pins[position] for position in sorted(known) if position not in job.placed]
+
+
+def _find(item_ids: Sequence[str], catalogue: Catalogue, ignored: dict[str, None]) -> list[int]:
+    """Return the rows of the known ids, and note the unknown ones."""
+    if not item_ids:
+        return []
+    rows, unknown = catalogue.find_rows(item_ids)
+    ignored.update(dict.fromkeys(unknown))
+    return rows
 
 
 @dataclass(slots=True, eq=False)

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from service.bundle import Float32
-from service.errors import DegradedError, ModelError, NonFiniteError
-from service.metrics import REASONS, Metrics
+from service.errors import REASONS, DegradedError, ModelError, NonFiniteError
 from service.model.catalogue import Catalogue
 from service.model.student import BUCKETS, Student
 from service.recommendation.budget import Stage, StageCosts
 from service.recommendation.diversity import MOST_DIVERSIFIED
 from service.recommendation.job import Answer, Found, Query, Ranking
+from service.recommendation.observer import RankingMetrics
 from service.recommendation.rule import Page, Rules, Shaping
 from service.search.addend import NOTHING, Addend, Addends, Boosted
 from service.search.protocol import Allowed, Ranked
@@ -40,7 +40,7 @@ class Ranker:
         self,
         student: Student,
         catalogue: Catalogue,
-        metrics: Metrics,
+        metrics: RankingMetrics,
         *,
         max_history: int,
     ) -> None:

@@ -63,7 +63,7 @@ STARTS_THE_SERVICE = {"run": "service.child"}
 ROOT_FILES = {
     "service": {"service", "service.environment", "service.errors", "service.logs", "service.metrics",
                 "service.onnx_session", "service.child", "service.private_directory", "service.task"},
-    "training": {"training", "training.errors", "training.progress", "training.stage"},
+    "training": {"training", "training.errors", "training.machine", "training.progress", "training.stage"},
 }  # fmt: skip
 """What stands at a package's root and may be imported by every folder of it."""
 HOMES = {
@@ -81,6 +81,8 @@ HOMES = {
 }
 """The folder, or the file at the root, where a library is named; in service and in training at most one each."""
 SEES_SETTINGS = {"service.app", "service.storage", "service.command"}
+COMPOSES = {"service.library", *SEES_SETTINGS}
+"""What puts the folders together. Those that see settings may import it."""
 SEES_CONFIG = {"training.__main__", "training.run"}
 
 
@@ -154,7 +156,7 @@ def test_a_folder_imports_only_what_the_table_allows():
                     (folder in SEES_THE_BUNDLE and other == FACE) or other == STARTS_THE_SERVICE.get(folder)
                 )
             elif theirs is None:
-                is_composed = home_of(name) in SEES_SETTINGS and other in {"service.settings", *SEES_SETTINGS}
+                is_composed = home_of(name) in SEES_SETTINGS and other in {"service.settings", *COMPOSES}
                 is_allowed = is_composed or other in ROOT_FILES[package]
             else:
                 is_allowed = theirs == folder or theirs in MAY_USE[package][folder]

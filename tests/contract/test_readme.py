@@ -12,9 +12,10 @@ from typing import get_args
 import pytest
 
 from service.__main__ import _parser as service_parser
+from service.errors import REASONS
 from service.http.recommend import Quality
 from service.http.schema import Event, RecommendRequest
-from service.metrics import REASONS, Metrics
+from service.metrics import Metrics
 from service.settings import Settings
 from service.wire.connection import CODES
 from service.wire.reply import STATUS

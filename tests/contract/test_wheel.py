@@ -79,12 +79,12 @@ def test_wheel_holds_every_module_and_template_and_no_test(wheel: Path) -> None:
         for package in ("service", "training")
         for kind in kinds
         for path in (ROOT / package).rglob(kind)
-    }
+    } | {str(path.relative_to(ROOT)) for path in (ROOT / "service" / "edge").iterdir()}
 
     names = set(zipfile.ZipFile(wheel).namelist())
 
     assert {name for name in names if ".dist-info/" not in name} == expected
-    assert any(name.endswith(".j2") for name in expected)
+    assert {Path(name).suffix for name in expected} >= {".j2", ".js", ".html"}
 
 
 def test_installed_package_is_the_wheels_and_has_its_commands(python: Path, elsewhere: Path) -> None:

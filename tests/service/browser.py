@@ -93,6 +93,12 @@ class Browser:
         """Return the page as it is now."""
         return self._call("/execute/sync", script="return document.documentElement.outerHTML", args=[])
 
+    def run(self, body: str, *given: Any) -> Any:
+        """Return what the body of an asynchronous function returns in the page; it finds what is given in `given`."""
+        script = f"const [given, done] = arguments; (async () => {{ {body} }})().then((value) => done({{ value }}),"
+        script += "(error) => done({ error: { code: error.code ?? null, message: error.message } }))"
+        return self._call("/execute/async", script=script, args=[list(given)])
+
     def requested(self) -> list[str]:
         """Return the URLs that pages asked for since the last call."""
         messages = [json.loads(entry["message"])["message"] for entry in self._call("/se/log", type="performance")]

@@ -37,6 +37,7 @@ WARMUP_STEPS = 100
 WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
 AVERAGE_DECAY = 0.99  # of the weights' moving average, a step
+MOST_LOGITS = 400_000_000_000  # of a training: hours on two cores. A large catalogue gets fewer targets
 
 Loss = Callable[[Tensor, Batch, slice], Tensor]
 """(logits [P, N] of a chunk, the batch, the chunk's positions in the batch) -> the mean over the chunk."""
@@ -85,7 +86,7 @@ class Schedule:
     learning_rate: float
     batch_positions: int  # targets a step
     epochs: int
-    positions: int  # targets in all: no epoch starts beyond
+    positions: int  # targets in all, of all epochs together
     patience: int  # epochs without a better validation before it stops
     seed: int
 
@@ -136,6 +137,7 @@ def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: 
     """
     keep_freed_memory()
     objective = _with_given(objective, model, course.given)
+    course = _within_reach(course, len(model.items.weight))
     schedule, batch_loss = course.schedule, objective.batch_loss
     learner = Learner.start(model, objective, schedule.learning_rate)
     averaged, optimizer = learner.averaged, learner.optimizer
@@ -169,6 +171,19 @@ def _with_given(objective: Objective, model: SequenceModel, given: Given | None)
     return Objective(loss, objective.batch_loss)
 
 
+def _within_reach(course: Course, n_items: int) -> Course:
+    """Return the course with at most so many targets that their logits over all items take hours, and say so."""
+    most = max(1, MOST_LOGITS // n_items)
+    wanted = min(course.schedule.positions, course.schedule.epochs * count_positions(course.events))
+    if course.validate is None or wanted <= most:  # a refit takes the epochs that it was told
+        return course
+    course.progress.note(
+        f"{most:,} targets instead of {wanted:,}: {n_items:,} items make each one dear. With rarely bought items left "
+        "out of the file there would be more"
+    )
+    return replace(course, schedule=replace(course.schedule, positions=most))
+
+
 def _log(progress: Progress, checkpoint: Path, row: Epoch) -> None:
     """Write an epoch under the names of stage and model, "student/alone/loss"."""
     stage = checkpoint.parent.name.removeprefix(".").removesuffix(".work")
@@ -193,10 +208,14 @@ def _train_epoch(learner: Learner, course: Course, number: int) -> float:
     batches = training_batches(
         course.events, max_history=model.size.max_history, positions=schedule.batch_positions, seed=seed
     )
-    total, seen = 0.0, 0
-    with course.progress.bar(f"epoch {number + 1}", count_positions(course.events)) as bar:
+    total, seen, offered = 0.0, 0, 0
+    left = schedule.positions - number * count_positions(course.events)
+    with course.progress.bar(f"epoch {number + 1}", min(left, count_positions(course.events))) as bar:
         rng = np.random.default_rng(seed)
         for whole in batches:
+            if offered >= left:
+                break
+            offered += len(whole.target)
             batch = whole if course.share is None else thin(whole, course.share, rng)
             bar.advance(len(whole.target))
             if len(batch.target):
@@ -225,7 +244,7 @@ def _backward(model: SequenceModel, batch: Batch, objective: Objective) -> float
     """Leave the gradients of the mean loss of a batch in model; return that mean."""
     device, batch_loss = model.device, objective.batch_loss
     positions = len(batch.target)
-    size = max(1, CHUNK_LOGITS // len(model.items.weight))
+    size = max(model.size.dim, CHUNK_LOGITS // len(model.items.weight))  # see tests/bench/README.md, "Training"
     total = 0.0
     with autocast(device.type):
         with batch_loss.watch(model) if batch_loss else nullcontext():

@@ -48,6 +48,7 @@ from training.run.directory import (
     student_origin,
     trend_offers,
 )
+from training.run.forecast import say_forecast
 from training.run.given import has_table, open_given, run_neighbours, run_trend, with_parts
 from training.run.reading import data_lines, open_cleaning
 from training.stage import make_key
@@ -75,7 +76,8 @@ def run_prepare(run: Run, interactions: Place, items: Place | None) -> None:
             prepare(replace(source, watch=bar.advance), items, out, cleaning, rule, settings.repeats)
 
     run.stage("prepared", {"prepare": asdict(settings), "split": rule.settings()}, inputs, work)
-    for line in data_lines(run.prepared().report):
+    prepared = run.prepared()
+    for line in [*data_lines(prepared.report), *say_forecast(run.config, prepared)]:
         run.progress.note(line)
 
 

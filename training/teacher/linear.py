@@ -22,6 +22,7 @@ from training.data.prepared import Prepared, all_events, training_events
 from training.data.split import VAL
 from training.evaluation.judge import judge_scorer
 from training.evaluation.question import ask
+from training.machine import available_bytes
 from training.model.device import choose_device, has_bfloat16
 from training.progress import Progress
 from training.teacher.calibration import log_scores
@@ -34,6 +35,7 @@ from training.teacher.linear_model import (
     choose_setting,
     covered_rows,
     fit_linear,
+    most_items,
     with_best_floor,
 )
 
@@ -89,12 +91,19 @@ def train_linear(out: Path, prepared: Prepared, progress: Progress) -> None:
     events = training_events(prepared)
     tuned = covered_rows(events, n_items, TUNED)
     setting, trials = choose_setting(events, ask(prepared, VAL, limit=USERS), tuned, progress)
-    model = fit_linear(events, n_items, covered_rows(events, n_items), setting)
+    side = most_items(n_items, available_bytes())
+    model = fit_linear(events, n_items, covered_rows(events, n_items, side), setting)
     model = with_best_floor(model, ask(prepared, VAL, limit=FLOOR_USERS))
-    progress.note(f"linear model: {model.setting}, over {min(n_items, MAX_ITEMS):,} items")
+    progress.note(f"linear model: {model.setting}, over {side:,} items{_why(side, n_items)}")
     model = replace(model, seconds=monotonic() - started)
     save_linear(out, model, trials)
     judge_scorer(prepared, model.scorer(), model.setting.max_history).save(out / RANKING)
+
+
+def _why(side: int, n_items: int) -> str:
+    if side < min(n_items, MAX_ITEMS):
+        return f", the most popular ones: memory has no room for all {n_items:,}"
+    return f", the most popular ones of {n_items:,}" if side < n_items else ""
 
 
 def save_linear(out: Path, model: LinearModel, trials: list[dict[str, float]]) -> None:
@@ -148,8 +157,8 @@ class LinearTeacher(Kind):
     def refit(self, out: Path, run: Path, supplies: Supplies, factor: float) -> Offer:
         """Solve for the events of every part with the setting that was chosen; nothing is written."""
         events, n_items = all_events(supplies.prepared), len(supplies.prepared.items)
-        setting = load_linear(run / self.place).setting
-        model = fit_linear(events, n_items, covered_rows(events, n_items), setting)
+        chosen = load_linear(run / self.place)
+        model = fit_linear(events, n_items, covered_rows(events, n_items, len(chosen.rows)), chosen.setting)
         return Offer(LinearLabels(model, events, factor, choose_device()))
 
 

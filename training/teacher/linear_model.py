@@ -7,7 +7,8 @@ Y is the next item, or the next few items with a decay of their own, which helps
 nothing. The matrix W has full rank, so it holds what a narrow dot product cannot, and solving for it takes seconds. p
 is near a probability, so its logarithm is what the model scores with (see calibration.py).
 
-Catalogues of more than MAX_ITEMS items are modelled for their most popular items; all others score 0. Decay, penalty,
+Catalogues of more than MAX_ITEMS items, or of more than memory has room for, are modelled for their most popular items;
+all others score 0. Decay, penalty,
 discount and Y are chosen on validation, one after the other, on the TUNED most popular items, where a solution takes a
 second.
 """
@@ -29,6 +30,8 @@ from training.progress import Progress
 from training.teacher.calibration import best_floor, log_scores
 
 MAX_ITEMS = 20_000
+BYTES_A_CELL = 24  # of the matrix, while it is solved for: six arrays of float32
+MEMORY_SHARE = 0.6  # of what is free, that a solution may take
 TUNED = 4_000
 MAX_HISTORY = 50
 LEAST_DECAY = 0.01  # an item that counts for less is left out
@@ -98,6 +101,12 @@ def with_best_floor(model: LinearModel, question: Question) -> LinearModel:
     """Return the model with the floor under which the targets of a question are likeliest."""
     scores = score_all(question, model.predictor(), model.setting.max_history)
     return replace(model, setting=replace(model.setting, floor=best_floor(scores, question.target)))
+
+
+def most_items(n_items: int, available: int | None) -> int:
+    """Return for how many items of a catalogue a solution fits into memory. available: bytes; None: not known."""
+    room = MAX_ITEMS if available is None else int((MEMORY_SHARE * available / BYTES_A_CELL) ** 0.5)
+    return min(n_items, MAX_ITEMS, max(1_000, room))
 
 
 def covered_rows(events: Events, n_items: int, count: int = MAX_ITEMS) -> NDArray[np.int64]:

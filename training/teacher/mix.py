@@ -32,6 +32,7 @@ from training.teacher.kind import RANKING, Member
 
 MIX = "mix.json"
 USERS = 3000  # of the validation, drawn with a fixed seed
+VALUES = 1 << 27  # logits of one teacher in memory: a large catalogue is asked by fewer users
 TENTHS = 10
 Float32 = NDArray[np.float32]
 
@@ -43,7 +44,7 @@ def mix_teachers(
 
     given: the trend, where it is part of the score.
     """
-    question = ask(prepared, VAL, limit=USERS)
+    question = ask(prepared, VAL, limit=_users(prepared))
     logs = None if given is None else log_counts(question, given)
     trends = {name: trend_of(member, question, given) for name, member in members.items()}
     logits = {name: _logits(member, question, trends[name], logs) for name, member in members.items()}
@@ -62,11 +63,15 @@ def mix_teachers(
 
 def calibrate(prepared: Prepared, member: Member, given: Given | None = None) -> tuple[float, float]:
     """Return the factor that makes one teacher's logits honest, and its NDCG@10; both on the mix's validation users."""
-    question = ask(prepared, VAL, limit=USERS)
+    question = ask(prepared, VAL, limit=_users(prepared))
     logs = None if given is None else log_counts(question, given)
     logits = _logits(member, question, trend_of(member, question, given), logs)
     factors, trials = choose_factors(question, {"": logits})
     return factors[""], trials[0]["ndcg@10"]
+
+
+def _users(prepared: Prepared) -> int:
+    return max(1, min(USERS, VALUES // len(prepared.items)))
 
 
 def log_counts(question: Question, given: Given) -> Float32:

@@ -6,7 +6,8 @@ import pytest
 
 from service.errors import GoldenError
 from service.model.catalogue import Catalogue
-from service.model.model import compare_golden, load_model
+from service.model.golden import compare_golden
+from service.model.model import load_model
 from service.model.student import Student
 from service.search.approximate import Approximate
 from service.search.choice import open_search

@@ -16,7 +16,8 @@ from service.bundle import Bundle
 from service.errors import GoldenError
 from service.metrics import Metrics
 from service.model.catalogue import Catalogue
-from service.model.model import compare_golden, load_model
+from service.model.golden import compare_golden
+from service.model.model import load_model
 from service.model.student import Student
 from service.recommendation.budget import Budget
 from service.recommendation.job import Found, Job, Query, Ranking, Taste

@@ -15,7 +15,8 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import METHODS, REASONS, ROUTES
+from service.errors import REASONS
+from service.metrics import METHODS, ROUTES
 from service.store.embedded import Embedded, socket_path
 from tests.service.running import Proxy, Running, is_alive, run_command, wait_for
 from tests.service.toy import mean_encoder, write_toy

@@ -22,10 +22,10 @@ def chain(users=32, length=9, n_items=40):
 OBJECTIVE = Objective(lambda logits, batch, chunk: hard_loss(logits, batch.target[chunk]))
 
 
-def train(path, schedule, validate=None, progress=None):
+def train(path, schedule, validate=None, progress=None, objective=OBJECTIVE):
     torch.manual_seed(0)
     model = SequenceModel(40, SIZE)
-    curve = fit(model, OBJECTIVE, Course(chain(), schedule, validate, progress or Progress()), path)
+    curve = fit(model, objective, Course(chain(), schedule, validate, progress or Progress()), path)
     return model, curve
 
 
@@ -66,10 +66,40 @@ def test_fit_stops_after_patience_and_returns_the_best_weights(tmp_path):
 
 def test_chunks_of_positions_give_the_gradient_of_the_whole(tmp_path, monkeypatch):
     whole, _ = train(tmp_path / "whole", Schedule(0.01, 64, epochs=1, positions=10**9, patience=1, seed=1))
-    monkeypatch.setattr("training.model.fit.CHUNK_LOGITS", 7 * 40)
+    monkeypatch.setattr("training.model.fit.CHUNK_LOGITS", 1)  # then a chunk has as many positions as the model is wide
     chunks, _ = train(tmp_path / "chunks", Schedule(0.01, 64, epochs=1, positions=10**9, patience=1, seed=1))
 
     torch.testing.assert_close(whole.items.weight, chunks.items.weight, atol=2e-2, rtol=0)
+
+
+def count_targets(path, schedule, validate=None):
+    targets = []
+
+    def loss(logits, batch, chunk):
+        targets.append(len(logits))
+        return hard_loss(logits, batch.target[chunk])
+
+    _, curve = train(path, schedule, validate, objective=Objective(loss))
+    return sum(targets), len(curve)
+
+
+def test_no_more_targets_are_trained_on_than_the_schedule_says(tmp_path):
+    for positions in (1, 100, 256, 300):  # an epoch has 256, a batch at most 64
+        schedule = Schedule(0.01, 64, epochs=20, positions=positions, patience=20, seed=1)
+
+        offered, epochs = count_targets(tmp_path / str(positions), schedule)
+
+        assert positions <= offered < positions + 64
+        assert epochs == 1 + (positions > 256)
+
+
+def test_a_catalogue_whose_logits_would_take_days_gets_fewer_targets_and_is_told(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("training.model.fit.MOST_LOGITS", 40 * 100)
+
+    offered, epochs = count_targets(tmp_path / "c", SCHEDULE, lambda averaged: 0.5)
+
+    assert (offered < 164, epochs) == (True, 1)
+    assert "100 targets instead of 1,536: 40 items" in capfd.readouterr().err
 
 
 def test_every_epoch_is_logged_under_stage_and_model(tmp_path):

@@ -1,0 +1,112 @@
+"""What a run will need, said when its data are known: memory, minutes and disk, stage by stage.
+
+Minutes come from a measurement of the moment: how many logits this machine learns from in a second. They are those of a
+quiet machine and of all epochs that the settings allow; most trainings stop earlier.
+"""
+
+from dataclasses import dataclass
+from time import monotonic
+
+import numpy as np
+import torch
+
+from training.data.prepared import Prepared, training_events
+from training.loss.logits import hard_loss
+from training.machine import available_bytes
+from training.model.batch import count_positions
+from training.model.device import CHUNK_LOGITS, choose_device
+from training.model.fit import MOST_LOGITS
+from training.run.config import Config, Student, Teacher, parse_names
+from training.teacher.linear_model import BYTES_A_CELL, most_items
+
+BASE_BYTES = 600 << 20  # torch and what it brings, the arrays of the events aside
+COPIES = 5  # of a model's weights: themselves, gradient, two moments of the optimiser, moving average
+LOGITS_AT_ONCE = 6  # arrays of the logits of a chunk that a loss holds
+MEASURED_ITEMS = 8_192
+WORTH_SAYING_S = 120  # a shorter run is told nothing
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a stage needs at most. seconds: on this machine, quiet."""
+
+    stage: str
+    memory_bytes: int
+    seconds: float
+    disk_bytes: int
+
+
+def forecast(config: Config, prepared: Prepared) -> list[Need]:
+    """Return what the stages of a run need, in order: the teachers, the student with the one beside it."""
+    n_items, events = len(prepared.items), training_events(prepared)
+    targets, n_events = count_positions(events), len(events.item)
+    needs = []
+    members = parse_names(config, "teacher.members")
+    if "linear" in members:
+        needs.append(_linear(n_items))
+    for name, settings in (("transformer", config.teacher), ("text", config.teacher), ("twin", config.student)):
+        if name in members:
+            needs.append(_neural(name, settings, n_items, targets, n_events))
+    student = _neural("student", config.student, n_items, targets, 0)
+    trainings = 3 if config.distill.smoothing else 2  # distilled, alone, and from smoothed labels
+    needs.append(Need("student", student.memory_bytes, student.seconds * trainings, student.disk_bytes * trainings))
+    return needs
+
+
+def forecast_lines(needs: list[Need], available: int | None) -> list[str]:
+    """Return what a person is told of it: nothing of a short run that fits.
+
+    available: bytes of memory; None where it is not known.
+    """
+    most, seconds = max(need.memory_bytes for need in needs), sum(need.seconds for need in needs)
+    fits = available is None or most <= available
+    if fits and seconds < WORTH_SAYING_S:
+        return []
+    stages = "; ".join(f"{need.stage} {need.memory_bytes / 1e9:.1f} GB, {need.seconds / 60:.0f} min" for need in needs)
+    disk = sum(need.disk_bytes for need in needs) / 1e9
+    lines = [
+        f"will need at most {most / 1e9:.1f} GB of memory, {disk:.1f} GB of disk and {seconds / 60:.0f} min of a quiet "
+        f"machine, less where a training stops early ({stages})"
+    ]
+    if not fits:
+        lines.append(
+            f"that is more memory than the {(available or 0) / 1e9:.1f} GB that are free: end other programs, take a "
+            "larger machine, leave rarely bought items out of the file, or --set teacher.dim=64"
+        )
+    return lines
+
+
+def say_forecast(config: Config, prepared: Prepared) -> list[str]:
+    """Return what is to be told of a run whose data were just prepared."""
+    return forecast_lines(forecast(config, prepared), available_bytes())
+
+
+def logits_a_second(dim: int, n_items: int) -> float:
+    """Return from how many logits this machine learns in a second, measured on a few: forward, loss and backward."""
+    items = torch.randn(min(n_items, MEASURED_ITEMS), dim, requires_grad=True)
+    states = torch.randn(256, dim)
+    target = torch.zeros(256, dtype=torch.int64)
+    seconds = []
+    for _ in range(3):
+        started = monotonic()
+        with torch.autocast(choose_device().type, dtype=torch.bfloat16, enabled=choose_device().type == "cpu"):
+            logits = states @ items.T
+        hard_loss(logits.float(), target).backward()
+        seconds.append(monotonic() - started)
+    return 256 * len(items) / float(np.median(seconds))
+
+
+def _linear(n_items: int) -> Need:
+    side = most_items(n_items, available_bytes())
+    flops = 2.4 * side**3 + 13 * 2.4 * min(n_items, 4_000) ** 3
+    return Need("linear", BASE_BYTES + BYTES_A_CELL * side**2, flops / 6e10, 2 * side**2)
+
+
+def _neural(name: str, settings: Teacher | Student, n_items: int, targets: int, n_states: int) -> Need:
+    """Return the need of training one model, and of writing its states after n_states events."""
+    dim = settings.dim
+    positions = min(settings.positions, settings.epochs * targets, max(1, MOST_LOGITS // n_items))
+    chunk = max(dim * n_items, CHUNK_LOGITS)
+    memory = BASE_BYTES + 4 * (COPIES * dim * n_items + LOGITS_AT_ONCE * chunk)
+    seconds = positions * n_items / logits_a_second(dim, n_items)
+    return Need(name, memory, seconds, 4 * dim * n_items + 2 * dim * n_states)
