@@ -117,7 +117,7 @@ class Retort:
         return [self._describe(answer, took_ms) for answer in answers]
 
     def _describe(self, answer: Answer, took_ms: float) -> dict[str, Any]:
-        return {
+        described = {
             "recommendation_id": f"{random.getrandbits(128):032x}",  # a name, not a secret
             "user_id": None,
             "model_version": self.version,
@@ -126,6 +126,7 @@ class Retort:
             "ignored_ids": answer.ignored_ids,
             "took_ms": took_ms,
         }
+        return described | {"funnel": answer.funnel} if answer.funnel else described
 
     def _fade(self) -> None:
         """Let the counts of the trend decay to now, from time to time."""

@@ -34,7 +34,7 @@ ROUTES = (
     "unmatched",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
-STAGES = ("parse", "queue", "store", "encode", "score", "rules", "serialize")
+STAGES = ("parse", "queue", "store", "encode", "score", "rules", "shape", "serialize")
 _LEVELS_AND_REASONS = [
     ("full", "none"), ("full", "stale_trend"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
     *[("fallback", reason) for reason in REASONS if not reason.startswith("stale") and reason != "not_enough_items"],

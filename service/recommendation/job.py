@@ -6,7 +6,7 @@ microseconds; nothing writes to them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +16,7 @@ from service.bundle import Float32
 from service.catalogue.column import Mask
 from service.model.catalogue import Catalogue
 from service.recommendation.budget import Budget
+from service.recommendation.rule import Rules
 from service.search.addend import Addend
 from service.search.protocol import Ranked
 from service.user.record import Int32, Sight
@@ -37,7 +38,7 @@ class Query:
     """A checked request, in the caller's ids.
 
     mask: the rows that its filter lets through, bool [n_items]; None without a filter. fields: what is returned of each
-    item beside its id and score.
+    item beside its id and score. rules: what is asked of the list, if anything.
     """
 
     user_id: str | None
@@ -51,6 +52,7 @@ class Query:
     is_debug: bool = False
     mask: Mask | None = None
     fields: Sequence[str] = ()
+    rules: Rules | None = None
 
 
 @dataclass(slots=True)
@@ -70,7 +72,9 @@ class Taste:
 class Job:
     """A query on its way through a batch, in rows of the catalogue.
 
-    taste: of the history that was given with the request; None where the stored one is to be looked up.
+    taste: of the history that was given with the request; None where the stored one is to be looked up. boost: what is
+    added to each item's score, float32 [n_items], if anything. placed: position to row, of the pins that stand.
+    dropped: the ids of the pins that do not, because their items are not to be shown.
     """
 
     query: Query
@@ -79,13 +83,36 @@ class Job:
     candidates: Sequence[int] | None
     excluded: Sequence[int]
     ignored_ids: Sequence[str]
+    boost: Float32 | None = None
+    placed: Mapping[int, int] = field(default_factory=dict)
+    dropped: Sequence[str] = ()
 
-    def masked(self, taste: Taste) -> Sequence[int] | Int32:
-        """Return the rows that must not be shown to a user."""
+    def may_show(self, row: int) -> bool:
+        """Whether a row can be pinned: not excluded, let through by the filter, and one of the candidates, if any."""
+        mask = self.query.mask
+        is_allowed = (mask is None or bool(mask[row])) and (self.candidates is None or row in self.candidates)
+        return is_allowed and row not in self.excluded
+
+    def drop_pins(self, unwanted: Int32) -> None:
+        """Drop the pins of items that the user does not want: rows."""
+        if not self.placed or not len(unwanted):
+            return
+        gone = [position for position, row in sorted(self.placed.items()) if row in unwanted]
+        rules = self.query.rules
+        self.dropped = [*self.dropped, *(rules.pins[position] for position in gone if rules)]
+        self.placed = {position: row for position, row in self.placed.items() if position not in gone}
+
+    def hidden(self, taste: Taste) -> Sequence[int] | Int32:
+        """Return the rows that must not be shown to a user, but where they are pinned."""
         seen = taste.seen if self.query.exclude_seen else NO_ROWS
         if not self.excluded and not len(taste.hidden):
             return seen
         return [*self.excluded, *seen.tolist(), *taste.hidden.tolist()]
+
+    def masked(self, taste: Taste) -> Sequence[int] | Int32:
+        """Return the rows that must not be ranked: those that are hidden or pinned."""
+        hidden = self.hidden(taste)
+        return [*hidden, *self.placed.values()] if self.placed else hidden
 
 
 def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]") -> Job:
@@ -102,7 +129,21 @@ def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]
         taste = Taste(np.array(_find(query.history, catalogue, ignored), dtype=np.int32))
     elif query.user_id is None:
         taste = Taste()
-    return Job(query, future, taste, candidates, excluded, list(ignored))
+    job = Job(query, future, taste, candidates, excluded, [])
+    if query.rules is not None:
+        _resolve(query.rules, job, catalogue, ignored)
+    job.ignored_ids = list(ignored)
+    return job
+
+
+def _resolve(rules: Rules, job: Job, catalogue: Catalogue, ignored: dict[str, None]) -> None:
+    """Turn what a request asks of its list into rows of the catalogue, and note the unknown ids."""
+    job.boost = rules.total_boost(len(catalogue))
+    placed = {position: catalogue.find_row(item_id) for position, item_id in rules.pins.items()}
+    ignored.update({item_id: None for position, item_id in rules.pins.items() if placed[position] is None})
+    known = {position: row for position, row in placed.items() if row is not None}
+    job.placed = {position: row for position, row in known.items() if job.may_show(row)}
+    job.dropped = [rules.pins[position] for position in sorted(known) if position not in job.placed]
 
 
 def _find(item_ids: Sequence[str], catalogue: Catalogue, ignored: dict[str, None]) -> list[int]:
@@ -134,7 +175,11 @@ class Found:
 
 @dataclass(slots=True)
 class Answer:
-    """The items, best first, and how they came about. parts: of each item's score, if they were asked for."""
+    """The items, best first, and how they came about.
+
+    funnel: how many items were left after each step, where it was asked for or the items are fewer than k. parts: of
+    each item's score, if they were asked for. dropped_pins: ids of pinned items that are not to be shown.
+    """
 
     ranked: Ranked = ((), np.zeros(0, dtype=np.float32))
     level: str = "full"
@@ -143,6 +188,7 @@ class Answer:
     stages_ms: dict[str, float] = field(default_factory=dict)
     funnel: dict[str, int] = field(default_factory=dict)
     parts: list[dict[str, float]] = field(default_factory=list)
+    dropped_pins: Sequence[str] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -164,5 +210,5 @@ class Ranking:
         return self.found.job
 
     def masked(self) -> Sequence[int] | Int32:
-        """Return the rows that must not be shown."""
+        """Return the rows that must not be ranked."""
         return self.found.job.masked(self.found.taste)

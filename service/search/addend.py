@@ -16,6 +16,10 @@ MOST_TRENDING = 400
 """How many items, those that stand highest in the trend, an approximate search always scores."""
 
 
+MOST_BOOSTED = 2000
+"""How many items that a request raises an approximate search always scores; of more it looks for the best ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Where the items stand in the trend. logs: log(count + e), float32 [n_items]. top: the highest rows, ascending.
@@ -83,7 +87,40 @@ class Addend:
         return self.rows if self.standing is None else np.concatenate([self.standing.top, self.rows])
 
 
-Addends = Sequence[Addend]
+NOTHING = Addend(np.float32(0), None, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+"""What is added where the score is the product alone."""
+
+
+class Boosted:
+    """What is added to one user's scores where the request boosts some items, beside what the model adds."""
+
+    def __init__(self, addend: Addend, boost: Float32) -> None:
+        """boost: what is added to each item, float32 [n_items]."""
+        self.addend, self.boost = addend, boost
+        n_raised = np.count_nonzero(boost > 0)
+        self._raised: Int64 = np.flatnonzero(boost > 0) if n_raised <= MOST_BOOSTED else np.zeros(0, dtype=np.int64)
+        self.most_unseen = float(boost.max(initial=0)) if n_raised > MOST_BOOSTED else 0.0
+
+    def add_to(self, scores: Float32, unit: np.float32 = np.float32(1)) -> None:  # noqa: B008  # a number
+        """As Addend says."""
+        self.addend.add_to(scores, unit)
+        scores += self.boost / unit
+
+    def at(self, rows: Int64) -> Float32:
+        """As Addend says."""
+        total: Float32 = self.addend.at(rows) + self.boost[rows]
+        return total
+
+    def allowed_candidates(self, allowed: NDArray[np.bool_]) -> Int64:
+        """As Addend says."""
+        return np.concatenate([self.addend.allowed_candidates(allowed), self._raised[allowed[self._raised]]])
+
+    def candidates(self) -> Int64:
+        """As Addend says. Where many items are raised, they are not among them: most_unseen says by how much."""
+        return np.concatenate([self.addend.candidates(), self._raised])
+
+
+Addends = Sequence[Addend | Boosted]
 """One for each user of a batch."""
 
 
@@ -103,7 +140,7 @@ def weigh(
     histories: Sequence[Sequence[int] | NDArray[np.integer]],
     gaps: NDArray[np.floating],
     standing: Standing | None,
-) -> tuple[Float32, Addends]:
+) -> tuple[Float32, Sequence[Addend]]:
     """Return users as a search multiplies them, float32 [batch, dim], and what it adds to their scores.
 
     users: as the encoder gives them. histories, gaps: see service.bundle.add_up(), which says the same by the formula.

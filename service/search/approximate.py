@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Float32, Int64, ItemTable
-from service.search.addend import Addend, Addends
+from service.search.addend import Addend, Addends, Boosted
 from service.search.code import extend_users
 from service.search.measured_code import FEW, MANY, MeasuredCodes
 from service.search.protocol import Allowed, Masked, Ranked, rank
@@ -32,6 +32,8 @@ _AT_ONCE = 256
 The times: tests/bench/README.md, "A shortlist is scored 256 rows at a time".
 """
 
+_DEEPER, _TAIL = 4, 16
+"""Where boosted rows may be missed, 4 times as many are looked at; the best of the last 1/16 says what is left."""
 FEW_ALLOWED = 6000
 """So few allowed rows are all scored: tests/bench/README.md, "Filtered rows are scored, or masked in the scan"."""
 AllowedRows = NDArray[np.bool_]
@@ -90,17 +92,17 @@ class Approximate:
     def best(self, scores: Shortlist, k: int, masked: Masked) -> list[Ranked | None]:
         """Return for each user the k best rows that are not masked, or None if one of its scores is not finite."""
         with np.errstate(all="ignore"):
-            addends: Sequence[Addend | None] = scores.addends or [None] * len(scores.users)
-            if scores.allowed is not None:
-                filtered = zip(scores.users, scores.rows, masked, addends, scores.allowed, strict=True)
-                return [
-                    self._choose(user, rows, hidden, k, addend)
-                    if mask is None
-                    else self._choose_allowed(user, (mask, rows), hidden, k, addend)
-                    for user, rows, hidden, addend, mask in filtered
-                ]
-            each = zip(scores.users, scores.rows, masked, addends, strict=True)
-            return [self._choose(user, rows, hidden, k, addend) for user, rows, hidden, addend in each]
+            addends: Sequence[Addend | Boosted | None] = scores.addends or [None] * len(scores.users)
+            masks = scores.allowed or [None] * len(scores.users)
+            each = zip(scores.users, scores.rows, masked, addends, masks, strict=True)
+            return [
+                self._choose_boosted(user, (mask, rows), hidden, k, addend)
+                if isinstance(addend, Boosted)
+                else self._choose(user, rows, hidden, k, addend)
+                if mask is None
+                else self._choose_allowed(user, (mask, rows), hidden, k, addend)
+                for user, rows, hidden, addend, mask in each
+            ]
 
     def _search_allowed(self, query: Float32, depth: int, mask: AllowedRows | None) -> Int64:
         """Return a shortlist of one user: of all rows, or of those allowed; all of these where they are few."""
@@ -151,6 +153,32 @@ class Approximate:
         if addend is not None:
             scores += addend.at(rows)
         return rank(rows, scores, k) if np.isfinite(scores).all() else None
+
+    def _choose_boosted(
+        self, user: Float32, allowed: tuple[AllowedRows | None, Int64], masked: Any, k: int, addend: Boosted
+    ) -> Ranked | None:
+        """As _choose_allowed(), and look deeper until no row that was left out can be among the best for its boost."""
+        mask, rows = allowed
+        is_left = np.ones(len(self._is_masked), dtype=np.bool_) if mask is None else mask.copy()
+        is_left[np.asarray(masked, dtype=np.int64)] = False
+        is_whole = mask is not None and np.count_nonzero(mask) <= FEW_ALLOWED
+        depth, raised = len(rows), addend.candidates() if mask is None else addend.allowed_candidates(mask)
+        while True:
+            left = rows[rows >= 0]
+            left = left[is_left[left]]
+            if is_whole or len(left) < k or depth > len(is_left) // _DEEPER:
+                found = np.flatnonzero(is_left)
+                scores = self._score(found, user) + addend.at(found) if len(found) else addend.boost[:0]
+                break
+            found = np.unique(np.concatenate([left, raised[is_left[raised]]]))
+            scores = self._score(found, user) + addend.at(found)
+            last = np.searchsorted(found, left[-max(1, len(left) // _TAIL) :])
+            unseen = (scores[last] - addend.boost[found[last]]).max() + addend.most_unseen
+            if not unseen > np.partition(scores, len(scores) - k)[len(scores) - k]:
+                break
+            depth *= _DEEPER
+            rows = self._search_allowed(extend_users(user[None], self._table), depth, mask)
+        return rank(found, scores, k) if np.isfinite(scores).all() else None
 
     def _scan(self, user: Float32) -> tuple[Int64, Float32]:
         """Return every row that is not masked, and its score."""
