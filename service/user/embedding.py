@@ -17,7 +17,7 @@ from dataclasses import replace
 from service.errors import StoreError
 from service.store.client import Store
 from service.store.connection import Command
-from service.store.reply import Reply, read_scores, unless_wrong_type
+from service.store.reply import Reply, unless_wrong_type
 from service.user.event import read_member
 from service.user.history import History
 from service.user.key import UserKeys
@@ -85,12 +85,12 @@ class EmbeddingCache:
         self, user_id: str, value: Reply, count: Reply, newest: Reply, whole: Reply | None = None
     ) -> Sight | StoreError:
         try:
-            n_events, scores = unless_wrong_type(count, 0), read_scores(unless_wrong_type(newest, []))
+            n_events, scores = unless_wrong_type(count, 0), unless_wrong_type(newest, [])
         except StoreError as exc:
             return exc
         if not scores:
             return Sight("none")
-        (member, score), *_ = scores
+        member, score = scores[:2]
         sight = self._judge(user_id, value, make_mark(n_events, member, score), (member, score))
         if whole is None or sight.record is not None:
             return sight

@@ -25,15 +25,18 @@ _COUNT_BYTES, _CRC_BYTES = 2, 4
 _TOKEN = b"x"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
-    """What is cached of a user. rows: of the items seen, the oldest first, int32 [rows]. user: float32 [dim]."""
+    """What is cached of a user. rows: of the items seen, the oldest first, int32 [rows]. user: float32 [dim].
+
+    Neither this nor `Sight` is frozen, which would cost each request a microsecond; nothing writes to them.
+    """
 
     rows: Int32
     user: Float32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sight:
     """A first look at a user: is there a history, and a record that may be believed?
 
