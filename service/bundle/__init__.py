@@ -39,6 +39,7 @@ from service.bundle.score import (
     TrendRule,
     add_up,
     parse_score,
+    sum_up,
 )
 from service.bundle.table import ItemTable, pad_histories
 
@@ -48,5 +49,5 @@ __all__ = [
     "Bundle", "BundleCorruptError", "BundleError", "BundleFormatError", "BundleMissingError", "Float32", "Gap",
     "Golden", "Int64", "Item", "ItemTable", "Items", "Manifest", "NeighbourRule", "Neighbours", "Parts", "ScoreRule",
     "Scores", "TrendRule", "add_up", "bundle_version", "check_item_id", "fingerprint", "open_bundle", "pad_histories",
-    "parse_manifest", "parse_score", "popularity_order", "read_manifest", "tie_hash", "write_bundle",
+    "parse_manifest", "parse_score", "popularity_order", "read_manifest", "sum_up", "tie_hash", "write_bundle",
 ]  # fmt: skip

@@ -23,7 +23,7 @@ from service.wire.crowd import ANSWERING, IDLE, IN_BODY, IN_HEAD, Crowd
 from service.wire.lane import Lane
 from service.wire.lingering import LingeringTransport
 from service.wire.path import split_target
-from service.wire.reply import RawHeaders, Reply, error_body, write_headers, write_reply
+from service.wire.reply import CommonHead, RawHeaders, Reply, error_body, write_reply
 from service.wire.request_parser import MalformedRequestError, RequestParser
 from service.wire.trace import Trace
 from service.wire.whole_post import Post, PostReader
@@ -44,26 +44,6 @@ class _Exchange:
     keep_alive: bool = True
     disconnected: bool = False
     response_complete: bool = False
-
-
-class _CommonHead:
-    """The status line and the headers that all replies have, put together once for each list of these.
-
-    uvicorn makes a new list every second, for the date.
-    """
-
-    def __init__(self) -> None:
-        self._headers: RawHeaders = ()
-        self._heads: dict[int, bytes] = {}
-
-    def of(self, status: int, headers: RawHeaders) -> bytes:
-        """Return the bytes. headers: the list that uvicorn has now."""
-        if headers is not self._headers:
-            self._headers, self._heads = headers, {}
-        head = self._heads.get(status)
-        if head is None:
-            head = self._heads[status] = STATUS_LINE[status] + write_headers(headers)
-        return head
 
 
 class _Flow(FlowControl):
@@ -106,7 +86,7 @@ class Connection(HttpToolsProtocol):
 
     cycle: Any
     transport: Any
-    _common_head: ClassVar = _CommonHead()
+    _common_head: ClassVar = CommonHead()
 
     def __init__(self, *arguments: Any, crowd: Crowd, lane: Lane, **named: Any) -> None:
         """crowd: all connections of this process. lane: its slow lane. The rest is uvicorn's."""
@@ -182,7 +162,7 @@ class Connection(HttpToolsProtocol):
             return
         if not exchange.keep_alive:
             headers = [*headers, (b"connection", b"close")]
-        head = self._common_head.of(status, self.server_state.default_headers)
+        head = self._common_head.of(STATUS_LINE[status], self.server_state.default_headers)
         self.transport.write(write_reply(head, body, headers))
         exchange.response_complete = True
         if not exchange.keep_alive:

@@ -62,3 +62,23 @@ def write_reply(head: bytes, body: bytes, headers: RawHeaders = ()) -> bytes:
 def write_headers(headers: RawHeaders) -> bytes:
     """Return the lines of headers."""
     return b"".join([b"%s: %s\r\n" % pair for pair in headers])
+
+
+class CommonHead:
+    """The status line and the headers that all replies have, put together once for each list of these.
+
+    uvicorn makes a new list every second, for the date.
+    """
+
+    def __init__(self) -> None:
+        self._headers: RawHeaders = ()
+        self._heads: dict[bytes, bytes] = {}
+
+    def of(self, status_line: bytes, headers: RawHeaders) -> bytes:
+        """Return the bytes. headers: the list that uvicorn has now."""
+        if headers is not self._headers:
+            self._headers, self._heads = headers, {}
+        head = self._heads.get(status_line)
+        if head is None:
+            head = self._heads[status_line] = status_line + write_headers(headers)
+        return head
