@@ -33,7 +33,11 @@ def needs(program: str) -> None:
 
 
 def nginx_command(directory: Path, port: int, backends: Backends) -> list[str]:
-    """nginx with the usual map for WebSockets, and connections to the service that are kept."""
+    """nginx with the usual map for WebSockets, and connections to the service that are kept.
+
+    As haproxy is below, it is told to ask another service where a kept connection turns out to be closed, also for
+    POST: a list asked for twice changes nothing, and an event with an id or a time counts once.
+    """
     servers = "".join(f"server {host}:{number} max_fails=1 fail_timeout=1s;" for host, number in backends)
     (directory / "nginx.conf").write_text(
         textwrap.dedent(f"""
@@ -50,7 +54,7 @@ def nginx_command(directory: Path, port: int, backends: Backends) -> list[str]:
             location / {{
               proxy_pass http://retort; proxy_http_version 1.1; proxy_set_header Host localhost;
               proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;
-              proxy_next_upstream error timeout http_502 http_503; proxy_connect_timeout 1s;
+              proxy_next_upstream error timeout non_idempotent http_502 http_503; proxy_connect_timeout 1s;
             }}
           }}
         }}
