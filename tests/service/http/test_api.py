@@ -62,7 +62,14 @@ def test_page_counts_as_one_route_and_nothing_beside_it_is_open(toy_bundle: Path
             lambda: service.metric("retort_http_requests_total", route="/docs") >= len(DOCUMENT_PATHS) - 1
         )
         assert service.metric("retort_http_requests_total", route="/docs") == len(DOCUMENT_PATHS) - 1
-        for path in ("/docs/", "/docs/../model", "/docs/%2e%2e/model", "/docs/swagger-ui.js", "/redoc", "/openapi.yaml"):
+        for path in (
+            "/docs/",
+            "/docs/../model",
+            "/docs/%2e%2e/model",
+            "/docs/swagger-ui.js",
+            "/redoc",
+            "/openapi.yaml",
+        ):
             assert service.client.get(path).status_code == 401, path
 
 
