@@ -5,6 +5,7 @@
     │   └── GoldenError         a model whose answers are not those of its bundle
     ├── RefusedError            a published bundle is not served
     ├── RequestError            a request is refused: an error answer to the caller
+    │   └── FieldError          one of its fields cannot be applied to the model that answers
     └── DegradedError           something failed, and a request is answered without it
         ├── StoreError
         │   ├── StoreTimeoutError
@@ -53,6 +54,15 @@ class RequestError(RetortError):
         self.message = message
         self.details = details
         self.headers = dict(headers or {})
+
+
+class FieldError(RequestError):
+    """A field of a request names or asks for what the model that answers does not have."""
+
+    def __init__(self, field: str, message: str) -> None:
+        """field: its path in the body, such as filter.price.gte. message: what is wrong with it."""
+        field = field[:200]
+        super().__init__("malformed", f"{field}: {message}", details=[{"field": field, "message": message}])
 
 
 class DegradedError(RetortError):

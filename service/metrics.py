@@ -35,7 +35,7 @@ ROUTES = (
     "unmatched",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
-STAGES = ("parse", "queue", "store", "encode", "score", "rules", "serialize")
+STAGES = ("parse", "queue", "store", "encode", "score", "rules", "shape", "serialize")
 REASONS = (
     "cold_user", "stale_profile", "store_timeout", "store_error", "breaker_open", "deadline", "model_error",
     "nonfinite_scores", "stale_trend", "not_enough_items",

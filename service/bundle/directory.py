@@ -6,7 +6,8 @@
     item_embeddings.npy     float32 | float16 | int8 [n_items, dim]; int8 with item_scales.npy float32 [n_items]
     input_embeddings.npy    optional float32 [n_items, dim]: histories are made of these vectors instead
     item_biases.npy         optional float32 [n_items], in format 1 only
-    items.jsonl             row i: {"item_id", "title"?, "attributes": {name: [values]}, "popularity"}
+    items.jsonl             row i: {"item_id", "title"?, "attributes": {name: [values]}, "popularity"}; in format 2 also
+                            "numbers"? {name: number} and "booleans"? {name: bool}, whose names the manifest lists
     golden.jsonl            {"history": [item_id], "k", "items": [[item_id, score]]}
 
 Format 1: score(user, item) = user · item (+ bias). Format 2: a sum that this is one part of; the manifest's field
@@ -19,7 +20,7 @@ Format 1: score(user, item) = user · item (+ bias). Format 2: a sum that this i
                             "counts": {item_id: count}; items not listed have the bundle's count decayed to now
 
 The answer is the K highest. Nothing else is needed to reproduce the model. A bundle without a part that is new is
-written as format 1.
+written as format 1. One of format 2 without `score` is user · item with numbers or booleans.
 
 The file table is checked first (see manifest), then the shape and the values of each file. The encoder is not run.
 """
@@ -38,7 +39,7 @@ import numpy as np
 from service.bundle.array import check_range, open_array
 from service.bundle.encoder import read_encoder
 from service.bundle.error import BundleCorruptError
-from service.bundle.item import Item, Items, read_items
+from service.bundle.item import Item, Items, name_values, read_items
 from service.bundle.manifest import (
     BIASES,
     EMBEDDINGS,
@@ -109,7 +110,7 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle beside out, check it, rename it to out, and return it opened again.
 
-    table: one that has parts gives a bundle of format 2, any other one of format 1.
+    table, items: parts, numbers and booleans give a bundle of format 2, else it is of format 1.
     manifest: the fields of Manifest that are not computed here (created_at, max_history, repeat_consumption, ...).
     A bundle that is already at out is replaced. A crash never leaves a mix of both.
     Raises BundleError if what was given is no valid bundle; what was at out is then unchanged.
@@ -127,11 +128,12 @@ def write_bundle(
             "n_items": int(n_items),
             "files": files,
             "score": score,
-            "format": SUM_FORMAT if score else FORMAT,
+            **(named := name_values(items)),
+            "format": SUM_FORMAT if score or named else FORMAT,
         }
         whole = asdict(Manifest(**{**manifest, **computed}))
-        if not score:
-            del whole["score"]
+        for name in {"score", "numbers", "booleans"} - ({"score"} if score else set()) - set(named):
+            del whole[name]
         _write_synced(aside / MANIFEST, json.dumps(whole, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
         aside.chmod(0o755)
         open_bundle(aside)
@@ -147,7 +149,7 @@ def open_bundle(path: Path) -> Bundle:
     manifest = read_manifest(path)
     check_files(path, manifest)
     table = _open_table(path, manifest)
-    items = read_items(path / ITEMS, manifest.n_items)
+    items = read_items(path / ITEMS, manifest.n_items, manifest.numbers, manifest.booleans)
     golden = _read_golden(path / GOLDEN, set(items.ids), is_sum=table.parts is not None)
     return Bundle(path, manifest, table, items, golden)
 
@@ -171,7 +173,12 @@ def _item_fields(item: Item) -> dict[str, Any]:
     if item.title is not None:
         fields["title"] = item.title
     attributes = {name: list(values) for name, values in item.attributes.items()}
-    return fields | {"attributes": attributes, "popularity": float(item.popularity)}
+    fields |= {"attributes": attributes}
+    if item.numbers:
+        fields["numbers"] = {name: float(number) for name, number in item.numbers.items()}
+    if item.booleans:
+        fields["booleans"] = {name: bool(value) for name, value in item.booleans.items()}
+    return fields | {"popularity": float(item.popularity)}
 
 
 def _golden_fields(answer: Golden, parts: Parts | None) -> dict[str, Any]:

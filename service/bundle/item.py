@@ -1,10 +1,13 @@
 """The items of a bundle. Ids and popularity are kept in memory; titles and attributes stay in the file.
 
 Every line of the file is checked when the bundle is opened. An Item is parsed again each time it is asked for: a
-million of them in memory would cost every worker 160 MB (tests/bench/README.md, "Items stay in the file").
+million of them in memory would cost every worker 160 MB (tests/bench/README.md, "Items stay in the file"). The file is
+mapped into memory, so that it stays readable when another bundle takes its place.
 """
 
 import hashlib
+import math
+import mmap
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.error import BundleCorruptError
-from service.bundle.strict_json import finite, parse_json, read_lines
+from service.bundle.strict_json import finite, parse_json
 
 MAX_ID_LENGTH = 128
+MAX_FLAGS = 256
+"""The most different names that the numbers of all items may have, and as many the booleans."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_NO_ATTRIBUTES: Mapping[str, Sequence[str]] = {}
+_NONE: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +33,15 @@ class Item:
     """One item of the catalogue.
 
     popularity: a count or a weight; the higher, the more popular. attributes: {"genre": ["noir", "crime"], ...}.
+    numbers: {"price": 9.5, ...}. booleans: {"in_stock": true, ...}. What an item lacks is left out.
     """
 
     item_id: str
     popularity: float
     title: str | None = None
     attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    booleans: Mapping[str, bool] = field(default_factory=dict)
 
 
 class Items(Sequence[Item]):
@@ -46,6 +54,8 @@ class Items(Sequence[Item]):
         """starts: int64 [n_items], the offset of each line in the file, in bytes."""
         self.ids, self.popularity = ids, popularity
         self._path, self._starts = path, starts
+        with path.open("rb") as file:
+            self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -57,12 +67,12 @@ class Items(Sequence[Item]):
     def __getitem__(self, row: int | slice) -> Item | Sequence[Item]:
         if isinstance(row, slice):
             return [self[each] for each in range(*row.indices(len(self)))]
-        with self._path.open("rb") as file:
-            file.seek(int(self._starts[row]))
-            return _item_of(parse_json(self._path, file.readline()))
+        start = int(self._starts[row])
+        end = self._lines.find(b"\n", start)
+        return _item_of(parse_json(self._path, self._lines[start : end if end >= 0 else None]))
 
     def __iter__(self) -> Iterator[Item]:
-        return (_item_of(fields) for _, fields in read_lines(self._path))
+        return (self[row] for row in range(len(self)))
 
 
 def check_item_id(item_id: str) -> str:
@@ -74,9 +84,13 @@ def check_item_id(item_id: str) -> str:
     return item_id
 
 
-def read_items(path: Path, n_items: int) -> Items:
-    """Read items.jsonl and check every line. Raises BundleCorruptError unless it holds n_items different items."""
+def read_items(path: Path, n_items: int, numbers: Sequence[str] = (), booleans: Sequence[str] = ()) -> Items:
+    """Read items.jsonl and check every line. Raises BundleCorruptError unless it holds n_items different items.
+
+    numbers, booleans: the names of all that the items have, as the manifest lists them.
+    """
     ids, popularity, starts = [], array("d"), array("q", [0])
+    seen: dict[str, set[str]] = {"attributes": set(), "numbers": set(), "booleans": set()}
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             starts.append(starts[-1] + len(line))
@@ -85,13 +99,25 @@ def read_items(path: Path, n_items: int) -> Items:
                 item = _item_of(fields)
             except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as exc:
                 raise BundleCorruptError(f"{path}:{number}: not an item: {exc}") from exc
+            for kind, names in seen.items():
+                names.update(getattr(item, kind))
             ids.append(item.item_id)
             popularity.append(item.popularity)
     if len(ids) != n_items:
         raise BundleCorruptError(f"{path}: {len(ids)} items, the manifest says {n_items}")
     if len(set(ids)) != n_items:
         raise BundleCorruptError(f"{path}: the same item_id twice")
+    _check_names(path, seen, {"numbers": set(numbers), "booleans": set(booleans)})
     return Items(path, ids, np.array(popularity), np.array(starts[:-1]))
+
+
+def name_values(items: Iterable[Item]) -> dict[str, list[str]]:
+    """Return the names of all `numbers` and all `booleans` of items, ascending; a kind that no item has is left out."""
+    found: dict[str, set[str]] = {"numbers": set(), "booleans": set()}
+    for item in items:
+        found["numbers"].update(item.numbers)
+        found["booleans"].update(item.booleans)
+    return {kind: sorted(names) for kind, names in found.items() if names}
 
 
 def popularity_order(items: Iterable[Item]) -> NDArray[np.int64]:
@@ -118,5 +144,32 @@ def _item_of(fields: Any) -> Item:
         check_item_id(fields["item_id"]),
         finite(fields["popularity"]),
         fields.get("title"),
-        attributes or _NO_ATTRIBUTES,  # one empty mapping for all items, not one each: 64 MB of a million
+        attributes or _NONE,  # one empty mapping for all items, not one each: 64 MB of a million
+        _numbers_of(fields["numbers"]) if "numbers" in fields else _NONE,
+        _booleans_of(fields["booleans"]) if "booleans" in fields else _NONE,
     )
+
+
+def _numbers_of(fields: Mapping[str, Any]) -> Mapping[str, float]:
+    for name, value in fields.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"numbers[{name[:100]!r}] is no finite number: {str(value)[:100]}")
+    return {name: float(value) for name, value in fields.items()}
+
+
+def _booleans_of(fields: Mapping[str, Any]) -> Mapping[str, bool]:
+    for name, value in fields.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"booleans[{name[:100]!r}] is neither true nor false: {str(value)[:100]}")
+    return fields
+
+
+def _check_names(path: Path, seen: Mapping[str, set[str]], named: Mapping[str, set[str]]) -> None:
+    """Raise BundleCorruptError unless the manifest names what the items have, and no name is of two kinds."""
+    for kind, names in named.items():
+        if wrong := sorted(names ^ seen[kind]):
+            where = "only in the manifest" if wrong[0] in names else "not in the manifest"
+            raise BundleCorruptError(f"{path}: {kind}[{wrong[0][:100]!r}] is {where}")
+    kinds = [(seen["attributes"] & seen["numbers"]), (seen["booleans"] & (seen["attributes"] | seen["numbers"]))]
+    if twice := sorted(set().union(*kinds)):
+        raise BundleCorruptError(f"{path}: {twice[0][:100]!r} is of two kinds: text, number, boolean")

@@ -7,17 +7,18 @@ import hashlib
 import json
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from service.bundle.error import BundleCorruptError, BundleFormatError, BundleMissingError
+from service.bundle.item import MAX_FLAGS, check_item_id
 from service.bundle.score import parse_score
 from service.bundle.strict_json import parse_json
 
 FORMAT, SUM_FORMAT = 1, 2
-"""The formats: a score is user · item, or a sum that this is one part of (see service/bundle/score.py)."""
+"""The formats: 2 has a score that is a sum (see service/bundle/score.py), numbers and booleans of items, or both."""
 TIE_RULE = "blake2b4(user_id 0x00 item_id) then item_id then event"
 MAX_MANIFEST_BYTES = 4 << 20
 MANIFEST = "manifest.json"
@@ -53,7 +54,8 @@ class Manifest:
     recommended unless a request says otherwise. tie_rule: the order of events of one user and one time, always
     TIE_RULE. split: how training divided the events. refit: whether the model was trained once more, on all events.
     quality: the figures measured on the test events. lineage: the data, settings and versions it was made from.
-    score: how the score adds up, see parse_score(); empty in format 1, where it is user · item.
+    score: how the score adds up, see parse_score(); empty where it is user · item, as in format 1. numbers, booleans:
+    the names of the numbers and the booleans that the items have, ascending; none in format 1.
     """
 
     version: str
@@ -69,6 +71,8 @@ class Manifest:
     quality: Mapping[str, Any] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
     score: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Sequence[str] = ()
+    booleans: Sequence[str] = ()
     format: int = FORMAT
 
 
@@ -178,11 +182,27 @@ def _checked_manifest(where: object, fields: Mapping[str, Any]) -> Manifest:
         _check_numbers(known)
     except (ValueError, RecursionError) as exc:
         raise BundleCorruptError(f"{where}: holds what cannot be shown: {type(exc).__name__}") from exc
-    return Manifest(**known, score=_checked_score(where, fields), format=fields["format"])
+    numbers, booleans = (_checked_names(where, fields, kind) for kind in ("numbers", "booleans"))
+    score = _checked_score(where, fields, is_needed=not (numbers or booleans))
+    return Manifest(**known, numbers=numbers, booleans=booleans, score=score, format=fields["format"])
 
 
-def _checked_score(where: object, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    if fields["format"] == FORMAT:
+def _checked_names(where: object, fields: Mapping[str, Any], kind: str) -> Sequence[str]:
+    """Check the list of names of a kind of value; format 1 has none. Raises BundleCorruptError."""
+    names = fields.get(kind, []) if fields["format"] == SUM_FORMAT else []
+    try:
+        is_good = (
+            isinstance(names, list) and len(names) <= MAX_FLAGS and names == sorted(set(map(check_item_id, names)))
+        )
+    except (TypeError, ValueError):
+        is_good = False
+    if not is_good:
+        raise BundleCorruptError(f"{where}: {kind}: at most {MAX_FLAGS} names, ascending, of 1 to 128 characters each")
+    return tuple(names)
+
+
+def _checked_score(where: object, fields: Mapping[str, Any], *, is_needed: bool) -> Mapping[str, Any]:
+    if fields["format"] == FORMAT or ("score" not in fields and not is_needed):
         return {}
     try:
         parse_score(fields.get("score"))

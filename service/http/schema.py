@@ -19,9 +19,15 @@ MAX_HISTORY = 200
 MAX_LISTED = 1000
 MAX_EVENTS = 1000
 MILLISECONDS_FROM = 1e11
-NOT_BUILT = ("filter", "diversity", "explain")
+MAX_DEPTH = 1000
+MAX_RULES = 20
+MAX_PINS = 100
+NOT_BUILT = ("explain",)
+MAX_RETURNED = 64
 _MAX_FIELDS = 32
-_MAX_QUOTES = 2 * (MAX_HISTORY + 2 * MAX_LISTED + _MAX_FIELDS)  # of all strings a good body can have
+_MAX_QUOTES = 2 * (
+    MAX_HISTORY + 4 * MAX_LISTED + 3 * MAX_PINS + MAX_RETURNED + 10 * _MAX_FIELDS
+)  # of all strings a good body can have
 _MAX_ERRORS = 100
 _MAX_WHOLE = 2**53  # a double beyond it stands for several integers
 _NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
@@ -31,11 +37,34 @@ USER_ID: TypeAdapter[str] = TypeAdapter(Id)
 Ids = Annotated[list[Id], Field(fail_fast=True)]  # the first that is wrong is told, not each of a thousand
 Label = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_CONTROL)]
 
+Label128 = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
 
 class Body(BaseModel):
     """What every request body shares."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Pin(Body):
+    """An item at a position of its own."""
+
+    item_id: Id
+    position: int = Field(ge=1, le=MAX_DEPTH, description="counted from 1 over all pages")
+
+
+class Boost(Body):
+    """Items that stand higher than their scores say, or lower."""
+
+    if_: dict[str, Any] = Field(alias="if", max_length=_MAX_FIELDS, description="a filter: which items")
+    by: float = Field(gt=0, le=1e9, description="log(by) is added to their scores; below 1 they stand lower")
+
+
+class MaxPer(Body):
+    """At most n items of one value of a text attribute."""
+
+    attribute: Id
+    n: int = Field(ge=1, le=MAX_DEPTH)
 
 
 class RecommendRequest(Body):
@@ -59,13 +88,48 @@ class RecommendRequest(Body):
     exclude: Ids = Field(default_factory=list, max_length=MAX_LISTED, description="item ids never to be returned")
     exclude_seen: bool | None = Field(None, description="leave out the history used; the bundle sets the default")
     candidates: Ids | None = Field(None, max_length=MAX_LISTED, description="rank only these item ids")
+    filter: dict[str, Any] | None = Field(
+        None,
+        max_length=MAX_LISTED,
+        description="only items whose attributes are so: {name: value, list of values, null, or range of gt, gte, lt, "
+        "lte, eq}; not: filter; any: [filters]",
+    )
+    fields: list[Label128] | None = Field(
+        None, max_length=MAX_RETURNED, description="returned of each item beside its id and score: title, attributes"
+    )
     budget_ms: int | None = Field(None, ge=1, le=1000, description="deadline from the arrival of the request")
-    debug: bool = Field(False, description="add stage timings and the candidate funnel")
+    boost: list[Boost] = Field(
+        default_factory=list, max_length=MAX_RULES, description="what is added to the scores of some items"
+    )
+    max_per: list[MaxPer] = Field(
+        default_factory=list, max_length=MAX_RULES, description="at most n items of one value, over all pages"
+    )
+    diversity: float = Field(
+        0.0, ge=0, le=1, description="0: best first; the higher, the less an item is like those before it"
+    )
+    pin: list[Pin] = Field(
+        default_factory=list, max_length=MAX_PINS, description="items that stand at a position whatever their score"
+    )
+    offset: int = Field(
+        0, ge=0, le=MAX_DEPTH, description=f"how many items come before this page; with k {MAX_DEPTH} at most"
+    )
+    debug: bool = Field(False, description="add stage timings, the funnel and the parts of each score")
 
     @model_validator(mode="after")
     def _need_a_user(self) -> "RecommendRequest":
         if self.user_id is None and self.history is None:
             raise ValueError("give user_id, or history")
+        return self
+
+    @model_validator(mode="after")
+    def _list_once(self) -> "RecommendRequest":
+        if self.offset and self.offset + self.k > MAX_DEPTH:
+            raise ValueError(f"offset: with k it is {MAX_DEPTH} at most, and {self.offset} + {self.k} is more")
+        if self.pin:
+            _check_once("pin", "position", [pin.position for pin in self.pin])
+            _check_once("pin", "item_id", [pin.item_id for pin in self.pin])
+        if self.max_per:
+            _check_once("max_per", "attribute", [each.attribute for each in self.max_per])
         return self
 
 
@@ -107,6 +171,13 @@ class ActivateRequest(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"version": "306f1bf5c1779dbd"}]})
 
     version: str = Field(pattern="^[0-9a-f]{16}$", min_length=16, max_length=16, description="a published version")
+
+
+def _check_once(field: str, name: str, values: Sequence[str | int]) -> None:
+    """Raises ValueError where a value is there twice."""
+    twice = next((value for place, value in enumerate(values) if value in values[:place]), None)
+    if twice is not None:
+        raise ValueError(f"{field}: the {name} {twice} is there twice")
 
 
 def parse_json(body: bytes) -> Any:

@@ -16,8 +16,10 @@ import orjson
 from numpy.typing import NDArray
 
 from service.bundle import Bundle, Float32, Int64, Parts, popularity_order
+from service.catalogue.attributes import Attributes
+from service.catalogue.field import pick_fields
 from service.errors import NonFiniteError
-from service.search.addend import Addend, Addends, Standing, stand, weigh
+from service.search.addend import Addend, Addends, Boosted, Standing, stand, weigh
 from service.search.exact import Exact
 from service.search.protocol import Ranked, Search, rank
 from service.search.scan import scan_scores
@@ -32,19 +34,21 @@ class Catalogue:
     """The items of one version, and the search over them.
 
     search: the search. score, best: its methods. item_ids: the id of each row. parts: what the score has beside taste,
-    None where it is taste alone. heard_at: the Unix time up to which events are in the trend.
+    None where it is taste alone. heard_at: the Unix time up to which events are in the trend. attributes: of the items,
+    which filters ask for.
     """
 
     def __init__(self, bundle: Bundle, search: Search[Any] | None = None) -> None:
         """search: the exact one if none is given."""
         self.search = Exact(bundle.table) if search is None else search
         self.score, self.best = self.search.score, self.search.best
-        self.item_ids = bundle.items.ids
+        self.item_ids, self._items = bundle.items.ids, bundle.items
         self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
         self._openings = [_opening(item_id) for item_id in self.item_ids] if len(self.item_ids) <= _MAX_READY else None
         self._table, self._biases = bundle.table, bundle.table.biases
         self._popular = popularity_order(bundle.items)
         self._places = np.argsort(self._popular)
+        self.attributes = Attributes.of(bundle.items)
         self._popularity = bundle.items.popularity
         self.parts: Parts | None = bundle.table.parts
         self._standing: Standing | None = None
@@ -81,7 +85,7 @@ class Catalogue:
         histories: Sequence[Sequence[int] | NDArray[np.integer]],
         last_at: Sequence[float],
         now: float,
-    ) -> tuple[Float32, Addends | None]:
+    ) -> tuple[Float32, Sequence[Addend] | None]:
         """Return users as score() and best_of() take them, float32 [batch, dim], and what is added to their scores.
 
         users: as the encoder gives them. histories: rows, the oldest first. last_at: Unix times of each user's last
@@ -92,22 +96,32 @@ class Catalogue:
         gaps = np.log1p(np.maximum(0.0, now - np.asarray(last_at, dtype=np.float64)))
         return weigh(self.parts, users, histories, gaps, self._standing)
 
-    def describe_parts(self, ranked: Ranked, addend: Addend | None) -> list[dict[str, float]]:
+    def describe_parts(
+        self, ranked: Ranked, addend: Addend | None, boost: Float32 | None = None
+    ) -> list[dict[str, float]]:
         """Return the parts of the score of each ranked item, which add up to the score as it is shown.
 
-        Without an addend the score is of the trend alone.
+        Without an addend the score is of the trend alone, or of the popularity where there is none and no parts. boost:
+        what the request added to each item's score, float32 [n_items], if anything.
         """
-        if self.parts is None or (addend is None and not self.has_trend):
+        is_sum = self.parts is not None and (addend is not None or self.has_trend)
+        if not is_sum and boost is None:
             return []
         rows = np.asarray(ranked[0], dtype=np.int64)
-        scores = _shown(ranked[1])
-        neighbours, trend = [0.0] * len(rows), scores
+        scores, boosts = _shown(ranked[1]), [0.0] * len(rows) if boost is None else _shown(boost[rows])
+        neighbours = [0.0] * len(rows) if addend is None else _shown(addend.neighbours_at(rows))
         if addend is not None:
-            neighbours, trend = _shown(addend.neighbours_at(rows)), _shown(addend.trend_at(rows))
-        return [
-            {"taste": score - near - trending, "neighbours": near, "trend": trending}
-            for score, near, trending in zip(scores, neighbours, trend, strict=True)
+            trend = _shown(addend.trend_at(rows))
+        else:
+            trend = [score - boosted if is_sum else 0.0 for score, boosted in zip(scores, boosts, strict=True)]
+        described = [
+            {"taste": score - near - trending - boosted, "neighbours": near, "trend": trending}
+            for score, near, trending, boosted in zip(scores, neighbours, trend, boosts, strict=True)
         ]
+        if boost is not None:
+            for parts, boosted in zip(described, boosts, strict=True):
+                parts["boost"] = boosted
+        return described
 
     def dissolve(self) -> Iterator[None]:
         """Delete the ids, 10,000 at each step, so that other threads run in between. The catalogue is then of no use.
@@ -132,14 +146,26 @@ class Catalogue:
                 rows.append(row)
         return rows, list(unknown)
 
-    def render(self, ranked: Ranked) -> bytes:
-        """Return the items as JSON objects joined by commas; scores are written as briefly as float32 allows."""
+    def render(self, ranked: Ranked, fields: Sequence[str] = ()) -> bytes:
+        """Return the items as JSON objects joined by commas; scores are written as briefly as float32 allows.
+
+        fields: what is written of each item beside its id and score, see check_fields().
+        """
         rows, scores = ranked
         if not len(rows):
             return b""
         listed = orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
         openings = self._openings or {row: _opening(self.item_ids[row]) for row in rows}
+        if fields:
+            more = [b"," + pick_fields(self._items[row], fields) for row in rows]
+            return b",".join(
+                [openings[row] + score + rest for row, score, rest in zip(rows, listed, more, strict=True)]
+            )
         return b",".join([openings[row] + score + b"}" for row, score in zip(rows, listed, strict=True)])
+
+    def vectors(self, rows: Sequence[int]) -> Float32:
+        """Return the vectors of rows, float32 [len(rows), dim]."""
+        return self._table.pick(np.asarray(rows, dtype=np.int64))
 
     def exact_scores(self, users: Float32, addends: Addends | None = None) -> Float32:
         """Return user · item (+ bias, + addend) of every item, float32 [batch, n_items], for checks at load.
@@ -152,7 +178,12 @@ class Catalogue:
         return scores
 
     def best_of(
-        self, user: Float32, k: int, masked: Iterable[int], candidates: Sequence[int], addend: Addend | None = None
+        self,
+        user: Float32,
+        k: int,
+        masked: Iterable[int],
+        candidates: Sequence[int],
+        addend: Addend | Boosted | None = None,
     ) -> Ranked:
         """Return the k best of the candidate rows that are not masked. user: float32 [dim].
 
@@ -170,18 +201,49 @@ class Catalogue:
             raise NonFiniteError("a score is NaN or infinity")
         return rank(rows, scores, k)
 
-    def most_popular(self, k: int, masked: Iterable[int], candidates: Sequence[int] | None = None) -> Ranked:
+    def most_popular(
+        self,
+        k: int,
+        masked: Iterable[int],
+        candidates: Sequence[int] | None = None,
+        allowed: NDArray[np.bool_] | None = None,
+        boost: Float32 | None = None,
+    ) -> Ranked:
         """Return the k most popular rows that are not masked, and why as scores. It needs no user.
 
         By the trend where there is one, with log(count + e) as scores; else by the popularity in training. candidates:
-        only these rows, if they are given.
+        only these rows, if they are given. allowed: bool [n_items], the rows that may be in the answer, without
+        candidates; None for all. boost: what is added to each item's score, float32 [n_items], if anything.
         """
         hidden = set(masked)
+        if allowed is not None or boost is not None:
+            left = np.ones(len(self), dtype=np.bool_) if allowed is None else allowed.copy()
+            left[list(hidden)] = False
+            chosen: Int64 = np.flatnonzero(left)
+            if candidates is not None:
+                chosen = np.array(sorted({row for row in candidates if left[row]}), dtype=np.int64)
+            return self._most_popular_of(chosen, k, boost)
         if (standing := self._standing) is not None:
             return self._trending(standing, k, hidden, candidates)
         rows = self._each_popular() if candidates is None else sorted(set(candidates), key=self._places.__getitem__)
         best = list(itertools.islice((row for row in rows if row not in hidden), k))
         return best, self._popularity[best]
+
+    def _most_popular_of(self, rows: Int64, k: int, boost: Float32 | None) -> Ranked:
+        """Return the k most popular of rows."""
+        standing = self._standing
+        popularity: NDArray[Any] = self._popularity if standing is None else standing.logs
+        if boost is not None:
+            popularity = popularity + boost
+        if len(rows) > k > 0:
+            least = np.partition(popularity[rows], len(rows) - k)[len(rows) - k]
+            better, equal = rows[popularity[rows] > least], rows[popularity[rows] == least]
+            n_equal = k - len(better)
+            if len(equal) > n_equal:
+                equal = equal[np.argpartition(self._places[equal], n_equal - 1)[:n_equal]]
+            rows = np.concatenate([better, equal])
+        rows = rows[np.lexsort((self._places[rows], -popularity[rows]))][:k]
+        return rows.tolist(), popularity[rows]
 
     def _trending(self, standing: Standing, k: int, hidden: set[int], candidates: Sequence[int] | None) -> Ranked:
         rows = standing.top if candidates is None else np.array(sorted(set(candidates)), dtype=np.int64)

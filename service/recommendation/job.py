@@ -7,14 +7,16 @@ microseconds; nothing writes to them.
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from service.bundle import Float32
+from service.catalogue.column import Mask
 from service.recommendation.budget import Budget
+from service.recommendation.rule import Rules
 from service.search.addend import Addend
 from service.search.protocol import Ranked
 from service.user.record import Int32, Sight
@@ -30,7 +32,11 @@ class Caller(Protocol):
 
 @dataclass(slots=True)
 class Query:
-    """A checked request, in the caller's ids."""
+    """A checked request, in the caller's ids.
+
+    mask: the rows that its filter lets through, bool [n_items]; None without a filter. fields: what is returned of each
+    item beside its id and score. rules: what is asked of the list, if anything.
+    """
 
     user_id: str | None
     k: int
@@ -41,6 +47,9 @@ class Query:
     caller: Caller
     budget: Budget
     is_debug: bool = False
+    mask: Mask | None = None
+    fields: Sequence[str] = ()
+    rules: Rules | None = None
 
 
 @dataclass(slots=True)
@@ -59,7 +68,9 @@ class Taste:
 class Job:
     """A query on its way through a batch, in rows of the catalogue.
 
-    taste: of the history that was given with the request; None where the stored one is to be looked up.
+    taste: of the history that was given with the request; None where the stored one is to be looked up. boost: what is
+    added to each item's score, float32 [n_items], if anything. placed: position to row, of the pins that stand.
+    dropped: the ids of the pins that do not, because their items are not to be shown.
     """
 
     query: Query
@@ -68,11 +79,25 @@ class Job:
     candidates: Sequence[int] | None
     excluded: Sequence[int]
     ignored_ids: Sequence[str]
+    boost: Float32 | None = None
+    placed: Mapping[int, int] = field(default_factory=dict)
+    dropped: Sequence[str] = ()
 
-    def masked(self, seen: Int32) -> Sequence[int] | Int32:
-        """Return the rows that must not be shown to a user who has seen those."""
+    def may_show(self, row: int) -> bool:
+        """Whether a row can be pinned: not excluded, let through by the filter, and one of the candidates, if any."""
+        mask = self.query.mask
+        is_allowed = (mask is None or bool(mask[row])) and (self.candidates is None or row in self.candidates)
+        return is_allowed and row not in self.excluded
+
+    def hidden(self, seen: Int32) -> Sequence[int] | Int32:
+        """Return the rows that must not be shown to a user who has seen those, but where they are pinned."""
         seen = seen if self.query.exclude_seen else NO_ROWS
         return [*self.excluded, *seen.tolist()] if self.excluded else seen
+
+    def masked(self, seen: Int32) -> Sequence[int] | Int32:
+        """Return the rows that must not be ranked: those that are hidden or pinned."""
+        hidden = self.hidden(seen)
+        return [*hidden, *self.placed.values()] if self.placed else hidden
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +120,11 @@ class Found:
 
 @dataclass(slots=True)
 class Answer:
-    """The items, best first, and how they came about. parts: of each item's score, if they were asked for."""
+    """The items, best first, and how they came about.
+
+    funnel: how many items were left after each step, where it was asked for or the items are fewer than k. parts: of
+    each item's score, if they were asked for. dropped_pins: ids of pinned items that are not to be shown.
+    """
 
     ranked: Ranked = ((), np.zeros(0, dtype=np.float32))
     level: str = "full"
@@ -104,6 +133,7 @@ class Answer:
     stages_ms: dict[str, float] = field(default_factory=dict)
     funnel: dict[str, int] = field(default_factory=dict)
     parts: list[dict[str, float]] = field(default_factory=list)
+    dropped_pins: Sequence[str] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -125,5 +155,5 @@ class Ranking:
         return self.found.job
 
     def masked(self) -> Sequence[int] | Int32:
-        """Return the rows that must not be shown."""
+        """Return the rows that must not be ranked."""
         return self.found.job.masked(self.found.taste.seen)

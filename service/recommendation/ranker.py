@@ -4,12 +4,13 @@ Where the score is a sum, the model's part is weighed by the time since the user
 neighbours are added; popularity is then that of the trend.
 
 The encoder runs once for all users of a batch without a vector, and the catalogue is scored once for all who rank the
-whole of it. A stage that would not fit a job's budget is not begun for it; the next cheaper level answers. Retrieved
-rows pass the re-ranking rules, and are cut to k at the very end.
+whole of it; those who ask for boosts, pins and the like are apart from the others, because they are looked at deeper.
+A stage that would not fit a job's budget is not begun for it; the next cheaper level answers.
 """
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,14 +20,17 @@ from service.metrics import REASONS, Metrics
 from service.model.catalogue import Catalogue
 from service.model.student import BUCKETS, Student
 from service.recommendation.budget import Stage, StageCosts
-from service.recommendation.job import Answer, Found, Ranking
-from service.recommendation.rule import RULES, Rule, apply_rules, depth_of
-from service.search.addend import Addends
-from service.search.protocol import Ranked
+from service.recommendation.diversity import MOST_DIVERSIFIED
+from service.recommendation.job import Answer, Found, Query, Ranking
+from service.recommendation.rule import Page, Rules, Shaping
+from service.search.addend import NOTHING, Addend, Addends, Boosted
+from service.search.protocol import Allowed, Ranked
 
 STALE_TREND_S = 6 * 3600
 """Where the trend has heard of no event for so long, answers say so."""
 _WARM_RUNS = 3
+_DEEPER = 10
+"""So many times as many rows are looked at where max_per leaves too few."""
 
 
 class Ranker:
@@ -39,11 +43,10 @@ class Ranker:
         metrics: Metrics,
         *,
         max_history: int,
-        rules: Sequence[Rule] = RULES,
     ) -> None:
-        """max_history: how many events the encoder reads. rules: applied to every list, in this order."""
+        """max_history: how many events the encoder reads."""
         self._student, self._catalogue, self._metrics = student, catalogue, metrics
-        self._max_history, self._rules = max_history, rules
+        self._max_history = max_history
         self._costs = StageCosts(BUCKETS)
 
     def warm(self) -> dict[int, float]:
@@ -67,8 +70,10 @@ class Ranker:
         ready = self._in_time(left, self._costs.scoring(len(left)))
         for ranking in ready:
             if ranking.job.candidates is not None:
-                self._rank_candidates(ranking, ranking.job.candidates)
-        self._rank_all([ranking for ranking in ready if ranking.job.candidates is None])
+                self._rank_candidates(ranking)
+        whole = [ranking for ranking in ready if ranking.job.candidates is None]
+        self._rank_all([ranking for ranking in whole if ranking.job.query.rules is None])
+        self._rank_all([ranking for ranking in whole if ranking.job.query.rules is not None])
         if self._catalogue.heard_at < time.time() - STALE_TREND_S:
             for ranking in rankings:
                 _note_stale(ranking.answer)
@@ -133,11 +138,11 @@ class Ranker:
         if not rankings:
             return
         start = time.monotonic()
-        k = max(depth_of(self._rules, ranking.job.query) for ranking in rankings)
+        k = max(_depth(ranking.job.query) for ranking in rankings)
         masked = [ranking.masked() for ranking in rankings]
         try:
             users, addends = self._weigh(rankings)
-            scores = self._catalogue.score(users, k, max(map(len, masked)), addends)
+            scores = self._catalogue.score(users, k, max(map(len, masked)), addends, _allowed(rankings))
         except ModelError as exc:
             for ranking in rankings:
                 self._fall_back(ranking, exc)
@@ -145,7 +150,9 @@ class Ranker:
         scoring_s = self._note_stage("score", start, rankings)
         start = time.monotonic()
         best = self._catalogue.best(scores, k, masked)
-        self._costs.note_scoring(len(rankings), scoring_s + self._note_stage("rules", start, rankings))
+        choosing_s = self._note_stage("rules", start, rankings)
+        if rankings[0].job.query.rules is None:
+            self._costs.note_scoring(len(rankings), scoring_s + choosing_s)
         for ranking, ranked in zip(rankings, best, strict=True):
             if ranked is None:
                 self._fall_back(ranking, NonFiniteError("a score is NaN or infinity"))
@@ -156,27 +163,44 @@ class Ranker:
         """Return the users' vectors as they are multiplied, float32 [batch, dim], and what is added to their scores."""
         vectors = [_vector(ranking) for ranking in rankings]
         users = vectors[0][None] if len(vectors) == 1 else np.stack(vectors)
-        if self._catalogue.parts is None:
-            return users, None
-        tastes = [ranking.found.taste for ranking in rankings]
-        users, addends = self._catalogue.weigh(
-            users, [taste.seen for taste in tastes], [taste.last_at for taste in tastes], time.time()
-        )
-        for ranking, addend in zip(rankings, addends or (), strict=True):
-            ranking.addend = addend
-        return users, addends
+        weighed: Sequence[Addend] | None = None
+        if self._catalogue.parts is not None:
+            tastes = [ranking.found.taste for ranking in rankings]
+            users, weighed = self._catalogue.weigh(
+                users, [taste.seen for taste in tastes], [taste.last_at for taste in tastes], time.time()
+            )
+            for ranking, addend in zip(rankings, weighed or (), strict=True):
+                ranking.addend = addend
+        return users, weighed if rankings[0].job.query.rules is None else _boosted(rankings, weighed)
 
-    def _rank_candidates(self, ranking: Ranking, candidates: Sequence[int]) -> None:
+    def _rank_candidates(self, ranking: Ranking) -> None:
         start = time.monotonic()
-        depth = depth_of(self._rules, ranking.job.query)
         try:
-            (user, *_), _ = self._weigh([ranking])
-            ranked = self._catalogue.best_of(user, depth, ranking.masked(), candidates, ranking.addend)
-        except NonFiniteError as exc:
+            ranked = self._best(ranking, _depth(ranking.job.query))
+        except ModelError as exc:
             self._fall_back(ranking, exc)
             return
         self._note_stage("score", start, [ranking])
         self._finish(ranking, ranked)
+
+    def _best(self, ranking: Ranking, depth: int) -> Ranked:
+        """Return the best rows for one job, whatever its answer's level. Raises ModelError."""
+        if ranking.answer.level == "fallback":
+            return self._popular(ranking, depth)
+        masked, candidates = ranking.masked(), ranking.job.candidates
+        users, addends = self._weigh([ranking])
+        if candidates is not None:
+            return self._catalogue.best_of(users[0], depth, masked, candidates, addends[0] if addends else None)
+        scores = self._catalogue.score(users, depth, len(masked), addends, _allowed([ranking]))
+        (ranked,) = self._catalogue.best(scores, depth, [masked])
+        if ranked is None:
+            raise NonFiniteError("a score is NaN or infinity")
+        return ranked
+
+    def _popular(self, ranking: Ranking, depth: int) -> Ranked:
+        job = ranking.job
+        allowed = job.query.mask if job.candidates is None else None
+        return self._catalogue.most_popular(depth, ranking.masked(), job.candidates, allowed, job.boost)
 
     def _fall_back(self, ranking: Ranking, exc: DegradedError) -> None:
         reasons = ranking.answer.reasons
@@ -186,22 +210,61 @@ class Ranker:
     def _answer_popular(self, ranking: Ranking) -> None:
         ranking.answer.level, ranking.addend = "fallback", None
         start = time.monotonic()
-        job = ranking.job
-        ranked = self._catalogue.most_popular(depth_of(self._rules, job.query), ranking.masked(), job.candidates)
+        ranked = self._popular(ranking, _depth(ranking.job.query))
         self._note_stage("rules", start, [ranking])
         self._finish(ranking, ranked)
 
     def _finish(self, ranking: Ranking, ranked: Ranked) -> None:
         answer, query = ranking.answer, ranking.job.query
-        answer.ranked = apply_rules(self._rules, query, ranked)
-        if len(answer.ranked[0]) < query.k:
+        n_in_list = None
+        if query.rules is None:
+            rows, scores = ranked
+            answer.ranked = ranked if len(rows) <= query.k else (rows[: query.k], scores[: query.k])
+        else:
+            try:
+                page = self._shape(ranking, query.rules, ranked)
+            except ModelError as exc:
+                self._fall_back(ranking, exc)
+                return
+            answer.ranked, answer.dropped_pins = page.ranked, ranking.job.dropped
+            n_in_list = page.n_in_list if query.rules.caps else None
+        if is_short := len(answer.ranked[0]) < query.k:
             answer.reasons.append("not_enough_items")
         if len(answer.reasons) > 1:
             answer.reasons = sorted(set(answer.reasons), key=REASONS.index)
+        if query.is_debug or is_short:
+            answer.funnel = self._describe(ranking, n_in_list)
         if query.is_debug:
-            answer.funnel = self._describe(ranking)
-            answer.parts = self._catalogue.describe_parts(answer.ranked, ranking.addend)
+            answer.funnel["history"] = min(len(ranking.found.taste.seen), self._max_history)
+            answer.parts = self._catalogue.describe_parts(answer.ranked, ranking.addend, ranking.job.boost)
         ranking.is_done = True
+
+    def _shape(self, ranking: Ranking, rules: Rules, ranked: Ranked) -> Page:
+        """Return the page that is asked for, of rows that are ranked as deep as _depth() says or to the end."""
+        start = time.monotonic()
+        query, placed = ranking.job.query, ranking.job.placed
+        shaping, depth = Shaping(rules, query.k, placed), _depth(query)
+        while True:
+            vectors = self._catalogue.vectors(ranked[0][:MOST_DIVERSIFIED]) if rules.diversity else None
+            kept = shaping.keep(ranked, vectors, is_counted=query.is_debug)
+            if shaping.is_enough(kept) or len(ranked[0]) < depth:
+                break
+            depth *= _DEEPER
+            ranked = self._best(ranking, depth)
+        pinned = self._scores_of(ranking, shaping.pinned())
+        self._note_stage("shape", start, [ranking])
+        return shaping.cut(ranked, kept, pinned)
+
+    def _scores_of(self, ranking: Ranking, rows: list[int]) -> dict[int, Any]:
+        """Return the score of each row, as the answer's level has it. Raises ModelError."""
+        if not rows:
+            return {}
+        if ranking.answer.level == "fallback":
+            ranked = self._catalogue.most_popular(len(rows), (), rows, boost=ranking.job.boost)
+        else:
+            users, addends = self._weigh([ranking])
+            ranked = self._catalogue.best_of(users[0], len(rows), (), rows, addends[0] if addends else None)
+        return dict(zip(*ranked, strict=True))
 
     def _note_stage(self, name: str, start: float, rankings: Sequence[Ranking]) -> float:
         """Note the time since start as that of a stage, and return it in seconds."""
@@ -212,12 +275,22 @@ class Ranker:
                 ranking.answer.stages_ms[name] = round(seconds * 1000, 3)
         return seconds
 
-    def _describe(self, ranking: Ranking) -> dict[str, int]:
+    def _describe(self, ranking: Ranking, n_in_list: int | None) -> dict[str, int]:
+        """Return how many items were left after each step. n_in_list: of the whole list, where rules decide it."""
         job = ranking.job
+        is_allowed = np.zeros(len(self._catalogue), dtype=np.bool_)
+        is_allowed[slice(None) if job.candidates is None else np.array(job.candidates, dtype=np.int64)] = True
+        if job.query.mask is not None:
+            is_allowed &= job.query.mask
+        hidden = {row for row in map(int, job.hidden(ranking.found.taste.seen)) if is_allowed[row]}
+        n_allowed = int(is_allowed.sum())
+        n_seen = n_allowed - len(hidden)
+        n_pinned = sum(row in hidden for row in job.placed.values())
         return {
-            "history": min(len(ranking.found.taste.seen), self._max_history),
-            "masked": len(set(ranking.masked())),
-            "candidates": len(self._catalogue) if job.candidates is None else len(job.candidates),
+            "catalogue": len(self._catalogue),
+            "filter": n_allowed,
+            "seen": n_seen,
+            "rules": n_seen + n_pinned if n_in_list is None else n_in_list,
             "returned": len(ranking.answer.ranked[0]),
         }
 
@@ -237,6 +310,26 @@ def _begin(found: Found) -> Ranking:
     return Ranking(found, answer, found.taste.user)
 
 
+def _allowed(rankings: Sequence[Ranking]) -> Allowed | None:
+    """Return what the filters of rankings allow; None where none has a filter."""
+    allowed = [ranking.job.query.mask for ranking in rankings]
+    return allowed if any(mask is not None for mask in allowed) else None
+
+
 def _vector(ranking: Ranking) -> Float32:
     assert ranking.user is not None  # noqa: S101  # encoded, or answered already
     return ranking.user
+
+
+def _depth(query: Query) -> int:
+    """Return how many of the best rows are looked at first."""
+    return query.k if query.rules is None else query.rules.depth(query.k, is_counted=query.is_debug)
+
+
+def _boosted(rankings: Sequence[Ranking], weighed: Sequence[Addend] | None) -> Addends | None:
+    """Return what is added to the scores of each user, with the boosts that are asked for."""
+    boosts = [ranking.job.boost for ranking in rankings]
+    if all(boost is None for boost in boosts):
+        return weighed
+    pairs = zip(weighed or [NOTHING] * len(boosts), boosts, strict=True)
+    return [addend if boost is None else Boosted(addend, boost) for addend, boost in pairs]

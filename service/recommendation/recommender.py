@@ -22,6 +22,7 @@ from service.recommendation.budget import QUEUE
 from service.recommendation.job import Answer, Found, Job, Query, Ranking, Taste
 from service.recommendation.lookup import Lookup
 from service.recommendation.ranker import Ranker
+from service.recommendation.rule import Rules
 
 _MAX_RUNNING = 4
 _PATIENCE_S = 0.002
@@ -46,15 +47,20 @@ class Recommender:
         """Answer inside the budget, whatever fails."""
         ignored: dict[str, None] = {}
         candidates = None if query.candidates is None else list(dict.fromkeys(self._find(query.candidates, ignored)))
+        if candidates is not None and query.mask is not None:
+            candidates = [row for row in candidates if query.mask[row]]
         excluded = self._find(query.exclude, ignored)
         taste = None
         if query.history is not None:
             taste = Taste(np.array(self._find(query.history, ignored), dtype=np.int32))
         elif query.user_id is None:
             taste = Taste()
-        future = asyncio.get_running_loop().create_future()
-        self._batcher.submit(Job(query, future, taste, candidates, excluded, list(ignored)))
-        return future
+        job = Job(query, asyncio.get_running_loop().create_future(), taste, candidates, excluded, [])
+        if query.rules is not None:
+            self._resolve(query.rules, job, ignored)
+        job.ignored_ids = list(ignored)
+        self._batcher.submit(job)
+        return job.future
 
     async def forget(self, user_id: str) -> None:
         """Drop what this worker remembers of a user, and let no write that began before bring it back."""
@@ -84,6 +90,15 @@ class Recommender:
             if bucket > 1 and cost_s > _MAX_BATCH_S:
                 break
             self._batcher.max_batch = bucket
+
+    def _resolve(self, rules: Rules, job: Job, ignored: dict[str, None]) -> None:
+        """Turn what a request asks of its list into rows of this catalogue."""
+        job.boost = rules.total_boost(len(self._catalogue))
+        placed = {position: self._catalogue.find_row(item_id) for position, item_id in rules.pins.items()}
+        ignored.update({item_id: None for position, item_id in rules.pins.items() if placed[position] is None})
+        known = {position: row for position, row in placed.items() if row is not None}
+        job.placed = {position: row for position, row in known.items() if job.may_show(row)}
+        job.dropped = [rules.pins[position] for position in sorted(known) if position not in job.placed]
 
     def _find(self, item_ids: Sequence[str], ignored: dict[str, None]) -> list[int]:
         """Return the rows of the known ids, and note the unknown ones."""

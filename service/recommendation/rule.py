@@ -1,38 +1,179 @@
-"""Re-ranking: small functions of a ranked list, applied after scoring and before the list is cut to k.
+"""What a request asks of its list beside the best items: boosts, diversity, at most n of a value, pins, a page.
 
-A rule is added here and listed in RULES. It says how deep the list must be for k items to be left after it, and gives
-back a list in its own order. What must never be shown is not a rule's business: that is masked before the top K.
+The order is: scores with their boosts, diversity, max_per, pins, offset. What must never be shown is not a rule's
+business: it is masked before the best are chosen, and so are pinned items, which stand at their own positions.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from service.recommendation.job import Query
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle import Float32
+from service.catalogue.column import Mask
+from service.recommendation.diversity import MOST_DIVERSIFIED, Diversified
 from service.search.protocol import Ranked
+from service.user.record import Int32
+
+MOST_COUNTED = 20_000
+"""How many of the best items are looked at to say in `debug` how many max_per leaves."""
+_DEEPER = 4
+"""How many times as many items as are asked for are looked at first where max_per may leave some out."""
+_CHUNK, _MMR_CHUNK, _LARGEST_CHUNK = 64, 16, 8192
 
 
-class Rule(Protocol):
-    """One step of re-ranking."""
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """At most n items of one value.
 
-    def depth(self, query: Query) -> int:
-        """Return how many of the best rows this rule needs to see for a query; query.k where it changes nothing."""
+    codes: the numbers of row i's values are codes[starts[i] : starts[i + 1]], each below n_values.
+    """
 
-    def apply(self, query: Query, ranked: Ranked) -> Ranked:
-        """Return rows and scores in the order to show; the scores stay those of their rows."""
-
-
-RULES: Sequence[Rule] = ()
-"""Every rule, in the order in which they are applied."""
-
-
-def depth_of(rules: Sequence[Rule], query: Query) -> int:
-    """Return how many of the best rows must be ranked for a query, at least query.k."""
-    return max((rule.depth(query) for rule in rules), default=query.k) if rules else query.k
+    codes: Int32
+    starts: Int32
+    n_values: int
+    n: int
 
 
-def apply_rules(rules: Sequence[Rule], query: Query, ranked: Ranked) -> Ranked:
-    """Apply every rule in turn, and cut what is left to query.k."""
-    for rule in rules:
-        ranked = rule.apply(query, ranked)
-    rows, scores = ranked
-    return (rows, scores) if len(rows) <= query.k else (rows[: query.k], scores[: query.k])
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is asked of a list.
+
+    boosts: whom, bool [n_items], and what is added to their scores. pins: position, counted from 1, to item id.
+    diversity: 0 to 1. offset: how many items come before the page.
+    """
+
+    offset: int = 0
+    boosts: Sequence[tuple[Mask, float]] = ()
+    caps: Sequence[Cap] = ()
+    diversity: float = 0.0
+    pins: Mapping[int, str] = field(default_factory=dict)
+
+    def depth(self, k: int, *, is_counted: bool) -> int:
+        """Return how many of the best rows are looked at first. is_counted: say how many rows the caps leave."""
+        depth = self.offset + k
+        if self.caps:
+            depth = MOST_COUNTED if is_counted else depth * _DEEPER
+        return max(depth, MOST_DIVERSIFIED) if self.diversity else depth
+
+    def total_boost(self, n_items: int) -> Float32 | None:
+        """Return what is added to each item's score, float32 [n_items]; None where nothing is."""
+        if not self.boosts:
+            return None
+        total = np.zeros(n_items, dtype=np.float32)
+        for mask, added in self.boosts:
+            total += mask * np.float32(added)
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a list: rows and scores, and how many items the whole list has, as far as it was looked at."""
+
+    ranked: Ranked
+    n_in_list: int
+
+
+class Shaping:
+    """Makes a page of what was ranked, for one request."""
+
+    def __init__(self, rules: Rules, k: int, placed: Mapping[int, int]) -> None:
+        """placed: position to row, of the pins that stand."""
+        self._rules, self._placed = rules, placed
+        self._first, self._last = rules.offset + 1, rules.offset + k
+        self._n_before = sum(position <= self._last for position in placed)
+
+    def pinned(self) -> list[int]:
+        """Return the rows that are pinned to positions of this page."""
+        return [row for position, row in sorted(self._placed.items()) if self._first <= position <= self._last]
+
+    def keep(self, ranked: Ranked, vectors: Float32 | None, *, is_counted: bool) -> list[int]:
+        """Return the places in ranked of the items that the list has beside the pins, in its order.
+
+        vectors: of the first MOST_DIVERSIFIED rows, float32 [n, dim], where diversity is asked for. is_counted: go on
+        to the end of ranked, past what the page needs.
+        """
+        n_wanted = len(ranked[0]) if is_counted else self._last - self._n_before
+        if not self._rules.caps:
+            return [place for chunk in self._chunks(ranked, vectors, n_wanted) for place in chunk.tolist()][:n_wanted]
+        tallies = [_Tally(cap, list(self._placed.values())) for cap in self._rules.caps]
+        rows, kept = np.asarray(ranked[0], dtype=np.int64), []
+        for chunk in self._chunks(ranked, vectors, len(rows)):
+            free = chunk[np.logical_and.reduce([tally.has_room(rows[chunk]) for tally in tallies])]
+            for place in free.tolist():
+                row = int(rows[place])
+                if all(tally.takes(row) for tally in tallies):
+                    kept.append(place)
+                    for tally in tallies:
+                        tally.count(row)
+                    if len(kept) >= n_wanted:
+                        return kept
+        return kept
+
+    def cut(self, ranked: Ranked, kept: Sequence[int], pinned: Mapping[int, Any]) -> Page:
+        """Return the page. kept: what keep() returned. pinned: row to score, of the rows of pinned()."""
+        rows, scores = ranked
+        found: list[tuple[int, Any]] = []
+        n_pins = sum(position < self._first for position in self._placed)
+        for position in range(self._first, self._last + 1):
+            row = self._placed.get(position)
+            if row is not None:
+                found.append((row, pinned[row]))
+                n_pins += 1
+            elif (place := position - 1 - n_pins) < len(kept):
+                found.append((rows[kept[place]], scores[kept[place]]))
+        page = [row for row, _ in found], np.array([score for _, score in found], dtype=scores.dtype)
+        return Page(page, len(kept) + len(self._placed))
+
+    def is_enough(self, kept: Sequence[int]) -> bool:
+        """Whether the page needs no more than was kept."""
+        return len(kept) >= self._last - self._n_before
+
+    def _chunks(self, ranked: Ranked, vectors: Float32 | None, n_wanted: int) -> Iterator[NDArray[np.int64]]:
+        """Yield places of ranked in the order of the list, few at first."""
+        done, size = 0, _CHUNK
+        if vectors is not None:
+            diversified = Diversified(vectors, np.asarray(ranked[1])[: len(vectors)], self._rules.diversity)
+            while done < min(len(vectors), n_wanted):
+                chunk = diversified.take(min(_MMR_CHUNK, n_wanted - done))
+                done += len(chunk)
+                yield chunk
+            done = len(vectors) if done >= len(vectors) else n_wanted
+        while done < min(len(ranked[0]), n_wanted):
+            yield np.arange(done, min(done + size, len(ranked[0])))
+            done, size = done + size, min(2 * size, _LARGEST_CHUNK)
+
+
+class _Tally:
+    """How many items of each value a list has."""
+
+    def __init__(self, cap: Cap, rows: Sequence[int]) -> None:
+        """rows: in the list whatever their values."""
+        self._cap = cap
+        self._counts = np.zeros(cap.n_values, dtype=np.int64)
+        for row in rows:
+            self.count(row)
+
+    def has_room(self, rows: NDArray[np.int64]) -> Mask:
+        """Return which rows could be taken now."""
+        starts, ends = self._cap.starts[rows], self._cap.starts[rows + 1]
+        lengths = ends - starts
+        owners = np.repeat(np.arange(len(rows)), lengths)
+        within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        codes = self._cap.codes[np.repeat(starts, lengths) + within]
+        room = np.ones(len(rows), dtype=np.bool_)
+        room[owners[self._counts[codes] >= self._cap.n]] = False
+        return room
+
+    def takes(self, row: int) -> bool:
+        """Whether a row can be taken."""
+        return bool((self._counts[self._codes(row)] < self._cap.n).all())
+
+    def count(self, row: int) -> None:
+        """Count a row that is in the list."""
+        self._counts[self._codes(row)] += 1
+
+    def _codes(self, row: int) -> Int32:
+        return self._cap.codes[self._cap.starts[row] : self._cap.starts[row + 1]]

@@ -16,12 +16,20 @@ MOST_TRENDING = 400
 """How many items, those that stand highest in the trend, an approximate search always scores."""
 
 
+MOST_BOOSTED = 2000
+"""How many items that a request raises an approximate search always scores; of more it looks for the best ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where the items stand in the trend. logs: log(count + e), float32 [n_items]. top: the highest rows, ascending."""
+    """Where the items stand in the trend. logs: log(count + e), float32 [n_items]. top: the highest rows, ascending.
+
+    top_many: many of the highest, ascending: the highest of those that a filter allows are looked for among them.
+    """
 
     logs: Float32
     top: Int64
+    top_many: Int64
 
 
 @dataclass(slots=True)
@@ -63,22 +71,76 @@ class Addend:
         part: Float32 = np.where(known[place] == rows, sums[place], np.float32(0))
         return part
 
+    def allowed_candidates(self, allowed: NDArray[np.bool_]) -> Int64:
+        """Return candidates() of the rows that are allowed, bool [n_items]: the highest of them in the trend."""
+        known = self._near()
+        near: Int64 = known[allowed[known]]
+        if self.standing is None:
+            return near
+        among = self.standing.top_many[allowed[self.standing.top_many]]
+        if len(among) < MOST_TRENDING < len(self.standing.logs):
+            among = np.flatnonzero(allowed)
+        if len(among) > MOST_TRENDING:
+            place = len(among) - MOST_TRENDING
+            among = among[np.argpartition(self.standing.logs[among], place)[place:]]
+        return np.concatenate([among, near])
+
     def candidates(self) -> Int64:
         """Return the rows that may be among the best though taste alone would not say so; some twice."""
-        known: Int64 = self.rows[self.rows >= 0].astype(np.int64)
+        known = self._near()
         return known if self.standing is None else np.concatenate([self.standing.top, known])
 
+    def _near(self) -> Int64:
+        """Return the rows that neighbours speak for, some several times."""
+        rows: Int64 = self.rows[self.rows >= 0].astype(np.int64)
+        return rows
 
-Addends = Sequence[Addend]
+
+NOTHING = Addend(np.float32(0), None, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+"""What is added where the score is the product alone."""
+
+
+class Boosted:
+    """What is added to one user's scores where the request boosts some items, beside what the model adds."""
+
+    def __init__(self, addend: Addend, boost: Float32) -> None:
+        """boost: what is added to each item, float32 [n_items]."""
+        self.addend, self.boost = addend, boost
+        n_raised = np.count_nonzero(boost > 0)
+        self._raised: Int64 = np.flatnonzero(boost > 0) if n_raised <= MOST_BOOSTED else np.zeros(0, dtype=np.int64)
+        self.most_unseen = float(boost.max(initial=0)) if n_raised > MOST_BOOSTED else 0.0
+
+    def add_to(self, scores: Float32) -> None:
+        """As Addend says."""
+        self.addend.add_to(scores)
+        scores += self.boost
+
+    def at(self, rows: Int64) -> Float32:
+        """As Addend says."""
+        total: Float32 = self.addend.at(rows) + self.boost[rows]
+        return total
+
+    def allowed_candidates(self, allowed: NDArray[np.bool_]) -> Int64:
+        """As Addend says."""
+        return np.concatenate([self.addend.allowed_candidates(allowed), self._raised[allowed[self._raised]]])
+
+    def candidates(self) -> Int64:
+        """As Addend says. Where many items are raised, they are not among them: most_unseen says by how much."""
+        return np.concatenate([self.addend.candidates(), self._raised])
+
+
+Addends = Sequence[Addend | Boosted]
 """One for each user of a batch."""
 
 
 def stand(parts: Parts, counts: Float32) -> Standing:
     """Return where the items stand by their counts, float32 [n_items]."""
     assert parts.rule.trend is not None  # noqa: S101  # asked of a trend only
-    n_top = min(MOST_TRENDING, len(counts))
-    top = np.argpartition(counts, len(counts) - n_top)[len(counts) - n_top :]
-    return Standing(parts.rule.trend.log(counts), np.sort(top))
+    n_items = len(counts)
+    n_many, n_top = min(64 * MOST_TRENDING, n_items), min(MOST_TRENDING, n_items)
+    many = np.argpartition(counts, n_items - n_many)[n_items - n_many :]
+    top = many[np.argpartition(counts[many], n_many - n_top)[n_many - n_top :]]
+    return Standing(parts.rule.trend.log(counts), np.sort(top), np.sort(many))
 
 
 def weigh(
@@ -87,7 +149,7 @@ def weigh(
     histories: Sequence[Sequence[int] | NDArray[np.integer]],
     gaps: NDArray[np.floating],
     standing: Standing | None,
-) -> tuple[Float32, Addends]:
+) -> tuple[Float32, Sequence[Addend]]:
     """Return users as a search multiplies them, float32 [batch, dim], and what it adds to their scores.
 
     users: as the encoder gives them. histories, gaps: see service.bundle.add_up(), which says the same by the formula.

@@ -6,6 +6,10 @@ really in it call for. Where the score is a sum, the items that stand highest in
 scored too: codes are of taste alone, because what moves cannot be coded. If fewer than k rows are left, the whole table
 is scanned for that user. So the scores are exact, masked rows are never returned, and an answer is never too short;
 only an item of the true best may be missed.
+
+Where a filter allows only some rows, there are two ways. A few rows are all scored. Of many, only those allowed are
+looked at while codes are gone through, in all lists, so that the shortlist is as long as without a filter; and those of
+them that stand highest in the trend are scored too.
 """
 
 from collections.abc import Sequence
@@ -16,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Float32, Int64, ItemTable
-from service.search.addend import Addend, Addends
+from service.search.addend import Addend, Addends, Boosted
 from service.search.code import extend_users
 from service.search.measured_code import FEW, MANY, MeasuredCodes
-from service.search.protocol import Masked, Ranked, rank
+from service.search.protocol import Allowed, Masked, Ranked, rank
 from service.search.scan import scan_scores
 
 _AT_ONCE = 256
@@ -28,18 +32,25 @@ _AT_ONCE = 256
 The times: tests/bench/README.md, "A shortlist is scored 256 rows at a time".
 """
 
+_DEEPER, _TAIL = 4, 16
+"""Where boosted rows may be missed, 4 times as many are looked at; the best of the last 1/16 says what is left."""
+FEW_ALLOWED = 6000
+"""So few allowed rows are all scored: tests/bench/README.md, "Filtered rows are scored, or masked in the scan"."""
+AllowedRows = NDArray[np.bool_]
+
 
 @dataclass(slots=True)
 class Shortlist:
     """The rows that are best by code, for a batch of users.
 
-    users: float32 [batch, dim]. rows: int64 [batch, depth], the best first, -1 past the last one found. addends: of the
-    users, where the score is a sum.
+    users: float32 [batch, dim]. rows: of each user, int64, the best first, -1 past the last one found. addends: of the
+    users, where the score is a sum. allowed: of the users, None where all rows are.
     """
 
     users: Float32
-    rows: Int64
+    rows: Sequence[Int64] | Int64
     addends: Addends | None
+    allowed: Allowed | None = None
 
 
 class Approximate:
@@ -58,19 +69,66 @@ class Approximate:
         depths, share = self.measured.depths, self._codes.share
         return {"kind": "approximate", "recall_at_100": self.recall, "depths": depths, "lists": share}
 
-    def score(self, users: Float32, k: int, n_masked: int, addends: Addends | None = None) -> Shortlist:
+    def score(
+        self,
+        users: Float32,
+        k: int,
+        n_masked: int,
+        addends: Addends | None = None,
+        allowed: Allowed | None = None,
+    ) -> Shortlist:
         """Return the shortlists of users, float32 [batch, dim]. n_masked: the most masked rows of one of them."""
         depth, is_thorough = self._depth(k, n_masked), k + n_masked > 2 * MANY
         with np.errstate(all="ignore"):
             queries = extend_users(users, self._table)
-            return Shortlist(users, self._codes.nearest(queries, depth, is_thorough=is_thorough), addends)
+            if allowed is None:
+                return Shortlist(users, self._codes.nearest(queries, depth, is_thorough=is_thorough), addends)
+            depth = max(depth, 2 * self.measured.depths[1])
+            rows = [
+                self._search_allowed(query[None], depth, mask) for query, mask in zip(queries, allowed, strict=True)
+            ]
+            return Shortlist(users, rows, addends, allowed)
 
     def best(self, scores: Shortlist, k: int, masked: Masked) -> list[Ranked | None]:
         """Return for each user the k best rows that are not masked, or None if one of its scores is not finite."""
         with np.errstate(all="ignore"):
-            addends: Sequence[Addend | None] = scores.addends or [None] * len(scores.users)
-            each = zip(scores.users, scores.rows, masked, addends, strict=True)
-            return [self._choose(user, rows, hidden, k, addend) for user, rows, hidden, addend in each]
+            addends: Sequence[Addend | Boosted | None] = scores.addends or [None] * len(scores.users)
+            masks = scores.allowed or [None] * len(scores.users)
+            each = zip(scores.users, scores.rows, masked, addends, masks, strict=True)
+            return [
+                self._choose_boosted(user, (mask, rows), hidden, k, addend)
+                if isinstance(addend, Boosted)
+                else self._choose(user, rows, hidden, k, addend)
+                if mask is None
+                else self._choose_allowed(user, (mask, rows), hidden, k, addend)
+                for user, rows, hidden, addend, mask in each
+            ]
+
+    def _search_allowed(self, query: Float32, depth: int, mask: AllowedRows | None) -> Int64:
+        """Return a shortlist of one user: of all rows, or of those allowed; all of these where they are few."""
+        if mask is not None and np.count_nonzero(mask) <= FEW_ALLOWED:
+            return np.flatnonzero(mask)
+        rows: Int64 = self._codes.nearest(query, depth, is_thorough=True, allowed=mask)[0]
+        return rows
+
+    def _choose_allowed(
+        self, user: Float32, allowed: tuple[AllowedRows, Int64], masked: Any, k: int, addend: Addend | None
+    ) -> Ranked | None:
+        """Return the k best of what is allowed and not masked. allowed: the mask, and the shortlist of it."""
+        mask, rows = allowed
+        hidden = np.asarray(masked, dtype=np.int64)
+        left = rows[rows >= 0]
+        if addend is not None and np.count_nonzero(mask) > FEW_ALLOWED:
+            left = np.unique(np.concatenate([left, addend.allowed_candidates(mask)]))
+        self._is_masked[hidden] = True
+        left = left[~self._is_masked[left]]
+        if len(left) < k and len(rows):
+            left = np.flatnonzero(mask & ~self._is_masked)
+        self._is_masked[hidden] = False
+        scores = self._score(left, user)
+        if addend is not None:
+            scores += addend.at(left)
+        return rank(left, scores, k) if np.isfinite(scores).all() else None
 
     def _depth(self, k: int, n_masked: int) -> int:
         """Return how long a shortlist must be: without n_masked rows, the k best are among the k + n_masked best."""
@@ -96,6 +154,32 @@ class Approximate:
             scores += addend.at(rows)
         return rank(rows, scores, k) if np.isfinite(scores).all() else None
 
+    def _choose_boosted(
+        self, user: Float32, allowed: tuple[AllowedRows | None, Int64], masked: Any, k: int, addend: Boosted
+    ) -> Ranked | None:
+        """As _choose_allowed(), and look deeper until no row that was left out can be among the best for its boost."""
+        mask, rows = allowed
+        is_left = np.ones(len(self._is_masked), dtype=np.bool_) if mask is None else mask.copy()
+        is_left[np.asarray(masked, dtype=np.int64)] = False
+        is_whole = mask is not None and np.count_nonzero(mask) <= FEW_ALLOWED
+        depth, raised = len(rows), addend.candidates() if mask is None else addend.allowed_candidates(mask)
+        while True:
+            left = rows[rows >= 0]
+            left = left[is_left[left]]
+            if is_whole or len(left) < k or depth > len(is_left) // _DEEPER:
+                found = np.flatnonzero(is_left)
+                scores = self._score(found, user) + addend.at(found) if len(found) else addend.boost[:0]
+                break
+            found = np.unique(np.concatenate([left, raised[is_left[raised]]]))
+            scores = self._score(found, user) + addend.at(found)
+            last = np.searchsorted(found, left[-max(1, len(left) // _TAIL) :])
+            unseen = (scores[last] - addend.boost[found[last]]).max() + addend.most_unseen
+            if not unseen > np.partition(scores, len(scores) - k)[len(scores) - k]:
+                break
+            depth *= _DEEPER
+            rows = self._search_allowed(extend_users(user[None], self._table), depth, mask)
+        return rank(found, scores, k) if np.isfinite(scores).all() else None
+
     def _scan(self, user: Float32) -> tuple[Int64, Float32]:
         """Return every row that is not masked, and its score."""
         rows = np.flatnonzero(~self._is_masked)
@@ -103,6 +187,8 @@ class Approximate:
 
     def _score(self, rows: Int64, user: Float32) -> Float32:
         """Return the exact scores of rows, float32 [len(rows)]."""
+        if not len(rows):
+            return np.zeros(0, dtype=np.float32)
         blocks = [rows[first : first + _AT_ONCE] for first in range(0, len(rows), _AT_ONCE)]
         scores: Float32 = np.concatenate(
             [self._embeddings.take(block, axis=0).astype(np.float32, copy=False) @ user for block in blocks]

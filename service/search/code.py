@@ -77,12 +77,22 @@ class Codes:
     def share(self, share: float) -> None:
         self._index.nprobe = max(1, round(share * self._index.nlist))
 
-    def nearest(self, users: Float32, depth: int, *, is_thorough: bool = False) -> Int64:
+    def nearest(
+        self,
+        users: Float32,
+        depth: int,
+        *,
+        is_thorough: bool = False,
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Int64:
         """Return the rows that are best by code, the best first: int64 [batch, depth], -1 past the last one found.
 
         users: float32 [batch, dim], from extend_users(). is_thorough: look at all lists.
+        allowed: bool [n_items], the rows that may be found; None for all.
         """
         queries, depth = users @ self._user_map, min(depth, len(self))
+        if allowed is not None:
+            return self._search_allowed(queries, depth, allowed)
         if not is_thorough:
             return self._search(queries, depth)
         usual, self._index.nprobe = self._index.nprobe, self._index.nlist
@@ -94,6 +104,15 @@ class Codes:
         is_quick = len(queries) <= _FEW_USERS or self.n_bytes <= _CACHED_BYTES
         self._index.implem = _EACH_USER if is_quick else _EACH_LIST
         rows: Int64 = self._index.search(queries, depth)[1]
+        return rows
+
+    def _search_allowed(self, queries: Float32, depth: int, allowed: NDArray[np.bool_]) -> Int64:
+        """Look at all lists, and take only allowed rows."""
+        faiss, bits = _faiss(), np.packbits(allowed, bitorder="little")
+        selector = faiss.IDSelectorBitmap(bits)
+        rows: Int64 = self._index.search(
+            queries, depth, params=faiss.SearchParametersIVF(sel=selector, nprobe=self._index.nlist)
+        )[1]
         return rows
 
     def save(self, directory: Path) -> None:

@@ -1,6 +1,7 @@
 """Exact search: score every item, then choose the k best.
 
-Masked rows are given a score of -inf before the choice, so an exclusion never shortens the answer while items are left.
+Masked rows, and those that are not allowed, are given a score of -inf before the choice, so an exclusion never shortens
+the answer while items are left.
 
 The choice has two steps, because sorting out 20,000 scores takes longer than computing them. The items are divided into
 groups, and the k-th greatest of the groups' maxima is a score that at least k items reach. Only the groups that reach
@@ -20,7 +21,7 @@ import numpy as np
 from service.bundle import Float32, Int64, ItemTable
 from service.search.addend import Addends
 from service.search.matmul import Int8MatMul, MatMul
-from service.search.protocol import Masked, Ranked
+from service.search.protocol import Allowed, Masked, Ranked
 
 _GROUP = 32
 _LOWEST = np.finfo(np.float32).min
@@ -62,7 +63,14 @@ class Exact:
         """Return the field `index` of GET /model."""
         return {"kind": "exact", "recall_at_100": self.recall}
 
-    def score(self, users: Float32, k: int, n_masked: int, addends: Addends | None = None) -> Scored:
+    def score(
+        self,
+        users: Float32,
+        k: int,
+        n_masked: int,
+        addends: Addends | None = None,
+        allowed: Allowed | None = None,
+    ) -> Scored:
         """Return user · item (+ bias, + addend) of every item, for users float32 [batch, dim]. Raises ModelError."""
         scores, lost = self._product.multiply(users)
         if self._table.biases is not None:
@@ -70,6 +78,9 @@ class Exact:
         if addends is not None:
             for own, addend in zip(scores, addends, strict=True):
                 addend.add_to(own[: self._n_items])
+        for own, rows in zip(scores, allowed or (), strict=False):
+            if rows is not None:
+                np.copyto(own[: self._n_items], -np.inf, where=~rows)
         scores[:, self._n_items :] = -np.inf
         return Scored(scores, lost)
 

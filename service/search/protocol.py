@@ -16,6 +16,8 @@ Ranked = tuple[Sequence[int], NDArray[Any]]
 """Rows of the item table and their scores, the best first."""
 Masked = Sequence["Sequence[int] | NDArray[Any]"]
 """For each user of a batch, the rows that must not be in the answer."""
+Allowed = Sequence["NDArray[np.bool_] | None"]
+"""For each user of a batch, which rows may be in the answer at all, bool [n_items]; None where every row may."""
 Encode = Callable[[Sequence[Sequence[int]]], Float32]
 """Turns a batch of histories, each the rows of its items, oldest first, into user vectors, float32 [batch, dim]."""
 Scores = TypeVar("Scores")
@@ -33,17 +35,24 @@ class Search(Protocol[Scores]):
     def describe(self) -> dict[str, Any]:
         """Return the field `index` of GET /model."""
 
-    def score(self, users: Float32, k: int, n_masked: int, addends: Addends | None = None) -> Scores:
+    def score(
+        self,
+        users: Float32,
+        k: int,
+        n_masked: int,
+        addends: Addends | None = None,
+        allowed: Allowed | None = None,
+    ) -> Scores:
         """Score items for users, float32 [batch, dim]; return what best() chooses from. Raises ModelError.
 
         k: how many items best() will be asked for at most. n_masked: the most masked rows that one of the users has.
-        addends: what is added to each user's scores, where the score is a sum.
+        addends: what is added to each user's scores, where the score is a sum. allowed: None where every row is.
         """
 
     def best(self, scores: Scores, k: int, masked: Masked) -> list[Ranked | None]:
-        """Return for each user the k best rows that are not masked, or None if one of its scores is not finite.
+        """Return for each user the k best allowed rows that are not masked, or None if one of its scores is not finite.
 
-        An answer has fewer than k rows only if fewer than k are not masked. scores may be overwritten.
+        An answer has fewer than k rows only if fewer than k are allowed and not masked. scores may be overwritten.
         """
 
 

@@ -83,6 +83,19 @@ def toy_items(n_items: int = N_ITEMS) -> list[Item]:
     return [Item(f"i{row}", float(n_items - row), f"title {row}") for row in range(n_items)]
 
 
+def described_items(n_items: int = N_ITEMS) -> list[Item]:
+    """The toy items with attributes: texts, numbers and booleans, of which some items lack some."""
+    return [
+        replace(
+            item,
+            attributes={"brand": ["ABC"[row % 3]], "tag": ["new"] * (row % 5 == 0) + ["red"] * (row % 2)},
+            numbers={"price": row + 0.5} if row % 7 else {},
+            booleans={"in_stock": row % 4 != 0} if row % 6 else {},
+        )
+        for row, item in enumerate(toy_items(n_items))
+    ]
+
+
 def exact_scores(table: ItemTable, rows: list[int], max_history: int = MAX_HISTORY) -> np.ndarray:
     """What the toy model must answer, by the obvious formula."""
     history, length = pad_histories(table, [rows], max_history)
@@ -158,7 +171,9 @@ def golden_sum(
     return Golden([f"i{row}" for row in history], 5, pairs, now, gap_s, named)
 
 
-def write_toy_sum(out: Path, *, seed: int = 0, n_items: int = N_ITEMS, parts: Parts | None = None) -> Bundle:
+def write_toy_sum(
+    out: Path, *, seed: int = 0, n_items: int = N_ITEMS, parts: Parts | None = None, items: Sequence[Item] | None = None
+) -> Bundle:
     """Write a valid toy bundle of format 2."""
     parts = toy_parts(n_items, seed=seed) if parts is None else parts
     rng = np.random.default_rng(seed)
@@ -174,7 +189,7 @@ def write_toy_sum(out: Path, *, seed: int = 0, n_items: int = N_ITEMS, parts: Pa
         out,
         encoder=mean_encoder(),
         table=table,
-        items=toy_items(n_items),
+        items=toy_items(n_items) if items is None else items,
         golden=golden,
         manifest={
             "created_at": "2026-01-01T00:00:00+00:00",
@@ -185,16 +200,22 @@ def write_toy_sum(out: Path, *, seed: int = 0, n_items: int = N_ITEMS, parts: Pa
 
 
 def write_toy(
-    out: Path, *, repeat_consumption: bool = False, n_items: int = N_ITEMS, encoder: bytes | None = None, seed: int = 0
+    out: Path,
+    *,
+    repeat_consumption: bool = False,
+    n_items: int = N_ITEMS,
+    encoder: bytes | None = None,
+    seed: int = 0,
+    items: Sequence[Item] | None = None,
 ) -> Bundle:
-    """Write a valid toy bundle."""
+    """Write a valid toy bundle. items: toy_items() if none are given."""
     rng = np.random.default_rng(seed)
     table = ItemTable(rng.normal(size=(n_items, DIM)).astype(np.float32), biases=None)
     return write_bundle(
         out,
         encoder=encoder or mean_encoder(),
         table=table,
-        items=toy_items(n_items),
+        items=toy_items(n_items) if items is None else items,
         golden=golden_of(table, [[], [1], [1, 2, 3, 4, 5, 6], list(range(9))]),
         manifest={
             "created_at": "2026-01-01T00:00:00+00:00",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from service.bundle import Bundle, ItemTable
+from service.search.addend import NOTHING, Boosted
 from service.search.approximate import Approximate
 from service.search.measured_code import LEAST_RECALL
 from tests.service.search.conftest import open_approximate
@@ -117,3 +118,26 @@ def test_scales_and_biases_count(
     search = open_approximate(changed, tmp_path)
 
     assert recall(search, changed.table, draw_users(30), NONE) >= 0.98
+
+
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.5])
+@pytest.mark.parametrize("added", [-3.0, 0.4, 2.0, 30.0])
+def test_boosted_items_are_found_however_many_they_are(
+    large_bundle: Bundle, search: Approximate, share: float, added: float
+) -> None:
+    table, users = large_bundle.table, draw_users(20)
+    boost = (np.random.default_rng(7).random(len(table.embeddings)) < share).astype(np.float32) * np.float32(added)
+    masked = np.arange(0, 3000, 3)
+    true = slow_scores(table, users) + boost
+    true[:, masked] = -np.inf
+
+    addends = [Boosted(NOTHING, boost)] * len(users)
+    found = search.best(search.score(users, 20, len(masked), addends), 20, [masked] * len(users))
+
+    shares = []
+    for scores, ranked in zip(true, found, strict=True):
+        assert ranked is not None
+        np.testing.assert_allclose(ranked[1], scores[ranked[0]], atol=1e-4)
+        shares.append(len(set(ranked[0]) & set(np.argsort(-scores)[:20].tolist())) / 20)
+    assert np.mean(shares) >= LEAST_RECALL
+    assert not search._is_masked.any()

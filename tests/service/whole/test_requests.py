@@ -44,7 +44,8 @@ BAD_BODIES = {
     "a_list": b"[]",
     "deep": b"[" * 200_000,
     "filter": b'{"user_id":"u","filter":{"genre":["x"]}}',
-    "diversity": b'{"user_id":"u","diversity":0.5}',
+    "diversity_above_1": b'{"user_id":"u","diversity":1.5}',
+    "pin_at_0": b'{"user_id":"u","pin":[{"item_id":"i1","position":0}]}',
     "explain": b'{"user_id":"u","explain":true}',
 }
 
@@ -60,7 +61,49 @@ def test_recommend_refuses_a_malformed_body(shared_service: Running, body: bytes
     assert "Traceback" not in response.text
 
 
-@pytest.mark.parametrize("field", ["filter", "diversity", "explain"])
+def test_page_and_pins_that_no_list_can_have_are_refused_by_name(shared_service: Running) -> None:
+    pins = [{"item_id": "i1", "position": 2}]
+    bodies = [
+        ({"k": 10, "offset": 991}, "offset: with k it is 1000 at most"),
+        ({"pin": [*pins, {"item_id": "i2", "position": 2}]}, "pin: the position 2 is there twice"),
+        ({"pin": [*pins, {"item_id": "i1", "position": 3}]}, "pin: the item_id i1 is there twice"),
+    ]
+
+    for body, message in bodies:
+        response = shared_service.client.post(RECOMMEND, json={"user_id": "u", **body})
+        assert response.status_code == 422
+        assert message in response.json()["error"]["message"]
+
+
+def test_pages_share_nothing_and_pins_stand_on_theirs_alone(shared_service: Running) -> None:
+    asked = {"history": ["i1", "i2"], "exclude": ["i5"]}
+    pin = [{"item_id": "i1", "position": 4}, {"item_id": "i5", "position": 1}, {"item_id": "gone", "position": 2}]
+    plain = [item["item_id"] for item in shared_service.recommend(**asked, k=12)["items"]]
+
+    pages = [shared_service.recommend(**asked, pin=pin, k=3, offset=first) for first in (0, 3, 6)]
+    last = shared_service.recommend(**asked, k=10, offset=55)
+
+    shown = [item["item_id"] for page in pages for item in page["items"]]
+    assert shown == [*plain[:3], "i1", *plain[3:8]]
+    assert all(page["dropped_pins"] == ["i5"] and page["ignored_ids"] == ["gone"] for page in pages)
+    assert "funnel" not in pages[0]
+    assert len(last["items"]) == 2
+    assert last["quality"]["reasons"] == ["not_enough_items"]
+    assert last["funnel"] == {"catalogue": 60, "filter": 60, "seen": 57, "rules": 57, "returned": 2}
+
+
+def test_diversity_changes_the_order_and_0_changes_nothing(shared_service: Running) -> None:
+    plain = shared_service.recommend(history=["i1", "i2"], k=20)["items"]
+
+    same = shared_service.recommend(history=["i1", "i2"], k=20, diversity=0, pin=[], offset=0)["items"]
+    other = shared_service.recommend(history=["i1", "i2"], k=20, diversity=0.9)["items"]
+
+    assert same == plain
+    assert other != plain
+    assert other[0] == plain[0]
+
+
+@pytest.mark.parametrize("field", ["filter", "explain"])
 def test_recommend_says_that_a_later_field_is_not_built_yet(shared_service: Running, field: str) -> None:
     response = shared_service.client.post(RECOMMEND, json={"user_id": "u", field: 1})
 
