@@ -16,7 +16,7 @@ from training.errors import InputError
 from training.progress import Progress
 
 KEY = "stage.json"
-REVISION = 5  # to be raised when a change of the code changes what a stage makes from the same inputs
+REVISION = 6  # to be raised when a change of the code changes what a stage makes from the same inputs
 
 
 def make_key(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

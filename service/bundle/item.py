@@ -22,7 +22,7 @@ from service.bundle.error import BundleCorruptError
 from service.bundle.strict_json import finite, parse_json
 
 MAX_ID_LENGTH = 128
-MAX_FLAGS = 256
+MAX_NAMES = 1024
 """The most different names that the numbers of all items may have, and as many the booleans."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NONE: Mapping[str, Any] = {}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from service.bundle.error import BundleCorruptError, BundleFormatError, BundleMissingError
-from service.bundle.item import MAX_FLAGS, check_item_id
+from service.bundle.item import MAX_NAMES, check_item_id
 from service.bundle.score import parse_score
 from service.bundle.strict_json import parse_json
 
@@ -192,12 +192,12 @@ def _checked_names(where: object, fields: Mapping[str, Any], kind: str) -> Seque
     names = fields.get(kind, []) if fields["format"] == SUM_FORMAT else []
     try:
         is_good = (
-            isinstance(names, list) and len(names) <= MAX_FLAGS and names == sorted(set(map(check_item_id, names)))
+            isinstance(names, list) and len(names) <= MAX_NAMES and names == sorted(set(map(check_item_id, names)))
         )
     except (TypeError, ValueError):
         is_good = False
     if not is_good:
-        raise BundleCorruptError(f"{where}: {kind}: at most {MAX_FLAGS} names, ascending, of 1 to 128 characters each")
+        raise BundleCorruptError(f"{where}: {kind}: at most {MAX_NAMES} names, ascending, of 1 to 128 characters each")
     return tuple(names)
 
 

@@ -83,7 +83,7 @@ class Approximate:
             queries = extend_users(users, self._table)
             if allowed is None:
                 return Shortlist(users, self._codes.nearest(queries, depth, is_thorough=is_thorough), addends)
-            depth = max(depth, 2 * self.measured.depths[1])
+            depth = max(depth, self.measured.depths[1])
             rows = [
                 self._search_allowed(query[None], depth, mask) for query, mask in zip(queries, allowed, strict=True)
             ]

@@ -33,3 +33,16 @@ def erased_user_has_nothing_left(ctx: Any, response: Any, case: Any) -> None:
     kept = requests.get(sent.url, headers=key, timeout=10).json()
 
     assert (kept["count"], kept["history"], kept["embedding"]) == (0, [], None)
+
+
+@schemathesis.check
+def only_what_the_model_decides_is_refused_beyond_the_schema(ctx: Any, response: Any, case: Any) -> None:
+    """A body of /recommend that the schema allows is refused for its filter or its fields alone."""
+    if case.operation.definition.raw.get("operationId") != "recommend" or response.status_code != 422:
+        return
+    validator = jsonschema_rs.validator_for(
+        {**case.operation.schema.raw_schema, "$ref": "#/components/schemas/RecommendRequest"}
+    )
+    if isinstance(case.body, dict) and validator.is_valid(case.body):
+        named = {each["field"].split(".")[0] for each in response.json()["error"].get("details", [])}
+        assert named and named <= {"filter", "fields"}, response.text

@@ -19,7 +19,7 @@ from tests.service.running import ADMIN_KEY, KEY, SWAP_S, Running, wait_for
 USER = "a client/that was % generated"
 ASKED = {
     "user_id": USER, "k": 3, "exclude": ["i1"], "exclude_seen": False, "candidates": ["i1", "i2", "i3", "i4", "gone"],
-    "budget_ms": 1000, "debug": True,
+    "budget_ms": 1000, "debug": True, "filter": {}, "fields": ["title"],
 }  # fmt: skip
 SENT = {
     "user_id": USER, "item_id": "i5", "timestamp": 5.5, "type": "view", "value": 1.5, "recommendation_id": "r",
@@ -87,7 +87,9 @@ def test_first_client_keeps_every_field(client_a: Load) -> None:
 
     assert models.RecommendRequest.from_dict(ASKED).to_dict() == ASKED
     assert models.Event.from_dict(SENT).to_dict() == SENT
-    assert {each.name for each in models.RecommendRequest.__attrs_attrs__} == set(RecommendRequest.model_fields)
+    assert {each.name.rstrip("_") for each in models.RecommendRequest.__attrs_attrs__} == set(
+        RecommendRequest.model_fields
+    )
     assert {each.name.rstrip("_") for each in models.Event.__attrs_attrs__} == set(Event.model_fields)
 
 

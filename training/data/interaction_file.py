@@ -47,6 +47,7 @@ class Cleaning:
     min_targets: int = 0  # fewer events to learn from stop the run
     item_columns: Mapping[str, str] = field(default_factory=dict)  # our name -> that of the items file
     item_form: Form = field(default_factory=Form)
+    item_text: Sequence[str] = ()  # columns of the items file that are text, whatever they hold
 
     def settings(self) -> dict[str, Any]:
         """Return what the report says of them: the clock is not among it."""

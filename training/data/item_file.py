@@ -1,12 +1,14 @@
 """The items file: titles, descriptions and attributes. The file is optional, and so is every column but item_id.
 
-Every column that is not item_id, title or description is an attribute; `a|b|c` is three values of it. An items file
+Every column that is not item_id, title or description is an attribute; `a|b|c` is three values of it. Where all its
+values are numbers, or all are true or false, it is one of numbers or of booleans, unless it is named as text. The file
 never adds to the catalogue, because nothing can be learned of an item without events. Such items are counted and left
 out. A file that describes none of the items is refused: its ids are other ones.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,8 @@ FORMS_OF_TIME = (
     "6:43 PM or 20200916; without any: --set prepare.times=order"
 )
 PREFIX = "attribute."  # of the columns of items.parquet that hold attributes, as lists of text
+NUMBER, BOOLEAN = "number.", "boolean."  # of those that hold numbers and booleans
+_NUMBER = r"^-?(0|[1-9]\d{0,14})(\.\d+)?([eE][+-]?\d{1,2})?$"  # 0444778 is an id
 KNOWN = ("item_id", "title", "description")
 
 
@@ -45,21 +49,24 @@ def read_catalog(
     max_malformed: float,
     own: Mapping[str, str] | None = None,
     form: Form | None = None,
+    text: Collection[str] = (),
 ) -> Catalog:
     """Read an items file. Of several rows of one item the first counts.
 
     columns: our name -> the interactions' name; where the items file has no such column, our own name is looked for.
     own: our name -> that of the items file, which must be there. max_malformed: the largest share of rows that may be
-    unreadable. Raises InputError.
+    unreadable. text: the columns that are text whatever they hold. Raises InputError.
     """
     table = read_table(place, _choice(columns, own or {}), form or Form())
     check_malformed(table.source.label, table.account, max_malformed)
     label = table.source.label
+    _check_text(text, table.frame, label)
     ids = as_id(table.frame["item_id"], label)
     distinct_ids = ids.drop_nulls().unique(maintain_order=True)
     ids = ids.replace_strict(distinct_ids, tidy_ids(distinct_ids), default=None, return_dtype=pl.String)
     frame = table.frame.with_columns(ids.alias("item_id")).filter(pl.col("item_id").is_not_null())
     distinct = frame.unique("item_id", keep="first", maintain_order=True)
+    described = distinct.select("item_id", *_columns(distinct, label, text))
     report = {
         "source": table.source.name,
         "sha256": table.source.fingerprint,
@@ -71,8 +78,10 @@ def read_catalog(
         "columns": {ours: theirs for ours, theirs in table.account.columns.items() if ours in KNOWN},
         "left_out": [name.removeprefix(PREFIX) for name in table.account.left_out],
         "said": dict(table.account.counts),
+        "numbers": _names_of(described, NUMBER),
+        "booleans": _names_of(described, BOOLEAN),
     }
-    return Catalog(distinct.select("item_id", *_columns(distinct, label)), report, label)
+    return Catalog(described, report, label)
 
 
 def check_match(catalog: Catalog, item_ids: pl.Series) -> None:
@@ -117,20 +126,26 @@ def describe_items(item_ids: pl.Series, popularity: NDArray[np.int64], catalog: 
         frame = frame.join(catalog.frame, on="item_id", how="left", maintain_order="left")
     missing = [name for name in ("title", "description") if name not in frame.columns]
     frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
-    return frame.select("item_id", "popularity", "title", "description", pl.selectors.starts_with(PREFIX))
+    return frame.select(
+        "item_id", "popularity", "title", "description", pl.selectors.starts_with(PREFIX, NUMBER, BOOLEAN)
+    )
 
 
 def to_items(frame: pl.DataFrame) -> list[Item]:
     """Return the rows of items.parquet as the bundle's items, which have no description."""
-    names = [name for name in frame.columns if name.startswith(PREFIX)]
-    values = [frame[name].to_list() for name in names]
+    attributes, numbers, booleans = (
+        {name: frame[prefix + name].to_list() for name in _names_of(frame, prefix)}
+        for prefix in (PREFIX, NUMBER, BOOLEAN)
+    )
     columns = zip(frame["item_id"], frame["popularity"], frame["title"], strict=True)
     return [
         Item(
             item_id,
             float(popularity),
             title,
-            {name.removeprefix(PREFIX): v[row] for name, v in zip(names, values, strict=True) if v[row]},
+            {name: values[row] for name, values in attributes.items() if values[row]},
+            {name: values[row] for name, values in numbers.items() if values[row] is not None},
+            {name: values[row] for name, values in booleans.items() if values[row] is not None},
         )
         for row, (item_id, popularity, title) in enumerate(columns)
     ]
@@ -175,13 +190,41 @@ def _choice(columns: Mapping[str, str], own: Mapping[str, str]) -> Choice:
     )
 
 
-def _columns(frame: pl.DataFrame, label: str) -> list[pl.Series]:
+def _check_text(text: Collection[str], frame: pl.DataFrame, label: str) -> None:
+    known = _names_of(frame, PREFIX)
+    for name in text:
+        if name not in known:
+            close = get_close_matches(name, known, 1) or known[:10]
+            raise InputError(f"{label}: prepare.item_text: there is no column {name!r}; there is {', '.join(close)}")
+
+
+def _names_of(frame: pl.DataFrame, prefix: str) -> list[str]:
+    return [name.removeprefix(prefix) for name in frame.columns if name.startswith(prefix)]
+
+
+def _as_kind(column: pl.Series) -> pl.Series | None:
+    """Return a column of text as numbers or booleans, where all its values are; else None. The name has its prefix."""
+    text = column.replace("", None)
+    values, name = text.drop_nulls(), column.name.removeprefix(PREFIX)
+    if not len(values):
+        return None
+    if values.str.to_lowercase().is_in(["true", "false"]).all():
+        return (text.str.to_lowercase() == "true").alias(BOOLEAN + name)
+    if values.str.contains(_NUMBER).all():
+        return text.cast(pl.Float64).alias(NUMBER + name)
+    return None
+
+
+def _columns(frame: pl.DataFrame, label: str, as_attributes: Collection[str]) -> list[pl.Series]:
     columns = []
     for name in frame.columns:
         if name in (LINE, "item_id"):
             continue
         text = as_text(frame[name], label).str.strip_chars()
-        if name.startswith(PREFIX):
+        kind = _as_kind(text) if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in as_attributes else None
+        if kind is not None:
+            columns.append(kind)
+        elif name.startswith(PREFIX):
             values = text.str.split("|").list.eval(pl.element().str.strip_chars())
             columns.append(values.list.eval(pl.element().filter(pl.element() != "")).list.unique(maintain_order=True))
         else:

@@ -65,7 +65,7 @@ def prepare(
     catalog = None
     if items is not None:
         form, own = cleaning.item_form, cleaning.item_columns
-        catalog = read_catalog(items, cleaning.columns, cleaning.max_malformed, own, form)
+        catalog = read_catalog(items, cleaning.columns, cleaning.max_malformed, own, form, cleaning.item_text)
         check_match(catalog, found.items)
     report = summarise(found, events, repeats, held) | {
         "split": held.settings,

@@ -121,6 +121,7 @@ class Prepare:
     item_delimiter: Text = ""  # these three, of the items file
     item_quote: Text = '"'
     item_encoding: Text = ""
+    item_text: Text = ""  # "year,shop": columns of the items file that are text though all their values are numbers
 
 
 @dataclass(frozen=True, config=KNOWN_ONLY)

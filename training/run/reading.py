@@ -38,6 +38,7 @@ def open_cleaning(settings: Prepare) -> Cleaning:
         min_targets=settings.min_targets,
         item_columns=parse_columns(settings.item_columns, "--item-columns"),
         item_form=Form("auto", settings.item_delimiter, settings.item_quote, "auto", settings.item_encoding),
+        item_text=[name.strip() for name in settings.item_text.split(",") if name.strip()],
     )
 
 
@@ -101,6 +102,11 @@ def _item_lines(items: Mapping[str, Any] | None, n_items: int) -> list[str]:
     lines = [
         f"{items['source']}: describes {met:,} of {n_items:,} items ({met / n_items:.1%}); "
         f"{items['not_in_catalogue']:,} of its items have no events"
+    ]
+    lines += [
+        f"{items['source']}: read as {kind}: {', '.join(items[kind])}; as text: --set prepare.item_text=NAME"
+        for kind in ("numbers", "booleans")
+        if items.get(kind)
     ]
     if items.get("left_out"):
         lines.append(f"{items['source']}: left out, because their values are nested: {', '.join(items['left_out'])}")

@@ -45,7 +45,7 @@ def strict(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     closed = {"additionalProperties": False} if isinstance(schema.get("properties"), dict) else {}
-    return {name: strict(part) for name, part in schema.items()} | closed
+    return closed | {name: strict(part) for name, part in schema.items()}
 
 
 def check(document: dict[str, Any], operation: tuple[str, str], response: Any) -> None:
@@ -97,6 +97,8 @@ def test_security_is_what_the_keys_ask_for(document: dict[str, Any], shared_serv
     [
         ("POST", "/recommend", {"json": {"history": ["i1", "?"], "debug": True}, "headers": KEYED}, 200),
         ("POST", "/recommend", {"json": {"user_id": "cold", "k": 200}, "headers": KEYED}, 200),
+        ("POST", "/recommend", {"json": {"user_id": "cold", "fields": ["title"]}, "headers": KEYED}, 200),
+        ("POST", "/recommend", {"json": {"user_id": "cold", "filter": {"brand": "A"}}, "headers": KEYED}, 422),
         ("POST", "/recommend", {"json": {"user_id": "u"}}, 401),
         ("POST", "/recommend", {"json": {"user_id": "u"}, "headers": {"X-API-Key": "wrong"}}, 403),
         ("POST", "/recommend", {"content": b" " * (1 << 20) + b"{}", "headers": KEYED}, 415),

@@ -35,10 +35,37 @@ def test_items_file_gives_titles_and_attributes_of_several_values(tmp_path: Path
     path = write(tmp_path, "item_id,title,genre,year\n01, Frankenstein (1910),Horror| Sci-Fi||Horror,1910\n02,,,\n")
 
     assert items_of(path, ["01", "02", "03"]) == [
-        Item("01", 1.0, "Frankenstein (1910)", {"genre": ["Horror", "Sci-Fi"], "year": ["1910"]}),
+        Item("01", 1.0, "Frankenstein (1910)", {"genre": ["Horror", "Sci-Fi"]}, {"year": 1910.0}),
         Item("02", 1.0),
         Item("03", 1.0),
     ]
+
+
+def test_columns_of_numbers_and_of_booleans_are_read_as_such_and_named(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "item_id,price,stock,shop,mixed,several,year\n01,-1.5e2,True,007,5,1|2,1999\n02,,false,1,x,3,2000\n03,0,,2,,,\n",
+    )
+
+    catalog = read_catalog(path, {}, 0.0, text=["year"])
+    frame = describe_items(pl.Series("item_id", ["01", "02", "03"]), np.ones(3, dtype=np.int64), catalog)
+
+    texts = {"shop": ["007"], "mixed": ["5"], "several": ["1", "2"], "year": ["1999"]}
+    assert to_items(frame) == [
+        Item("01", 1.0, None, texts, {"price": -150.0}, {"stock": True}),
+        Item(
+            "02", 1.0, None, {"shop": ["1"], "mixed": ["x"], "several": ["3"], "year": ["2000"]}, {}, {"stock": False}
+        ),
+        Item("03", 1.0, None, {"shop": ["2"]}, {"price": 0.0}),
+    ]
+    assert (catalog.report["numbers"], catalog.report["booleans"]) == (["price"], ["stock"])
+
+
+def test_column_that_is_named_as_text_and_not_there_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "item_id,year\n01,1999\n")
+
+    with pytest.raises(InputError, match=r"prepare\.item_text: there is no column 'yeer'; there is year"):
+        read_catalog(path, {}, 0.0, text=["yeer"])
 
 
 def test_items_file_keeps_the_description_beside_the_items(tmp_path: Path) -> None:
@@ -58,8 +85,8 @@ def test_items_file_reads_the_same_from_parquet_and_json_lines(tmp_path: Path) -
     )
 
     expected = [
-        Item("1", 1.0, "A", {"genre": ["x", "y"], "price": ["2.5"]}),
-        Item("2", 1.0, None, {"price": ["3"]}),
+        Item("1", 1.0, "A", {"genre": ["x", "y"]}, {"price": 2.5}),
+        Item("2", 1.0, None, {}, {"price": 3.0}),
     ]
     assert items_of(tmp_path / "items.parquet", ["1", "2"]) == expected
     assert items_of(tmp_path / "items.jsonl", ["1", "2"]) == expected

@@ -1,0 +1,124 @@
+"""What a filter costs a search and what it finds, by the share of the items that it lets through.
+
+    python tests/bench/filter.py [--items 100000] [--users 200]
+
+A catalogue of clustered vectors, as int8, is searched through codes: by taste alone, and by a sum with a trend and
+neighbours. Filters let through items drawn at random, or the items nearest to a direction: whole groups of like ones.
+For each: the share of the true best 100 that is found, and milliseconds of one search on one core, median and p99. JSON
+last. It exits with 1 where less than 0.99 is found.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import numpy as np
+from rig import machine
+from score import draw_parts
+
+from service.bundle import Bundle, Float32, Item, ItemTable, write_bundle
+from service.search.addend import stand, weigh
+from service.search.approximate import Approximate
+from service.search.measured_code import make_codes
+from service.search.scan import scan_scores
+from tests.service.toy import golden_of, golden_sum, mean_encoder, quantised
+
+DIM, K, LEAST = 64, 100, 0.99
+SHARES = (1.0, 0.5, 0.05, 0.005, 0.0005)
+
+
+def main() -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--users", type=int, default=200)
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    found = []
+    for kind in ("taste", "sum"):
+        with tempfile.TemporaryDirectory() as directory:
+            bundle = write_catalogue(Path(directory) / "bundle", arguments.items, is_sum=kind == "sum")
+            found += [{"score": kind, **each} for each in measure(bundle, arguments.users)]
+    for each in found:
+        print(" ".join(f"{value:>10}" for value in each.values()), file=sys.stderr)
+    print(json.dumps({"machine": machine(), "items": arguments.items, "found": found}))
+    return 0 if min(each["recall_at_100"] for each in found) >= LEAST else 1
+
+
+def write_catalogue(out: Path, n_items: int, *, is_sum: bool) -> Bundle:
+    """Write a bundle of items in 300 groups."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(300, DIM)) * np.geomspace(1, 0.1, DIM)
+    vectors = centres[rng.integers(0, 300, n_items)] + 0.5 * rng.normal(size=(n_items, DIM)) * np.geomspace(1, 0.1, DIM)
+    table = quantised(ItemTable(vectors.astype(np.float32)))
+    items = [Item(f"i{row}", float(n)) for row, n in enumerate(rng.pareto(1.2, n_items))]
+    golden = golden_of(table, [[1, 2]])
+    if is_sum:
+        table = replace(table, parts=draw_parts(n_items, rng))
+        golden = [golden_sum(table, [1, 2], 1.7e9, 60.0)]
+    manifest = {"created_at": "2026-01-01T00:00:00+00:00", "max_history": 50, "repeat_consumption": False}
+    return write_bundle(out, encoder=mean_encoder(DIM), table=table, items=items, golden=golden, manifest=manifest)
+
+
+def measure(bundle: Bundle, n_users: int) -> list[dict[str, object]]:
+    """Return what is found at each share, by both ways to filter."""
+    table, rng = bundle.table, np.random.default_rng(1)
+
+    def encode(histories: list[list[int]]) -> Float32:
+        return np.stack([table.pick(rows).mean(axis=0) for rows in histories])
+
+    search = Approximate(table, make_codes(bundle, encode))
+    n_items = len(table.embeddings)
+    dense = table.dense()
+    histories = [rng.permutation(nearest(dense, row, 60))[:5].tolist() for row in rng.integers(0, n_items, n_users)]
+    users, addends = encode(histories), None
+    if table.parts is not None:
+        standing = stand(table.parts, np.asarray(table.parts.counts[0]))
+        users, addends = weigh(table.parts, users, histories, np.full(n_users, 9.0), standing)
+    true = scan_scores(table, users)
+    for own, addend in zip(true, addends or (), strict=False):
+        addend.add_to(own)
+    direction = dense @ rng.normal(size=DIM)
+    found = []
+    for share in SHARES:
+        n_allowed = round(share * n_items)
+        random = np.zeros(n_items, dtype=np.bool_)
+        random[rng.permutation(n_items)[:n_allowed]] = True
+        alike = np.zeros(n_items, dtype=np.bool_)
+        alike[np.argsort(direction)[n_items - n_allowed :]] = True
+        for name, mask in (("unfiltered", None),) if share == 1 else (("random", random), ("alike", alike)):
+            found.append({"filter": name, "share": share, **run(search, users, addends, true, mask)})
+    return found
+
+
+def nearest(dense: Float32, row: int, n_items: int) -> np.ndarray:
+    """Return the rows that are most like one."""
+    return np.argpartition(-(dense @ dense[row]), n_items)[:n_items]
+
+
+def run(search: Approximate, users: Float32, addends: object, true: Float32, mask: np.ndarray | None) -> dict:
+    """Search for every user alone; return recall and times."""
+    shares, times = [], []
+    for number, user in enumerate(users):
+        own = None if addends is None else [addends[number]]
+        start = time.perf_counter()
+        (ranked,) = search.best(search.score(user[None], K, 0, own, None if mask is None else [mask]), K, [()])
+        times.append(time.perf_counter() - start)
+        scores = true[number] if mask is None else np.where(mask, true[number], -np.inf)
+        n_best = K if mask is None else min(K, int(mask.sum()))
+        best = np.argpartition(-scores, n_best - 1)[:n_best]
+        shares.append(len(set(ranked[0]) & set(best.tolist())) / n_best)
+    median, p99 = (round(float(np.percentile(times, q)) * 1e3, 2) for q in (50, 99))
+    return {"recall_at_100": round(float(np.mean(shares)), 4), "ms": median, "p99_ms": p99}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
