@@ -137,7 +137,8 @@ async def open_service(
             ],
             is_keyed=keys.is_on,
         )
-        endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings), names.in_log)
+        naming = names.in_log if settings.log_requests else None
+        endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings), naming)
         gate = Gate(api, endpoint, guard, _make_admission(settings, metrics), account)
         _show(metrics, generations)
         hearing = erasures.follow(generations.forget_share) if settings.memory_users else None
@@ -295,8 +296,11 @@ def _make_crowd(settings: Settings, metrics: Metrics, log: Log) -> Crowd:
 
 
 async def _watch_lag(metrics: Metrics) -> None:
-    while True:
-        start = time.monotonic()
-        await asyncio.sleep(_LAG_EVERY_S)
-        metrics.event_loop_lag.observe(max(0.0, time.monotonic() - start - _LAG_EVERY_S))
-        metrics.refresh()
+    try:
+        while True:
+            start = time.monotonic()
+            await asyncio.sleep(_LAG_EVERY_S)
+            metrics.event_loop_lag.observe(max(0.0, time.monotonic() - start - _LAG_EVERY_S))
+            metrics.refresh()
+    finally:
+        metrics.refresh()  # what a worker has counted outlives it

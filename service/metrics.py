@@ -1,16 +1,19 @@
 """Every metric of the service. Label values are listed here and created at start, so that no series is ever missing.
 
 A process has one Metrics, with a registry of its own; nothing is registered at import. User and item ids are never
-labels. Series that the request path uses are kept in attributes or dictionaries, because finding one is slow.
+labels. Series that the request path uses are kept in attributes or dictionaries, because finding one is slow. They add
+up in plain numbers (see Tally and Spread), which reach Prometheus' own at every refresh(): tests/bench/README.md,
+"Metrics add up in plain numbers".
 
 With several workers, `serve` sets PROMETHEUS_MULTIPROC_DIR in their environment. Values are then in files of that
-directory, and every worker reports the sum over all workers, dead ones included. This makes an observation slower:
-tests/bench/README.md, "Metrics of several workers".
+directory, and every worker reports the sum over all workers, dead ones included.
 """
 
+import math
 import os
 import resource
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -56,6 +59,47 @@ _Sum = Literal["livesum", "livemin", "livemax"]
 """What a gauge of several workers is: the sum, the least or the greatest over those that live."""
 
 
+class Tally:
+    """A counter of the request path: it adds up in a plain number. For one thread."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter, self._n = counter, 0.0
+
+    def inc(self, amount: float = 1) -> None:
+        """Count."""
+        self._n += amount
+
+    def flush(self) -> None:
+        """Hand on what has been counted since the last time."""
+        if self._n:
+            self._counter.inc(self._n)
+            self._n = 0.0
+
+
+class Spread:
+    """A histogram of the request path: it adds up in plain numbers. For one thread."""
+
+    def __init__(self, histogram: Histogram, bounds: Sequence[float]) -> None:
+        """bounds: the upper ones of its buckets, as it was declared."""
+        self._histogram, self._bounds = histogram, [*bounds, math.inf]
+        self._ns, self._sum = [0] * len(self._bounds), 0.0
+
+    def observe(self, amount: float) -> None:
+        """Take one observation into account."""
+        self._ns[bisect_left(self._bounds, amount)] += 1
+        self._sum += amount
+
+    def flush(self) -> None:
+        """Hand on what has been observed since the last time."""
+        if not any(self._ns):
+            return
+        for bucket, n in zip(self._histogram._buckets, self._ns, strict=True):  # observe() would take one at a time
+            if n:
+                bucket.inc(n)
+        self._histogram._sum.inc(self._sum)
+        self._ns, self._sum = [0] * len(self._bounds), 0.0
+
+
 class Metrics:
     """The metrics of one process."""
 
@@ -63,8 +107,9 @@ class Metrics:
         """version: of the service, a label of build_info."""
         self.registry = CollectorRegistry()
         self._watched: list[tuple[Gauge, Callable[[], float]]] = []
-        self._http_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._answer_children: dict[tuple[str, str], Counter] = {}
+        self._buffers: list[Tally | Spread] = []
+        self._http_children: dict[tuple[str, str, int], tuple[Tally, Spread]] = {}
+        self._answer_children: dict[tuple[str, str], Tally] = {}
         self._declare_http()
         self._declare_recommendations()
         self._declare_store()
@@ -85,9 +130,11 @@ class Metrics:
         self._watched.append((gauge, read))
 
     def refresh(self) -> None:
-        """Set the gauges that are watched. Other workers see a value only once it is set."""
+        """Set the gauges that are watched, and hand on what was counted. Other workers see only what is here then."""
         for gauge, read in self._watched:
             gauge.set(read())
+        for buffer in self._buffers:
+            buffer.flush()
 
     def count_http(self, route: str, method: str, status: int, seconds: float | None) -> None:
         """Count one finished HTTP request.
@@ -97,14 +144,9 @@ class Metrics:
         """
         found = self._http_children.get((route, method, status))
         if found is None:
-            known_route = route if route in ROUTES else "unmatched"
-            known_method = method if method in METHODS else "OTHER"
-            found = (
-                self.http_requests.labels(known_route, known_method, str(status)),
-                self.http_duration.labels(known_route, f"{status // 100}xx"),
+            found = self._find_http(
+                route if route in ROUTES else "unmatched", method if method in METHODS else "OTHER", status
             )
-            if (known_route, known_method) == (route, method):
-                self._http_children[route, method, status] = found
         found[0].inc()
         if seconds is not None:
             found[1].observe(seconds)
@@ -116,9 +158,20 @@ class Metrics:
         """
         child = self._answer_children.get((level, reason))
         if child is None:
-            child = self._answer_children[level, reason] = self.recommendations.labels(level, reason)
+            child = self._tally(self.recommendations.labels(level, reason))
+            self._answer_children[level, reason] = child
         child.inc()
         self.within[is_within].inc()
+
+    def _find_http(self, route: str, method: str, status: int) -> tuple[Tally, Spread]:
+        """Return the series of finished requests by labels of closed lists."""
+        found = self._http_children.get((route, method, status))
+        if found is None:
+            found = self._http_children[route, method, status] = (
+                self._tally(self.http_requests.labels(route, method, str(status))),
+                self._spread(self.http_duration.labels(route, f"{status // 100}xx"), REQUEST_BUCKETS_S),
+            )
+        return found
 
     def _declare_http(self) -> None:
         self.http_requests = self._counter("http_requests", "Finished HTTP requests", "route", "method", "code")
@@ -146,14 +199,14 @@ class Metrics:
         for level, reason in _LEVELS_AND_REASONS:
             self.recommendations.labels(level, reason)
         within = self._counter("within_budget", "Answers of /recommend inside and past their budget", "within")
-        self.within = {True: within.labels("yes"), False: within.labels("no")}
+        self.within = {True: self._tally(within.labels("yes")), False: self._tally(within.labels("no"))}
         stage = self._histogram("stage_duration_seconds", "Time in one stage of /recommend", STAGE_BUCKETS_S, "stage")
-        self.stage = {name: stage.labels(name) for name in STAGES}
+        self.stage = {name: self._spread(stage.labels(name), STAGE_BUCKETS_S) for name in STAGES}
         self.batch_size = self._histogram("batch_size", "Histories encoded at once", (1, 2, 4, 8, 16, 32))
         exceeded = self._counter("deadline_exceeded", "Requests whose budget ran out, by the stage not begun", "stage")
         self.deadline_exceeded = {name: exceeded.labels(name) for name in ("queue", "store", "encode", "score")}
         cache = self._counter("embedding_cache", "Cached user embeddings asked for", "result")
-        self.embedding_cache = {name: cache.labels(name) for name in CACHE_RESULTS}
+        self.embedding_cache = {name: self._tally(cache.labels(name)) for name in CACHE_RESULTS}
         events = self._counter("events", "Events received", "result")
         self.events = {name: events.labels(name) for name in EVENT_RESULTS}
         effects = self._counter("event_effects", "New events by what their type does", "effect")
@@ -168,7 +221,7 @@ class Metrics:
         operation = self._histogram(
             "store_operation_duration_seconds", "Time of one store operation", STAGE_BUCKETS_S, "op"
         )
-        self.store_operation = {name: operation.labels(name) for name in STORE_OPS}
+        self.store_operation = {name: self._spread(operation.labels(name), STAGE_BUCKETS_S) for name in STORE_OPS}
         errors = self._counter("store_errors", "Store operations that failed, and unreadable records", "kind")
         self.store_errors = {name: errors.labels(name) for name in STORE_KINDS}
         self.breaker_state = self._gauge("store_breaker_state", "0 closed, 1 probing, 2 open", of="livemax")
@@ -186,6 +239,16 @@ class Metrics:
         )
         self.watch(self._gauge("resident_memory_bytes", "Resident memory of the service"), _resident_bytes)
         self._gauge("build_info", "1, labelled with the version", "version", of="livemax").labels(version).set(1)
+
+    def _tally(self, counter: Counter) -> Tally:
+        buffer = Tally(counter)
+        self._buffers.append(buffer)
+        return buffer
+
+    def _spread(self, histogram: Histogram, bounds: Sequence[float]) -> Spread:
+        buffer = Spread(histogram, bounds)
+        self._buffers.append(buffer)
+        return buffer
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"retort_{name}", text, labels, registry=self.registry)

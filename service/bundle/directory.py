@@ -247,7 +247,8 @@ def _open_parts(path: Path, manifest: Manifest) -> Parts | None:
         rows = open_array(path / NEIGHBOURS, (n_items, None), ("int32",))
         check_range(path / NEIGHBOURS, rows, -1, n_items - 1)
         weights = open_array(path / NEIGHBOUR_WEIGHTS, rows.shape, ("int8",))
-        neighbours = Neighbours(rows, weights, open_array(path / NEIGHBOUR_SCALES, (n_items,), ("float32",)))
+        scales = open_array(path / NEIGHBOUR_SCALES, (n_items,), ("float32",))
+        neighbours = Neighbours(*map(np.asarray, (rows, weights, scales)))  # indexing a memory map is slow
     if rule.trend is not None:
         counts = open_array(path / TREND_COUNTS, (1, n_items), ("float32",))
         check_range(path / TREND_COUNTS, counts, 0, np.inf)

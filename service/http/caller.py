@@ -68,7 +68,11 @@ class Hosts:
         """Raises RequestError for a request that asks for a host which is not ours."""
         if not self._is_on or path in _PROBES:
             return
-        sent = next((value for name, value in headers if name == b"host"), b"")
+        sent = b""
+        for name, value in headers:
+            if name == b"host":
+                sent = value
+                break
         if sent not in self._known:
             self._look_at(sent)
             if len(self._known) < _MOST_KNOWN:

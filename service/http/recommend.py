@@ -125,9 +125,14 @@ class RecommendEndpoint:
     """Answers POST /recommend."""
 
     def __init__(
-        self, generations: Generations, metrics: Metrics, rule: BudgetRule, name_user: Callable[[str], dict[str, str]]
+        self,
+        generations: Generations,
+        metrics: Metrics,
+        rule: BudgetRule,
+        name_user: Callable[[str], dict[str, str]] | None,
     ) -> None:
-        """rule: makes the budget of a request. name_user: returns the fields by which the log names a user."""
+        """rule: makes the budget of a request. name_user: returns the fields by which the log names a user; None where
+        requests are not logged."""
         self._generations, self._metrics, self._rule, self._name_user = generations, metrics, rule, name_user
         self._qualities: dict[tuple[str, ...], bytes] = {}
 
@@ -209,11 +214,12 @@ class RecommendEndpoint:
         parts.append(b"}")
         reason = answer.reasons[0] if answer.reasons else "none"
         self._metrics.count_answer(answer.level, reason, is_within=query.budget.is_kept(start))
-        named = self._name_user(query.user_id) if query.user_id is not None else {}
-        trace.fields = {
-            "recommendation_id": recommendation_id, **named, "level": answer.level,
-            "reason": reason, "k": query.k,
-        }  # fmt: skip
+        if self._name_user is not None:
+            named = self._name_user(query.user_id) if query.user_id is not None else {}
+            trace.fields = {
+                "recommendation_id": recommendation_id, **named, "level": answer.level,
+                "reason": reason, "k": query.k,
+            }  # fmt: skip
         body = b"".join(parts)
         self._metrics.stage["serialize"].observe(time.monotonic() - start)
         return body

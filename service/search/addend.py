@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import Float32, Int64, Parts
+from service.bundle import Float32, Int64, Parts, sum_up
 
 MOST_TRENDING = 400
 """How many items, those that stand highest in the trend, an approximate search always scores."""
@@ -32,23 +32,24 @@ class Standing:
     top_many: Int64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Addend:
-    """What is added to one user's scores. weight: of the trend. rows: int64, ascending; values: float32, of neighbours.
+    """What is added to one user's scores.
 
-    standing: None where the score has no trend.
+    weight: of the trend. standing: None where the score has no trend. rows, values: of the neighbours, as
+    Parts.speak_singly() returns them.
     """
 
     weight: np.float32
     standing: Standing | None
-    rows: Int64
+    rows: NDArray[np.integer]
     values: Float32
 
-    def add_to(self, scores: Float32, unit: np.float32 = np.float32(1)) -> None:  # noqa: B008  # a number
-        """Add to the scores of all items, float32 [n_items], in place. unit: what a score of 1 is worth."""
+    def add_to(self, scores: Float32) -> None:
+        """Add to the scores of all items, float32 [n_items], in place."""
         if self.standing is not None:
-            scores += self.standing.logs * (self.weight / unit)
-        scores[self.rows] += self.values / unit
+            scores += self.standing.logs * self.weight
+        np.add.at(scores, self.rows, self.values)
 
     def at(self, rows: Int64) -> Float32:
         """Return what is added to the scores of rows, float32 [len(rows)]."""
@@ -63,15 +64,17 @@ class Addend:
 
     def neighbours_at(self, rows: Int64) -> Float32:
         """Return the neighbours' part at rows, float32 [len(rows)]."""
-        if not len(self.rows):
+        known, sums = sum_up(self.rows, self.values)
+        if not len(known):
             return np.zeros(len(rows), dtype=np.float32)
-        place = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
-        part: Float32 = np.where(self.rows[place] == rows, self.values[place], np.float32(0))
+        place = np.minimum(np.searchsorted(known, rows), len(known) - 1)
+        part: Float32 = np.where(known[place] == rows, sums[place], np.float32(0))
         return part
 
     def allowed_candidates(self, allowed: NDArray[np.bool_]) -> Int64:
         """Return candidates() of the rows that are allowed, bool [n_items]: the highest of them in the trend."""
-        near = self.rows[allowed[self.rows]]
+        known = self._near()
+        near: Int64 = known[allowed[known]]
         if self.standing is None:
             return near
         among = self.standing.top_many[allowed[self.standing.top_many]]
@@ -84,7 +87,13 @@ class Addend:
 
     def candidates(self) -> Int64:
         """Return the rows that may be among the best though taste alone would not say so; some twice."""
-        return self.rows if self.standing is None else np.concatenate([self.standing.top, self.rows])
+        known = self._near()
+        return known if self.standing is None else np.concatenate([self.standing.top, known])
+
+    def _near(self) -> Int64:
+        """Return the rows that neighbours speak for, some several times."""
+        rows: Int64 = self.rows[self.rows >= 0].astype(np.int64)
+        return rows
 
 
 NOTHING = Addend(np.float32(0), None, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
@@ -101,10 +110,10 @@ class Boosted:
         self._raised: Int64 = np.flatnonzero(boost > 0) if n_raised <= MOST_BOOSTED else np.zeros(0, dtype=np.int64)
         self.most_unseen = float(boost.max(initial=0)) if n_raised > MOST_BOOSTED else 0.0
 
-    def add_to(self, scores: Float32, unit: np.float32 = np.float32(1)) -> None:  # noqa: B008  # a number
+    def add_to(self, scores: Float32) -> None:
         """As Addend says."""
-        self.addend.add_to(scores, unit)
-        scores += self.boost / unit
+        self.addend.add_to(scores)
+        scores += self.boost
 
     def at(self, rows: Int64) -> Float32:
         """As Addend says."""
@@ -146,8 +155,10 @@ def weigh(
     users: as the encoder gives them. histories, gaps: see service.bundle.add_up(), which says the same by the formula.
     """
     of_taste, of_trend = parts.rule.weigh(gaps)
-    if standing is not None:
+    if standing is not None and not all(map(len, histories)):
         is_cold = np.array([len(history) == 0 for history in histories], dtype=np.bool_)
         of_taste, of_trend = np.where(is_cold, np.float32(0), of_taste), np.where(is_cold, np.float32(1), of_trend)
-    addends = [Addend(each, standing, *parts.speak(rows)) for each, rows in zip(of_trend, histories, strict=True)]
+    addends = [
+        Addend(each, standing, *parts.speak_singly(rows)) for each, rows in zip(of_trend, histories, strict=True)
+    ]
     return users * of_taste[:, None], addends

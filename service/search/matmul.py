@@ -3,9 +3,8 @@
 onnxruntime rearranges a constant matrix once, when it is loaded; numpy's BLAS does so at every call. The matrix is the
 only content of the graph (see onnx_graph).
 
-With an int8 table the product is one of integers. Users are rounded to 7 bits, because with 8 processors without VNNI
-would overflow. That is enough to find the few items worth scoring in float32. Or they are rounded to 14 bits, as two
-rows of 7 bits each, which takes twice the time and changes a score by about 1e-5 of its size.
+With an int8 table the product is one of integers. Users are rounded to 14 bits, as two rows of 7 bits each, because
+with 8 processors without VNNI would overflow. That changes a score by about 1e-5 of its size.
 
 The times: tests/bench/README.md, "onnxruntime multiplies, not numpy" and "An int8 table is multiplied as int8".
 """
@@ -21,7 +20,6 @@ from service.search.onnx_graph import CONTRIB, one_node_model
 
 _MAX_BYTES = 1 << 30  # a protobuf message cannot exceed 2 GiB
 _HALF_BITS, _MIDDLE = 7, 64
-_LEAST = 1e-20  # the least unit of a user: a bias is divided by it and must stay finite
 _GREATEST = (_MIDDLE << _HALF_BITS) - _MIDDLE - 1
 
 
@@ -36,18 +34,21 @@ class MatMul:
         )
         self._columns = columns if self._session is None else None  # onnxruntime has its own copy
 
-    def multiply(self, users: Float32) -> Float32:
-        """Return users @ columns, float32 [batch, n], for users float32 [batch, dim]. Raises ModelError."""
+    def multiply(self, users: Float32) -> tuple[Float32, None]:
+        """Return users @ columns, float32 [batch, n], for users float32 [batch, dim], and nothing that was lost.
+
+        Raises ModelError.
+        """
         if self._columns is not None:
             with np.errstate(all="ignore"):
-                return users @ self._columns
+                return users @ self._columns, None
         assert self._session is not None  # noqa: S101  # one of the two is there
         scores: Float32 = self._session.run("scores", {"users": users})
-        return scores
+        return scores, None
 
 
 class Int8MatMul:
-    """Multiplies users with the same int8 matrix again and again; users are rounded, to 14 bits or to 7."""
+    """Multiplies users with the same int8 matrix again and again; users are rounded to 14 bits."""
 
     def __init__(self, columns: NDArray[np.int8], scales: Float32) -> None:
         """columns: int8 [dim, n], scales: float32 [n], one for each column. Raises StartError."""
@@ -59,33 +60,20 @@ class Int8MatMul:
         }
         self._session = Session(one_node_model("MatMulIntegerToFloat", CONTRIB, "uint8", constants), "product")
 
-    def multiply(self, users: Float32) -> Float32:
+    def multiply(self, users: Float32) -> tuple[Float32, Float32]:
         """Return users @ (columns * scales), float32 [batch, n], for users float32 [batch, dim] rounded to 14 bits.
 
-        All scores of a user whose vector is not finite are NaN. Raises ModelError.
+        And what rounding took off them, float32 [batch, dim]. All scores of a user whose vector is not finite are NaN.
+        Raises ModelError.
         """
         with np.errstate(all="ignore"):
             step = np.maximum(np.abs(users).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / _GREATEST
-            whole = np.rint(users / step).astype(np.int16) + ((_MIDDLE << _HALF_BITS) + _MIDDLE)
+            steps = np.rint(users / step)
+            whole = steps.astype(np.int16) + ((_MIDDLE << _HALF_BITS) + _MIDDLE)
             halves = np.concatenate([whole >> _HALF_BITS, whole & (1 << _HALF_BITS) - 1]).astype(np.uint8)
             scores: Float32 = self._session.run("scores", {"users": halves})
             high, low = scores[: len(users)], scores[len(users) :]
             low *= 1 / (1 << _HALF_BITS)
             high += low
             high *= step * (1 << _HALF_BITS)
-        return high
-
-    def multiply_roughly(self, users: Float32) -> tuple[Float32, Float32, Float32]:
-        """Multiply users, float32 [batch, dim], rounded to 7 bits: in half the time, and about 1e-2 of a score off.
-
-        Returns the scores, float32 [batch, n], each in a unit of its user's own; these units, float32 [batch], NaN for
-        a user whose vector is not finite; and the length of what rounding took off each user, float32 [batch].
-        Raises ModelError.
-        """
-        with np.errstate(all="ignore"):
-            units = np.maximum(np.abs(users).max(axis=1), _LEAST) / (_MIDDLE - 1)
-            steps = users / units[:, None]
-            whole = np.rint(steps)
-            scores: Float32 = self._session.run("scores", {"users": (whole + _MIDDLE).astype(np.uint8)})
-            lost = np.linalg.norm(steps - whole, axis=1) * units
-        return scores, units, lost
+            return high, users - steps * step

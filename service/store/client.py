@@ -122,11 +122,15 @@ class Store:
         kind is counted once a group. What concerns all commands is raised, see call.
         """
         commands = [command for group in groups for command in group]
-        replies = iter(await self._ask(op, commands, timeout_s, most_bytes))
-        found = [[next(replies) for _ in group] for group in groups]
-        for group in found:
-            for error in {reply.kind: reply for reply in group if isinstance(reply, StoreError)}.values():
-                self._count(error)
+        replies = await self._ask(op, commands, timeout_s, most_bytes)
+        found, end = [], 0
+        for group in groups:
+            start, end = end, end + len(group)
+            found.append(replies[start:end])
+        if any(isinstance(reply, StoreError) for reply in replies):
+            for own in found:
+                for error in {reply.kind: reply for reply in own if isinstance(reply, StoreError)}.values():
+                    self._count(error)
         return found
 
     async def call_script(self, op: str, script: str, arguments: Iterable[Command], timeout_s: float) -> list[Reply]:
@@ -235,7 +239,10 @@ class Store:
             raise self._failed(self._error(exc), timeout_s) from exc
         seconds = time.monotonic() - start
         self._on_call(op, seconds)
-        replies = [self._as_reply(*each) for each in zip(commands, results, strict=True)]
+        replies = [
+            result if is_of_its_type(command, result) else self._as_error(result)
+            for command, result in zip(commands, results, strict=True)
+        ]
         if self._judge(op, replies, seconds):
             await self._drop()
         return replies
@@ -301,11 +308,9 @@ class Store:
     def _error(self, exc: BaseException) -> StoreError:
         return StoreError(kind_of(exc), words_of(exc, self._secrets))
 
-    def _as_reply(self, command: Command, result: Any) -> Reply:
-        """Return a reply, or the StoreError that it is, also where it is none that its command can have."""
-        if isinstance(result, Exception):
-            return self._error(result)
-        return result if is_of_its_type(command, result) else StoreError(UNDECODABLE)
+    def _as_error(self, result: Any) -> StoreError:
+        """Return the StoreError that a reply is, also where it is none that its command can have."""
+        return self._error(result) if isinstance(result, Exception) else StoreError(UNDECODABLE)
 
     def _count(self, error: StoreError) -> None:
         if error.kind in _DOWN_KINDS:

@@ -58,12 +58,12 @@ def kind_of(exc: BaseException) -> str:
 
 
 def is_of_its_type(command: Command, reply: Reply) -> bool:
-    """Whether a reply is of the type that the command has, so that it can be read; a command not listed has any.
+    """Whether a reply is of the type that the command has, so that it can be read; an exception is of none.
 
-    Scripts have no type of their own: whoever runs one says what it returns.
+    A command not listed has any. Scripts have no type of their own: whoever runs one says what it returns.
     """
     is_right = _TYPES.get(command[0])
-    return is_right is None or is_right(reply)
+    return not isinstance(reply, Exception) if is_right is None else is_right(reply)
 
 
 def are_numbers(reply: Reply, n: int) -> bool:
@@ -85,7 +85,7 @@ def _is_number(reply: Reply) -> bool:
 
 
 def _are_bytes(reply: Reply) -> bool:
-    return type(reply) is list and set(map(type, reply)) <= {bytes}
+    return type(reply) is list and [*map(type, reply)].count(bytes) == len(reply)
 
 
 def are_pairs(reply: Reply) -> bool:

@@ -21,11 +21,14 @@ class Aliases:
 
     def __init__(self, key: bytes) -> None:
         """key: any bytes; no two keys give the same aliases."""
-        self._key = hashlib.blake2b(key, digest_size=_KEY_BYTES).digest()
+        own = hashlib.blake2b(key, digest_size=_KEY_BYTES).digest()
+        self._start = hashlib.blake2b(digest_size=_ALIAS_BYTES, key=own)
 
     def of(self, user_id: str) -> str:
         """Return a user's alias, 16 hex digits."""
-        return hashlib.blake2b(user_id.encode(), digest_size=_ALIAS_BYTES, key=self._key).hexdigest()
+        hashed = self._start.copy()
+        hashed.update(user_id.encode())
+        return hashed.hexdigest()
 
 
 class UserNames:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from service.errors import StoreError
 from service.store.client import Store
 from service.store.connection import Command
-from service.store.reply import Reply, read_scores, unless_wrong_type
+from service.store.reply import Reply, unless_wrong_type
 from service.user.event import read_member
 from service.user.history import History, read_seconds
 from service.user.key import UserKeys
@@ -96,13 +96,13 @@ class EmbeddingCache:
         self, user_id: str, value: Reply, count: Reply, newest: Reply, n_marks: Reply, *whole: Reply
     ) -> Sight | StoreError:
         try:
-            n_events, scores = unless_wrong_type(count, 0), read_scores(unless_wrong_type(newest, []))
+            n_events, scores = unless_wrong_type(count, 0), unless_wrong_type(newest, [])
             n_marks = unless_wrong_type(n_marks, 0)
         except StoreError as exc:
             return exc
         if not scores and not n_marks:
             return Sight("none")
-        member, score = scores[0] if scores else (b"", b"")
+        member, score = scores[:2] if scores else (b"", b"")
         if n_marks:
             mark = make_marked_mark(user_id, n_events, member, score, n_marks)
         else:

@@ -23,10 +23,10 @@ from service.wire.crowd import ANSWERING, IDLE, IN_BODY, IN_HEAD, Crowd
 from service.wire.lane import Lane
 from service.wire.lingering import LingeringTransport
 from service.wire.path import split_target
-from service.wire.reply import RawHeaders, Reply, error_body, write_reply
+from service.wire.reply import CommonHead, RawHeaders, Reply, error_body, write_reply
 from service.wire.request_parser import MalformedRequestError, RequestParser
 from service.wire.trace import Trace
-from service.wire.whole_post import Post, read_post
+from service.wire.whole_post import Post, PostReader
 
 HEAD_S = 10.0
 BODY_S = 15.0
@@ -86,6 +86,7 @@ class Connection(HttpToolsProtocol):
 
     cycle: Any
     transport: Any
+    _common_head: ClassVar = CommonHead()
 
     def __init__(self, *arguments: Any, crowd: Crowd, lane: Lane, **named: Any) -> None:
         """crowd: all connections of this process. lane: its slow lane. The rest is uvicorn's."""
@@ -93,6 +94,7 @@ class Connection(HttpToolsProtocol):
         self._crowd, self._lane = crowd, lane
         self._is_in_lane = False  # bytes wait to be parsed, and nothing more is read
         self._n_body = 0
+        self._posts = PostReader()
         self._entrance = cast(Entrance, self.app)
         self._parser = self.parser = RequestParser(self)  # type: ignore[assignment]
         self._refusal: bytes | None = None
@@ -134,7 +136,7 @@ class Connection(HttpToolsProtocol):
             self.transport.drop(data)
             return
         is_free = self._is_free()
-        post = read_post(data) if is_free and self._parser.is_between and not self.flow.write_paused else None
+        post = self._posts.read(data) if is_free and self._parser.is_between and not self.flow.write_paused else None
         if post is None or not self._take(post):
             self._parse(data, is_free)
 
@@ -158,10 +160,10 @@ class Connection(HttpToolsProtocol):
     def _reply(self, exchange: _Exchange, status: int, body: bytes, headers: RawHeaders) -> None:
         if exchange.disconnected or self.transport.is_closing():
             return
-        headers = [*self.server_state.default_headers, *headers]
         if not exchange.keep_alive:
-            headers.append((b"connection", b"close"))
-        self.transport.write(write_reply(STATUS_LINE[status], body, headers))
+            headers = [*headers, (b"connection", b"close")]
+        head = self._common_head.of(STATUS_LINE[status], self.server_state.default_headers)
+        self.transport.write(write_reply(head, body, headers))
         exchange.response_complete = True
         if not exchange.keep_alive:
             self.transport.close()

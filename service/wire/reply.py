@@ -52,8 +52,33 @@ async def send_reply(send: Send, status: int, body: bytes, headers: RawHeaders =
     await send({"type": "http.response.body", "body": body})
 
 
-def write_reply(status_line: bytes, body: bytes, headers: RawHeaders = ()) -> bytes:
-    """Return a whole HTTP/1.1 response of JSON."""
-    lines = [b"%s: %s\r\n" % pair for pair in headers]
-    own = b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
-    return b"".join([status_line, *lines, own, body])
+def write_reply(head: bytes, body: bytes, headers: RawHeaders = ()) -> bytes:
+    """Return a whole HTTP/1.1 response of JSON. head: the status line, and headers that are written already."""
+    return b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
+        head, write_headers(headers) if headers else b"", len(body), body,
+    )  # fmt: skip
+
+
+def write_headers(headers: RawHeaders) -> bytes:
+    """Return the lines of headers."""
+    return b"".join([b"%s: %s\r\n" % pair for pair in headers])
+
+
+class CommonHead:
+    """The status line and the headers that all replies have, put together once for each list of these.
+
+    uvicorn makes a new list every second, for the date.
+    """
+
+    def __init__(self) -> None:
+        self._headers: RawHeaders = ()
+        self._heads: dict[bytes, bytes] = {}
+
+    def of(self, status_line: bytes, headers: RawHeaders) -> bytes:
+        """Return the bytes. headers: the list that uvicorn has now."""
+        if headers is not self._headers:
+            self._headers, self._heads = headers, {}
+        head = self._heads.get(status_line)
+        if head is None:
+            head = self._heads[status_line] = status_line + write_headers(headers)
+        return head

@@ -1,14 +1,15 @@
 """Requests a second and latency of /recommend against an idiomatic FastAPI echo, interleaved on the same cores.
 
-    python tests/bench/throughput.py --bundle DIR [--items 20000 100000] [--runs 5] [--seconds 4]
+    python tests/bench/throughput.py --bundle DIR [--beside DIR] [--items 20000 100000] [--runs 5] [--seconds 4]
 
 The echo validates the same body and returns ten constant items. Each server has core 0 to itself while it is asked;
 wrk (needed on the PATH) and the store have core 1. The catalogues are drawn from a normal fit to the bundle's trained
-item table and served with its encoder; 2,000 users have 50 events each, drawn by popularity, in a real store. Every
-figure is the median of the runs; the runs of all servers alternate. Then requests arrive at the first catalogue as a
-Poisson process at half of its rate, and latency counts from when each was due. Bars: .7 of the echo's rate at 20,000
-items and .4 at more, p50 of one client 2.5 times the echo's, p99 of the open loop 10 ms. Prints a table, and JSON on
-the last line; exits with 1 if a bar is missed.
+item table and served with its encoder; where the score is a sum, neighbours and counts are drawn from the bundle's own.
+`--beside` serves a catalogue of the first size like another bundle too. 2,000 users have 50 events each, drawn by
+popularity, in a real store. Every figure is the median of the runs; the runs of all servers alternate. Then requests
+arrive at the first catalogue as a Poisson process at half of its rate, and latency counts from when each was due. Bars:
+.7 of the echo's rate at 20,000 items and .4 at more, p50 of one client 2.5 times the echo's, p99 of the open loop 10
+ms. Prints a table, and JSON on the last line; exits with 1 if a bar is missed.
 """
 
 import argparse
@@ -21,8 +22,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +37,23 @@ from rig import StoreProcess, import_histories, machine, started_app, started_se
 
 from service.bench.client import Target
 from service.bench.load import Load
-from service.bundle import Golden, Item, ItemTable, open_bundle, pad_histories, write_bundle
+from service.bundle import (
+    Golden,
+    Item,
+    ItemTable,
+    Neighbours,
+    Parts,
+    add_up,
+    open_bundle,
+    pad_histories,
+    write_bundle,
+)  # fmt: skip
 
 ECHO_APP = """
 import socket, uvicorn
 from fastapi import FastAPI
-from service.http.schema import Quality, RecommendRequest, RecommendResponse, ScoredItem
+from service.http.recommend import Quality, RecommendResponse, ScoredItem
+from service.http.schema import RecommendRequest
 off = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
 app = FastAPI(telemetry=off)
 items = [ScoredItem(item_id="%05d" % n, score=1.0 - n / 7) for n in range(10)]
@@ -75,6 +89,8 @@ def main() -> int:
         urls = {"echo": stack.enter_context(started_app([sys.executable, "-c", ECHO_APP], cores=SERVER_CORE))}
         for n_items in arguments.items:
             urls[f"{n_items} items"] = start(arguments.bundle, n_items, directory / str(n_items), stack)
+        if arguments.beside:
+            urls["beside"] = start(arguments.beside, arguments.items[0], directory / "beside", stack)
         for url in urls.values():
             ask(url, script, connections=8, seconds=3)  # every user once and more: embeddings are cached
         found: dict[str, dict[int, list[dict[str, float]]]] = {}
@@ -98,6 +114,7 @@ def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True, help="a real bundle: its encoder, and a fit to its table")
+    parser.add_argument("--beside", type=Path, help="another bundle, to be compared with")
     parser.add_argument("--items", type=int, nargs="+", default=[20_000, 100_000])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4, help="length of each run")
@@ -156,9 +173,24 @@ def draw_bundle(real: Path, n_items: int, out: Path, *, seed: int = 0, own: str 
     manifest = {"created_at": "2026-01-01T00:00:00+00:00", "max_history": source.manifest.max_history,
                 "repeat_consumption": False}  # fmt: skip
     table = quantise(vectors) if source.table.scales is not None else ItemTable(vectors)
+    if source.table.parts is not None:
+        table = replace(table, parts=draw_parts(source.table.parts, n_items, rng))
     golden = [answer_exactly(source.encoder, table, items, source.manifest.max_history)]
     write_bundle(out, encoder=source.encoder, table=table, items=items, golden=golden, manifest=manifest)
     return popularity
+
+
+def draw_parts(real: Parts, n_items: int, rng: np.random.Generator) -> Parts:
+    """Return neighbours and counts drawn from real ones; the counts are of now."""
+    near, trend, neighbours, counts = real.neighbours, real.rule.trend, None, None
+    if near is not None:
+        like = rng.integers(0, len(near.rows), size=n_items)
+        rows = np.where(near.rows[like] < 0, -1, rng.integers(0, n_items, size=(n_items, near.rows.shape[1])))
+        neighbours = Neighbours(rows.astype(np.int32), near.weights[like], near.scales[like])
+    if trend is not None and real.counts is not None:
+        counts = rng.choice(np.asarray(real.counts[0]), size=(1, n_items)).astype(np.float32)
+        trend = replace(trend, as_of=float(int(time.time())))
+    return Parts(replace(real.rule, trend=trend), neighbours, counts)
 
 
 def quantise(vectors: np.ndarray) -> ItemTable:
@@ -173,10 +205,14 @@ def answer_exactly(encoder: bytes, table: ItemTable, items: list[Item], max_hist
     history, length = pad_histories(table, [rows], max_history)
     session = onnxruntime.InferenceSession(encoder, providers=["CPUExecutionProvider"])
     (user,) = session.run(["user"], {"history": history, "length": length})
-    scores = table.dense() @ user[0]
+    scores, now = table.dense() @ user[0], 0.0
+    if (parts := table.parts) is not None:
+        now = parts.rule.trend.as_of if parts.rule.trend else 0.0
+        counts = parts.counts_at(now) if parts.rule.trend else None
+        scores = add_up(parts, scores[None], [rows], np.array([np.nan]), counts).whole[0]
     best = np.argsort(-scores)[:20]
     named = [(items[row].item_id, float(scores[row])) for row in best]
-    return Golden([items[row].item_id for row in rows], 20, named)
+    return Golden([items[row].item_id for row in rows], 20, named, now)
 
 
 def write_histories(path: Path, popularity: np.ndarray) -> None:

@@ -64,7 +64,7 @@ def test_many_equal_scores_still_fill_the_answer(table: ItemTable) -> None:
 
 @pytest.mark.parametrize("k", [1, 10, 100])
 def test_items_that_hardly_differ_are_told_apart(k: int) -> None:
-    """Rounding a user to 7 bits hides what distinguishes them."""
+    """Rounding a user to 7 bits would hide what distinguishes them."""
     rng = np.random.default_rng(k)
     twins = np.repeat(rng.normal(size=(1, DIM)), N_ITEMS, axis=0) + 0.01 * rng.normal(size=(N_ITEMS, DIM))
     table = quantised(ItemTable(twins.astype(np.float32)))
