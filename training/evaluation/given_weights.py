@@ -4,6 +4,11 @@ Training positions are mostly bursts of heavy users and requests are not, so the
 are not those that it is asked with. The forms that a score can have are compared by what two halves of the requests say
 of each other, so a part, or a weight by the gap, that brings nothing is left out.
 
+A target that no weights bring near the top says nothing of how the top is ordered, but the plain likelihood is ruled by
+such targets: it gives up the first ten places to lift a target from the five thousandth to the five hundredth. So a
+chance below FLOOR counts little: log(p + FLOOR) stands for log p. tests/bench/README.md, "Weights of a score", says
+what it brings.
+
 Letters: U requests, N items, K knots.
 """
 
@@ -26,6 +31,7 @@ from training.evaluation.question import Question
 VALUES = 1 << 24  # scores of one part in memory
 KNOTS = 5
 LEAST_REQUESTS = 100  # for each knot
+FLOOR = 0.02  # of the chance of a target; one that is tenth has about so much
 LEAST_FITTED = 20  # with fewer requests nothing is fitted
 PENALTY = 5.0  # of the squared difference of neighbouring weights, divided by the number of requests
 STEPS = 12
@@ -115,8 +121,8 @@ class Fitted:
         return total if evidence.hidden is None else total.masked_fill(evidence.hidden, HIDDEN)
 
 
-def fit(evidence: Evidence, form: Form, trend: TrendRule | None) -> Fitted:
-    """Return the weights of a form that make the targets likeliest."""
+def fit(evidence: Evidence, form: Form, trend: TrendRule | None, floor: float = FLOOR) -> Fitted:
+    """Return the weights of a form that make the targets likeliest. floor: 0 gives the plain likelihood."""
     knots = _knots(evidence.gap, form.knots)
     epsilon = 1.0 if trend is None else trend.epsilon
     learned = [torch.zeros(len(knots)), torch.full((len(knots),), 0.5), torch.ones(()), torch.tensor(np.log(epsilon))]
@@ -129,7 +135,7 @@ def fit(evidence: Evidence, form: Form, trend: TrendRule | None) -> Fitted:
         optimizer.zero_grad()
         rough = learned[0].diff().square().sum() + learned[1].diff().square().sum()
         away = (learned[3] - float(np.log(epsilon))).square()
-        loss = F.cross_entropy(fitted.scores(evidence), evidence.target)
+        loss = _surprise(evidence, fitted, floor)
         loss = loss + PENALTY / len(evidence.target) * (rough + away)
         loss.backward()
         return loss
@@ -140,8 +146,15 @@ def fit(evidence: Evidence, form: Form, trend: TrendRule | None) -> Fitted:
 
 @torch.no_grad()
 def surprise(evidence: Evidence, fitted: Fitted) -> float:
-    """Return the mean of -log p(target), in nats."""
-    return float(F.cross_entropy(fitted.scores(evidence), evidence.target))
+    """Return the mean of -log(p(target) + FLOOR), in nats."""
+    return float(_surprise(evidence, fitted, FLOOR))
+
+
+def _surprise(evidence: Evidence, fitted: Fitted, floor: float) -> Tensor:
+    likelihood = -F.cross_entropy(fitted.scores(evidence), evidence.target, reduction="none")
+    if floor == 0:
+        return -likelihood.mean()
+    return -torch.logaddexp(likelihood, torch.full_like(likelihood, float(np.log(floor)))).mean()
 
 
 def fit_rule(question: Question, score: Scorer, given: Given, max_history: int) -> tuple[ScoreRule, dict[str, Any]]:
@@ -171,7 +184,7 @@ def likeliest_trend(question: Question, score: Scorer, given: Given, max_history
     if len(warm) < LEAST_FITTED:
         return 1.0
     evidence = _collect(question, warm, score, given, max_history)
-    found = fit(evidence, Form(("taste", "trend"), 1, learns_epsilon=False), given.parts.rule.trend)
+    found = fit(evidence, Form(("taste", "trend"), 1, learns_epsilon=False), given.parts.rule.trend, floor=0)
     return max(0.0, float(found.trend[0] / found.log_taste[0].exp()))
 
 
