@@ -18,6 +18,8 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -139,16 +141,26 @@ class RecommendRequest(Body):
             raise ValueError("give user_id, or history")
         return self
 
-    @model_validator(mode="after")
-    def _list_once(self) -> "RecommendRequest":
-        if self.offset and self.offset + self.k > MAX_DEPTH:
-            raise ValueError(f"offset: with k it is {MAX_DEPTH} at most, and {self.offset} + {self.k} is more")
-        if self.pin:
-            _check_once("pin", "position", [pin.position for pin in self.pin])
-            _check_once("pin", "item_id", [pin.item_id for pin in self.pin])
-        if self.max_per:
-            _check_once("max_per", "attribute", [each.attribute for each in self.max_per])
-        return self
+    @field_validator("offset")
+    @classmethod
+    def _page_within_reach(cls, offset: int, info: ValidationInfo) -> int:
+        k = info.data.get("k", 1)
+        if offset and offset + k > MAX_DEPTH:
+            raise ValueError(f"with k it is {MAX_DEPTH} at most, and {offset} + {k} is more")
+        return offset
+
+    @field_validator("pin")
+    @classmethod
+    def _pin_once(cls, pins: list[Pin]) -> list[Pin]:
+        _check_once("position", [pin.position for pin in pins])
+        _check_once("item_id", [pin.item_id for pin in pins])
+        return pins
+
+    @field_validator("max_per")
+    @classmethod
+    def _cap_once(cls, caps: list[MaxPer]) -> list[MaxPer]:
+        _check_once("attribute", [each.attribute for each in caps])
+        return caps
 
 
 class Event(Body):
@@ -192,11 +204,11 @@ class ActivateRequest(Body):
     version: str = Field(pattern="^[0-9a-f]{16}$", min_length=16, max_length=16, description="a published version")
 
 
-def _check_once(field: str, name: str, values: Sequence[str | int]) -> None:
+def _check_once(name: str, values: Sequence[str | int]) -> None:
     """Raises ValueError where a value is there twice."""
     twice = next((value for place, value in enumerate(values) if value in values[:place]), None)
     if twice is not None:
-        raise ValueError(f"{field}: the {name} {twice} is there twice")
+        raise ValueError(f"the {name} {twice} is there twice")
 
 
 def parse_json(body: bytes) -> Any:

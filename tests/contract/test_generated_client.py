@@ -96,7 +96,11 @@ def test_first_client_keeps_every_field(client_a: Load) -> None:
 def test_second_client_keeps_every_field(client_b: Load) -> None:
     models = client_b("models")
 
-    assert models.RecommendRequest.from_dict(ASKED).to_dict() == ASKED | {"history": None}
+    assert models.RecommendRequest.from_dict(ASKED).to_dict() == ASKED | {
+        "history": None,
+        "diversity": 0.0,
+        "offset": 0,
+    }
     assert models.Event.from_dict(SENT).to_dict() == SENT
     assert set(models.RecommendRequest.model_fields) - {"additional_properties"} == set(RecommendRequest.model_fields)
     assert set(models.Event.model_fields) - {"additional_properties"} == set(Event.model_fields)
