@@ -5,9 +5,9 @@ are not those that it is asked with. The forms that a score can have are compare
 of each other, so a part, or a weight by the gap, that brings nothing is left out.
 
 A target that no weights bring near the top says nothing of how the top is ordered, but the plain likelihood is ruled by
-such targets: it gives up the first ten places to lift a target from the five thousandth to the five hundredth. So a
-chance below FLOOR counts little: log(p + FLOOR) stands for log p. tests/bench/README.md, "Weights of a score", says
-what it brings.
+such targets: it may give up the first ten places to lift a target from the five thousandth to the five hundredth. So
+log(p + floor), by which a small chance counts little, is tried beside log p, and NDCG@10 of each half with the weights
+of the other chooses. tests/bench/README.md, "Weights of a score", says what it brings.
 
 Letters: U requests, N items, K knots.
 """
@@ -26,12 +26,13 @@ from service.bundle import Gap, ScoreRule, TrendRule
 from training.data.event import Int64
 from training.evaluation.given import Given, keep_parts
 from training.evaluation.judge import Scorer
+from training.evaluation.metric import ndcg
 from training.evaluation.question import Question
 
 VALUES = 1 << 24  # scores of one part in memory
 KNOTS = 5
 LEAST_REQUESTS = 100  # for each knot
-FLOOR = 0.02  # of the chance of a target; one that is tenth has about so much
+FLOORS = (0.0, 0.02)  # under the chance of a target; one that is tenth has about the second
 LEAST_FITTED = 20  # with fewer requests nothing is fitted
 PENALTY = 5.0  # of the squared difference of neighbouring weights, divided by the number of requests
 STEPS = 12
@@ -121,7 +122,7 @@ class Fitted:
         return total if evidence.hidden is None else total.masked_fill(evidence.hidden, HIDDEN)
 
 
-def fit(evidence: Evidence, form: Form, trend: TrendRule | None, floor: float = FLOOR) -> Fitted:
+def fit(evidence: Evidence, form: Form, trend: TrendRule | None, floor: float = 0.0) -> Fitted:
     """Return the weights of a form that make the targets likeliest. floor: 0 gives the plain likelihood."""
     knots = _knots(evidence.gap, form.knots)
     epsilon = 1.0 if trend is None else trend.epsilon
@@ -145,9 +146,17 @@ def fit(evidence: Evidence, form: Form, trend: TrendRule | None, floor: float = 
 
 
 @torch.no_grad()
-def surprise(evidence: Evidence, fitted: Fitted) -> float:
-    """Return the mean of -log(p(target) + FLOOR), in nats."""
-    return float(_surprise(evidence, fitted, FLOOR))
+def surprise(evidence: Evidence, fitted: Fitted, floor: float = 0.0) -> float:
+    """Return the mean of -log(p(target) + floor), in nats."""
+    return float(_surprise(evidence, fitted, floor))
+
+
+@torch.no_grad()
+def gain(evidence: Evidence, fitted: Fitted) -> float:
+    """Return the NDCG@10 of the targets; equal scores count against them."""
+    scores = fitted.scores(evidence)
+    ranks = (scores >= scores.gather(1, evidence.target[:, None])).sum(dim=1)
+    return float(ndcg(ranks.numpy(), 10).mean())
 
 
 def _surprise(evidence: Evidence, fitted: Fitted, floor: float) -> Tensor:
@@ -169,13 +178,37 @@ def fit_rule(question: Question, score: Scorer, given: Given, max_history: int) 
     evidence = _collect(question, warm, score, given, max_history)
     knots = int(np.clip(len(warm) // LEAST_REQUESTS, 1, KNOTS))
     halves = evidence.some(slice(0, None, 2)), evidence.some(slice(1, None, 2))
-    tried = {}
-    for form in _forms(rule, knots):
-        ways = [(halves[0], halves[1]), (halves[1], halves[0])]
-        tried[form] = float(np.mean([surprise(other, fit(own, form, rule.trend)) for own, other in ways]))
-    best = min(tried, key=lambda form: tried[form])
-    trials = [{"parts": ",".join(form.parts), "knots": form.knots, "surprise": tried[form]} for form in tried]
-    return _to_rule(rule, fit(evidence, best, rule.trend), evidence), {"requests": len(warm), "trials": trials}
+    ways = [halves, halves[::-1]]
+    chosen, trials = [], []
+    for floor in FLOORS:
+        tried = [_try(form, floor, ways, rule.trend) for form in _forms(rule, knots)]
+        chosen.append(min(tried, key=lambda trial: trial.surprise))
+        trials += [trial.to_json() for trial in tried]
+    best = max(chosen, key=lambda trial: trial.gain)
+    fitted = fit(evidence, best.form, rule.trend, best.floor)
+    return _to_rule(rule, fitted, evidence), {"requests": len(warm), "floor": best.floor, "trials": trials}
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A form and a floor, and what each half of the requests says of the weights of the other."""
+
+    form: Form
+    floor: float
+    surprise: float
+    gain: float
+
+    def to_json(self) -> dict[str, Any]:
+        parts = ",".join(self.form.parts)
+        return {"parts": parts, "knots": self.form.knots} | {
+            "floor": self.floor, "surprise": self.surprise, "ndcg@10": self.gain,
+        }  # fmt: skip
+
+
+def _try(form: Form, floor: float, ways: Sequence[Sequence[Evidence]], trend: TrendRule | None) -> _Trial:
+    fits = [(other, fit(own, form, trend, floor)) for own, other in ways]
+    surprises = [surprise(other, fitted, floor) for other, fitted in fits]
+    return _Trial(form, floor, float(np.mean(surprises)), float(np.mean([gain(*each) for each in fits])))
 
 
 def likeliest_trend(question: Question, score: Scorer, given: Given, max_history: int) -> float:
@@ -184,7 +217,7 @@ def likeliest_trend(question: Question, score: Scorer, given: Given, max_history
     if len(warm) < LEAST_FITTED:
         return 1.0
     evidence = _collect(question, warm, score, given, max_history)
-    found = fit(evidence, Form(("taste", "trend"), 1, learns_epsilon=False), given.parts.rule.trend, floor=0)
+    found = fit(evidence, Form(("taste", "trend"), 1, learns_epsilon=False), given.parts.rule.trend)
     return max(0.0, float(found.trend[0] / found.log_taste[0].exp()))
 
 

@@ -10,6 +10,7 @@ import pytest
 from service.bundle import open_bundle
 from tests.training.world import tiny_settings
 from training.__main__ import main
+from training.evaluation.given_weights import FLOORS
 from training.evaluation.judge import Ranking
 from training.export.evaluate_bundle import evaluate_bundle
 from training.stage import read_key
@@ -45,6 +46,14 @@ def test_the_student_alone_has_the_same_parts_to_choose_from(run):
 
     assert {trial["parts"] for trial in alone["fit"]["trials"]} >= {"taste,neighbours,trend", "taste,trend"}
     assert (Ranking.load(run / "student" / "alone_ranking.npz").ranks > 0).all()
+
+
+def test_the_floor_of_the_likelihood_is_the_one_that_ranks_best_on_validation(run):
+    found = json.loads((run / "student" / "student_score.json").read_text())["fit"]
+    of_floor = {floor: [trial for trial in found["trials"] if trial["floor"] == floor] for floor in FLOORS}
+    gains = {floor: min(trials, key=lambda trial: trial["surprise"])["ndcg@10"] for floor, trials in of_floor.items()}
+
+    assert gains[found["floor"]] == max(gains.values())
 
 
 def test_evaluate_reproduces_the_figures_from_the_bundle_and_two_files(run):
