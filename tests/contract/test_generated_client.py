@@ -23,7 +23,7 @@ ASKED = {
 }  # fmt: skip
 SENT = {
     "user_id": USER, "item_id": "i5", "timestamp": 5.5, "type": "view", "value": 1.5, "recommendation_id": "r",
-    "event_id": "e",
+    "event_id": "e", "position": 3,
 }  # fmt: skip
 Load = Callable[[str], ModuleType]
 
