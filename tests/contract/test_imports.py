@@ -194,22 +194,14 @@ def test_only_the_face_of_the_bundle_is_imported_from_outside():
             assert not {other for other in others if other.startswith(f"{FACE}.")}, name
 
 
-def test_the_bundle_needs_the_standard_library_and_numpy():
-    allowed = {"numpy", *sys.stdlib_module_names}
+@pytest.mark.parametrize(("face", "package"), [(FACE, "numpy"), (CLIENT, "httpx")])
+def test_what_others_install_alone_needs_the_standard_library_and_one_package(face, package):
+    allowed = {package, *sys.stdlib_module_names}
 
     for name, tree in MODULES.items():
-        if home_of(name) == FACE:
+        if home_of(name) == face:
             foreign = {other for other in imported(tree) if other.split(".")[0] not in allowed}
-            assert all(other == FACE or other.startswith(f"{FACE}.") for other in foreign), (name, foreign)
-
-
-def test_the_client_needs_the_standard_library_and_httpx():
-    allowed = {"httpx", *sys.stdlib_module_names}
-
-    for name, tree in MODULES.items():
-        if home_of(name) == CLIENT:
-            foreign = {other for other in imported(tree) if other.split(".")[0] not in allowed}
-            assert all(other == CLIENT or other.startswith(f"{CLIENT}.") for other in foreign), (name, foreign)
+            assert all(other == face or other.startswith(f"{face}.") for other in foreign), (name, foreign)
 
 
 def test_only_the_faces_of_bundle_and_client_hand_names_on():
