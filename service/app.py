@@ -18,18 +18,18 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from service import __version__
+from service.access.account import Account
+from service.access.admission import Admission, Limit, Shares
+from service.access.caller import Hosts, Proxies
+from service.access.gate import Gate
+from service.access.guard import Guard
+from service.access.key import Keys
+from service.access.rate import Ledger, Rates
 from service.bundle import BundleError, HistoryTypes, read_manifest
 from service.errors import StartError
-from service.http.account import Account
-from service.http.admission import Admission, Limit, Shares
 from service.http.api import create_api
-from service.http.caller import Hosts, Proxies
 from service.http.events import event_routes
-from service.http.gate import Gate
-from service.http.guard import Guard
-from service.http.key import Keys
 from service.http.model import model_routes, probe_routes
-from service.http.rate import Ledger, Rates
 from service.http.recommend import RecommendEndpoint
 from service.http.users import user_routes
 from service.logs import Log

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.access.caller import Network, parse_networks
+from service.access.key import LEAST_KEY, Key, parse_key
 from service.errors import StartError
-from service.http.caller import Network, parse_networks
-from service.http.key import LEAST_KEY, Key, parse_key
 from service.release.signature import parse_public_keys
 from service.setting_name import PREFIX, find_addresses, find_mistakes, is_of_kubernetes
 

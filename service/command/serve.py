@@ -13,11 +13,11 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from service.access.key import LEAST_KEY
+from service.access.rate import FILE_BYTES, SharedLedger
 from service.app import open_service
 from service.command.worker import Supervisor, WorkerStart
 from service.errors import StartError
-from service.http.key import LEAST_KEY
-from service.http.rate import FILE_BYTES, SharedLedger
 from service.logs import Log, LogHandler
 from service.settings import Settings, environment_of, ignored_names, read_settings
 from service.storage import start_embedded

@@ -14,9 +14,9 @@ from starlette.routing import Route
 
 from service import __version__
 from service.errors import RequestError
+from service.http.answer import RecommendResponse
 from service.http.openapi import describe, documented, name_operation
-from service.http.recommend import RecommendResponse
-from service.http.schema import RecommendRequest
+from service.request.recommend import RecommendRequest
 from service.wire.reply import BUG, STATUS, error_body
 
 _PAGE = """<!doctype html>

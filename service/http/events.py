@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field
 from service.errors import RequestError, StoreError
 from service.http.message import STORE_TIMEOUT_S, json_response, read_json, store_unavailable
 from service.http.openapi import documented
-from service.http.schema import MAX_EVENTS, Event, EventsRequest, Rejected, check_events, parse_event_list
 from service.metrics import Metrics
+from service.request.event import MAX_EVENTS, Event, EventsRequest, Rejected, check_events, parse_event_list
 from service.user.event import EffectOf, StoredEvent, source_of
 from service.user.history import History
 from service.user.writer import Kept

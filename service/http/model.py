@@ -12,11 +12,12 @@ from service import __version__
 from service.errors import RefusedError, RequestError, StoreError
 from service.http.message import json_response, read_json, store_unavailable
 from service.http.openapi import documented
-from service.http.schema import ActivateRequest, parse_activate
 from service.metrics import CONTENT_TYPE, Metrics
 from service.release.generation import Generations
 from service.release.published import PublishedVersions
 from service.release.record import Live
+from service.request.activate import ActivateRequest
+from service.request.field import check_body
 
 _SMALL_BODY_BYTES = 1 << 10
 _PAUSE = 4  # times what the last scrape took
@@ -108,7 +109,8 @@ def model_routes(generations: Generations, published: PublishedVersions, on_rele
     @router.post("/model/activate", **documented(404, body=ActivateRequest, answer=LiveResponse))
     async def activate_model(request: Request) -> Response:
         """Make a published version live on every replica. Needs the admin key."""
-        version = parse_activate(await read_json(request.scope, request.receive, _SMALL_BODY_BYTES))
+        body = await read_json(request.scope, request.receive, _SMALL_BODY_BYTES)
+        version = check_body(ActivateRequest, body).version
         return await answer(published.activate(version))
 
     @router.post("/model/rollback", **documented(404, answer=LiveResponse))

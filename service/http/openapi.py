@@ -13,8 +13,11 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
-from service.http.key import OPEN_PATHS
-from service.http.schema import USER_ID, ActivateRequest, EventsRequest, RecommendRequest
+from service.access.key import OPEN_PATHS
+from service.request.activate import ActivateRequest
+from service.request.event import EventsRequest
+from service.request.field import USER_ID
+from service.request.recommend import RecommendRequest
 
 _OF_A_BODY = (408, 413, 415, 422)
 _OF_THE_GATE = (401, 403, 429, 500, 503)

@@ -9,8 +9,8 @@ from starlette.convertors import Convertor, register_url_convertor
 from service.errors import StoreError
 from service.http.message import STORE_TIMEOUT_S, json_response, store_unavailable
 from service.http.openapi import documented
-from service.http.schema import check_user_id
 from service.release.generation import Generations
+from service.request.field import check_user_id
 from service.user.alias import UserNames
 from service.user.erasure import Erasures
 from service.user.history import History

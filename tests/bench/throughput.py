@@ -52,8 +52,8 @@ from service.bundle import (
 ECHO_APP = """
 import socket, uvicorn
 from fastapi import FastAPI
-from service.http.recommend import Quality, RecommendResponse, ScoredItem
-from service.http.schema import RecommendRequest
+from service.http.answer import Quality, RecommendResponse, ScoredItem
+from service.request.recommend import RecommendRequest
 off = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
 app = FastAPI(telemetry=off)
 items = [ScoredItem(item_id="%05d" % n, score=1.0 - n / 7) for n in range(10)]

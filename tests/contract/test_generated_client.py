@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from service.http.schema import Event, RecommendRequest
+from service.request.event import Event
+from service.request.recommend import RecommendRequest
 from tests.service.running import ADMIN_KEY, KEY, SWAP_S, Running, wait_for
 
 USER = "a client/that was % generated"

@@ -37,8 +37,10 @@ MAY_USE = {
         "recommendation": {"catalogue", "model", "search", "user", "bundle"},
         "release": {"recommendation", "model", "search", "store", "bundle"},
         "wire": set(),
-        "http": {"wire", "release", "recommendation", "catalogue", "user"},
-        "command": {"wire", "http", "release", "user", "store", "bundle", "bench"},
+        "request": set(),
+        "access": {"wire"},
+        "http": {"wire", "request", "access", "release", "recommendation", "catalogue", "user"},
+        "command": {"wire", "access", "http", "release", "user", "store", "bundle", "bench"},
     },
     "training": {
         "loss": set(),

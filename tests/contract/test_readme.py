@@ -13,9 +13,10 @@ import pytest
 
 from service.__main__ import _parser as service_parser
 from service.errors import REASONS
-from service.http.recommend import Quality
-from service.http.schema import Event, RecommendRequest
+from service.http.answer import Quality
 from service.metrics import Metrics
+from service.request.event import Event
+from service.request.recommend import RecommendRequest
 from service.settings import Settings
 from service.wire.connection import CODES
 from service.wire.reply import STATUS

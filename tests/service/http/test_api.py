@@ -7,7 +7,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from service.http.key import DOCUMENT_PATHS
+from service.access.key import DOCUMENT_PATHS
 from tests.service.browser import Browser
 from tests.service.running import KEY, Running, wait_for
 

@@ -1,6 +1,6 @@
 """What is counted and logged of every request, under labels of closed lists."""
 
-from service.http.key import DOCUMENT_PATHS, OPEN_PATHS
+from service.access.key import DOCUMENT_PATHS, OPEN_PATHS
 from service.logs import Log
 from service.metrics import METHODS, ROUTES, Metrics
 from service.wire.trace import Trace

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.http.rate import _SETS, _WAYS, FILE_BYTES, Ledger, OwnLedger, Rates, SharedLedger
+from service.access.rate import _SETS, _WAYS, FILE_BYTES, Ledger, OwnLedger, Rates, SharedLedger
 
 
 class Clock:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from service.access.caller import Hosts, Proxies, parse_networks
 from service.errors import RequestError
-from service.http.caller import Hosts, Proxies, parse_networks
 
 TRUSTED = parse_networks("127.0.0.1, 10.0.0.0/8, ::1")
 

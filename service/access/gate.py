@@ -8,12 +8,12 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.access.account import Account
+from service.access.admission import Admission
+from service.access.caller import Client
+from service.access.guard import Guard
+from service.access.key import OPEN_PATHS
 from service.errors import RequestError
-from service.http.account import Account
-from service.http.admission import Admission
-from service.http.caller import Client
-from service.http.guard import Guard
-from service.http.key import OPEN_PATHS
 from service.wire.reply import SECURITY_HEADERS, RawHeaders, Reply, error_body, error_reply, send_reply, write_reply
 from service.wire.trace import Trace
 

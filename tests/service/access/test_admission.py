@@ -1,6 +1,6 @@
 """Who is let in, on a clock of the test's own."""
 
-from service.http.admission import LEAST, Limit, Shares
+from service.access.admission import LEAST, Limit, Shares
 
 
 class Clock:

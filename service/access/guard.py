@@ -4,11 +4,11 @@ Deny by default: where keys are set every path needs one, whether it exists or n
 key is for it), the API's description and the page that shows it.
 """
 
+from service.access.account import Account
+from service.access.caller import Client, Hosts, Proxies
+from service.access.key import OPEN_PATHS, Keys, given_key
+from service.access.rate import Rates
 from service.errors import RequestError
-from service.http.account import Account
-from service.http.caller import Client, Hosts, Proxies
-from service.http.key import OPEN_PATHS, Keys, given_key
-from service.http.rate import Rates
 from service.wire.reply import RawHeaders
 
 GUESSES_PER_S = 10.0

@@ -2,8 +2,8 @@
 
 import pytest
 
+from service.access.key import Keys, parse_key
 from service.errors import RequestError
-from service.http.key import Keys, parse_key
 
 ROUTES = {
     "recommend": ("/recommend", "POST"), "events": ("/events", "POST"), "users.read": ("/users/a", "GET"),

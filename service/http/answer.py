@@ -1,0 +1,144 @@
+"""The answer to a request for a list: its form for the OpenAPI document, and its bytes.
+
+The bytes are put together piece by piece, because a JSON encoder over all of it would cost as much as the answer.
+"""
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from service.recommendation.job import Answer, Query
+from service.release.generation import Generation
+from service.request.recommend import MAX_K
+
+_FIELD_SCHEMA: dict[str, Any] = {
+    "description": "the title, a number, a boolean or the texts of an attribute; null where the item has none",
+    "type": ["string", "number", "boolean", "array", "null"],
+    "items": {"type": "string"},
+}
+
+
+class ScoredItem(BaseModel):
+    """One item of an answer, with the fields that were asked for."""
+
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": _FIELD_SCHEMA})
+
+    item_id: str = Field(max_length=128)
+    score: float
+
+
+class Quality(BaseModel):
+    """How good the answer could be made inside the budget."""
+
+    level: Literal["full", "degraded", "fallback"]
+    reasons: list[
+        Literal[
+            "cold_user", "stale_profile", "store_timeout", "store_error", "breaker_open", "deadline", "model_error",
+            "nonfinite_scores", "stale_trend", "not_enough_items",
+        ]
+    ] = Field(max_length=10)  # fmt: skip
+
+
+class ScoreParts(BaseModel):
+    """What an item's score is made of: the parts add up to it."""
+
+    taste: float
+    neighbours: float
+    trend: float
+    boost: float = Field(default_factory=float, description="left out where the request boosts nothing")
+
+
+class Funnel(BaseModel):
+    """How many items were left after each step."""
+
+    catalogue: int = Field(ge=0)
+    filter: int = Field(ge=0, description="that the filter lets through, of the candidates where these are given")
+    seen: int = Field(ge=0, description="without what the user has seen and what is excluded")
+    rules: int = Field(ge=0, description="in the whole list, pins included")
+    returned: int = Field(ge=0, description="on this page")
+    history: int = Field(default_factory=int, ge=0, description="events that the model read; with debug only")
+
+
+def _no_funnel() -> Funnel:
+    return Funnel(catalogue=0, filter=0, seen=0, rules=0, returned=0)
+
+
+class Debug(BaseModel):
+    """Where the time went, how many items were left at each step, and what each item's score is made of."""
+
+    stages_ms: dict[str, Annotated[float, Field(ge=0)]]
+    funnel: Funnel
+    parts: list[ScoreParts] = Field(
+        default_factory=list, max_length=MAX_K, description="of each item, where its score is a sum"
+    )
+
+
+class RecommendResponse(BaseModel):
+    """The answer of POST /recommend."""
+
+    recommendation_id: str = Field(max_length=64)
+    user_id: str | None = Field(max_length=128)
+    model_version: str = Field(max_length=64)
+    items: list[ScoredItem] = Field(max_length=MAX_K)
+    quality: Quality
+    ignored_ids: list[Annotated[str, StringConstraints(max_length=128)]] = Field(max_length=2300)
+    took_ms: float = Field(ge=0)
+    dropped_pins: list[Annotated[str, StringConstraints(max_length=128)]] = Field(
+        default_factory=list,
+        max_length=100,
+        description="pinned items that are not to be shown; left out where there are none",
+    )
+    funnel: Funnel = Field(default_factory=_no_funnel, description="left out unless there are fewer items than k")
+    debug: Debug = Field(
+        default_factory=lambda: Debug(stages_ms={}, funnel=_no_funnel()),
+        description="left out unless the request asked for it",
+    )
+
+
+class AnswerWriter:
+    """Writes answers as JSON."""
+
+    def __init__(self) -> None:
+        self._qualities: dict[tuple[str, ...], bytes] = {}
+
+    def write(
+        self, recommendation_id: str, query: Query, answer: Answer, generation: Generation, took_s: float
+    ) -> bytes:
+        """Return an answer as JSON. took_s: since the request arrived."""
+        parts = [
+            b'{"recommendation_id":"', recommendation_id.encode(),
+            b'","user_id":', orjson.dumps(query.user_id),
+            b',"model_version":', generation.version_json,
+            b',"items":[', generation.catalogue.render(answer.ranked, query.fields),
+            b'],"quality":', self._quality(answer),
+            b',"ignored_ids":', orjson.dumps(answer.ignored_ids) if answer.ignored_ids else b"[]",
+            b',"took_ms":', b"%.3f" % (took_s * 1000),
+        ]  # fmt: skip
+        if answer.funnel or answer.dropped_pins:
+            parts.append(_extra_of(query, answer))
+        parts.append(b"}")
+        return b"".join(parts)
+
+    def _quality(self, answer: Answer) -> bytes:
+        """The JSON of the answer's quality; there are few different ones."""
+        key = (answer.level, *answer.reasons)
+        found = self._qualities.get(key)
+        if found is None:
+            quality: dict[str, Any] = {"level": answer.level, "reasons": answer.reasons}
+            found = self._qualities[key] = orjson.dumps(quality)
+        return found
+
+
+def _extra_of(query: Query, answer: Answer) -> bytes:
+    """Return the fields of an answer that are not in every one, as JSON with a comma before each."""
+    fields: dict[str, Any] = {}
+    if answer.dropped_pins:
+        fields["dropped_pins"] = answer.dropped_pins
+    if answer.funnel and len(answer.ranked[0]) < query.k:
+        fields["funnel"] = answer.funnel
+    if query.is_debug:
+        fields["debug"] = {"stages_ms": answer.stages_ms, "funnel": answer.funnel}
+        if answer.parts:
+            fields["debug"]["parts"] = answer.parts
+    return b"," + orjson.dumps(fields)[1:-1]

@@ -1,0 +1,63 @@
+"""From a checked body to a query: what it asks is looked up in the version that will answer it."""
+
+import math
+
+from service.catalogue.attributes import Attributes
+from service.catalogue.field import check_fields
+from service.catalogue.filter import nearest, parse, shown
+from service.errors import FieldError
+from service.recommendation.budget import BudgetRule
+from service.recommendation.job import Query
+from service.recommendation.rule import Cap, Rules
+from service.release.generation import Generation
+from service.request.recommend import MaxPer, RecommendRequest
+from service.wire.trace import Trace
+
+_RULED = frozenset({"boost", "max_per", "diversity", "pin", "offset"})
+
+
+def make_query(asked: RecommendRequest, generation: Generation, rule: BudgetRule, trace: Trace) -> Query:
+    """Return the query of a request to one version. rule: makes its budget. Raises RequestError."""
+    query = Query(
+        user_id=asked.user_id,
+        k=asked.k,
+        history=asked.history,
+        exclude=asked.exclude,
+        exclude_seen=generation.exclude_seen if asked.exclude_seen is None else asked.exclude_seen,
+        candidates=asked.candidates,
+        caller=trace,
+        budget=rule.start(trace.arrived, asked.budget_ms),
+        is_debug=asked.debug,
+    )
+    if not _RULED.isdisjoint(asked.model_fields_set):
+        query.rules = _rules_of(asked, generation.catalogue.attributes)
+    if asked.filter:
+        query.mask = parse(asked.filter, generation.catalogue.attributes).mask()
+    if asked.fields:
+        query.fields = check_fields(asked.fields, generation.catalogue.attributes)
+    return query
+
+
+def _rules_of(asked: RecommendRequest, attributes: Attributes) -> Rules | None:
+    """Return what is asked of the list; None where it is no more than the best items. Raises RequestError."""
+    rules = Rules(
+        offset=asked.offset,
+        boosts=[
+            (parse(each.if_, attributes, f"boost.{place}.if").mask(), math.log(each.by))
+            for place, each in enumerate(asked.boost)
+        ],
+        caps=[_cap(each, attributes, f"max_per.{place}.attribute") for place, each in enumerate(asked.max_per)],
+        diversity=asked.diversity,
+        pins={pin.position: pin.item_id for pin in asked.pin},
+    )
+    is_plain = not (rules.offset or rules.boosts or rules.caps or rules.diversity or rules.pins)
+    return None if is_plain else rules
+
+
+def _cap(asked: MaxPer, attributes: Attributes, path: str) -> Cap:
+    name = asked.attribute
+    if name not in attributes.names:
+        kind = "is no text attribute" if name in attributes else "is unknown"
+        raise FieldError(path, f"{shown(name)} {kind}; {nearest(name, attributes.names)}")
+    values, codes, starts = attributes.codes(name)
+    return Cap(codes, starts, len(values), asked.n)

@@ -1,0 +1,117 @@
+"""What the bodies of all requests share: the forms of their fields, how they are read, and how they are refused.
+
+They are strict and bounded, and take nothing unknown. NaN, Infinity, lone surrogates and deep nesting are refused. The
+OpenAPI document is made of the same models.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+from service.errors import RequestError
+
+MAX_LISTED = 1000
+NOT_BUILT = ("explain", "scenario")
+MAX_FIELDS = 32
+_MAX_ERRORS = 100
+_MOST_POSITION = 1_000_000_000
+_MAX_WHOLE = 2**53  # a double beyond it stands for several integers
+Model = TypeVar("Model", bound=BaseModel)
+_NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_NO_CONTROL)]
+USER_ID: TypeAdapter[str] = TypeAdapter(Id)
+Ids = Annotated[list[Id], Field(fail_fast=True)]  # the first that is wrong is told, not each of a thousand
+Label = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_CONTROL)]
+
+Label128 = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+def _whole(number: Any) -> Any:
+    """Return 3 for 3.0: to JSON Schema both are integers."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+Position = Annotated[int, Field(ge=-_MOST_POSITION, le=_MOST_POSITION), BeforeValidator(_whole)]
+
+
+class Body(BaseModel):
+    """What every request body shares."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def check_once(name: str, values: Sequence[str | int]) -> None:
+    """Raises ValueError where a value is there twice."""
+    twice = next((value for place, value in enumerate(values) if value in values[:place]), None)
+    if twice is not None:
+        raise ValueError(f"the {name} {twice} is there twice")
+
+
+def parse_json(body: bytes) -> Any:
+    """Return the parsed body. Raises RequestError for anything that is not finite, well-formed JSON."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise RequestError("malformed", f"the body is not valid JSON: {exc.msg} at character {exc.pos}") from None
+
+
+def check_body(model: type[Model], body: bytes) -> Model:
+    """Return the body of a request as its model. Raises RequestError that names each wrong field."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as exc:
+        whole = _with_whole_numbers(body, exc)
+        if whole is None:
+            raise refusal(exc) from None
+    return check_body(model, whole)
+
+
+def _with_whole_numbers(body: bytes, refused: ValidationError) -> bytes | None:
+    """Return a refused body with 10 in place of 10.0 where an integer is asked for; None where that changes nothing.
+
+    To JSON Schema both are integers, and clients whose only number is a double send the second.
+    """
+    if refused.error_count() > _MAX_ERRORS:
+        return None
+    numbers = {error["loc"][0]: error["input"] for error in refused.errors() if error["type"] == "int_type"}
+    whole = {
+        name: int(number)
+        for name, number in numbers.items()
+        if isinstance(number, float) and number.is_integer() and abs(number) < _MAX_WHOLE
+    }
+    return orjson.dumps(parse_json(body) | whole) if whole else None
+
+
+def check_user_id(raw: bytes) -> str:
+    """Return the user id in a path segment, percent-decoded bytes. Raises RequestError unless it is a valid id."""
+    try:
+        return USER_ID.validate_python(raw.decode(), strict=True)
+    except (UnicodeDecodeError, ValidationError):
+        raise RequestError("malformed", "user_id: 1 to 128 characters of UTF-8 without control characters") from None
+
+
+def refusal(exc: ValidationError) -> RequestError:
+    """Return what a caller is told of a body that does not fit its model."""
+    if exc.error_count() > _MAX_ERRORS:
+        return RequestError("malformed", f"{exc.error_count()} fields are unknown or wrong; see /openapi.json")
+    errors = exc.errors(include_url=False, include_input=False)
+    if errors[0]["type"] == "json_invalid":
+        return RequestError("malformed", f"the body is not valid JSON: {errors[0]['ctx']['error']}")
+    details = [
+        {"field": ".".join(str(part) for part in error["loc"])[:200], "message": _message(error["loc"], error["msg"])}
+        for error in errors[:20]
+    ]
+    first = details[0]
+    text = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
+    return RequestError("malformed", text, details=details)
+
+
+def _message(loc: tuple[int | str, ...], text: str) -> str:
+    if loc and loc[0] in NOT_BUILT:
+        return "not built yet; leave it out of the request"
+    if loc and loc[-1] == "timestamp" and "less than" in text:
+        return "Unix seconds; are these milliseconds?"
+    return text.removeprefix("Value error, ")

@@ -1,0 +1,132 @@
+"""The body of POST /recommend, and what it shares with every request for a list of items."""
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
+
+from service.errors import RequestError
+from service.request.field import MAX_FIELDS, MAX_LISTED, Body, Id, Ids, check_body, check_once
+
+MAX_K = 200
+MAX_HISTORY = 200
+MAX_DEPTH = 1000
+MAX_RULES = 20
+MAX_PINS = 100
+MAX_RETURNED = 64
+_MAX_QUOTES = 2 * (
+    MAX_HISTORY + 4 * MAX_LISTED + 3 * MAX_PINS + MAX_RETURNED + 10 * MAX_FIELDS
+)  # of all strings a good body can have
+
+FieldName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+class Pin(Body):
+    """An item at a position of its own."""
+
+    item_id: Id
+    position: int = Field(ge=1, le=MAX_DEPTH, description="counted from 1 over all pages")
+
+
+class Boost(Body):
+    """Items that stand higher than their scores say, or lower."""
+
+    if_: dict[str, Any] = Field(alias="if", max_length=MAX_FIELDS, description="a filter: which items")
+    by: float = Field(gt=0, le=1e9, description="log(by) is added to their scores; below 1 they stand lower")
+
+
+class MaxPer(Body):
+    """At most n items of one value of a text attribute."""
+
+    attribute: Id
+    n: int = Field(ge=1, le=MAX_DEPTH)
+
+
+class ListRequest(Body):
+    """What every request for a list of items may say of it."""
+
+    k: int = Field(10, ge=1, le=MAX_K, description="how many items")
+    exclude: Ids = Field(default_factory=list, max_length=MAX_LISTED, description="item ids never to be returned")
+    filter: dict[str, Any] | None = Field(
+        None,
+        max_length=MAX_LISTED,
+        description="only items whose attributes are so: {name: value, list of values, null, or range of gt, gte, lt, "
+        "lte, eq}; not: filter; any: [filters]",
+    )
+    fields: list[FieldName] | None = Field(
+        None, max_length=MAX_RETURNED, description="returned of each item beside its id and score: title, attributes"
+    )
+    budget_ms: int | None = Field(None, ge=1, le=1000, description="deadline from the arrival of the request")
+    boost: list[Boost] = Field(
+        default_factory=list, max_length=MAX_RULES, description="what is added to the scores of some items"
+    )
+    max_per: list[MaxPer] = Field(
+        default_factory=list, max_length=MAX_RULES, description="at most n items of one value, over all pages"
+    )
+    diversity: float = Field(
+        0.0, ge=0, le=1, description="0: best first; the higher, the less an item is like those before it"
+    )
+    debug: bool = Field(False, description="add stage timings, the funnel and the parts of each score")
+
+    @field_validator("max_per")
+    @classmethod
+    def _cap_once(cls, caps: list[MaxPer]) -> list[MaxPer]:
+        check_once("attribute", [each.attribute for each in caps])
+        return caps
+
+
+class RecommendRequest(ListRequest):
+    """Ask for the k best items of a user, or of a history."""
+
+    # What the validator below checks, said so that generators of clients, which know no `if`, still see every field:
+    # beside `anyOf` they forget the properties.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"user_id": {"type": "null"}}},
+            "then": {"required": ["history"], "properties": {"history": {"type": "array", "maxItems": MAX_HISTORY}}},
+            "examples": [{"user_id": "u1", "k": 10}, {"history": ["i1", "i2"], "k": 10, "exclude": ["i3"]}],
+        }
+    )
+
+    user_id: Id | None = Field(None, description="whose stored history to use; required unless history is given")
+    history: Ids | None = Field(
+        None, max_length=MAX_HISTORY, description="item ids, oldest first; used instead of the stored history"
+    )
+    exclude_seen: bool | None = Field(None, description="leave out the history used; the bundle sets the default")
+    candidates: Ids | None = Field(None, max_length=MAX_LISTED, description="rank only these item ids")
+    pin: list[Pin] = Field(
+        default_factory=list, max_length=MAX_PINS, description="items that stand at a position whatever their score"
+    )
+    offset: int = Field(
+        0, ge=0, le=MAX_DEPTH, description=f"how many items come before this page; with k {MAX_DEPTH} at most"
+    )
+
+    @model_validator(mode="after")
+    def _need_a_user(self) -> "RecommendRequest":
+        if self.user_id is None and self.history is None:
+            raise ValueError("give user_id, or history")
+        return self
+
+    @field_validator("offset")
+    @classmethod
+    def _page_within_reach(cls, offset: int, info: ValidationInfo) -> int:
+        k = info.data.get("k", 1)
+        if offset and offset + k > MAX_DEPTH:
+            raise ValueError(f"with k it is {MAX_DEPTH} at most, and {offset} + {k} is more")
+        return offset
+
+    @field_validator("pin")
+    @classmethod
+    def _pin_once(cls, pins: list[Pin]) -> list[Pin]:
+        check_once("position", [pin.position for pin in pins])
+        check_once("item_id", [pin.item_id for pin in pins])
+        return pins
+
+
+def parse_recommend(body: bytes) -> RecommendRequest:
+    """Check a body of POST /recommend. Raises RequestError.
+
+    A body of a hundred thousand fields is refused before each of them is found to be unknown, which takes a second.
+    """
+    if len(body) > _MAX_QUOTES and body.count(b'"') - body.count(b'\\"') > _MAX_QUOTES:
+        raise RequestError("malformed", "the body has more fields and ids than a request can have")
+    return check_body(RecommendRequest, body)
