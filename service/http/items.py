@@ -46,9 +46,7 @@ class ItemResponse(BaseModel):
     """An item as it is now."""
 
     item_id: str = Field(max_length=128)
-    state: Literal["bundle", "live", "withdrawn"] = Field(
-        description="as the bundle has it; put or changed since; or not to be shown"
-    )
+    state: Literal["bundle", "live"] = Field(description="as the bundle has it, or put or changed since")
     title: str | None
     description: str | None = Field(description="of a live item")
     attributes: dict[str, list[str]]
@@ -105,9 +103,7 @@ class ItemWriter:
         """Change some fields of an item. Raises RequestError: also where the item is not there."""
         for _ in range(_MOST_TRIES):
             before, now = self._feed.find(item_id), time.time()
-            is_known = self._catalogue.find_row(item_id) is not None
-            if not is_known or (before is not None and not before.is_shown(now)):
-                raise _not_there(item_id)
+            self.describe(item_id)
             if before is None or before.kind == "gone":
                 record = self._record("patch", fields)
             else:
@@ -125,8 +121,7 @@ class ItemWriter:
 
     async def withdraw(self, item_id: str) -> None:
         """Withdraw an item until it is put again. Raises RequestError: also where there is none."""
-        if self._catalogue.find_row(item_id) is None and self._feed.find(item_id) is None:
-            raise _not_there(item_id)
+        self.describe(item_id)
         await self._write({item_id: self._record("gone", {})})
 
     def check(self, item_id: str, fields: Mapping[str, Any]) -> None:
@@ -168,9 +163,9 @@ class ItemWriter:
         await self._feed.reach(numbers)
 
     def describe(self, item_id: str) -> dict[str, Any]:
-        """Return the body of an ItemResponse. Raises RequestError where there is no such item."""
+        """Return the body of an ItemResponse. Raises RequestError where there is no such item, or it is withdrawn."""
         row = self._catalogue.find_row(item_id)
-        if row is None:
+        if row is None or row in self._catalogue.live.withdrawn:
             raise _not_there(item_id)
         return describe_row(self._catalogue, row)
 
@@ -191,10 +186,9 @@ class ItemWriter:
 def describe_row(catalogue: Catalogue, row: int) -> dict[str, Any]:
     """Return the body of an ItemResponse."""
     item, record = catalogue.item(row), catalogue.live.records.get(row)
-    is_withdrawn = row in catalogue.live.withdrawn
     return {
         "item_id": item.item_id,
-        "state": "withdrawn" if is_withdrawn else "bundle" if record is None else "live",
+        "state": "bundle" if record is None else "live",
         "title": item.title,
         "description": None if record is None else record.fields.get("description"),
         **{kind: getattr(item, kind) for kind in NAMED},
@@ -289,4 +283,4 @@ def _item_of(request: Request) -> str:
 
 
 def _not_there(item_id: str) -> RequestError:
-    return RequestError("not_found", f"there is no item {item_id!r}")
+    return RequestError("not_found", f"there is no item {item_id!r}, or it is withdrawn")
