@@ -110,11 +110,14 @@ def row_title(row: Mapping[str, Any]) -> str:
 
 def capacity_lines(table: Mapping[str, Any]) -> list[str]:
     """Return the table of the capacity study, by width and teacher. table: what capacity.json holds."""
-    lines = [f"{'width':>6}  {'taught by':14}{'validation':>12}{'NDCG@10':>9}{'beside alone':>30}"]
+    head = f"{'width':>6}  {'taught by':14}{'validation':>12}{'NDCG@10':>9}"
+    lines = [f"{head}{'bytes':>8}{'score µs':>10}{'beside alone':>30}"]
     for row in table["rows"]:
         beside = _difference(row["gain"]) if row.get("gain") else ""
-        taught = row["teacher"].replace("_", " ")
-        lines.append(f"{row['dim']:>6}  {taught:14}{row['validation']:>12.4f}{row[f'ndcg@{AT}']:>9.4f}{beside:>30}")
+        taught = "taste alone" if row["teacher"] == "taste" else row["teacher"].replace("_", " ")
+        quality = f"{row['validation']:>12.4f}{row[f'ndcg@{AT}']:>9.4f}"
+        cost = f"{row['item_bytes']:>8.0f}{row['score_us']:>10.0f}"
+        lines.append(f"{row['dim']:>6}  {taught:14}{quality}{cost}{beside:>30}".rstrip())
     teachers = ", ".join(f"{name} {value:.4f}" for name, value in table["teachers"].items())
     return [*lines, f"teachers on validation: {teachers}; {table['minutes']:.1f} minutes"]
 
