@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, Template
 
 from training.data.prepared import Prepared
 from training.errors import InputError
-from training.evaluation.metric import CUTOFFS
+from training.evaluation.metric import CUTOFFS, describe_change
 from training.evaluation.question import ask, judged_part
 from training.model.curve import Epoch
 from training.progress import Progress
@@ -160,7 +160,7 @@ def _template(name: str) -> Template:
         loader=PackageLoader("training.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "share": lambda value: f"{value:+.1%}",
+        "share": describe_change,
         "points": lambda value: "" if value is None else f"{value:.4f}",
         "count": lambda value: f"{value:,.0f}",
     }

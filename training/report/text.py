@@ -6,6 +6,7 @@ Each function takes what the run or the study left as JSON, and returns lines wi
 from collections.abc import Mapping
 from typing import Any
 
+from training.evaluation.metric import describe_change
 from training.report.collect import titles_of
 from training.study.ablation import AT, ON_HARD, ON_KL, VERDICTS
 
@@ -66,10 +67,8 @@ def comparison_lines(table: Mapping[str, Any]) -> list[str]:
         )
     lines += [*request_lines(table, table["titles"]), ""]
     for pair, row in table["ndcg@10_differences"].items():
-        each = ", ".join(f"{value:+.1%}" for value in row["per_seed"])
-        lines.append(
-            f"{pair:40}{row['difference']:+9.1%} ({row['low']:+.1%} to {row['high']:+.1%}); {table['by']}s {each}"
-        )
+        each = ", ".join(describe_change(value) for value in row["per_seed"])
+        lines.append(f"{pair:40}{_difference(row):>30}; {table['by']}s {each}")
     return lines
 
 
@@ -148,4 +147,5 @@ def _interval(ends: tuple[float, float]) -> str:
 
 def _difference(found: Mapping[str, float]) -> str:
     """Return a relative difference with its interval as text."""
-    return f"{found['difference']:+.1%} ({found['low']:+.1%} to {found['high']:+.1%})"
+    value, low, high = (describe_change(found[key]) for key in ("difference", "low", "high"))
+    return f"{value} ({low} to {high})"

@@ -124,3 +124,27 @@ def test_the_lines_of_several_runs_say_which_models_are_the_same_in_all():
 
     assert "0.0100" in lines[1] and " same " in lines[2]
     assert lines[-1].endswith("+10.0% (+5.0% to +20.0%); seeds +8.0%, +12.0%")
+
+
+def test_a_difference_from_next_to_nothing_is_no_percentage():
+    huge = {"difference": 2.86e11, "low": 0.5, "high": 5e11, "per_seed": [2.86e11, -0.1]}
+    models = {"student": {"ndcg@10": 0.2, "ndcg@10_interval": [0.1, 0.3], "ndcg@10_spread": None, "hr@10": 0.4}}
+    table = {"models": models, "titles": {"student": "student"}, "ndcg@10_differences": {"student / ease": huge}}
+
+    (line,) = [line for line in comparison_lines(table | {"by": "seed", "bar": None}) if "student / ease" in line]
+
+    assert line.split("/ ease")[1].split() == [
+        "over",
+        "10",
+        "times",
+        "(+50.0%",
+        "to",
+        "over",
+        "10",
+        "times);",
+        "seeds",
+        "over",
+        "10",
+        "times,",
+        "-10.0%",
+    ]
