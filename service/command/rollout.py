@@ -62,9 +62,11 @@ async def _publish(arguments: argparse.Namespace, published: PublishedVersions, 
     await _try(arguments.bundle, trial_of(settings))
     try:
         version = await published.upload(arguments.bundle, signing_key)
+        is_signed = signing_key is not None or (await published.table(version.version)).signature is not None
         _say(
             f"published {version.version}: {version.n_items} items, {version.bytes / 1e6:.1f} MB, "
-            f"{time.monotonic() - started:.1f} s, {'signed' if signing_key else 'not signed'}"
+            f"{time.monotonic() - started:.1f} s, "
+            + ("signed" if signing_key else "signed before" if is_signed else "not signed")
         )
         if arguments.no_activate:
             return 0
@@ -72,6 +74,8 @@ async def _publish(arguments: argparse.Namespace, published: PublishedVersions, 
         for removed in await published.prune():
             _say(f"removed {removed} from the store")
         return await _announce(published, live, arguments.wait)
+    except RefusedError as exc:
+        raise StartError(f"not published: {exc}") from exc
     except StoreError as exc:
         raise StartError(f"publish stopped: the store: {exc}; what was live still is, run it again") from exc
 
