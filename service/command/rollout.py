@@ -121,7 +121,8 @@ async def _show_status(arguments: argparse.Namespace, published: PublishedVersio
     if live is None:
         print("the store names no live version: every process goes on with what it serves, a new one with its --bundle")
     for replica in replicas:
-        note = "" if replica.result == "ok" else f"  {replica.result}: {replica.message}"
+        is_about_live = live is not None and replica.at >= live.since
+        note = f"  {replica.result}: {replica.message}" if is_about_live and replica.result != "ok" else ""
         print(printable(f"{replica.name}  serves {replica.version}{note}"))
     print(orjson.dumps({
         "live": live and asdict(live),
