@@ -16,8 +16,9 @@ import orjson
 from service.app import trial_of
 from service.errors import RefusedError, StartError, StoreError
 from service.logs import printable
+from service.release.follower import ANNOUNCE_S
 from service.release.published import PublishedVersions
-from service.release.record import Live, PublishedVersion, Replica
+from service.release.record import Live, PublishedVersion, Replica, check_version
 from service.release.signature import SigningKey, read_signing_key
 from service.settings import Settings, read_settings
 from service.storage import reach_store
@@ -33,6 +34,10 @@ def publish(arguments: argparse.Namespace) -> int:
 
 def activate(arguments: argparse.Namespace) -> int:
     """Make a published version live."""
+    try:
+        check_version(arguments.version)
+    except RefusedError as exc:
+        raise StartError(str(exc)) from exc
     return _run(arguments, _activate)
 
 
@@ -139,9 +144,13 @@ def _line_of(version: PublishedVersion, *, is_live: bool) -> str:
 
 
 async def _announce(published: PublishedVersions, live: Live, wait_s: float) -> int:
-    """Say what is live now, and wait up to wait_s until all replicas serve it; return 1 if one does not, else 0."""
+    """Say what is live now, and wait up to wait_s until all replicas serve it; return 1 if one does not, else 0.
+
+    Before ANNOUNCE_S nobody knows who they are: the list may just have been emptied.
+    """
     _say(f"live: {live.version}, flip {live.number}; before: {live.previous or 'none'}")
-    end = time.monotonic() + wait_s
+    start = time.monotonic()
+    known, end = start + min(ANNOUNCE_S, wait_s), start + wait_s
     while wait_s > 0:
         replicas = await published.replicas()
         behind = [replica for replica in replicas if not _is_served(replica, live)]
@@ -149,10 +158,10 @@ async def _announce(published: PublishedVersions, live: Live, wait_s: float) -> 
         refused = [replica for replica in behind if replica.result != "ok" and replica.at >= live.since]
         for replica in refused:
             _say(f"{replica.name} goes on serving {replica.version}: {replica.result}: {replica.message}")
-        if not behind:
-            _say(f"served by {len(replicas)} processes")
+        if not behind and time.monotonic() >= known:
+            _say(f"served by {len(replicas)} processes" if replicas else "no process follows this store now")
             return 0
-        if refused or time.monotonic() > end:
+        if refused or (behind and time.monotonic() > end):
             _say(f"{len(behind)} of {len(replicas)} processes do not serve it")
             return 1
         await asyncio.sleep(_LOOK_EVERY_S)

@@ -35,6 +35,8 @@ from service.release.record import Live, Replica
 from service.store.reply import UNDECODABLE
 
 POLL_S = 1.0
+ANNOUNCE_S = 3 * POLL_S
+"""A process that follows has said within it that it is there, counted from a release."""
 _REPORT_EVERY_S = 10.0
 _FIRST_WAIT_S = 2.0
 _MAX_WAIT_S = 60.0
@@ -105,6 +107,7 @@ class Follower:
             self._note_loss(live, generations.live)
             self._note_end_of_refusal(live)
             if live is not None and live != self._settled and self._is_its_turn(live):
+                await self._report(generations.live)  # whoever waits for all waits for this one too
                 await self._follow(live, generations)
                 self._reported_at = 0.0
         except StoreError as exc:  # the store's client has counted it
