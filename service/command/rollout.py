@@ -19,6 +19,8 @@ from service.logs import printable
 from service.release.follower import ANNOUNCE_S
 from service.release.published import PublishedVersions
 from service.release.record import Live, PublishedVersion, Replica, check_version
+from service.release.published import Expected, PublishedVersions
+from service.release.record import Live, PublishedVersion, Replica, is_version
 from service.release.signature import SigningKey, read_signing_key
 from service.settings import Settings, read_settings
 from service.storage import reach_store
@@ -64,6 +66,7 @@ def _run(arguments: argparse.Namespace, work: Work) -> int:
 async def _publish(arguments: argparse.Namespace, published: PublishedVersions, settings: Settings) -> int:
     started = time.monotonic()
     signing_key = _signing_key(settings)
+    expected = _expected(arguments.if_live)
     await _try(arguments.bundle, trial_of(settings))
     try:
         version = await published.upload(arguments.bundle, signing_key)
@@ -75,14 +78,24 @@ async def _publish(arguments: argparse.Namespace, published: PublishedVersions, 
         )
         if arguments.no_activate:
             return 0
-        live = await published.activate(version.version)
+        live = await published.activate(version.version, expected)
         for removed in await published.prune():
             _say(f"removed {removed} from the store")
         return await _announce(published, live, arguments.wait)
     except RefusedError as exc:
         raise StartError(f"not published: {exc}") from exc
+        raise StartError(f"uploaded, and not made live: {exc}") from exc
     except StoreError as exc:
         raise StartError(f"publish stopped: the store: {exc}; what was live still is, run it again") from exc
+
+
+def _expected(text: str | None) -> Expected | None:
+    """Return which version must be live, None where any may be. Raises StartError."""
+    if text is None:
+        return None
+    if text != "none" and not is_version(text):
+        raise StartError(f"--if-live: {text!r} is no version; 'status' lists them; none stands for no live version")
+    return Expected(None if text == "none" else text)
 
 
 def _signing_key(settings: Settings) -> SigningKey | None:
