@@ -77,18 +77,26 @@ class TextColumn:
 
 
 class NumberColumn:
-    """A number attribute. numbers: float64 [n_items], NaN where an item has none."""
+    """A number attribute. numbers: float64 [n_items], NaN where an item has none.
+
+    The different numbers are kept in order, and of each item the place of its own: tests/bench/README.md, "A list of
+    numbers".
+    """
 
     kind = "number"
 
     def __init__(self, numbers: NDArray[np.float64]) -> None:
         self.numbers = numbers
+        self._different, places = np.unique(numbers, return_inverse=True)  # NaN is the last, and one
+        self._places = places.astype(np.int32)
 
     def having(self, numbers: Collection[float]) -> Mask:
         """Return which items have one of the numbers."""
-        wanted = np.unique(np.fromiter(numbers, dtype=np.float64))
-        place = np.minimum(np.searchsorted(wanted, self.numbers), len(wanted) - 1)
-        mask: Mask = wanted[place] == self.numbers
+        wanted = np.fromiter(numbers, dtype=np.float64)
+        place = np.minimum(np.searchsorted(self._different, wanted), len(self._different) - 1)
+        are_wanted = np.zeros(len(self._different), dtype=np.bool_)
+        are_wanted[place[self._different[place] == wanted]] = True
+        mask: Mask = are_wanted.take(self._places)
         return mask
 
     def between(self, bounds: Mapping[str, float]) -> Mask:
