@@ -17,8 +17,8 @@ from service.app import trial_of
 from service.errors import RefusedError, StartError, StoreError
 from service.logs import printable
 from service.release.follower import ANNOUNCE_S
-from service.release.published import PublishedVersions
-from service.release.record import Live, PublishedVersion, Replica, check_version
+from service.release.published import Expected, PublishedVersions
+from service.release.record import Live, PublishedVersion, Replica, check_version, is_version
 from service.release.signature import SigningKey, read_signing_key
 from service.settings import Settings, read_settings
 from service.storage import reach_store
@@ -64,9 +64,10 @@ def _run(arguments: argparse.Namespace, work: Work) -> int:
 async def _publish(arguments: argparse.Namespace, published: PublishedVersions, settings: Settings) -> int:
     started = time.monotonic()
     signing_key = _signing_key(settings)
+    expected = _expected(arguments.if_live)
     await _try(arguments.bundle, trial_of(settings))
     try:
-        version = await published.upload(arguments.bundle, signing_key)
+        version = await _upload(published, arguments.bundle, signing_key)
         is_signed = signing_key is not None or (await published.table(version.version)).signature is not None
         _say(
             f"published {version.version}: {version.n_items} items, {version.bytes / 1e6:.1f} MB, "
@@ -75,14 +76,31 @@ async def _publish(arguments: argparse.Namespace, published: PublishedVersions, 
         )
         if arguments.no_activate:
             return 0
-        live = await published.activate(version.version)
+        live = await published.activate(version.version, expected)
         for removed in await published.prune():
             _say(f"removed {removed} from the store")
         return await _announce(published, live, arguments.wait)
     except RefusedError as exc:
-        raise StartError(f"not published: {exc}") from exc
+        raise StartError(f"uploaded, and not made live: {exc}") from exc
     except StoreError as exc:
         raise StartError(f"publish stopped: the store: {exc}; what was live still is, run it again") from exc
+
+
+async def _upload(published: PublishedVersions, bundle: Path, signing_key: SigningKey | None) -> PublishedVersion:
+    """Upload a bundle. Raises StartError where that is refused."""
+    try:
+        return await published.upload(bundle, signing_key)
+    except RefusedError as exc:
+        raise StartError(f"not published: {exc}") from exc
+
+
+def _expected(text: str | None) -> Expected | None:
+    """Return which version must be live, None where any may be. Raises StartError."""
+    if text is None:
+        return None
+    if text != "none" and not is_version(text):
+        raise StartError(f"--if-live: {text!r} is no version; 'status' lists them; none stands for no live version")
+    return Expected(None if text == "none" else text)
 
 
 def _signing_key(settings: Settings) -> SigningKey | None:

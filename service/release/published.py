@@ -22,6 +22,7 @@ and the chunks that it left expire.
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.bundle import MANIFEST, BundleError, Manifest, parse_manifest, read_manifest
@@ -82,6 +83,13 @@ return found
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The version that must be live for another one to take its place; None: none may be."""
+
+    version: str | None
+
+
 class PublishedVersions:
     """The versions in one store. Every method raises StoreError where the store does not do as asked."""
 
@@ -93,11 +101,15 @@ class PublishedVersions:
         """Return the live version, or None if nothing was ever published."""
         return parse_live(await self._record(self._prefix + "live", _LIVE_BYTES))
 
-    async def activate(self, version: str) -> Live:
-        """Make a version live, in one write; return the new live record. Raises RefusedError for an unknown version."""
+    async def activate(self, version: str, expected: Expected | None = None) -> Live:
+        """Make a version live, in one write; return the new live record.
+
+        expected: what must be live until then. Raises RefusedError for an unknown version, and where another is live.
+        """
         table = self._key(version, "table")
         for _ in range(_TRIES):
             known = await self._record(self._prefix + "live", _LIVE_BYTES, or_none=True)
+            _check_expected(known, expected)
             live = await self._next_live(known, version)
             keys = [self._prefix + "live"] if self._store.is_cluster else [self._prefix + "live", table]
             arguments = (len(keys), *keys, known, dump(live), _LIVE_BYTES)
@@ -284,6 +296,17 @@ class PublishedVersions:
 
     async def _all(self, commands: Sequence[Command]) -> list[Reply]:
         return await self._store.call("release", commands, _CHUNK_S) if commands else []
+
+
+def _check_expected(known: bytes, expected: Expected | None) -> None:
+    """Raise RefusedError where the live record is of another version than the expected one."""
+    if expected is None:
+        return
+    live = parse_live(known)
+    if (live.version if live else None) != expected.version:
+        raise RefusedError(
+            "error", f"{live.version if live else 'no version'} is live, not {expected.version or 'none'}"
+        )
 
 
 def _read_chunks(path: Path, key: str) -> Iterator[tuple[str, bytes]]:

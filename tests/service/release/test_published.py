@@ -595,3 +595,22 @@ def test_waiting_for_a_release_is_not_over_where_numbers_begin_anew(toy_bundle: 
 
     assert done.returncode == 0, done.stderr
     assert served == new.manifest.version
+
+
+def test_publish_if_live_takes_the_place_of_that_version_alone(service: Running, tmp_path: Path) -> None:
+    place = ("--data-dir", str(service.data_dir))
+    paths = [write_toy(tmp_path / str(seed), seed=seed) for seed in (71, 72, 73)]
+    first, second, _ = (bundle.manifest.version for bundle in paths)
+    assert run_command("publish", str(paths[0].path), *place).returncode == 0
+
+    taken = run_command("publish", str(paths[1].path), *place, "--if-live", first)
+    late = run_command("publish", str(paths[2].path), *place, "--if-live", first)
+    none = run_command("publish", str(paths[2].path), *place, "--if-live", "none")
+    wrong = run_command("publish", str(paths[2].path), *place, "--if-live", "the last")
+
+    assert taken.returncode == 0, taken.stderr
+    assert [done.returncode for done in (late, none, wrong)] == [2, 2, 2]
+    assert f"retort: uploaded, and not made live: {second} is live, not {first}" in late.stderr
+    assert f"{second} is live, not none" in none.stderr and "'the last' is no version" in wrong.stderr
+    live = with_published(f"unix://{service.data_dir}/server.sock", lambda published: published.live())
+    assert live is not None and live.version == second
