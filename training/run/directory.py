@@ -40,6 +40,7 @@ COMMANDS = {
     "text": "teacher",
     "trend": "teacher",
     "neighbours": "distill",
+    "item_encoder": "export",
 }
 
 
