@@ -30,7 +30,8 @@ from service.errors import StartError
 from service.http.api import create_api
 from service.http.events import event_routes
 from service.http.model import model_routes, probe_routes
-from service.http.recommend import RecommendEndpoint
+from service.http.query import RECOMMEND, SIMILAR
+from service.http.recommend import ListEndpoint
 from service.http.users import user_routes
 from service.logs import Log
 from service.metrics import TREND_SOURCES, Metrics
@@ -137,9 +138,8 @@ async def open_service(
             ],
             is_keyed=keys.is_on,
         )
-        naming = names.in_log if settings.log_requests else None
-        endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings), naming)
-        gate = Gate(api, endpoint, guard, _make_admission(settings, metrics), account)
+        lists = _make_lists(settings, generations, metrics, names)
+        gate = Gate(api, lists, guard, _make_admission(settings, metrics), account)
         _show(metrics, generations)
         hearing = erasures.follow(generations.forget_share) if settings.memory_users else None
         following = None if is_pinned else follower.run(generations)
@@ -275,6 +275,14 @@ def _make_guard(settings: Settings, metrics: Metrics, log: Log, ledger: Ledger |
 def _names_of(settings: Settings) -> UserNames:
     key = settings.log_key.get_secret_value().encode() or kept_key(settings.data_dir)
     return UserNames(settings.log_users, Aliases(key))
+
+
+def _make_lists(
+    settings: Settings, generations: Generations, metrics: Metrics, names: UserNames
+) -> dict[str, ListEndpoint]:
+    """Return what answers requests for a list, by path."""
+    rule, naming = budget_rule(settings), names.in_log if settings.log_requests else None
+    return {each.path: ListEndpoint(each, generations, metrics, rule, naming) for each in (RECOMMEND, SIMILAR)}
 
 
 def _make_admission(settings: Settings, metrics: Metrics) -> Admission:

@@ -26,7 +26,9 @@ SCOPES = ("recommend", "events", "users.read", "users.erase", "model", "metrics"
 LEAST_KEY = 16
 """The shortest key, in characters, that may stand between this service and more than this machine."""
 _GROUPS = {"users": {"users.read", "users.erase"}, **{scope: {scope} for scope in SCOPES}}
-_OF_PATH = {"/recommend": "recommend", "/events": "events", "/model": "model", "/metrics": "metrics"}
+_OF_PATH = {
+    "/recommend": "recommend", "/similar": "recommend", "/events": "events", "/model": "model", "/metrics": "metrics",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class Debug(BaseModel):
 
 
 class RecommendResponse(BaseModel):
-    """The answer of POST /recommend."""
+    """The answer of POST /recommend and POST /similar."""
 
     recommendation_id: str = Field(max_length=64)
     user_id: str | None = Field(max_length=128)

@@ -18,6 +18,7 @@ from service.request.activate import ActivateRequest
 from service.request.event import EventsRequest
 from service.request.field import USER_ID
 from service.request.recommend import RecommendRequest
+from service.request.similar import SimilarRequest
 
 _OF_A_BODY = (408, 413, 415, 422)
 _OF_THE_GATE = (401, 403, 429, 500, 503)
@@ -137,7 +138,7 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
 
 def _request_schemas() -> dict[str, Any]:
     schemas: dict[str, Any] = {}
-    for model in (RecommendRequest, EventsRequest, ActivateRequest, ErrorResponse):
+    for model in (RecommendRequest, SimilarRequest, EventsRequest, ActivateRequest, ErrorResponse):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
     return schemas

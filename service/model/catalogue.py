@@ -15,7 +15,16 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.bundle import Bundle, Float32, Int64, Parts, popularity_order
+from service.bundle import (
+    Bundle,
+    Float32,
+    Int64,
+    Parts,
+    Relations,
+    parse_similar,
+    popularity_order,
+    usual_rule,
+)
 from service.catalogue.attributes import Attributes
 from service.catalogue.field import pick_fields
 from service.errors import NonFiniteError
@@ -51,6 +60,8 @@ class Catalogue:
         self.attributes = Attributes.of(bundle.items)
         self._popularity = bundle.items.popularity
         self.parts: Parts | None = bundle.table.parts
+        similar = bundle.manifest.similar
+        self._relations = Relations(bundle.table, parse_similar(similar) if similar else usual_rule(self.parts))
         self._standing: Standing | None = None
         self.heard_at = math.inf
         if self.has_trend:
@@ -95,6 +106,15 @@ class Catalogue:
             return users, None
         gaps = np.log1p(np.maximum(0.0, now - np.asarray(last_at, dtype=np.float64)))
         return weigh(self.parts, users, histories, gaps, self._standing)
+
+    def relate(self, anchors: Sequence[int], encoded: Float32) -> tuple[Float32, Addend]:
+        """Return what scores items as those that go with anchors, as score() and best_of() take it.
+
+        anchors: rows. encoded: by the encoder, of the anchors alone, float32 [dim].
+        """
+        weight = 0.0 if self._standing is None else self._relations.rule.trend
+        addend = Addend(np.float32(weight), self._standing, *self._relations.speak(anchors))
+        return self._relations.direction(anchors, encoded), addend
 
     def describe_parts(
         self, ranked: Ranked, addend: Addend | None, boost: Float32 | None = None

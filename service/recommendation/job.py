@@ -38,7 +38,8 @@ class Query:
     """A checked request, in the caller's ids.
 
     mask: the rows that its filter lets through, bool [n_items]; None without a filter. fields: what is returned of each
-    item beside its id and score. rules: what is asked of the list, if anything.
+    item beside its id and score. rules: what is asked of the list, if anything. similar_to: what is asked for are items
+    that go with these, of which one at least is in the catalogue; a user or a history then makes the answer personal.
     """
 
     user_id: str | None
@@ -53,6 +54,7 @@ class Query:
     mask: Mask | None = None
     fields: Sequence[str] = ()
     rules: Rules | None = None
+    similar_to: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -74,7 +76,8 @@ class Job:
 
     taste: of the history that was given with the request; None where the stored one is to be looked up. boost: what is
     added to each item's score, float32 [n_items], if anything. placed: position to row, of the pins that stand.
-    dropped: the ids of the pins that do not, because their items are not to be shown.
+    dropped: the ids of the pins that do not, because their items are not to be shown. anchors: rows; where there are
+    any, what is asked for are items that go with them.
     """
 
     query: Query
@@ -86,6 +89,7 @@ class Job:
     boost: Float32 | None = None
     placed: Mapping[int, int] = field(default_factory=dict)
     dropped: Sequence[str] = ()
+    anchors: Sequence[int] = ()
 
     def may_show(self, row: int) -> bool:
         """Whether a row can be pinned: not excluded, let through by the filter, and one of the candidates, if any."""
@@ -130,6 +134,9 @@ def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]
     elif query.user_id is None:
         taste = Taste()
     job = Job(query, future, taste, candidates, excluded, [])
+    if query.similar_to:
+        job.anchors = list(dict.fromkeys(_find(query.similar_to, catalogue, ignored)))
+        job.excluded = [*excluded, *job.anchors]
     if query.rules is not None:
         _resolve(query.rules, job, catalogue, ignored)
     job.ignored_ids = list(ignored)
@@ -195,7 +202,8 @@ class Answer:
 class Ranking:
     """How a job is answered. Only the ranker writes to it.
 
-    user: the vector, float32 [dim], once it is known. addend: what is added to the user's scores, once it is known.
+    user: the vector, float32 [dim], once it is known. addend: what is added to the scores, once it is known. following:
+    the vector of a history of the job's anchors alone, if it has any, once it is known.
     """
 
     found: Found
@@ -203,6 +211,15 @@ class Ranking:
     user: Float32 | None
     is_done: bool = False
     addend: Addend | None = None
+    following: Float32 | None = None
+
+    def take(self, encoded: Float32) -> None:
+        """Take what the encoder made of to_encode(), float32 [1 or 2, dim]; see service.recommendation.similar."""
+        vectors = [each.copy() for each in encoded]  # remembered, a view would keep the whole batch
+        if self.job.anchors:
+            self.following = vectors.pop(0)
+        if vectors:
+            (self.user,) = vectors
 
     @property
     def job(self) -> Job:

@@ -143,7 +143,8 @@ def test_body_over_the_cap_is_413(shared_service: Running, path: str, limit: int
     ("method", "path", "status", "code"),
     [
         ("POST", "/recommend/batch", 501, "not_built"),
-        ("POST", "/similar", 501, "not_built"),
+        ("POST", "/similar", 415, "unsupported_media_type"),
+        ("GET", "/similar", 405, "method_not_allowed"),
         ("GET", "/items/i1", 501, "not_built"),
         ("PUT", "/items/a/b", 501, "not_built"),
         ("POST", "/model/activate", 403, "admin_key_needed"),
