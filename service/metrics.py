@@ -37,7 +37,7 @@ ROUTES = (
     "unmatched",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
-STAGES = ("parse", "queue", "store", "encode", "score", "rules", "shape", "serialize")
+STAGES = ("parse", "queue", "store", "encode", "score", "rules", "shape", "explain", "serialize")
 _LEVELS_AND_REASONS = [
     ("full", "none"), ("full", "stale_trend"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
     *[("fallback", reason) for reason in REASONS if not reason.startswith("stale") and reason != "not_enough_items"],
@@ -208,7 +208,9 @@ class Metrics:
         self.stage = {name: self._spread(stage.labels(name), STAGE_BUCKETS_S) for name in STAGES}
         self.batch_size = self._histogram("batch_size", "Histories encoded at once", (1, 2, 4, 8, 16, 32))
         exceeded = self._counter("deadline_exceeded", "Requests whose budget ran out, by the stage not begun", "stage")
-        self.deadline_exceeded = {name: exceeded.labels(name) for name in ("queue", "store", "encode", "score")}
+        self.deadline_exceeded = {
+            name: exceeded.labels(name) for name in ("queue", "store", "encode", "score", "explain")
+        }
         cache = self._counter("embedding_cache", "Cached user embeddings asked for", "result")
         self.embedding_cache = {name: self._tally(cache.labels(name)) for name in CACHE_RESULTS}
         events = self._counter("events", "Events received", "result")

@@ -33,7 +33,7 @@ class Asking:
 def make_query(asked: RecommendRequest, generation: Generation, rule: BudgetRule, trace: Trace) -> Query:
     """Return the query of a POST /recommend to one version. rule: makes its budget. Raises RequestError."""
     query = _begin(asked, generation, rule, trace)
-    query.candidates = asked.candidates
+    query.candidates, query.is_explained = asked.candidates, asked.explain
     return _complete(query, asked, generation)
 
 

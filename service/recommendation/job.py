@@ -38,8 +38,9 @@ class Query:
     """A checked request, in the caller's ids.
 
     mask: the rows that its filter lets through, bool [n_items]; None without a filter. fields: what is returned of each
-    item beside its id and score. rules: what is asked of the list, if anything. similar_to: what is asked for are items
-    that go with these, of which one at least is in the catalogue; a user or a history then makes the answer personal.
+    item beside its id and score. rules: what is asked of the list, if anything. is_explained: whether the parts of each
+    score, and what carried each item, are told. similar_to: what is asked for are items that go with these, of which
+    one at least is in the catalogue; a user or a history then makes the answer personal.
     """
 
     user_id: str | None
@@ -54,6 +55,7 @@ class Query:
     mask: Mask | None = None
     fields: Sequence[str] = ()
     rules: Rules | None = None
+    is_explained: bool = False
     similar_to: Sequence[str] = ()
 
 
@@ -180,12 +182,38 @@ class Found:
     n_erasures: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """An item of the history that carried an item of the answer: a row.
+
+    share: its part of what carried the item. rank: the item's position in the list without it, from 1 over all pages;
+    None where it is not on the page.
+    """
+
+    row: int
+    share: float
+    rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What carried each item of an answer, the greatest part first, or why that is left out.
+
+    without: the rows of the list without an item of the history, by row of that.
+    """
+
+    because: Sequence[Sequence[Cause]] = ()
+    without: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    left_out: str | None = None
+
+
 @dataclass(slots=True)
 class Answer:
     """The items, best first, and how they came about.
 
     funnel: how many items were left after each step, where it was asked for or the items are fewer than k. parts: of
-    each item's score, if they were asked for. dropped_pins: ids of pinned items that are not to be shown.
+    each item's score, if they were asked for. explanation: if it was asked for. dropped_pins: ids of pinned items that
+    are not to be shown.
     """
 
     ranked: Ranked = ((), np.zeros(0, dtype=np.float32))
@@ -195,6 +223,7 @@ class Answer:
     stages_ms: dict[str, float] = field(default_factory=dict)
     funnel: dict[str, int] = field(default_factory=dict)
     parts: list[dict[str, float]] = field(default_factory=list)
+    explanation: Explanation | None = None
     dropped_pins: Sequence[str] = ()
 
 
@@ -203,7 +232,7 @@ class Ranking:
     """How a job is answered. Only the ranker writes to it.
 
     user: the vector, float32 [dim], once it is known. addend: what is added to the scores, once it is known. following:
-    the vector of a history of the job's anchors alone, if it has any, once it is known.
+    the vector of a history of the job's anchors alone, if it has any, once it is known. shape_s: what rules took.
     """
 
     found: Found
@@ -212,6 +241,7 @@ class Ranking:
     is_done: bool = False
     addend: Addend | None = None
     following: Float32 | None = None
+    shape_s: float = 0.0
 
     def take(self, encoded: Float32) -> None:
         """Take what the encoder made of to_encode(), float32 [1 or 2, dim]; see service.recommendation.similar."""

@@ -48,7 +48,7 @@ class Ranker:
     ) -> None:
         """max_history: how many events the encoder reads."""
         self._student, self._catalogue, self._metrics = student, catalogue, metrics
-        self._max_history = max_history
+        self.max_history = max_history
         self._costs = StageCosts(BUCKETS)
 
     def warm(self) -> dict[int, float]:
@@ -120,7 +120,7 @@ class Ranker:
         if not rankings:
             return
         start = time.monotonic()
-        histories = [to_encode(ranking, self._max_history) for ranking in rankings]
+        histories = [to_encode(ranking, self.max_history) for ranking in rankings]
         try:
             users = self._student.encode([rows for own in histories for rows in own])
         except ModelError as exc:
@@ -243,8 +243,12 @@ class Ranker:
         if query.is_debug or is_short:
             answer.funnel = count_funnel(ranking, len(self._catalogue), n_in_list)
         if query.is_debug:
-            answer.funnel["history"] = min(len(ranking.found.taste.seen), self._max_history)
-            answer.parts = self._catalogue.describe_parts(answer.ranked, ranking.addend, ranking.job.boost)
+            answer.funnel["history"] = min(len(ranking.found.taste.seen), self.max_history)
+        if query.is_debug or query.is_explained:
+            is_popular = answer.level == "fallback"
+            answer.parts = self._catalogue.describe_parts(
+                answer.ranked, ranking.addend, ranking.job.boost, is_popular=is_popular
+            )
         ranking.is_done = True
 
     def _shape(self, ranking: Ranking, rules: Rules, ranked: Ranked) -> Page:
@@ -259,11 +263,11 @@ class Ranker:
                 break
             depth *= _DEEPER
             ranked = self._best(ranking, depth)
-        pinned = self._scores_of(ranking, shaping.pinned())
-        self._note_stage("shape", start, [ranking])
+        pinned = self.scores_of(ranking, shaping.pinned())
+        ranking.shape_s = self._note_stage("shape", start, [ranking])
         return shaping.cut(ranked, kept, pinned)
 
-    def _scores_of(self, ranking: Ranking, rows: list[int]) -> dict[int, Any]:
+    def scores_of(self, ranking: Ranking, rows: Sequence[int]) -> dict[int, Any]:
         """Return the score of each row, as the answer's level has it. Raises ModelError."""
         if not rows:
             return {}

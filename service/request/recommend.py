@@ -96,6 +96,7 @@ class RecommendRequest(ListRequest):
     pin: list[Pin] = Field(
         default_factory=list, max_length=MAX_PINS, description="items that stand at a position whatever their score"
     )
+    explain: bool = Field(False, description="add the parts of each score, and which items of the history carried it")
     offset: int = Field(
         0, ge=0, le=MAX_DEPTH, description=f"how many items come before this page; with k {MAX_DEPTH} at most"
     )

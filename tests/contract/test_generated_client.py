@@ -20,7 +20,7 @@ from tests.service.running import ADMIN_KEY, KEY, SWAP_S, Running, wait_for
 USER = "a client/that was % generated"
 ASKED = {
     "user_id": USER, "k": 3, "exclude": ["i1"], "exclude_seen": False, "candidates": ["i1", "i2", "i3", "i4", "gone"],
-    "budget_ms": 1000, "debug": True, "filter": {}, "fields": ["title"],
+    "budget_ms": 1000, "debug": True, "explain": True, "filter": {}, "fields": ["title"],
 }  # fmt: skip
 SENT = {
     "user_id": USER, "item_id": "i5", "timestamp": 5.5, "type": "view", "value": 1.5, "recommendation_id": "r",
