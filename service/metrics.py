@@ -32,8 +32,8 @@ STAGE_BUCKETS_S = (
     0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1,
 )  # fmt: skip
 ROUTES = (
-    "/recommend", "/similar", "/events", "/users/{user_id}", "/model", "/model/activate",
-    "/model/rollback", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json",
+    "/recommend", "/similar", "/events", "/items", "/items/{item_id}", "/items/search", "/users/{user_id}", "/model",
+    "/model/activate", "/model/rollback", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json",
     "unmatched",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
@@ -42,7 +42,7 @@ _LEVELS_AND_REASONS = [
     ("full", "none"), ("full", "stale_trend"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
     *[("fallback", reason) for reason in REASONS if not reason.startswith("stale") and reason != "not_enough_items"],
 ]  # fmt: skip
-STORE_OPS = ("read", "write_embedding", "append", "user", "erase", "ping", "release")
+STORE_OPS = ("read", "write_embedding", "append", "user", "erase", "items", "ping", "release")
 STORE_KINDS = (
     "timeout", "connection", "pool_exhausted", "loading", "readonly", "oom", "wrongtype", "decode", "noauth",
     "noperm", "other",
@@ -178,7 +178,9 @@ class Metrics:
         self.http_duration = self._histogram(
             "http_request_duration_seconds", "Duration of HTTP requests", REQUEST_BUCKETS_S, "route", "code"
         )
-        posted = ("/recommend", "/similar", "/events", "/model/activate", "/model/rollback")
+        posted = {
+            "/recommend", "/similar", "/events", "/items", "/items/search", "/model/activate", "/model/rollback",
+        }  # fmt: skip
         for route in ROUTES:
             method = "POST" if route in posted else "GET"
             self.http_requests.labels(route, method, "404" if route == "unmatched" else "200")
@@ -219,6 +221,10 @@ class Metrics:
         self.event_effects = {name: effects.labels(name) for name in EVENT_EFFECTS}
         attributions = self._counter("event_attributions", "New events that name an answer or a position", "result")
         self.event_attributions = {name: attributions.labels(name) for name in ATTRIBUTIONS}
+        self.items_written = self._counter("live_items_written", "Live items that the store has confirmed")
+        self.live_items = self._gauge("live_items", "Records of live items", of="livemax")
+        self.live_changes = self._counter("live_items_applied", "Changes of live items that a worker has taken in")
+        self.live_lag = self._gauge("live_items_lag_seconds", "Since when changes were not heard of", of="livemax")
         self.trend_age = self._gauge("trend_age_seconds", "Since when no event was heard of", of="livemax")
         mass = self._gauge("trend_mass", "Events counted in the trend, decayed, by source", "source", of="livemax")
         self.trend_mass = {name: mass.labels(name) for name in TREND_SOURCES}

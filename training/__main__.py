@@ -19,6 +19,9 @@ from training.data.prepare import parse_columns
 from training.data.simulate import simulate
 from training.errors import InputError, StageError, TrainingError
 from training.export.evaluate_bundle import evaluate_bundle
+from training.loop.refresh import Refresher, Wishes
+from training.loop.schedule import check_finished, parse_duration, refresh_every
+from training.loop.service_command import ServiceCommand
 from training.progress import Progress, TensorBoardLog
 from training.report.comparison import compare_runs
 from training.report.page import write_comparison
@@ -174,6 +177,17 @@ def _compare(arguments: argparse.Namespace) -> None:
     print(json.dumps(table))
 
 
+def _refresh(arguments: argparse.Namespace) -> None:
+    every_s = parse_duration(arguments.every) if arguments.every else None
+    if arguments.full_every < 0:
+        raise InputError(f"--full-every must be at least 0, not {arguments.full_every}")
+    check_finished(arguments.out)
+    arguments.held.enter_context(hold(arguments.out))
+    wishes = Wishes(arguments.set, arguments.items, arguments.full_every)
+    refresher = Refresher(arguments.out, ServiceCommand(arguments.store), wishes, Progress())
+    refresh_every(refresher, every_s, lambda line: print(line, flush=True))
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     check_port(arguments.port)
     world = arguments.out / "world"
@@ -234,6 +248,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], Any]] = {
     **dict.fromkeys(STUDIES, _study),
     "evaluate": _evaluate,
     "compare": _compare,
+    "refresh": _refresh,
     "demo": _demo,
 }
 

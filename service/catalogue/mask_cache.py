@@ -36,3 +36,8 @@ class MaskCache:
             _, dropped = self._masks.popitem(last=False)
             self._n_bytes -= dropped.nbytes + _OVERHEAD
         return mask
+
+    def clear(self) -> None:
+        """Keep none: the items have changed."""
+        self._masks.clear()
+        self._n_bytes = 0

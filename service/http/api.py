@@ -127,7 +127,6 @@ def _later_routes() -> APIRouter:
         raise RequestError("not_built", f"{request.method} {request.url.path}: not built yet")
 
     router.add_api_route("/recommend/batch", refuse, methods=["POST"], response_model=None)
-    router.add_api_route("/items/{item_id:path}", refuse, methods=["GET", "PUT", "DELETE"], response_model=None)
     return router
 
 

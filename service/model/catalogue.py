@@ -8,7 +8,8 @@ shorter than asked for only if no more items are allowed.
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from service.bundle import (
     Bundle,
     Float32,
     Int64,
+    Item,
     Parts,
     Relations,
     parse_similar,
@@ -27,7 +29,10 @@ from service.bundle import (
 )
 from service.catalogue.attributes import Attributes
 from service.catalogue.field import pick_fields
+from service.catalogue.live_item import LiveItem
+from service.catalogue.title_index import TitleIndex
 from service.errors import NonFiniteError
+from service.model.live import LiveRows
 from service.search.addend import Addend, Addends, Boosted, Standing, stand, weigh
 from service.search.exact import Exact
 from service.search.protocol import Ranked, Search, rank
@@ -44,7 +49,8 @@ class Catalogue:
 
     search: the search. score, best: its methods. item_ids: the id of each row. parts: what the score has beside taste,
     None where it is taste alone. heard_at: the Unix time up to which events are in the trend. attributes: of the items,
-    which filters ask for.
+    which filters ask for. titles: their words. live: what live items change. live_serial: the last change that is in
+    it. made_at: the Unix time when the bundle was made.
     """
 
     def __init__(self, bundle: Bundle, search: Search[Any] | None = None) -> None:
@@ -58,6 +64,11 @@ class Catalogue:
         self._popular = popularity_order(bundle.items)
         self._places = np.argsort(self._popular)
         self.attributes = Attributes.of(bundle.items)
+        self.n_made = len(bundle.items)
+        self.titles = TitleIndex(self._popular.tolist, lambda rows: (self._items[row].title for row in rows))
+        self.live = LiveRows(self.attributes, self._made, len(bundle.items), self.titles)
+        self.live_serial = 0
+        self.made_at, self.version = _seconds(bundle.manifest.created_at), bundle.manifest.version
         self._popularity = bundle.items.popularity
         self.parts: Parts | None = bundle.table.parts
         similar = bundle.manifest.similar
@@ -79,6 +90,38 @@ class Catalogue:
     def find_row(self, item_id: str) -> int | None:
         """Return the row of an id; None where it is not known."""
         return self._rows.get(item_id)
+
+    def item(self, row: int) -> Item:
+        """Return the item of a row as it is now."""
+        return self.live.items.get(row) or self._items[row]
+
+    def take_live(self, changes: Mapping[str, LiveItem | None], now: float) -> None:
+        """Take what has changed of live items, None for a record that is gone, and withdraw what has expired.
+
+        now: Unix seconds.
+        """
+        self.live.expire(now)
+        for item_id, record in changes.items():
+            row = self._rows.get(item_id)
+            if row is None:
+                continue
+            is_known = row < self.n_made
+            if record is not None and record.applies_to(is_known=is_known, bundle_at=self.made_at):
+                self.live.put(row, item_id, record, now)
+            else:
+                self.live.drop(row)
+
+    def origin(self, row: int) -> list[str]:
+        """Return what a row's vector is made of, the weightiest first."""
+        return ["bundle"] if row < self.n_made else []
+
+    def by_popularity(self) -> Iterator[int]:
+        """Yield all rows, the most popular first."""
+        return self._each_popular()
+
+    def _made(self, row: int) -> Item | None:
+        """Return what the bundle says of a row, if it has it."""
+        return self._items[row] if row < self.n_made else None
 
     def set_counts(self, counts: Float32 | None, heard_at: float) -> None:
         """Let the trend be that of counts, float32 [n_items], in one step; any thread may call. None: it stays.
@@ -177,7 +220,7 @@ class Catalogue:
             listed = [score + each for score, each in zip(listed, more, strict=True)]
         openings = self._openings or {row: _opening(self.item_ids[row]) for row in rows}
         if fields:
-            more = [b"," + pick_fields(self._items[row], fields) for row in rows]
+            more = [b"," + pick_fields(self.item(row), fields) for row in rows]
             return b",".join(
                 [openings[row] + score + rest for row, score, rest in zip(rows, listed, more, strict=True)]
             )
@@ -282,6 +325,14 @@ class Catalogue:
 def _shown(scores: NDArray[Any]) -> list[float]:
     """Return scores as they are written in answers."""
     return [float(str(score)) for score in scores]
+
+
+def _seconds(created_at: str) -> float:
+    """Return the Unix time of a manifest; 0 where it names none."""
+    try:
+        return datetime.fromisoformat(created_at).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def _opening(item_id: str) -> bytes:

@@ -207,7 +207,7 @@ class Ranker:
 
     def _popular(self, ranking: Ranking, depth: int) -> Ranked:
         job = ranking.job
-        allowed = job.query.mask if job.candidates is None else None
+        allowed = job.mask if job.candidates is None else None
         return self._catalogue.most_popular(depth, ranking.masked(), job.candidates, allowed, job.boost)
 
     def _fall_back(self, ranking: Ranking, exc: DegradedError) -> None:
@@ -241,7 +241,7 @@ class Ranker:
         if len(answer.reasons) > 1:
             answer.reasons = sorted(set(answer.reasons), key=REASONS.index)
         if query.is_debug or is_short:
-            answer.funnel = count_funnel(ranking, len(self._catalogue), n_in_list)
+            answer.funnel = count_funnel(ranking, self._catalogue, n_in_list)
         if query.is_debug:
             answer.funnel["history"] = min(len(ranking.found.taste.seen), self.max_history)
         if query.is_debug or query.is_explained:
@@ -316,7 +316,7 @@ def _alike(rankings: Sequence[Ranking]) -> Iterable[list[Ranking]]:
 
 def _allowed(rankings: Sequence[Ranking]) -> Allowed | None:
     """Return what the filters of rankings allow; None where none has a filter."""
-    allowed = [ranking.job.query.mask for ranking in rankings]
+    allowed = [ranking.job.mask for ranking in rankings]
     return allowed if any(mask is not None for mask in allowed) else None
 
 

@@ -247,6 +247,21 @@ class Baselines:
 
 
 @dataclass(frozen=True, config=KNOWN_ONLY)
+class Refresh:
+    """How models go on from those of before with what users did since, and how the new one is judged."""
+
+    epochs: AtLeast1 = 3  # of a training that goes on from the last one
+    rate: Rate = 0.5  # what its learning rate is multiplied with
+    rehearsal: Limit = 1.0  # old targets for each new one, at least; without them a model forgets
+    drift: Share = 0.2  # a larger share of new events of items that the last full training did not know asks for one
+    judged_share: Annotated[StrictFloat, _must("be above 0 and below 0.5", lambda v: 0 < v < 0.5)] = 0.2  # of the new
+    # events, the newest, on which both models are judged; as many before them validate the new one
+    judged_most: AtLeast1 = 5000  # of them, at most
+    judged_least: AtLeast1 = 100  # with fewer a refresh waits
+    margin: ShareBelow1 = 0.02  # what is not worse than the live model by more, with 97.5 % confidence, is published
+
+
+@dataclass(frozen=True, config=KNOWN_ONLY)
 class Config:
     """All sections."""
 
@@ -261,6 +276,7 @@ class Config:
     compression: Compression = Compression()
     compress: Compress = Compress()
     baselines: Baselines = Baselines()
+    refresh: Refresh = Refresh()
 
 
 def parse_names(config: Config, name: str) -> tuple[str, ...]:

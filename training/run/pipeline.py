@@ -62,7 +62,14 @@ PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
 
 
 def run_prepare(run: Run, interactions: Place, items: Place | None) -> None:
-    """Read the files into prepared/ and say how they were read, and what was kept and dropped."""
+    """Read the files into prepared/ and say how they were read, what was kept and dropped, and what a run will need."""
+    prepared = prepare_files(run, interactions, items)
+    for line in [*data_lines(prepared.report), *say_forecast(run.config, prepared)]:
+        run.progress.note(line)
+
+
+def prepare_files(run: Run, interactions: Place, items: Place | None) -> Prepared:
+    """Read the files into prepared/, and return what was read."""
     parse_models(run.config.baselines.models)  # a wrong name now, not after the training
     settings = run.config.prepare
     cleaning = open_cleaning(settings)
@@ -76,9 +83,7 @@ def run_prepare(run: Run, interactions: Place, items: Place | None) -> None:
             prepare(replace(source, watch=bar.advance), items, out, cleaning, rule, settings.repeats)
 
     run.stage("prepared", {"prepare": asdict(settings), "split": rule.settings()}, inputs, work)
-    prepared = run.prepared()
-    for line in [*data_lines(prepared.report), *say_forecast(run.config, prepared)]:
-        run.progress.note(line)
+    return run.prepared()
 
 
 def run_teacher(run: Run) -> None:
@@ -105,7 +110,7 @@ def run_distill(run: Run) -> None:
     ensure_soft_labels(run, prepared)
 
     def work(out: Path) -> None:
-        course = open_course(prepared, open_schedule(run.config.student), run.progress, given)
+        course = open_course(prepared, open_schedule(run.config.student), run.progress, given, run.warm)
         distill(
             out,
             prepared,
