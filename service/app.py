@@ -124,24 +124,20 @@ async def open_service(
     async with AsyncExitStack() as stack:
         store = await open_store(settings, stack, metrics=metrics, log=log)
         erasures = erasures_of(settings, store)
-        shelf = items_of(settings, store)
-        feed = await _begin_items(shelf, metrics)
+        feed = await _begin_items(items_of(settings, store), metrics)
         loader = GenerationLoader(settings, store, erasures, feed, metrics, log)
         published = PublishedVersions(store, settings.namespace)
         follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
-        first = None if is_pinned else await follower.find_first(settings.bundle)
-        generations = Generations(first or _load_own(settings, loader))
+        generations = Generations(await _find_first(settings, loader, None if is_pinned else follower))
         stack.push_async_callback(generations.rest)
-        feed.followers = generations.catalogues
         readiness = _make_readiness(settings, store, store_kind, generations)
         history, names = history_of(settings, store), _names_of(settings)
         keys, account, guard = _make_guard(settings, metrics, log, ledger)
-        writer = ItemWriter(shelf, feed, generations, metrics, settings.live_items)
         api = create_api(
             [
                 event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=keys.is_on),
                 user_routes(history, stream_of(settings, store), erasures, generations, names),
-                item_routes(writer, generations),
+                item_routes(ItemWriter(feed, generations, metrics, settings.live_items), generations),
                 model_routes(generations, published, follower.look_soon),
                 probe_routes(readiness.describe, metrics),
             ],
@@ -153,7 +149,7 @@ async def open_service(
         hearing = erasures.follow(generations.forget_share) if settings.memory_users else None
         following = None if is_pinned else follower.run(generations)
         counting = follow_trends(generations.trends, _note_trend(settings, metrics, generations))
-        _begin(stack, _watch_lag(metrics), hearing, following, counting, feed.follow())
+        _begin(stack, _watch_lag(metrics), hearing, following, counting, feed.follow(generations.catalogues))
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
@@ -273,6 +269,12 @@ def check_places(settings: Settings, *, is_pinned: bool) -> None:
         read_manifest(settings.bundle)
     except BundleError as exc:
         raise StartError(str(exc)) from exc
+
+
+async def _find_first(settings: Settings, loader: GenerationLoader, follower: Follower | None) -> Generation:
+    """Return the generation that is served first: that of the live version, where it is followed and there is one."""
+    first = None if follower is None else await follower.find_first(settings.bundle)
+    return first or _load_own(settings, loader)
 
 
 def _load_own(settings: Settings, loader: GenerationLoader) -> Generation:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.catalogue.attributes import Attributes
+from service.catalogue.column import Mask
 from service.catalogue.field import check_fields
-from service.catalogue.filter import nearest, parse, shown
+from service.catalogue.filter import Filter, nearest, parse, shown
 from service.errors import FieldError
+from service.metrics import Metrics
 from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Query
 from service.recommendation.rule import Cap, Rules
@@ -27,22 +29,26 @@ class Asking:
 
     path: str
     parse: Callable[[bytes], Any]
-    make: Callable[[Any, Generation, BudgetRule, Trace], Query]
+    make: Callable[[Any, Generation, BudgetRule, Trace, Metrics], Query]
 
 
-def make_query(asked: RecommendRequest, generation: Generation, rule: BudgetRule, trace: Trace) -> Query:
+def make_query(
+    asked: RecommendRequest, generation: Generation, rule: BudgetRule, trace: Trace, metrics: Metrics
+) -> Query:
     """Return the query of a POST /recommend to one version. rule: makes its budget. Raises RequestError."""
     query = _begin(asked, generation, rule, trace)
     query.candidates, query.is_explained = asked.candidates, asked.explain
-    return _complete(query, asked, generation)
+    return _complete(query, asked, generation, metrics)
 
 
-def make_similar_query(asked: SimilarRequest, generation: Generation, rule: BudgetRule, trace: Trace) -> Query:
+def make_similar_query(
+    asked: SimilarRequest, generation: Generation, rule: BudgetRule, trace: Trace, metrics: Metrics
+) -> Query:
     """Return the query of a POST /similar to one version. rule: makes its budget. Raises RequestError."""
     query = _begin(asked, generation, rule, trace)
     query.similar_to = asked.anchors()
     check_anchors("item_ids" if asked.item_id is None else "item_id", query.similar_to, generation)
-    return _complete(query, asked, generation)
+    return _complete(query, asked, generation, metrics)
 
 
 def check_anchors(path: str, item_ids: Sequence[str], generation: Generation) -> None:
@@ -66,24 +72,29 @@ def _begin(asked: RecommendRequest | SimilarRequest, generation: Generation, rul
     )
 
 
-def _complete(query: Query, asked: ListRequest, generation: Generation) -> Query:
+def _complete(query: Query, asked: ListRequest, generation: Generation, metrics: Metrics) -> Query:
     """Return the query with what is asked of the list."""
     if not _RULED.isdisjoint(asked.model_fields_set):
-        query.rules = _rules_of(asked, generation.catalogue.attributes)
+        query.rules = _rules_of(asked, generation.catalogue.attributes, metrics)
     if asked.filter:
-        query.mask = parse(asked.filter, generation.catalogue.attributes).mask()
+        query.mask = _mask(parse(asked.filter, generation.catalogue.attributes), metrics)
     if asked.fields:
         query.fields = check_fields(asked.fields, generation.catalogue.attributes)
     return query
 
 
-def _rules_of(asked: ListRequest, attributes: Attributes) -> Rules | None:
+def _mask(asked: Filter, metrics: Metrics) -> Mask:
+    metrics.filter_masks["hit" if asked.is_known else "miss"].inc()
+    return asked.mask()
+
+
+def _rules_of(asked: ListRequest, attributes: Attributes, metrics: Metrics) -> Rules | None:
     """Return what is asked of the list; None where it is no more than the best items. Raises RequestError."""
     paged = asked if isinstance(asked, RecommendRequest) else None
     rules = Rules(
         offset=paged.offset if paged else 0,
         boosts=[
-            (parse(each.if_, attributes, f"boost.{place}.if").mask(), math.log(each.by))
+            (_mask(parse(each.if_, attributes, f"boost.{place}.if"), metrics), math.log(each.by))
             for place, each in enumerate(asked.boost)
         ],
         caps=[_cap(each, attributes, f"max_per.{place}.attribute") for place, each in enumerate(asked.max_per)],

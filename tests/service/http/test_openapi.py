@@ -23,6 +23,12 @@ OPERATIONS = {
     ("POST", "/events"): ("send_events", {"200"} | OF_A_BODY | OF_THE_GATE),
     ("GET", "/users/{user_id}"): ("read_user", {"200", "422"} | OF_THE_GATE),
     ("DELETE", "/users/{user_id}"): ("erase_user", {"200", "422"} | OF_THE_GATE),
+    ("GET", "/items/{item_id}"): ("read_item", {"200", "404", "422"} | OF_THE_GATE),
+    ("PUT", "/items/{item_id}"): ("put_item", {"200", "409"} | OF_A_BODY | OF_THE_GATE),
+    ("PATCH", "/items/{item_id}"): ("patch_item", {"200", "404", "409"} | OF_A_BODY | OF_THE_GATE),
+    ("DELETE", "/items/{item_id}"): ("withdraw_item", {"200", "404", "422"} | OF_THE_GATE),
+    ("POST", "/items"): ("put_items", {"200"} | OF_A_BODY | OF_THE_GATE),
+    ("POST", "/items/search"): ("search_items", {"200"} | OF_A_BODY | OF_THE_GATE),
     ("GET", "/model"): ("read_model", {"200"} | OF_THE_GATE),
     ("POST", "/model/activate"): ("activate_model", {"200", "404"} | OF_A_BODY | OF_THE_GATE),
     ("POST", "/model/rollback"): ("roll_back_model", {"200", "404"} | OF_THE_GATE),
@@ -231,7 +237,10 @@ def test_id_is_accepted_where_its_schema_allows_it(
     assert read.status_code == asked.status_code == shown.status_code == (200 if is_valid else 422)
 
 
-REQUESTS = {"/recommend": "RecommendRequest", "/similar": "SimilarRequest", "/events": "EventsRequest"}
+REQUESTS = {
+    "/recommend": "RecommendRequest", "/similar": "SimilarRequest", "/events": "EventsRequest",
+    "/items/search": "ItemsSearchRequest",
+}  # fmt: skip
 EVENTS = [
     EVENT, {}, {"user_id": "u"}, {"item_id": "i1"}, [], None, 5, "event",
     *[EVENT | {"user_id": each} for each in (*IDS, 5, None, True, ["u"])],
@@ -288,7 +297,9 @@ def test_examples_of_the_document_are_accepted(document: dict[str, Any], keyed_s
 
 def test_method_that_is_not_there_is_told_which_are(document: dict[str, Any], keyed_service: Running) -> None:
     for path, operations in document["paths"].items():
-        response = keyed_service.client.request("TRACE", path.replace("{user_id}", "u"), headers=ADMIN)
+        response = keyed_service.client.request(
+            "TRACE", path.replace("{user_id}", "u").replace("{item_id}", "i"), headers=ADMIN
+        )
 
         assert response.status_code == 405, path
         assert set(response.headers["allow"].split(", ")) - {"HEAD"} == {method.upper() for method in operations}
