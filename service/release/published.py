@@ -148,12 +148,13 @@ class PublishedVersions:
     async def upload(self, path: Path, signing_key: SigningKey | None = None) -> PublishedVersion:
         """Write a verified bundle into the store and list it as a version, which is not live yet.
 
-        signing_key: with which its manifest is signed; without one it is not.
+        signing_key: with which its manifest is signed; without one it has the signature that it has in the store, if
+        any. Raises RefusedError where that one is of another manifest.
         """
         read_manifest(path)
         text = (path / MANIFEST).read_bytes()
         manifest = parse_manifest(text, path / MANIFEST)
-        signature = signing_key.sign(self._namespace, text) if signing_key else None
+        await self._signature(manifest.version, text, signing_key)
         is_listed = manifest.version.encode() in await self._hash(self._prefix + "versions")
         until = () if is_listed else ("EX", _UPLOAD_S)
         keys: list[str] = []
@@ -168,10 +169,24 @@ class PublishedVersions:
         await self._all(commands)
         for first in range(0, len(keys), _KEYS_AT_ONCE):
             await self._all([("PERSIST", key) for key in keys[first : first + _KEYS_AT_ONCE]])
+        signature = await self._signature(manifest.version, text, signing_key)
         await self._all([("SET", self._key(manifest.version, "table"), dump_table(text, CHUNK_BYTES, signature))])
         published = _describe(manifest)
         await self._note(self._prefix + "versions", published.version, dump(published))
         return published
+
+    async def _signature(self, version: str, manifest: bytes, key: SigningKey | None) -> str | None:
+        """Return what a version is to be signed with. Raises RefusedError, see upload."""
+        if key is not None:
+            return key.sign(self._namespace, manifest)
+        known = parse_table(await self._record(self._key(version, "table"), _TABLE_BYTES, or_none=True))
+        if known is None or known.signature is None or known.manifest == manifest:
+            return None if known is None else known.signature
+        raise RefusedError(
+            "error",
+            f"version {version} is in the store, signed, with another {MANIFEST}; unsigned, it would be refused where "
+            "signatures are required: give --signing-key FILE, or 'activate' the version that is there",
+        )
 
     async def table(self, version: str) -> Table:
         """Return a version's manifest, its signature, and the size of its chunks. Raises RefusedError."""
