@@ -65,8 +65,15 @@ class ItemNetwork(nn.Module):
         known = (rows > 0).float() if keep is None else (rows > 0) * keep
         weight = self.log_weight[rows].exp() * known  # [n, F]
         total = (weight**2).sum(dim=1, keepdim=True).clamp(min=LEAST_NORM**2).sqrt()  # the root of 0 has no gradient
-        bag = self.dropout((self.table(rows) * weight[:, :, None]).sum(dim=1) / total)  # [n, H]
+        bag = self.dropout(self._sum(rows, weight) / total)  # [n, H]
         return (self.mean + self.linear(bag) + self.down(self.dropout(F.relu(self.up(bag))))) * self.scale
+
+    def _sum(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Return the weighed sums [n, H] of the table's rows [n, F], without those that weigh nothing."""
+        seen = weight > 0
+        starts = seen.sum(dim=1).cumsum(dim=0)
+        starts = torch.cat([starts.new_zeros(1), starts[:-1]])
+        return F.embedding_bag(rows[seen], self.table.weight, starts, mode="sum", per_sample_weights=weight[seen])
 
     def signs(self, features: Tensor, vectors: Tensor) -> Tensor:
         """Return what the confidence in vectors is read from [n, 4]; see certainty."""

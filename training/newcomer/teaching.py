@@ -7,6 +7,7 @@ item is known to the network by its features alone, of which it must do without 
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,7 @@ def teach(examples: Examples, epochs: int, seed: int, progress: Progress) -> Ite
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps + 1)
     network.train()
-    with progress.bar("item encoder, steps", steps) as bar:
+    with progress.bar("item encoder, steps", steps) as bar, _one_thread():
         for _, batch in zip(range(steps), _batches(examples, trust, seed), strict=False):
             optimiser.zero_grad()
             _loss(network, batch, metric, spread).backward()
@@ -64,6 +65,17 @@ def teach(examples: Examples, epochs: int, seed: int, progress: Progress) -> Ite
             schedule.step()
             bar.advance(1)
     return network.eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: a step is so small that on shared cores threads wait for each other, ten times over."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _loss(network: ItemNetwork, batch: Batch, metric: Tensor, spread: float) -> Tensor:
