@@ -81,7 +81,7 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
         "overlap": overlaps(rankings),
         "diversity_by": yardstick.features.by,
         "meaning": MEANING,
-        "newcomers": read_newcomers(run),
+        "newcomers": read_newcomers(run, prepared),
         "bundle": {"version": bundle.manifest.version, "refit": bundle.manifest.refit},
         "seconds": {name: value for name, value in _seconds(run).items() if name in rankings},
         "data": prepared.report,
@@ -190,14 +190,17 @@ def read_table(run: Path, name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def read_newcomers(run: Path) -> dict[str, Any]:
-    """Return what the stages of new items left: encoder and judged, each empty where its stage was not run."""
+def read_newcomers(run: Path, prepared: Prepared) -> dict[str, Any]:
+    """Return what the stages of new items left: encoder and judged, each empty where its stage was not run.
+
+    What was judged on other data than prepared is left out.
+    """
     places = {"encoder": "item_encoder/about.json", "judged": "newcomers/newcomers.json"}
     found = {name: run / place for name, place in places.items()}
-    return {
-        "titles": NEWCOMERS,
-        **{name: json.loads(path.read_text(encoding="utf-8")) if path.exists() else {} for name, path in found.items()},
-    }
+    said = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found.items() if path.exists()}
+    judged = said.get("judged", {})
+    is_stale = judged.get("data") != prepared.report["fingerprint"]
+    return {"titles": NEWCOMERS, "encoder": said.get("encoder", {}), "judged": {} if is_stale else judged}
 
 
 def lineage_of(run: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def newcomer_lines(found: Mapping[str, Any]) -> list[str]:
         return []
     lines = [
         "",
-        f"{judged['held_out']:,} items held out whole, {judged['requests']:,} requests, ranked among themselves",
+        f"{judged['held_out']:,} items held out whole, ranked among themselves; {judged['requests']:,} requests",
     ]
     for name, row in judged["models"].items():
         ahead = f"  encoder {_difference(row['encoder_ahead'])}" if "encoder_ahead" in row else ""
