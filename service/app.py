@@ -31,7 +31,8 @@ from service.http.api import create_api
 from service.http.events import event_routes
 from service.http.items import ItemWriter, item_routes
 from service.http.model import model_routes, probe_routes
-from service.http.recommend import RecommendEndpoint
+from service.http.query import RECOMMEND, SIMILAR
+from service.http.recommend import ListEndpoint
 from service.http.users import user_routes
 from service.item.feed import ItemFeed
 from service.item.shelf import ItemShelf
@@ -39,6 +40,7 @@ from service.logs import Log
 from service.metrics import TREND_SOURCES, Metrics
 from service.model.model import load_model
 from service.private_directory import make_private
+from service.recommendation.explanation import Explainer
 from service.recommendation.lookup import Lookup
 from service.recommendation.memory import Memory
 from service.recommendation.ranker import Ranker
@@ -122,37 +124,32 @@ async def open_service(
     async with AsyncExitStack() as stack:
         store = await open_store(settings, stack, metrics=metrics, log=log)
         erasures = erasures_of(settings, store)
-        shelf = items_of(settings, store)
-        feed = await _begin_items(shelf, metrics)
+        feed = await _begin_items(items_of(settings, store), metrics)
         loader = GenerationLoader(settings, store, erasures, feed, metrics, log)
         published = PublishedVersions(store, settings.namespace)
         follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
-        first = None if is_pinned else await follower.find_first(settings.bundle)
-        generations = Generations(first or _load_own(settings, loader))
+        generations = Generations(await _find_first(settings, loader, None if is_pinned else follower))
         stack.push_async_callback(generations.rest)
-        feed.followers = generations.catalogues
         readiness = _make_readiness(settings, store, store_kind, generations)
         history, names = history_of(settings, store), _names_of(settings)
         keys, account, guard = _make_guard(settings, metrics, log, ledger)
-        writer = ItemWriter(shelf, feed, generations, metrics, settings.live_items)
         api = create_api(
             [
                 event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=keys.is_on),
                 user_routes(history, stream_of(settings, store), erasures, generations, names),
-                item_routes(writer, generations),
+                item_routes(ItemWriter(feed, generations, metrics, settings.live_items), generations),
                 model_routes(generations, published, follower.look_soon),
                 probe_routes(readiness.describe, metrics),
             ],
             is_keyed=keys.is_on,
         )
-        naming = names.in_log if settings.log_requests else None
-        endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings), naming)
-        gate = Gate(api, endpoint, guard, _make_admission(settings, metrics), account)
+        lists = _make_lists(settings, generations, metrics, names)
+        gate = Gate(api, lists, guard, _make_admission(settings, metrics), account)
         _show(metrics, generations)
         hearing = erasures.follow(generations.forget_share) if settings.memory_users else None
         following = None if is_pinned else follower.run(generations)
         counting = follow_trends(generations.trends, _note_trend(settings, metrics, generations))
-        _begin(stack, _watch_lag(metrics), hearing, following, counting, feed.follow())
+        _begin(stack, _watch_lag(metrics), hearing, following, counting, feed.follow(generations.catalogues))
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
@@ -224,7 +221,8 @@ class GenerationLoader:
         memory = Memory(self._settings.memory_users, lambda: self._erasures.is_heard)
         lookup = Lookup(history, embeddings, catalogue, memory, self._metrics)
         ranker = Ranker(model.student, catalogue, self._metrics, max_history=manifest.max_history)
-        recommender = Recommender(catalogue, lookup, ranker, self._metrics)
+        explainer = Explainer(ranker, model.student, self._metrics)
+        recommender = Recommender(catalogue, lookup, ranker, explainer, self._metrics)
         recommender.warm()
         for _ in self._feed.bring(catalogue):
             pass
@@ -273,6 +271,12 @@ def check_places(settings: Settings, *, is_pinned: bool) -> None:
         raise StartError(str(exc)) from exc
 
 
+async def _find_first(settings: Settings, loader: GenerationLoader, follower: Follower | None) -> Generation:
+    """Return the generation that is served first: that of the live version, where it is followed and there is one."""
+    first = None if follower is None else await follower.find_first(settings.bundle)
+    return first or _load_own(settings, loader)
+
+
 def _load_own(settings: Settings, loader: GenerationLoader) -> Generation:
     if settings.bundle is None:
         raise StartError(
@@ -298,6 +302,14 @@ def _make_guard(settings: Settings, metrics: Metrics, log: Log, ledger: Ledger |
 def _names_of(settings: Settings) -> UserNames:
     key = settings.log_key.get_secret_value().encode() or kept_key(settings.data_dir)
     return UserNames(settings.log_users, Aliases(key))
+
+
+def _make_lists(
+    settings: Settings, generations: Generations, metrics: Metrics, names: UserNames
+) -> dict[str, ListEndpoint]:
+    """Return what answers requests for a list, by path."""
+    rule, naming = budget_rule(settings), names.in_log if settings.log_requests else None
+    return {each.path: ListEndpoint(each, generations, metrics, rule, naming) for each in (RECOMMEND, SIMILAR)}
 
 
 def _make_admission(settings: Settings, metrics: Metrics) -> Admission:

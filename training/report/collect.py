@@ -39,6 +39,7 @@ from training.teacher.registry import KINDS, mixed_members, open_member, peer_pa
 
 STUDENTS = {"student": "student", "student_smoothed": "smoothed", "student_alone": "alone"}  # the stems of their files
 COMPRESSED = "compressed/ranking.npz"
+REFRESHES = "refreshes.jsonl"
 PEERS, BASELINES = "peers", "baselines"
 
 
@@ -80,11 +81,18 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
         "overlap": overlaps(rankings),
         "diversity_by": yardstick.features.by,
         "meaning": MEANING,
+        "newcomers": read_newcomers(run),
         "bundle": {"version": bundle.manifest.version, "refit": bundle.manifest.refit},
         "seconds": {name: value for name, value in _seconds(run).items() if name in rankings},
         "data": prepared.report,
         "lineage": bundle.manifest.lineage,
     }, rankings
+
+
+def read_refreshes(run: Path) -> list[dict[str, Any]]:
+    """Return the refreshes that a directory knows of, the oldest first; none where it has had none."""
+    path = run / REFRESHES
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def beside_the_bar(
@@ -182,6 +190,16 @@ def read_table(run: Path, name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+def read_newcomers(run: Path) -> dict[str, Any]:
+    """Return what the stages of new items left: encoder and judged, each empty where its stage was not run."""
+    places = {"encoder": "item_encoder/about.json", "judged": "newcomers/newcomers.json"}
+    found = {name: run / place for name, place in places.items()}
+    return {
+        "titles": NEWCOMERS,
+        **{name: json.loads(path.read_text(encoding="utf-8")) if path.exists() else {} for name, path in found.items()},
+    }
+
+
 def lineage_of(run: Path) -> dict[str, Any]:
     """Return what the bundle's manifest says of its making: seeds, config, commit, packages and data.
 
@@ -248,6 +266,12 @@ def titles_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
+NEWCOMERS = {
+    "encoder": "Item encoder",
+    "text_neighbour": "Mean of the nearest texts",
+    "popular_in_category": "Most popular attribute",
+    "random": "Chance",
+}
 TITLES = {
     "teacher": "Teacher",
     "student": "Student, distilled",
