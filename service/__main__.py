@@ -95,10 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("serve", "import", "export", "compact", "publish", "activate", "rollback", "status", "doctor"):
         command = commands.choices[name]
         command.add_argument(
-            "--data-dir",
-            type=_optional_path,
+            "--data-dir", type=_optional_path,
             help="where the embedded server keeps its data (default ~/.local/share/retort)",
-        )
+        )  # fmt: skip
     return parser
 
 

@@ -117,10 +117,9 @@ def write_bundle(
     """Write a bundle beside out, check it, rename it to out, and return it opened again.
 
     table, items, manifest: parts, encoding, numbers, booleans, history_types, similar give a bundle of format 2; else
-    it is of format 1.
-    manifest: the fields of Manifest that are not computed here (created_at, max_history, repeat_consumption, ...).
-    A bundle that is already at out is replaced. A crash never leaves a mix of both.
-    Raises BundleError if what was given is no valid bundle; what was at out is then unchanged.
+    it is of format 1. manifest: the fields of Manifest that are not computed here (created_at, max_history, ...). A
+    bundle that is already at out is replaced. A crash never leaves a mix of both. Raises BundleError if what was given
+    is no valid bundle; what was at out is then unchanged.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -143,8 +142,7 @@ def write_bundle(
         additions = {name: computed.get(name) or manifest.get(name) for name in ADDITIONS}
         computed["format"] = SUM_FORMAT if any(additions.values()) else FORMAT
         whole = asdict(Manifest(**{**manifest, **computed}))
-        for name in (name for name, value in additions.items() if not value):
-            del whole[name]
+        whole = {name: value for name, value in whole.items() if additions.get(name, True)}
         _write_synced(aside / MANIFEST, json.dumps(whole, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
         aside.chmod(0o755)
         open_bundle(aside)
