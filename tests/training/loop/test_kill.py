@@ -55,7 +55,7 @@ def test_no_event_is_lost_or_doubled_and_the_live_version_is_the_one_that_was_ju
 
     runs = sorted((place / "refresh").glob("0*"))
     files = read_event_files(place / "refresh" / "events")
-    taken = [json.loads(line) for each in files for line in gzip.open(each.path)]
+    taken = [json.loads(line) for each in files for line in gzip.decompress(each.path.read_bytes()).splitlines()]
     assert Counter((each["user_id"], each["item_id"], each["timestamp"]) for each in taken) == Counter(
         (each["user_id"], each["item_id"], each["timestamp"]) for each in lasting.later
     )

@@ -1,4 +1,4 @@
-"""A whole refresh: what is new is learned and judged, whatever stops it, and only the version that was compared goes."""
+"""A whole refresh: what is new is learned and judged, whatever stops it; only the version that was compared goes."""
 
 import shutil
 from collections import Counter
