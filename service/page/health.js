@@ -85,7 +85,7 @@ function Answers({ samples }) {
     ["events stored", sum((each) => each.events)],
     ["store operations that failed", sum((each) => each.store_errors)],
   ];
-  return html`<${Part} title="Answers of this hour">
+  return html`<${Part} title="Answers of this hour" name="answers">
     <table><thead><tr><th>What</th><th class="number">How many</th></tr></thead>
       <tbody>${rows.map(([name, n], place) => html`<tr key=${place}><td>${name}</td><td class="number">${shown(n)}</td></tr>`)}
       </tbody></table><//>`;

@@ -110,15 +110,16 @@ export function Search({ abilities, model, history, onPick, label }) {
   </form>`;
 }
 
+/** Return the item of that id and those of such a title; without a text, what is recommended after a history. */
 async function find(text, canSearch, model, history, signal) {
-  const fields = fieldsOf(model);
-  let items;
-  if (canSearch && text) {
-    items = (await ask("POST", "/items/search", { text, k: 8 }, { signal })).items.map(flat);
-  } else {
-    const asked = { history: text ? [] : history, k: 8, fields, ...(text ? { candidates: [text], exclude_seen: false } : {}) };
-    items = (await ask("POST", "/recommend", asked, { signal })).items;
-  }
+  const fields = fieldsOf(model), most = 8;
+  const asked = text ? { history: [], candidates: [text], exclude_seen: false } : { history };
+  const [byId, byTitle] = await Promise.all([
+    ask("POST", "/recommend", { ...asked, k: most, fields }, { signal }),
+    canSearch && text ? ask("POST", "/items/search", { text, k: most }, { signal }) : { items: [] },
+  ]);
+  const others = byTitle.items.map(flat).filter(({ item_id }) => item_id !== text);
+  const items = [...byId.items, ...others].slice(0, most);
   learn(items);
   return items;
 }

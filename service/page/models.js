@@ -36,7 +36,7 @@ function Served({ model }) {
 
 /** The figures of each ranking that was measured, with their 95 % intervals where there are any. */
 function Quality({ quality }) {
-  const rankings = Object.entries(quality).filter(([, figures]) => figures && typeof figures === "object");
+  const rankings = Object.entries(quality).filter(([, figures]) => MEASURES.some((each) => each in Object(figures)));
   const measures = MEASURES.filter((each) => rankings.some(([, figures]) => each in figures));
   if (!rankings.length) return html`<p class="faint">This bundle says nothing of its quality.</p>`;
   return html`<div class="scroll" tabindex="0" role="region" aria-label="quality"><table>

@@ -31,7 +31,7 @@ function Page() {
   useEffect(() => {
     document.title = `${name} · Retort`;
   }, [screen]);
-  return html`<a class="skip" href=${`#${screen}`} onClick=${toMain}>To the content</a>
+  return html`<a class="skip" href="#main" onClick=${toMain}>To the content</a>
     <header>
       <span class="name">Retort</span>
       <nav aria-label="screens">${Object.entries(SCREENS).map(([each, [title]]) => html`

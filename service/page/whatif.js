@@ -74,7 +74,7 @@ export function WhatIf({ abilities, model, who, setWho }) {
     <div class="columns even" aria-live="polite">
       ${before.value && html`<${Part} title="As it is" name="before"><${List} items=${before.value.items}
         label="as it is" foot=${(item) => after.value && !left.has(item.item_id) && html`<p class="gone">gone</p>`} /><//>`}
-      ${after.value && html`<${Part} title="What if" name="after"><${List} items=${after.value.items} before=${ids}
+      ${after.value && html`<${Part} title="With the rules" name="after"><${List} items=${after.value.items} before=${ids}
         label="what if" /><${Funnel} funnel=${after.value.debug?.funnel} /><//>`}
     </div>
     ${ruled && html`<details><summary>The request</summary><pre tabindex="0"><code>${JSON.stringify(ruled, null, 1)}</code></pre></details>`}
