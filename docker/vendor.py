@@ -1,4 +1,4 @@
-"""Renew the libraries that the page in the browser brings along: python docker/vendor.py, or make renew.
+"""Renew the libraries that the page in the browser brings along: python docker/vendor.py
 
 They are fetched by `npm pack`, which honours npm's own settings, and put into service/page/vendor/ with their licences;
 sums.json there says the version of each and the sum of every file, both as it came and as it is served. A file is

@@ -78,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.add_argument("file", type=_path, metavar="FILE")
         command.set_defaults(run=run)
+    commands.choices["export"].add_argument(
+        "--after", metavar="POSITION", help="only what came after; an export prints the position where it ended"
+    )
     compacting = commands.add_parser("compact", help="rewrite the embedded server's file without what was erased")
     compacting.set_defaults(run=compact)
     _add_bench(commands.add_parser("bench", help="find the rate at which a running service keeps a latency budget"))
@@ -153,6 +156,9 @@ def _add_releases(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     publish = commands.add_parser("publish", help="upload a bundle into the store and make it live")
     publish.add_argument("bundle", type=_path, metavar="DIR")
     publish.add_argument("--no-activate", action="store_true", help="upload only")
+    publish.add_argument(
+        "--if-live", metavar="VERSION", help="make it live only where this one still is; none: where none is"
+    )
     publish.add_argument("--signing-key", type=_optional_path, metavar="FILE", help="sign with this private key")
     publish.set_defaults(run=rollout.publish)
     activate = commands.add_parser("activate", help="make a published version live")

@@ -30,10 +30,13 @@ from service.errors import StartError
 from service.hour import Hour
 from service.http.api import create_api
 from service.http.events import event_routes
+from service.http.items import ItemWriter, item_routes
 from service.http.model import model_routes, probe_routes
 from service.http.page import Page, page_routes, read_page
 from service.http.recommend import RecommendEndpoint
 from service.http.users import user_routes
+from service.item.feed import ItemFeed
+from service.item.shelf import ItemShelf
 from service.logs import Log
 from service.metrics import TREND_SOURCES, Metrics
 from service.model.model import load_model
@@ -50,7 +53,7 @@ from service.release.record import OWN_NUMBER
 from service.release.signature import Trust
 from service.release.trial import try_bundle
 from service.settings import Settings
-from service.storage import budget_rule, erasures_of, history_of, open_store, stream_of, trend_of, trouble_of
+from service.storage import budget_rule, erasures_of, history_of, items_of, open_store, stream_of, trend_of, trouble_of
 from service.store.client import Store
 from service.task import end_task
 from service.user.alias import Aliases, UserNames, kept_key
@@ -121,11 +124,11 @@ async def open_service(
     async with AsyncExitStack() as stack:
         store = await open_store(settings, stack, metrics=metrics, log=log)
         erasures = erasures_of(settings, store)
-        loader = GenerationLoader(settings, store, erasures, metrics, log)
+        feed = await _begin_items(items_of(settings, store), metrics)
+        loader = GenerationLoader(settings, store, erasures, feed, metrics, log)
         published = PublishedVersions(store, settings.namespace)
         follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
-        first = None if is_pinned else await follower.find_first(settings.bundle)
-        generations = Generations(first or _load_own(settings, loader))
+        generations = Generations(await _find_first(settings, loader, None if is_pinned else follower))
         stack.push_async_callback(generations.rest)
         readiness = _make_readiness(settings, store, store_kind, generations)
         history, names = history_of(settings, store), _names_of(settings)
@@ -135,20 +138,22 @@ async def open_service(
             [
                 event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=keys.is_on),
                 user_routes(history, stream_of(settings, store), erasures, generations, names),
+                item_routes(ItemWriter(feed, generations, metrics, settings.live_items), generations),
                 model_routes(generations, published, follower.look_soon, settings.budget_ms),
                 probe_routes(readiness.describe, metrics, hour),
                 page_routes(page),
             ],
             is_keyed=keys.is_on,
         )
-        naming = names.in_log if settings.log_requests else None
-        endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings), naming)
+        endpoint = _make_endpoint(settings, generations, metrics, names)
         gate = Gate(api, endpoint, guard, _make_admission(settings, metrics), account)
         _show(metrics, generations)
         hearing = erasures.follow(generations.forget_share) if settings.memory_users else None
         following = None if is_pinned else follower.run(generations)
         counting = follow_trends(generations.trends, _note_trend(settings, metrics, generations))
-        _begin(stack, _watch_lag(metrics), hour.follow(), hearing, following, counting)
+        _begin(
+            stack, _watch_lag(metrics), hour.follow(), hearing, following, counting, feed.follow(generations.catalogues)
+        )
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
@@ -156,6 +161,15 @@ def _begin(stack: AsyncExitStack, *works: Coroutine[Any, Any, None] | None) -> N
     """Begin what goes on until the stack ends."""
     for work in filter(None, works):
         stack.push_async_callback(end_task, asyncio.create_task(work))
+
+
+async def _begin_items(shelf: ItemShelf, metrics: Metrics) -> ItemFeed:
+    """Read the live items, before there is a catalogue to show them."""
+    feed = ItemFeed(shelf, on_changes=metrics.live_changes.inc)
+    metrics.watch(metrics.live_items, lambda: len(feed))
+    metrics.watch(metrics.live_lag, lambda: max(0.0, time.monotonic() - feed.heard_at))
+    await feed.begin()
+    return feed
 
 
 def _note_trend(settings: Settings, metrics: Metrics, generations: Generations) -> Callable[[], None]:
@@ -195,8 +209,12 @@ def _show(metrics: Metrics, generations: Generations) -> None:
 class GenerationLoader:
     """Makes generations out of bundles, all with the same store and settings."""
 
-    def __init__(self, settings: Settings, store: Store, erasures: Erasures, metrics: Metrics, log: Log) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, erasures: Erasures, feed: ItemFeed, metrics: Metrics, log: Log
+    ) -> None:
+        """feed: of the live items, which are in a generation from its start."""
         self._settings, self._store, self._erasures, self._metrics, self._log = settings, store, erasures, metrics, log
+        self._feed = feed
 
     def load(self, path: Path, number: int) -> Generation:
         """Load a bundle, hold it against its golden answers, and warm it. Raises StartError."""
@@ -209,6 +227,8 @@ class GenerationLoader:
         ranker = Ranker(model.student, catalogue, self._metrics, max_history=manifest.max_history)
         recommender = Recommender(catalogue, lookup, ranker, self._metrics)
         recommender.warm()
+        for _ in self._feed.bring(catalogue):
+            pass
         trend = trend_of(self._settings, self._store, catalogue, HistoryTypes(manifest.history_types))
         return Generation(manifest, catalogue, recommender, number, trend)
 
@@ -252,6 +272,19 @@ def check_places(settings: Settings, *, is_pinned: bool) -> None:
         read_manifest(settings.bundle)
     except BundleError as exc:
         raise StartError(str(exc)) from exc
+
+
+async def _find_first(settings: Settings, loader: GenerationLoader, follower: Follower | None) -> Generation:
+    """Return the generation that is served first: that of the live version, where it is followed and there is one."""
+    first = None if follower is None else await follower.find_first(settings.bundle)
+    return first or _load_own(settings, loader)
+
+
+def _make_endpoint(
+    settings: Settings, generations: Generations, metrics: Metrics, names: UserNames
+) -> RecommendEndpoint:
+    naming = names.in_log if settings.log_requests else None
+    return RecommendEndpoint(generations, metrics, budget_rule(settings), naming)
 
 
 def _load_own(settings: Settings, loader: GenerationLoader) -> Generation:

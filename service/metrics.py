@@ -32,9 +32,9 @@ STAGE_BUCKETS_S = (
     0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1,
 )  # fmt: skip
 ROUTES = (
-    "/recommend", "/events", "/users/{user_id}", "/model", "/model/activate",
-    "/model/rollback", "/model/versions", "/livez", "/readyz", "/metrics", "/metrics/hour", "/docs",
-    "/openapi.json", "/",
+    "/recommend", "/events", "/items", "/items/{item_id}", "/items/search", "/users/{user_id}", "/model",
+    "/model/activate", "/model/rollback", "/model/versions", "/livez", "/readyz", "/metrics", "/metrics/hour",
+    "/docs", "/openapi.json", "/",
     "unmatched",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
@@ -43,7 +43,7 @@ _LEVELS_AND_REASONS = [
     ("full", "none"), ("full", "stale_trend"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
     *[("fallback", reason) for reason in REASONS if not reason.startswith("stale") and reason != "not_enough_items"],
 ]  # fmt: skip
-STORE_OPS = ("read", "write_embedding", "append", "user", "erase", "ping", "release")
+STORE_OPS = ("read", "write_embedding", "append", "user", "erase", "items", "ping", "release")
 STORE_KINDS = (
     "timeout", "connection", "pool_exhausted", "loading", "readonly", "oom", "wrongtype", "decode", "noauth",
     "noperm", "other",
@@ -53,6 +53,7 @@ EVENT_RESULTS = ("accepted", "duplicate", "invalid", "future", "too_old", "unava
 EVENT_EFFECTS = ("history", "stream", "hide", "undo")
 ATTRIBUTIONS = ("whole", "no_position", "no_recommendation", "unknown_form", "position_out_of_range")
 CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
+MASK_RESULTS = ("hit", "miss")
 TREND_SOURCES = ("bundle", "anonymous", "admin", *(f"key_{number}" for number in range(1, 10)), "other")
 """Whose events the trend is made of. A key is named by its place in RETORT_API_KEYS; later ones are "other"."""
 SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "rejected_signature", "error")
@@ -186,9 +187,11 @@ class Metrics:
         self.http_duration = self._histogram(
             "http_request_duration_seconds", "Duration of HTTP requests", REQUEST_BUCKETS_S, "route", "code"
         )
-        methods = {"/recommend": "POST", "/events": "POST", "/model/activate": "POST", "/model/rollback": "POST"}
+        posted = {"/recommend", "/events", "/items", "/items/search", "/model/activate", "/model/rollback"}
         for route in ROUTES:
-            self.http_requests.labels(route, methods.get(route, "GET"), "404" if route == "unmatched" else "200")
+            self.http_requests.labels(
+                route, "POST" if route in posted else "GET", "404" if route == "unmatched" else "200"
+            )
             self.http_duration.labels(route, "4xx" if route == "unmatched" else "2xx")
         for code in ("2xx", "4xx", "5xx"):
             self.http_duration.labels("/recommend", code)
@@ -215,12 +218,18 @@ class Metrics:
         self.deadline_exceeded = {name: exceeded.labels(name) for name in ("queue", "store", "encode", "score")}
         cache = self._counter("embedding_cache", "Cached user embeddings asked for", "result")
         self.embedding_cache = {name: self._tally(cache.labels(name)) for name in CACHE_RESULTS}
+        masks = self._counter("filter_masks", "Filters asked for, by whether their items were known", "result")
+        self.filter_masks = {name: masks.labels(name) for name in MASK_RESULTS}
         events = self._counter("events", "Events received", "result")
         self.events = {name: events.labels(name) for name in EVENT_RESULTS}
         effects = self._counter("event_effects", "New events by what their type does", "effect")
         self.event_effects = {name: effects.labels(name) for name in EVENT_EFFECTS}
         attributions = self._counter("event_attributions", "New events that name an answer or a position", "result")
         self.event_attributions = {name: attributions.labels(name) for name in ATTRIBUTIONS}
+        self.items_written = self._counter("live_items_written", "Live items that the store has confirmed")
+        self.live_items = self._gauge("live_items", "Records of live items", of="livemax")
+        self.live_changes = self._counter("live_items_applied", "Changes of live items that a worker has taken in")
+        self.live_lag = self._gauge("live_items_lag_seconds", "Since when changes were not heard of", of="livemax")
         self.trend_age = self._gauge("trend_age_seconds", "Since when no event was heard of", of="livemax")
         mass = self._gauge("trend_mass", "Events counted in the trend, decayed, by source", "source", of="livemax")
         self.trend_mass = {name: mass.labels(name) for name in TREND_SOURCES}

@@ -4,7 +4,7 @@ A session has one thread, which does not spin while it waits. One request's work
 spinning thread would take the core that the store and the event loop need.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnxruntime
@@ -34,10 +34,15 @@ class Session:
 
     def run(self, output: str, inputs: Mapping[str, Any]) -> Any:
         """Run the graph and return one of its outputs as an array. inputs: name to array. Raises ModelError."""
+        return self.run_all([output], inputs)[0]
+
+    def run_all(self, outputs: Sequence[str], inputs: Mapping[str, Any]) -> list[Any]:
+        """Run the graph once and return some of its outputs as arrays. inputs: name to array. Raises ModelError."""
         try:
-            return self._session.run([output], inputs)[0]
+            found: list[Any] = self._session.run(list(outputs), inputs)
         except Exception as exc:  # see above
             raise ModelError("onnxruntime failed") from exc
+        return found
 
 
 def _options() -> onnxruntime.SessionOptions:

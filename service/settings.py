@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     memory_users: int = Field(
         10_000, ge=0, le=10_000_000, description="users a worker remembers for when the store fails"
     )
+    live_items: int = Field(
+        100_000, ge=0, le=10_000_000, description="live items kept in the store, and by every worker, at most"
+    )
     compact_hours: float = Field(
         24, gt=0, le=8760, description="age at which the embedded server's file is rewritten without what was erased"
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 from service.bundle import HistoryTypes
 from service.errors import StartError, StoreError
+from service.item.shelf import ItemShelf
 from service.logs import Log
 from service.metrics import Metrics
 from service.model.catalogue import Catalogue
@@ -161,6 +162,11 @@ def trend_of(settings: Settings, store: Store, catalogue: Catalogue, types: Hist
     snapshots = TrendSnapshots(store, UserKeys(settings.namespace), parts.rule.trend.half_life_s)
     counter = TrendCounter(parts.rule.trend, parts.counts_at(now), catalogue, now, types)
     return TrendFeed(stream_of(settings, store), snapshots, counter, catalogue.set_counts)
+
+
+def items_of(settings: Settings, store: Store) -> ItemShelf:
+    """Return the live items in the store."""
+    return ItemShelf(store, settings.namespace)
 
 
 def erasures_of(settings: Settings, store: Store) -> Erasures:

@@ -1,7 +1,8 @@
 """The end of a background task: cancelled until it is over.
 
-A library that waits for a reply may take a cancellation for the end of its own time limit (redis-py does, where both
-come in the same turn of the loop). The task then goes on, and whoever waits for its end waits for ever.
+A cancellation can get lost: asyncio.wait_for() of Python 3.11 drops one that comes in the turn of the loop in which
+what it waits for is done, and libraries use it. The task then goes on, and whoever waits for its end waits for ever.
+What a limit of asyncio.timeout() cancels goes on as well.
 """
 
 import asyncio

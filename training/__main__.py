@@ -19,6 +19,9 @@ from training.data.prepare import parse_columns
 from training.data.simulate import simulate
 from training.errors import InputError, StageError, TrainingError
 from training.export.evaluate_bundle import evaluate_bundle
+from training.loop.refresh import Refresher, Wishes
+from training.loop.schedule import check_finished, parse_duration, refresh_every
+from training.loop.service_command import ServiceCommand
 from training.progress import Progress, TensorBoardLog
 from training.report.comparison import compare_runs
 from training.report.page import write_comparison
@@ -27,6 +30,7 @@ from training.run.config import Config, check_refit
 from training.run.config_file import differing_settings, dump_config, load_config
 from training.run.fault import machine_fault, write_whole
 from training.run.lock import hold
+from training.run.newcomer import run_newcomers
 from training.run.demo import SMALL, check_port, serve_demo
 from training.run.directory import Run, check_prepared
 from training.run.parser import build_parser
@@ -48,6 +52,7 @@ STAGES: Mapping[str, Callable[[Run], None]] = {
     "distill": run_distill,
     "compress": run_compress,
     "export": run_export,
+    "newcomers": run_newcomers,
     "baselines": run_baselines,
     "report": run_report,
 }
@@ -60,14 +65,15 @@ STUDIES: Mapping[str, tuple[Callable[[Run], Table], Callable[[Table], list[str]]
 """What is measured beside the stages, and how its table is printed."""
 MAKERS = {
     "prepare": "prepare", "split": "prepare", "teacher": "teacher", "student": "distill", "distill": "distill",
-    "compress": "compress",
+    "compress": "compress", "newcomers": "export",
 }  # fmt: skip
 """The command that is made with each section of settings."""
 _DATA = frozenset({"prepare", "split"})
 _STUDENT = _DATA | {"teacher", "student", "distill"}
 MADE_BEFORE = {
     "teacher": _DATA, "distill": _DATA, "baselines": _DATA, "compress": _STUDENT, "export": _STUDENT,
-    "report": _STUDENT | {"compress"}, "search": _DATA | {"teacher"}, "ablation": _DATA | {"teacher"},
+    "newcomers": _STUDENT | {"compress"}, "report": _STUDENT | {"compress", "newcomers"},
+    "search": _DATA | {"teacher"}, "ablation": _DATA | {"teacher"},
     "capacity": _DATA | {"teacher"}, "compression": _STUDENT,
 }  # fmt: skip
 """The sections that earlier stages were made with, for each command. It would only write a new value down, unused."""
@@ -174,6 +180,17 @@ def _compare(arguments: argparse.Namespace) -> None:
     print(json.dumps(table))
 
 
+def _refresh(arguments: argparse.Namespace) -> None:
+    every_s = parse_duration(arguments.every) if arguments.every else None
+    if arguments.full_every < 0:
+        raise InputError(f"--full-every must be at least 0, not {arguments.full_every}")
+    check_finished(arguments.out)
+    arguments.held.enter_context(hold(arguments.out))
+    wishes = Wishes(arguments.set, arguments.items, arguments.full_every)
+    refresher = Refresher(arguments.out, ServiceCommand(arguments.store), wishes, Progress())
+    refresh_every(refresher, every_s, lambda line: print(line, flush=True))
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     check_port(arguments.port)
     world = arguments.out / "world"
@@ -234,6 +251,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], Any]] = {
     **dict.fromkeys(STUDIES, _study),
     "evaluate": _evaluate,
     "compare": _compare,
+    "refresh": _refresh,
     "demo": _demo,
 }
 

@@ -44,6 +44,8 @@ def route_of(path: str) -> str:
     """Return the template of a path, or unmatched: labels come from a closed list, never from a caller."""
     if path.startswith("/users/") and len(path) > len("/users/"):
         return "/users/{user_id}"
+    if path.startswith("/items/") and len(path) > len("/items/"):
+        return "/items/search" if path == "/items/search" else "/items/{item_id}"
     if path in DOCUMENT_PATHS and path != "/openapi.json":
         return "/docs"
     if path.startswith("/page/"):

@@ -1,7 +1,7 @@
 """The keys that open the API, what each of them opens, and the paths that need none or the admin key.
 
 RETORT_API_KEYS lists keys, each alone or with scopes before it: `recommend+events:KEY`. A key without scopes opens all
-routes but those of the admin key.
+routes but those of the admin key, and those that change what everybody is shown: they need a key that names the scope.
 """
 
 import hmac
@@ -22,7 +22,9 @@ DOCUMENT_PATHS = frozenset(
 any user: they need none, but unlike the open paths they are limited like every other."""
 _KEYLESS_PATHS = OPEN_PATHS | DOCUMENT_PATHS
 ADMIN_PATHS = frozenset({"/model/activate", "/model/rollback"})
-SCOPES = ("recommend", "events", "users.read", "users.erase", "model", "metrics")
+SCOPES = ("recommend", "events", "users.read", "users.erase", "model", "metrics", "items")
+NAMED_SCOPES = frozenset({"items"})
+"""Only the admin key, and keys that name such a scope, open what needs it."""
 LEAST_KEY = 16
 """The shortest key, in characters, that may stand between this service and more than this machine."""
 _GROUPS = {"users": {"users.read", "users.erase"}, **{scope: {scope} for scope in SCOPES}}
@@ -41,7 +43,9 @@ class Key:
 
     def opens(self, scope: str | None) -> bool:
         """Whether the key opens what needs a scope; None: any key will do."""
-        return self.scopes is None or scope is None or scope in self.scopes
+        if self.scopes is None:
+            return scope not in NAMED_SCOPES
+        return scope is None or scope in self.scopes
 
 
 def parse_key(text: str) -> Key:
@@ -57,6 +61,9 @@ def scope_of(path: str, method: str) -> str | None:
     """Return the scope that a request needs; None where any key will do."""
     if path.startswith("/users/"):
         return "users.erase" if method == "DELETE" else "users.read"
+    if path == "/items" or path.startswith("/items/"):
+        is_read = method in ("GET", "HEAD") or (method == "POST" and path == "/items/search")
+        return None if is_read else "items"
     return _OF_PATH.get(path)
 
 

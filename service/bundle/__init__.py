@@ -8,6 +8,8 @@ from service.bundle.directory import Bundle, Golden, open_bundle, write_bundle
 from service.bundle.error import BundleCorruptError, BundleError, BundleFormatError, BundleMissingError
 from service.bundle.history_type import BUILT_IN, MOST_TYPE_LENGTH, Effect, HistoryTypes, combine_types, settle
 from service.bundle.item import MAX_ID_LENGTH, Item, Items, check_item_id, popularity_order, tie_hash
+from service.bundle.item_encoding import ITEM_TOLERANCE, ItemEncoding, ItemGolden
+from service.bundle.item_text import HASHING, MOST_FEATURES, ItemText, hash_text, pad_features
 from service.bundle.manifest import (
     EMBEDDINGS,
     ENCODER,
@@ -45,11 +47,12 @@ from service.bundle.score import (
 from service.bundle.table import ItemTable, pad_histories
 
 __all__ = [
-    "BUILT_IN", "EMBEDDINGS", "ENCODER", "FORMAT", "GOLDEN", "ITEMS", "MANIFEST", "MAX_ID_LENGTH", "MOST_TYPE_LENGTH",
-    "NEIGHBOURS", "NEIGHBOUR_SCALES", "NEIGHBOUR_WEIGHTS", "PARTS", "REQUIRED", "SCALES", "SUM_FORMAT", "TIE_RULE",
-    "TREND_COUNTS", "Bundle", "BundleCorruptError", "BundleError", "BundleFormatError", "BundleMissingError",
-    "Effect", "Float32", "Gap", "Golden", "HistoryTypes", "Int64", "Item", "ItemTable", "Items", "Manifest",
-    "NeighbourRule", "Neighbours", "Parts", "ScoreRule", "Scores", "TrendRule", "add_up", "bundle_version",
-    "check_item_id", "combine_types", "fingerprint", "open_bundle", "pad_histories", "parse_manifest",
+    "BUILT_IN", "EMBEDDINGS", "ENCODER", "FORMAT", "GOLDEN", "HASHING", "ITEMS", "ITEM_TOLERANCE", "MANIFEST",
+    "MAX_ID_LENGTH", "MOST_FEATURES", "MOST_TYPE_LENGTH", "NEIGHBOURS", "NEIGHBOUR_SCALES", "NEIGHBOUR_WEIGHTS",
+    "PARTS", "REQUIRED", "SCALES", "SUM_FORMAT", "TIE_RULE", "TREND_COUNTS", "Bundle", "BundleCorruptError",
+    "BundleError", "BundleFormatError", "BundleMissingError", "Effect", "Float32", "Gap", "Golden", "HistoryTypes",
+    "Int64", "Item", "ItemEncoding", "ItemGolden", "ItemTable", "ItemText", "Items", "Manifest", "NeighbourRule",
+    "Neighbours", "Parts", "ScoreRule", "Scores", "TrendRule", "add_up", "bundle_version", "check_item_id",
+    "combine_types", "fingerprint", "hash_text", "open_bundle", "pad_features", "pad_histories", "parse_manifest",
     "parse_score", "popularity_order", "read_manifest", "settle", "sum_up", "tie_hash", "write_bundle",
 ]  # fmt: skip

@@ -10,8 +10,9 @@
                             "numbers"? {name: number} and "booleans"? {name: bool}, whose names the manifest lists
     golden.jsonl            {"history": [item_id], "k", "items": [[item_id, score]]}
 
-Format 1: score(user, item) = user · item (+ bias). Format 2 has one of two fields more in its manifest, or both.
-`history_types` says which types of events enter histories (service/bundle/history_type.py). `score` says that the score
+Format 1: score(user, item) = user · item (+ bias). Format 2 has one of three fields more in its manifest, or more.
+`history_types` says which types of events enter histories (service/bundle/history_type.py). `item_encoder` says that
+there is an encoder of new items, in two files of its own (service/bundle/item_encoding.py). `score` says that the score
 is a sum that this is one part of, and which parts there are (service/bundle/score.py says how they add up). With it
 there are these files more:
 
@@ -42,6 +43,7 @@ from service.bundle.array import check_range, open_array
 from service.bundle.encoder import read_encoder
 from service.bundle.error import BundleCorruptError
 from service.bundle.item import Item, Items, name_values, read_items
+from service.bundle.item_encoding import ITEM_ENCODER, ITEM_GOLDEN, ItemEncoding, golden_fields, read_item_encoding
 from service.bundle.manifest import (
     ADDITIONS,
     BIASES,
@@ -113,7 +115,8 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle beside out, check it, rename it to out, and return it opened again.
 
-    table, items, manifest: parts, numbers, booleans, history_types give a bundle of format 2; else it is of format 1.
+    table, items, manifest: parts, encoding, numbers, booleans, history_types give a bundle of format 2; else it is of
+    format 1.
     manifest: the fields of Manifest that are not computed here (created_at, max_history, repeat_consumption, ...).
     A bundle that is already at out is replaced. A crash never leaves a mix of both.
     Raises BundleError if what was given is no valid bundle; what was at out is then unchanged.
@@ -126,12 +129,14 @@ def write_bundle(
         n_items, dim = table.embeddings.shape
         score = {} if table.parts is None else table.parts.rule.to_json()
         types = manifest.get("history_types") or {}
+        newcomers = {} if table.encoding is None else table.encoding.to_json()
         computed = {
-            "version": bundle_version(files, score, types),
+            "version": bundle_version(files, score, types, newcomers),
             "dim": int(dim),
             "n_items": int(n_items),
             "files": files,
             "score": score,
+            "item_encoder": newcomers,
             **name_values(items),
         }
         additions = {name: computed.get(name) or manifest.get(name) for name in ADDITIONS}
@@ -169,6 +174,9 @@ def _write_files(path: Path, encoder: bytes, table: ItemTable, items: Sequence[I
     for name, array in arrays.items():
         if array is not None:
             np.save(path / name, np.ascontiguousarray(array), allow_pickle=False)
+    if (encoding := table.encoding) is not None:
+        (path / ITEM_ENCODER).write_bytes(encoding.graph)
+        _write_synced(path / ITEM_GOLDEN, "".join(_dump_line(golden_fields(each)) for each in encoding.golden))
     _write_synced(path / ITEMS, "".join(_dump_line(_item_fields(item)) for item in items))
     _write_synced(path / GOLDEN, "".join(_dump_line(_golden_fields(answer, parts)) for answer in golden))
 
@@ -227,7 +235,15 @@ def _open_table(path: Path, manifest: Manifest) -> ItemTable:
     inputs = None
     if INPUT_EMBEDDINGS in manifest.files:
         inputs = open_array(path / INPUT_EMBEDDINGS, shape, ("float32",))
-    return ItemTable(embeddings, vectors.get(SCALES), vectors.get(BIASES), inputs, _open_parts(path, manifest))
+    parts, encoding = _open_parts(path, manifest), _open_encoding(path, manifest)
+    return ItemTable(embeddings, vectors.get(SCALES), vectors.get(BIASES), inputs, parts, encoding)
+
+
+def _open_encoding(path: Path, manifest: Manifest) -> ItemEncoding | None:
+    for name in (ITEM_ENCODER, ITEM_GOLDEN):
+        if (name in manifest.files) != bool(manifest.item_encoder):
+            raise BundleCorruptError(f"{path / name}: belongs to the manifest's item_encoder, and only to that")
+    return read_item_encoding(path, manifest.item_encoder, manifest.dim) if manifest.item_encoder else None
 
 
 def _open_parts(path: Path, manifest: Manifest) -> Parts | None:

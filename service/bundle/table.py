@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.array import Float32, Int64
+from service.bundle.item_encoding import ItemEncoding
 from service.bundle.score import Parts
 
 
@@ -20,6 +21,7 @@ class ItemTable:
     biases: float32 [n_items] or None, added to the scores.
     inputs: float32 [n_items, dim] or None: what histories are made of, where it is not the same table.
     parts: what a score has beside user · item, and how it adds up; None where there is nothing beside.
+    encoding: what makes vectors of items that are not in the table; None where nothing does.
     """
 
     embeddings: NDArray[Any]
@@ -27,6 +29,7 @@ class ItemTable:
     biases: Float32 | None = None
     inputs: Float32 | None = None
     parts: Parts | None = None
+    encoding: ItemEncoding | None = None
 
     def dense(self) -> Float32:
         """Return the vectors that users are multiplied with, of all items, float32 [n_items, dim]."""

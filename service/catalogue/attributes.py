@@ -1,12 +1,17 @@
-"""What is known of the items of one version: a column for each attribute, made once, when the version is loaded."""
+"""What is known of the items of one version: a column for each attribute, made when the version is loaded.
+
+Live items change it, one row at a time, between two requests. Masks that were made before are not changed: the next
+request makes new ones.
+"""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Item
-from service.catalogue.column import BooleanColumn, Column, Int32, NumberColumn, TextColumn, TextColumnBuilder
+from service.catalogue.column import BooleanColumn, Column, Int32, NumberColumn, TextColumn, TextColumnBuilder, Words
 from service.catalogue.mask_cache import MaskCache
 
 
@@ -20,11 +25,15 @@ class Attributes:
     def __init__(self, columns: dict[str, Column], n_items: int) -> None:
         """columns: by name, each of n_items items."""
         self._columns, self._n_items = columns, n_items
+        self.masks = MaskCache()
+        self._merged: dict[str, tuple[Int32, Int32]] = {}
+        self._sort_names()
+
+    def _sort_names(self) -> None:
         self.names, self.numbers, self.booleans = (
-            sorted(name for name, column in columns.items() if isinstance(column, kind))
+            sorted(name for name, column in self._columns.items() if isinstance(column, kind))
             for kind in (TextColumn, NumberColumn, BooleanColumn)
         )
-        self.masks = MaskCache()
 
     @classmethod
     def of(cls, items: Sequence[Item]) -> "Attributes":
@@ -73,4 +82,48 @@ class Attributes:
         column = self._columns[name]
         if not isinstance(column, TextColumn):
             raise KeyError(name)
-        return column.values, column.codes, column.starts
+        if name not in self._merged:
+            self._merged[name] = column.codes()
+        return column.values, *self._merged[name]
+
+    def kind_of(self, name: str) -> str | None:
+        """Return what the values of an attribute are: text, number or boolean; None where no item has it."""
+        column = self._columns.get(name)
+        return None if column is None else column.kind
+
+    def grow(self, n_items: int) -> None:
+        """Make room for n_items; those that are new have nothing until change() says what."""
+        if n_items > self._n_items:
+            self._n_items = n_items
+            for column in self._columns.values():
+                column.grow(n_items)
+            self._forget()
+
+    def change(self, row: int, item: Item) -> None:
+        """Let a row be an item as it is now. A value of another kind than its attribute's is left out."""
+        given: dict[str, tuple[str, Any]] = {
+            name: (kind, value)
+            for kind, values in (("text", item.attributes), ("number", item.numbers), ("boolean", item.booleans))
+            for name, value in values.items()
+        }
+        if new := {name: kind for name, (kind, _) in given.items() if name not in self._columns}:
+            self._columns |= {name: self._empty(kind) for name, kind in new.items()}
+            self._sort_names()
+        for name, column in self._columns.items():
+            kind, value = given.get(name, (column.kind, None))
+            column.set(row, value if kind == column.kind else None)
+        self._forget()
+
+    def _empty(self, kind: str) -> Column:
+        """Return a column of which no item has a value yet."""
+        if kind == "number":
+            return NumberColumn(np.full(self._n_items, np.nan))
+        if kind == "boolean":
+            return BooleanColumn(np.full(self._n_items, -1, dtype=np.int8))
+        none = np.zeros(0, dtype=np.int32)
+        return TextColumn(Words([]), none, np.zeros(self._n_items + 1, dtype=np.int32))
+
+    def _forget(self) -> None:
+        """Forget what was made of the columns as they were."""
+        self.masks.clear()
+        self._merged.clear()

@@ -26,6 +26,7 @@ from service.client.error import (
 
 MOST_IN_BATCH = 500
 _LONGEST_PAUSE_S = 5.0
+_AGAIN_S = 1.5
 Raw = Mapping[str, Any]
 Send = Callable[[Sequence[Raw]], Awaitable[EventsAnswer]]
 OnLost = Callable[[LostEvent], None]
@@ -131,9 +132,9 @@ class Outbox:
             await self._stop()
 
     async def _stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        while self._task is not None and not self._task.done():
+            self._task.cancel()  # it can get lost: asyncio.wait_for() of Python 3.11 drops some
+            await asyncio.wait([self._task], timeout=_AGAIN_S)
 
     async def _run(self) -> None:
         while True:

@@ -16,8 +16,9 @@ import orjson
 from service.app import trial_of
 from service.errors import RefusedError, StartError, StoreError
 from service.logs import printable
-from service.release.published import PublishedVersions
-from service.release.record import Live, PublishedVersion, Replica
+from service.release.follower import ANNOUNCE_S
+from service.release.published import Expected, PublishedVersions
+from service.release.record import Live, PublishedVersion, Replica, check_version, is_version
 from service.release.signature import SigningKey, read_signing_key
 from service.settings import Settings, read_settings
 from service.storage import reach_store
@@ -33,6 +34,10 @@ def publish(arguments: argparse.Namespace) -> int:
 
 def activate(arguments: argparse.Namespace) -> int:
     """Make a published version live."""
+    try:
+        check_version(arguments.version)
+    except RefusedError as exc:
+        raise StartError(str(exc)) from exc
     return _run(arguments, _activate)
 
 
@@ -59,21 +64,43 @@ def _run(arguments: argparse.Namespace, work: Work) -> int:
 async def _publish(arguments: argparse.Namespace, published: PublishedVersions, settings: Settings) -> int:
     started = time.monotonic()
     signing_key = _signing_key(settings)
+    expected = _expected(arguments.if_live)
     await _try(arguments.bundle, trial_of(settings))
     try:
-        version = await published.upload(arguments.bundle, signing_key)
+        version = await _upload(published, arguments.bundle, signing_key)
+        is_signed = signing_key is not None or (await published.table(version.version)).signature is not None
         _say(
             f"published {version.version}: {version.n_items} items, {version.bytes / 1e6:.1f} MB, "
-            f"{time.monotonic() - started:.1f} s, {'signed' if signing_key else 'not signed'}"
+            f"{time.monotonic() - started:.1f} s, "
+            + ("signed" if signing_key else "signed before" if is_signed else "not signed")
         )
         if arguments.no_activate:
             return 0
-        live = await published.activate(version.version)
+        live = await published.activate(version.version, expected)
         for removed in await published.prune():
             _say(f"removed {removed} from the store")
         return await _announce(published, live, arguments.wait)
+    except RefusedError as exc:
+        raise StartError(f"uploaded, and not made live: {exc}") from exc
     except StoreError as exc:
         raise StartError(f"publish stopped: the store: {exc}; what was live still is, run it again") from exc
+
+
+async def _upload(published: PublishedVersions, bundle: Path, signing_key: SigningKey | None) -> PublishedVersion:
+    """Upload a bundle. Raises StartError where that is refused."""
+    try:
+        return await published.upload(bundle, signing_key)
+    except RefusedError as exc:
+        raise StartError(f"not published: {exc}") from exc
+
+
+def _expected(text: str | None) -> Expected | None:
+    """Return which version must be live, None where any may be. Raises StartError."""
+    if text is None:
+        return None
+    if text != "none" and not is_version(text):
+        raise StartError(f"--if-live: {text!r} is no version; 'status' lists them; none stands for no live version")
+    return Expected(None if text == "none" else text)
 
 
 def _signing_key(settings: Settings) -> SigningKey | None:
@@ -117,7 +144,8 @@ async def _show_status(arguments: argparse.Namespace, published: PublishedVersio
     if live is None:
         print("the store names no live version: every process goes on with what it serves, a new one with its --bundle")
     for replica in replicas:
-        note = "" if replica.result == "ok" else f"  {replica.result}: {replica.message}"
+        is_about_live = live is not None and replica.at >= live.since
+        note = f"  {replica.result}: {replica.message}" if is_about_live and replica.result != "ok" else ""
         print(printable(f"{replica.name}  serves {replica.version}{note}"))
     print(orjson.dumps({
         "live": live and asdict(live),
@@ -134,9 +162,13 @@ def _line_of(version: PublishedVersion, *, is_live: bool) -> str:
 
 
 async def _announce(published: PublishedVersions, live: Live, wait_s: float) -> int:
-    """Say what is live now, and wait up to wait_s until all replicas serve it; return 1 if one does not, else 0."""
+    """Say what is live now, and wait up to wait_s until all replicas serve it; return 1 if one does not, else 0.
+
+    Before ANNOUNCE_S nobody knows who they are: the list may just have been emptied.
+    """
     _say(f"live: {live.version}, flip {live.number}; before: {live.previous or 'none'}")
-    end = time.monotonic() + wait_s
+    start = time.monotonic()
+    known, end = start + min(ANNOUNCE_S, wait_s), start + wait_s
     while wait_s > 0:
         replicas = await published.replicas()
         behind = [replica for replica in replicas if not _is_served(replica, live)]
@@ -144,10 +176,10 @@ async def _announce(published: PublishedVersions, live: Live, wait_s: float) -> 
         refused = [replica for replica in behind if replica.result != "ok" and replica.at >= live.since]
         for replica in refused:
             _say(f"{replica.name} goes on serving {replica.version}: {replica.result}: {replica.message}")
-        if not behind:
-            _say(f"served by {len(replicas)} processes")
+        if not behind and time.monotonic() >= known:
+            _say(f"served by {len(replicas)} processes" if replicas else "no process follows this store now")
             return 0
-        if refused or time.monotonic() > end:
+        if refused or (behind and time.monotonic() > end):
             _say(f"{len(behind)} of {len(replicas)} processes do not serve it")
             return 1
         await asyncio.sleep(_LOOK_EVERY_S)

@@ -16,8 +16,8 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +31,7 @@ from service.settings import Settings, read_settings
 from service.storage import history_of, reach_store, stream_of
 from service.user.event import StoredEvent
 from service.user.history import History
+from service.user.position import Position, count_gone, is_anew
 from service.user.stream import EventStream
 
 COLUMNS = ("user_id", "item_id", "timestamp", "event", "weight", "recommendation_id", "position", "event_id")
@@ -38,6 +39,7 @@ MAX_BAD_SHARE = 0.01
 _BATCH_EVENTS = 2000
 _SHOWN_BAD = 20
 _LINE_CHARACTERS = 64 << 10
+_MOST_EMPTY = 1_000_000
 _FORMULA = re.compile(r"'*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # the last four are wide forms
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _JUDGE_AFTER = 1000
@@ -56,10 +58,15 @@ def import_histories(arguments: argparse.Namespace) -> int:
 def export_events(arguments: argparse.Namespace) -> int:
     """Write the stream of accepted events to a file: CSV or JSON lines by its name, also .gz.
 
+    With a position, only what came after it. The last line on stdout is JSON, with the position of the last event.
     Returns the exit code. Raises StartError where it has to stop.
     """
     settings = read_settings(data_dir=arguments.data_dir)
-    return asyncio.run(_export(arguments.file, settings))
+    try:
+        after = Position.parse(arguments.after) if arguments.after else Position.start()
+    except ValueError as exc:
+        raise StartError(f"--after: {exc}") from exc
+    return asyncio.run(_export(arguments.file, settings, after))
 
 
 async def _import(path: Path, settings: Settings) -> int:
@@ -89,33 +96,63 @@ async def _load(path: Path, history: History, types: HistoryTypes, count: "_Coun
             _say(f"{count.lines} lines, {count.lines / (last - start):.0f} a second")
 
 
-async def _export(path: Path, settings: Settings) -> int:
+async def _export(path: Path, settings: Settings, after: Position) -> int:
     async with reach_store(settings) as store:
-        n_events = await _write_file(path, stream_of(settings, store))
+        stream = stream_of(settings, store)
+        try:
+            before = await stream.state(_TIMEOUT_S)
+            start = Position.start() if is_anew(after, before) else after
+            n_events, n_read = await _write_file(path, _Span(stream, start.entry_id, before.end.entry_id))
+            n_gone = count_gone(start, before.end, n_read, await stream.state(_TIMEOUT_S))
+        except StoreError as exc:
+            raise StartError(f"export stopped: the store: {exc}") from exc
     _say(f"exported {n_events} events to {path}")
+    if start != after:
+        _say(f"the stream is not the one of {after}: the store lost some of it; all that is there was exported")
+    if n_gone:
+        _say(
+            f"up to {n_gone} events after {after} are gone: the stream keeps about RETORT_EVENT_STREAM_MAX; export "
+            "more often, or keep more"
+        )
+    print(orjson.dumps({"events": n_events, "position": str(before.end), "gone": n_gone}).decode())
     return 0
 
 
-async def _write_file(path: Path, stream: EventStream) -> int:
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """The entries of a stream after one id, up to another."""
+
+    stream: EventStream
+    after: bytes
+    last: bytes
+
+
+async def _write_file(path: Path, span: _Span) -> tuple[int, int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
         part = Path(aside) / path.name
         with _open_text(part, "wt") as file:
-            n_events = await _write_events(stream, _writer(path, file))
+            counts = await _write_events(span, _writer(path, file))
         part.replace(path)
-    return n_events
+    return counts
 
 
-async def _write_events(stream: EventStream, write: Callable[[dict[str, Any]], Any]) -> int:
-    """Write each event of the stream once; return how many there were."""
+async def _write_events(span: _Span, write: Callable[[dict[str, Any]], Any]) -> tuple[int, int]:
+    """Write each event of a span once; return how many there were, and how many entries were read."""
     seen: set[tuple[str, str | None, bytes]] = set()
-    async for fields in _read_stream(stream):
-        key = (fields["user_id"], fields.get("event"), _as_event(fields).member)
-        if key not in seen:  # in a Cluster an event can stand in the stream twice
-            seen.add(key)
-            fields.pop("source", None)  # training has no use for it
-            write({"weight": 1, **fields})  # no value said: it happened once
-    return len(seen)
+    n_read = 0
+    async for page in span.stream.pages_after(span.after, _TIMEOUT_S, span.last):
+        n_read += len(page)
+        for _, event in page:
+            fields = _loads(event.decode(errors="replace"))
+            if not isinstance(fields, dict):
+                continue
+            key = (fields["user_id"], fields.get("event"), _as_event(fields).member)
+            if key not in seen:  # in a Cluster an event can stand in the stream twice
+                seen.add(key)
+                fields.pop("source", None)  # training has no use for it
+                write({"weight": 1, **fields})  # no value said: it happened once
+    return len(seen), n_read
 
 
 class _Count:
@@ -184,11 +221,14 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
 
 
 class _Lines:
-    """The lines of a file, of which neither one nor a row may be so long that it fills the memory."""
+    """The lines of a file, of which neither one nor a row may be so long that it fills the memory.
+
+    Where far more lines are empty than not, the file is none of events: a small one could keep a command busy for ever.
+    """
 
     def __init__(self, path: Path, file: IO[str]) -> None:
         self._path, self._file = path, file
-        self._number, self._n_in_row = 0, 0
+        self._number, self._n_in_row, self._n_empty = 0, 0, 0
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -198,6 +238,9 @@ class _Lines:
         if not line:
             raise StopIteration
         self._number += 1
+        self._n_empty += 1 if line.isspace() else -1
+        if self._n_empty > _MOST_EMPTY:
+            raise StartError(f"{self._path}:{self._number}: {_MOST_EMPTY:,} more lines are empty than not: no events")
         self._n_in_row += len(line)
         if self._n_in_row > _LINE_CHARACTERS:
             raise StartError(f"{self._path}:{self._number}: a line or row of more than {_LINE_CHARACTERS:,} characters")
@@ -258,18 +301,6 @@ def _type_of(fields: Mapping[str, Any]) -> str | None:
     if len(type_) > MOST_TYPE_LENGTH:
         raise ValueError(f"event has more than {MOST_TYPE_LENGTH} characters")
     return type_
-
-
-async def _read_stream(stream: EventStream) -> AsyncIterator[dict[str, Any]]:
-    """Yield the stream's events that are JSON objects. Raises StartError."""
-    try:
-        async for page in stream.pages(_TIMEOUT_S):
-            for _, event in page:
-                fields = _loads(event.decode(errors="replace"))
-                if isinstance(fields, dict):
-                    yield fields
-    except StoreError as exc:
-        raise StartError(f"export stopped: the store: {exc}") from exc
 
 
 def _writer(path: Path, file: IO[str]) -> Callable[[dict[str, Any]], Any]:

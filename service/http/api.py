@@ -121,7 +121,6 @@ def _later_routes() -> APIRouter:
 
     for path in ("/recommend/batch", "/similar"):
         router.add_api_route(path, refuse, methods=["POST"], response_model=None)
-    router.add_api_route("/items/{item_id:path}", refuse, methods=["GET", "PUT", "DELETE"], response_model=None)
     return router
 
 

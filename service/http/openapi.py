@@ -17,6 +17,7 @@ from service.access.key import OPEN_PATHS
 from service.request.activate import ActivateRequest
 from service.request.event import EventsRequest
 from service.request.field import USER_ID
+from service.request.item import ItemFields, ItemsRequest, ItemsSearchRequest
 from service.request.recommend import RecommendRequest
 
 _OF_A_BODY = (408, 413, 415, 422)
@@ -24,8 +25,9 @@ _OF_THE_GATE = (401, 403, 429, 500, 503)
 _MEANINGS = {
     401: "No key was sent.",
     403: "The key does not open this path.",
-    404: "No such version was published, or there is none before the live one.",
+    404: "There is no such thing: item, version, or version before the live one.",
     408: "The body took too long to come.",
+    409: "There are as many live items as there may be.",
     413: "The body is too large.",
     415: "The body is not declared to be JSON.",
     422: "The request is malformed.",
@@ -43,7 +45,8 @@ _SCHEMES = {
     "bearer": {
         "type": "http",
         "scheme": "bearer",
-        "description": "One of RETORT_API_KEYS, or RETORT_ADMIN_KEY, which /model/activate and /model/rollback need.",
+        "description": "One of RETORT_API_KEYS, or RETORT_ADMIN_KEY, which /model/activate and /model/rollback need. "
+        "Writing items needs it too, or a key of the scope items.",
     },
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same keys, bare."},
 }
@@ -51,6 +54,7 @@ _USER_ID_PARAMETER = {
     "name": "user_id", "in": "path", "required": True, "description": "percent-encoded, slashes included",
     "schema": USER_ID.json_schema(),
 }  # fmt: skip
+_PARAMETERS = {"/users/": _USER_ID_PARAMETER, "/items/{": {**_USER_ID_PARAMETER, "name": "item_id"}}
 
 
 class FieldError(BaseModel):
@@ -74,6 +78,11 @@ class ErrorResponse(BaseModel):
     """The envelope of every error."""
 
     error: ErrorBody
+
+
+_REQUESTS: tuple[type[BaseModel], ...] = (
+    RecommendRequest, EventsRequest, ActivateRequest, ItemFields, ItemsRequest, ItemsSearchRequest, ErrorResponse,
+)  # fmt: skip
 
 
 def documented(
@@ -118,8 +127,9 @@ def describe(api: FastAPI, *, is_keyed: bool) -> None:
         components["schemas"] = {name: _with_types(schema) for name, schema in sorted(schemas.items())}
         components["securitySchemes"] = _SCHEMES
         for path, operation in _operations(document):
-            if path.startswith("/users/"):
-                operation["parameters"] = [_USER_ID_PARAMETER]
+            for prefix, parameter in _PARAMETERS.items():
+                if path.startswith(prefix):
+                    operation["parameters"] = [parameter]
             if path not in OPEN_PATHS:
                 gate = {str(status): _error(status) for status in _OF_THE_GATE}
                 operation["responses"] = dict(sorted((gate | operation["responses"]).items()))
@@ -137,7 +147,7 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
 
 def _request_schemas() -> dict[str, Any]:
     schemas: dict[str, Any] = {}
-    for model in (RecommendRequest, EventsRequest, ActivateRequest, ErrorResponse):
+    for model in _REQUESTS:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
     return schemas

@@ -8,18 +8,22 @@ shorter than asked for only if no more items are allowed.
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.bundle import Bundle, Float32, Int64, Parts, popularity_order
+from service.bundle import Bundle, Float32, Int64, Item, Parts, popularity_order
 from service.catalogue.attributes import Attributes
 from service.catalogue.field import pick_fields
+from service.catalogue.live_item import LiveItem
+from service.catalogue.title_index import TitleIndex
 from service.errors import NonFiniteError
-from service.search.addend import Addend, Addends, Boosted, Standing, stand, weigh
+from service.model.live import LiveRows
+from service.search.addend import Addend, Addends, Boosted, Standing, pick_highest, stand, weigh
 from service.search.exact import Exact
 from service.search.protocol import Ranked, Search, rank
 from service.search.scan import scan_scores
@@ -35,7 +39,8 @@ class Catalogue:
 
     search: the search. score, best: its methods. item_ids: the id of each row. parts: what the score has beside taste,
     None where it is taste alone. heard_at: the Unix time up to which events are in the trend. attributes: of the items,
-    which filters ask for.
+    which filters ask for. titles: their words. live: what live items change. live_serial: the last change that is in
+    it. made_at: the Unix time when the bundle was made.
     """
 
     def __init__(self, bundle: Bundle, search: Search[Any] | None = None) -> None:
@@ -49,6 +54,11 @@ class Catalogue:
         self._popular = popularity_order(bundle.items)
         self._places = np.argsort(self._popular)
         self.attributes = Attributes.of(bundle.items)
+        self.n_made = len(bundle.items)
+        self.titles = TitleIndex(self._popular.tolist, lambda rows: (self._items[row].title for row in rows))
+        self.live = LiveRows(self.attributes, self._made, len(bundle.items), self.titles)
+        self.live_serial = 0
+        self.made_at, self.version = _seconds(bundle.manifest.created_at), bundle.manifest.version
         self._popularity = bundle.items.popularity
         self.parts: Parts | None = bundle.table.parts
         self._standing: Standing | None = None
@@ -69,6 +79,38 @@ class Catalogue:
         """Return the row of an id; None where it is not known."""
         return self._rows.get(item_id)
 
+    def item(self, row: int) -> Item:
+        """Return the item of a row as it is now."""
+        return self.live.items.get(row) or self._items[row]
+
+    def take_live(self, changes: Mapping[str, LiveItem | None], now: float) -> None:
+        """Take what has changed of live items, None for a record that is gone, and withdraw what has expired.
+
+        now: Unix seconds.
+        """
+        self.live.expire(now)
+        for item_id, record in changes.items():
+            row = self._rows.get(item_id)
+            if row is None:
+                continue
+            is_known = row < self.n_made
+            if record is not None and record.applies_to(is_known=is_known, bundle_at=self.made_at):
+                self.live.put(row, item_id, record, now)
+            else:
+                self.live.drop(row)
+
+    def origin(self, row: int) -> list[str]:
+        """Return what a row's vector is made of, the weightiest first."""
+        return ["bundle"] if row < self.n_made else []
+
+    def by_popularity(self) -> Iterator[int]:
+        """Yield all rows, the most popular first."""
+        return self._each_popular()
+
+    def _made(self, row: int) -> Item | None:
+        """Return what the bundle says of a row, if it has it."""
+        return self._items[row] if row < self.n_made else None
+
     def set_counts(self, counts: Float32 | None, heard_at: float) -> None:
         """Let the trend be that of counts, float32 [n_items], in one step; any thread may call. None: it stays.
 
@@ -76,7 +118,7 @@ class Catalogue:
         """
         assert self.parts is not None  # noqa: S101  # asked of a trend only
         if counts is not None:
-            self._standing = stand(self.parts, counts)
+            self._standing = stand(self.parts, counts, self._places)
         self.heard_at = heard_at
 
     def weigh(
@@ -157,7 +199,7 @@ class Catalogue:
         listed = orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
         openings = self._openings or {row: _opening(self.item_ids[row]) for row in rows}
         if fields:
-            more = [b"," + pick_fields(self._items[row], fields) for row in rows]
+            more = [b"," + pick_fields(self.item(row), fields) for row in rows]
             return b",".join(
                 [openings[row] + score + rest for row, score, rest in zip(rows, listed, more, strict=True)]
             )
@@ -211,9 +253,10 @@ class Catalogue:
     ) -> Ranked:
         """Return the k most popular rows that are not masked, and why as scores. It needs no user.
 
-        By the trend where there is one, with log(count + e) as scores; else by the popularity in training. candidates:
-        only these rows, if they are given. allowed: bool [n_items], the rows that may be in the answer, without
-        candidates; None for all. boost: what is added to each item's score, float32 [n_items], if anything.
+        By the trend where there is one, with log(count + e) as scores; else, and where the trend says the same of two,
+        by the popularity in training. candidates: only these rows, if they are given. allowed: bool [n_items], the rows
+        that may be in the answer, without candidates; None for all. boost: what is added to each item's score, float32
+        [n_items], if anything.
         """
         hidden = set(masked)
         if allowed is not None or boost is not None:
@@ -235,14 +278,8 @@ class Catalogue:
         popularity: NDArray[Any] = self._popularity if standing is None else standing.logs
         if boost is not None:
             popularity = popularity + boost
-        if len(rows) > k > 0:
-            least = np.partition(popularity[rows], len(rows) - k)[len(rows) - k]
-            better, equal = rows[popularity[rows] > least], rows[popularity[rows] == least]
-            n_equal = k - len(better)
-            if len(equal) > n_equal:
-                equal = equal[np.argpartition(self._places[equal], n_equal - 1)[:n_equal]]
-            rows = np.concatenate([better, equal])
-        rows = rows[np.lexsort((self._places[rows], -popularity[rows]))][:k]
+        rows = pick_highest(rows, popularity, self._places, k)
+        rows = rows[np.lexsort((self._places[rows], -popularity[rows]))]
         return rows.tolist(), popularity[rows]
 
     def _trending(self, standing: Standing, k: int, hidden: set[int], candidates: Sequence[int] | None) -> Ranked:
@@ -262,6 +299,14 @@ class Catalogue:
 def _shown(scores: NDArray[Any]) -> list[float]:
     """Return scores as they are written in answers."""
     return [float(str(score)) for score in scores]
+
+
+def _seconds(created_at: str) -> float:
+    """Return the Unix time of a manifest; 0 where it names none."""
+    try:
+        return datetime.fromisoformat(created_at).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def _opening(item_id: str) -> bytes:

@@ -1,4 +1,4 @@
-"""A loaded model: the encoder and the catalogue of a bundle, held against the bundle's golden answers."""
+"""A loaded model: the encoders and the catalogue of a bundle, held against the bundle's golden answers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,17 +9,22 @@ from service.bundle import BundleError, Manifest, open_bundle
 from service.errors import StartError
 from service.model.catalogue import Catalogue
 from service.model.golden import compare_golden
+from service.model.item_encoder import ItemEncoder
 from service.model.student import Student
 from service.search.choice import Kind, open_search
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What requests are answered from. The bundle's items are not kept: the catalogue has what is needed of them."""
+    """What requests are answered from. The bundle's items are not kept: the catalogue has what is needed of them.
+
+    item_encoder: makes vectors of items that are not in the bundle; None where the bundle has none.
+    """
 
     manifest: Manifest
     student: Student
     catalogue: Catalogue
+    item_encoder: ItemEncoder | None = None
 
 
 def load_model(
@@ -43,4 +48,5 @@ def load_model(
     examine(student, bundle.manifest)
     catalogue = Catalogue(bundle, open_search(bundle, student.encode, kind=kind, directory=codes, warn=warn))
     compare_golden(bundle, student, catalogue)
-    return Model(bundle.manifest, student, catalogue)
+    item_encoder = None if bundle.table.encoding is None else ItemEncoder(bundle)
+    return Model(bundle.manifest, student, catalogue, item_encoder)

@@ -74,7 +74,8 @@ class Job:
 
     taste: of the history that was given with the request; None where the stored one is to be looked up. boost: what is
     added to each item's score, float32 [n_items], if anything. placed: position to row, of the pins that stand.
-    dropped: the ids of the pins that do not, because their items are not to be shown.
+    dropped: the ids of the pins that do not, because their items are not to be shown. mask: the rows that may be shown,
+    bool [n_items]; None for all. withdrawn: rows that may not though there is no mask.
     """
 
     query: Query
@@ -86,12 +87,14 @@ class Job:
     boost: Float32 | None = None
     placed: Mapping[int, int] = field(default_factory=dict)
     dropped: Sequence[str] = ()
+    mask: Mask | None = None
+    withdrawn: Int32 = field(default_factory=lambda: NO_ROWS)
 
     def may_show(self, row: int) -> bool:
         """Whether a row can be pinned: not excluded, let through by the filter, and one of the candidates, if any."""
-        mask = self.query.mask
-        is_allowed = (mask is None or bool(mask[row])) and (self.candidates is None or row in self.candidates)
-        return is_allowed and row not in self.excluded
+        is_allowed = self.mask is None or bool(self.mask[row])
+        is_candidate = self.candidates is None or row in self.candidates
+        return is_allowed and is_candidate and row not in self.excluded and row not in self.withdrawn
 
     def drop_pins(self, unwanted: Int32) -> None:
         """Drop the pins of items that the user does not want: rows."""
@@ -105,9 +108,9 @@ class Job:
     def hidden(self, taste: Taste) -> Sequence[int] | Int32:
         """Return the rows that must not be shown to a user, but where they are pinned."""
         seen = taste.seen if self.query.exclude_seen else NO_ROWS
-        if not self.excluded and not len(taste.hidden):
+        if not self.excluded and not len(taste.hidden) and not len(self.withdrawn):
             return seen
-        return [*self.excluded, *seen.tolist(), *taste.hidden.tolist()]
+        return [*self.excluded, *seen.tolist(), *taste.hidden.tolist(), *self.withdrawn.tolist()]
 
     def masked(self, taste: Taste) -> Sequence[int] | Int32:
         """Return the rows that must not be ranked: those that are hidden or pinned."""
@@ -118,18 +121,19 @@ class Job:
 def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]") -> Job:
     """Return the job of a query: ids become rows, and the unknown ones are noted."""
     ignored: dict[str, None] = {}
+    mask, withdrawn = catalogue.live.restrict(query.mask)
     candidates = None
     if query.candidates is not None:
         candidates = list(dict.fromkeys(_find(query.candidates, catalogue, ignored)))
-        if query.mask is not None:
-            candidates = [row for row in candidates if query.mask[row]]
+        if mask is not None:
+            candidates = [row for row in candidates if mask[row]]
     excluded = _find(query.exclude, catalogue, ignored)
     taste = None
     if query.history is not None:
         taste = Taste(np.array(_find(query.history, catalogue, ignored), dtype=np.int32))
     elif query.user_id is None:
         taste = Taste()
-    job = Job(query, future, taste, candidates, excluded, [])
+    job = Job(query, future, taste, candidates, excluded, [], mask=mask, withdrawn=withdrawn)
     if query.rules is not None:
         _resolve(query.rules, job, catalogue, ignored)
     job.ignored_ids = list(ignored)

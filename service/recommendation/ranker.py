@@ -199,7 +199,7 @@ class Ranker:
 
     def _popular(self, ranking: Ranking, depth: int) -> Ranked:
         job = ranking.job
-        allowed = job.query.mask if job.candidates is None else None
+        allowed = job.mask if job.candidates is None else None
         return self._catalogue.most_popular(depth, ranking.masked(), job.candidates, allowed, job.boost)
 
     def _fall_back(self, ranking: Ranking, exc: DegradedError) -> None:
@@ -280,14 +280,15 @@ class Ranker:
         job = ranking.job
         is_allowed = np.zeros(len(self._catalogue), dtype=np.bool_)
         is_allowed[slice(None) if job.candidates is None else np.array(job.candidates, dtype=np.int64)] = True
-        if job.query.mask is not None:
-            is_allowed &= job.query.mask
+        if job.mask is not None:
+            is_allowed &= job.mask
+        is_allowed[job.withdrawn] = False
         hidden = {row for row in map(int, job.hidden(ranking.found.taste)) if is_allowed[row]}
         n_allowed = int(is_allowed.sum())
         n_seen = n_allowed - len(hidden)
         n_pinned = sum(row in hidden for row in job.placed.values())
         return {
-            "catalogue": len(self._catalogue),
+            "catalogue": len(self._catalogue) - len(self._catalogue.live.withdrawn),
             "filter": n_allowed,
             "seen": n_seen,
             "rules": n_seen + n_pinned if n_in_list is None else n_in_list,
@@ -313,7 +314,7 @@ def _begin(found: Found) -> Ranking:
 
 def _allowed(rankings: Sequence[Ranking]) -> Allowed | None:
     """Return what the filters of rankings allow; None where none has a filter."""
-    allowed = [ranking.job.query.mask for ranking in rankings]
+    allowed = [ranking.job.mask for ranking in rankings]
     return allowed if any(mask is not None for mask in allowed) else None
 
 

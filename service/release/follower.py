@@ -35,6 +35,8 @@ from service.release.record import Live, Replica
 from service.store.reply import UNDECODABLE
 
 POLL_S = 1.0
+ANNOUNCE_S = 3 * POLL_S
+"""A process that follows has said within it that it is there, counted from a release."""
 _REPORT_EVERY_S = 10.0
 _FIRST_WAIT_S = 2.0
 _MAX_WAIT_S = 60.0
@@ -58,6 +60,7 @@ class Follower:
         self._tried: Live | None = None  # the release that is tried again; None: a record that cannot be read
         self._wait_s, self._again_at = _FIRST_WAIT_S, 0.0
         self._result, self._message, self._reported_at = "ok", "", 0.0
+        self._refused: Live | None = None  # what they are about; None: a record that cannot be read
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._is_told = False
         self._is_due = asyncio.Event()
@@ -102,7 +105,9 @@ class Follower:
         try:
             live = await self._published.live()
             self._note_loss(live, generations.live)
+            self._note_end_of_refusal(live)
             if live is not None and live != self._settled and self._is_its_turn(live):
+                await self._report(generations.live)  # whoever waits for all waits for this one too
                 await self._follow(live, generations)
                 self._reported_at = 0.0
         except StoreError as exc:  # the store's client has counted it
@@ -123,6 +128,11 @@ class Follower:
             message = f"the store names no live version any more; version {generation.version} is served on"
             self._log.write("warning", "release_lost", model_version=generation.version, message=message)
             self._reported_at = 0.0
+
+    def _note_end_of_refusal(self, live: Live | None) -> None:
+        """Say no more why a release was refused that is not the live one any more."""
+        if self._result != "ok" and (live is None or live != self._refused):
+            self._result, self._message, self._reported_at = "ok", "", 0.0
 
     def _is_its_turn(self, live: Live | None) -> bool:
         """Whether a release may be tried: another one than the last at once, the same one only after a while."""
@@ -211,7 +221,7 @@ class Follower:
             self._wait_s = min(_MAX_WAIT_S, 2 * self._wait_s)
         else:
             self._settle(live)
-        self._result, self._message = exc.result, str(exc)
+        self._result, self._message, self._refused = exc.result, str(exc), live
 
     def _settle(self, live: Live) -> None:
         self._settled, self._tried, self._wait_s, self._again_at = live, None, _FIRST_WAIT_S, 0.0

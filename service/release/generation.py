@@ -67,6 +67,10 @@ class Generations:
         """Return the trends of both generations."""
         return [each.trend for each in (self.live, self.previous) if each is not None and each.trend is not None]
 
+    def catalogues(self) -> list[Catalogue]:
+        """Return the catalogues of both generations."""
+        return [each.catalogue for each in (self.live, self.previous) if each is not None]
+
     def drop_previous(self) -> Generation | None:
         """Keep only the live one, and return the other, if any: three at a time would cost too much memory."""
         dropped, self.previous = self.previous, None

@@ -22,6 +22,7 @@ and the chunks that it left expire.
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.bundle import MANIFEST, BundleError, Manifest, parse_manifest, read_manifest
@@ -82,6 +83,13 @@ return found
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The version that must be live for another one to take its place; None: none may be."""
+
+    version: str | None
+
+
 class PublishedVersions:
     """The versions in one store. Every method raises StoreError where the store does not do as asked."""
 
@@ -93,11 +101,15 @@ class PublishedVersions:
         """Return the live version, or None if nothing was ever published."""
         return parse_live(await self._record(self._prefix + "live", _LIVE_BYTES))
 
-    async def activate(self, version: str) -> Live:
-        """Make a version live, in one write; return the new live record. Raises RefusedError for an unknown version."""
+    async def activate(self, version: str, expected: Expected | None = None) -> Live:
+        """Make a version live, in one write; return the new live record.
+
+        expected: what must be live until then. Raises RefusedError for an unknown version, and where another is live.
+        """
         table = self._key(version, "table")
         for _ in range(_TRIES):
             known = await self._record(self._prefix + "live", _LIVE_BYTES, or_none=True)
+            _check_expected(known, expected)
             live = await self._next_live(known, version)
             keys = [self._prefix + "live"] if self._store.is_cluster else [self._prefix + "live", table]
             arguments = (len(keys), *keys, known, dump(live), _LIVE_BYTES)
@@ -136,12 +148,13 @@ class PublishedVersions:
     async def upload(self, path: Path, signing_key: SigningKey | None = None) -> PublishedVersion:
         """Write a verified bundle into the store and list it as a version, which is not live yet.
 
-        signing_key: with which its manifest is signed; without one it is not.
+        signing_key: with which its manifest is signed; without one it has the signature that it has in the store, if
+        any. Raises RefusedError where that one is of another manifest.
         """
         read_manifest(path)
         text = (path / MANIFEST).read_bytes()
         manifest = parse_manifest(text, path / MANIFEST)
-        signature = signing_key.sign(self._namespace, text) if signing_key else None
+        await self._signature(manifest.version, text, signing_key)
         is_listed = manifest.version.encode() in await self._hash(self._prefix + "versions")
         until = () if is_listed else ("EX", _UPLOAD_S)
         keys: list[str] = []
@@ -156,10 +169,24 @@ class PublishedVersions:
         await self._all(commands)
         for first in range(0, len(keys), _KEYS_AT_ONCE):
             await self._all([("PERSIST", key) for key in keys[first : first + _KEYS_AT_ONCE]])
+        signature = await self._signature(manifest.version, text, signing_key)
         await self._all([("SET", self._key(manifest.version, "table"), dump_table(text, CHUNK_BYTES, signature))])
         published = _describe(manifest)
         await self._note(self._prefix + "versions", published.version, dump(published))
         return published
+
+    async def _signature(self, version: str, manifest: bytes, key: SigningKey | None) -> str | None:
+        """Return what a version is to be signed with. Raises RefusedError, see upload."""
+        if key is not None:
+            return key.sign(self._namespace, manifest)
+        known = parse_table(await self._record(self._key(version, "table"), _TABLE_BYTES, or_none=True))
+        if known is None or known.signature is None or known.manifest == manifest:
+            return None if known is None else known.signature
+        raise RefusedError(
+            "error",
+            f"version {version} is in the store, signed, with another {MANIFEST}; unsigned, it would be refused where "
+            "signatures are required: give --signing-key FILE, or 'activate' the version that is there",
+        )
 
     async def table(self, version: str) -> Table:
         """Return a version's manifest, its signature, and the size of its chunks. Raises RefusedError."""
@@ -269,6 +296,17 @@ class PublishedVersions:
 
     async def _all(self, commands: Sequence[Command]) -> list[Reply]:
         return await self._store.call("release", commands, _CHUNK_S) if commands else []
+
+
+def _check_expected(known: bytes, expected: Expected | None) -> None:
+    """Raise RefusedError where the live record is of another version than the expected one."""
+    if expected is None:
+        return
+    live = parse_live(known)
+    if (live.version if live else None) != expected.version:
+        raise RefusedError(
+            "error", f"{live.version if live else 'no version'} is live, not {expected.version or 'none'}"
+        )
 
 
 def _read_chunks(path: Path, key: str) -> Iterator[tuple[str, bytes]]:

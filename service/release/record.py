@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from service.errors import StoreError
+from service.errors import RefusedError, StoreError
 
 OWN_NUMBER = 1
 """The number of a bundle that is served without a release: --bundle."""
@@ -21,6 +21,7 @@ MAX_CHUNK_BYTES = 4 << 20
 _VERSION_LENGTH = 16
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,300}")
 _MAX_MESSAGE = 2000
+_SHOWN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,15 @@ class Table:
 def is_version(text: str) -> bool:
     """Return whether a text can be a version, so that it may stand in a key or a path."""
     return len(text) == _VERSION_LENGTH and all(letter in "0123456789abcdef" for letter in text)
+
+
+def check_version(text: str) -> None:
+    """Raise RefusedError where a text cannot be a version, so that the store is not asked for it."""
+    if not is_version(text):
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        raise RefusedError(
+            "error", f"{shown!r} is no version: {_VERSION_LENGTH} digits or letters from a to f; 'status' lists them"
+        )
 
 
 def parse_live(value: bytes) -> Live | None:

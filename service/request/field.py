@@ -87,10 +87,19 @@ def _with_whole_numbers(body: bytes, refused: ValidationError) -> bytes | None:
 
 def check_user_id(raw: bytes) -> str:
     """Return the user id in a path segment, percent-decoded bytes. Raises RequestError unless it is a valid id."""
+    return _check_id("user_id", raw)
+
+
+def check_item_id(raw: bytes) -> str:
+    """Return the item id in a path segment, percent-decoded bytes. Raises RequestError unless it is a valid id."""
+    return _check_id("item_id", raw)
+
+
+def _check_id(name: str, raw: bytes) -> str:
     try:
         return USER_ID.validate_python(raw.decode(), strict=True)
     except (UnicodeDecodeError, ValidationError):
-        raise RequestError("malformed", "user_id: 1 to 128 characters of UTF-8 without control characters") from None
+        raise RequestError("malformed", f"{name}: 1 to 128 characters of UTF-8 without control characters") from None
 
 
 def refusal(exc: ValidationError) -> RequestError:

@@ -37,6 +37,7 @@ _HOST = re.compile(r"(\[[^\]]+\]|[^:]+)(?::(\d{1,5}))?")
 _PORT, _SENTINEL_PORT = 6379, 26379
 _SPARE = 3  # connections beside those of the calls: one of them may wait at the server
 _ASKING_S = 0.3  # one sentinel; the next is asked after it
+_LOST_S = 5.0  # behind Sentinels: that of a call can get lost in _ASKING_S, see service/task.py
 _PLAIN_PARTS = frozenset({"host", "port", "path", "db", "username", "password", "connection_class"})
 _SECRETS = ("password", "sentinel_password", "ssl_password")
 
@@ -104,7 +105,7 @@ def _open_sentinel(url: str, max_connections: int) -> Address:
     options = read_options(found["options"] or "", {**SENTINEL, **(TLS if is_tls else {})})
     tls = {name: value for name, value in options.items() if name in TLS}
     asked = {name.removeprefix("sentinel_"): value for name, value in options.items() if name in SENTINEL}
-    limits = _limits() | {"ssl": is_tls} | tls
+    limits = _limits() | {"ssl": is_tls, "socket_timeout": _LOST_S} | tls
     quick = {"socket_connect_timeout": _ASKING_S, "socket_timeout": _ASKING_S}
     hosts = _hosts(found["hosts"], _SENTINEL_PORT)
     sentinel = Sentinel(hosts, sentinel_kwargs=limits | quick | asked)  # type: ignore[no-untyped-call]
@@ -161,7 +162,7 @@ def _limits() -> dict[str, Any]:
     return {
         "protocol": 2,  # redis-py 8.1.0 hands out dead connections under RESP3 (#4252)
         "socket_connect_timeout": 1.0,
-        "socket_timeout": 5.0,  # never reached: every call has a shorter limit of its own
+        "socket_timeout": None,  # each call has its own, which could get lost inside of this one: see service/task.py
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
         "driver_info": None,

@@ -17,11 +17,12 @@ from redis.asyncio.cluster import RedisCluster
 from service.store.address import Address
 from service.store.breaker import Breaker
 from service.store.connection import Command
+from service.task import end_task
 
 _KEYLESS = frozenset({"PING", "INFO", "TIME"})
 _SCRIPTS = frozenset({"EVAL", "EVALSHA"})
 _GONE = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
-_RENEW_EVERY_S = 1.0
+_RENEW_EVERY_S, _RENEW_S = 1.0, 5.0
 
 
 class Pipelines:
@@ -74,8 +75,8 @@ class Pipelines:
 
     async def close(self) -> None:
         """Close every connection. Raises what redis-py raises."""
-        pending = [*self._probes, *([self._renewing] if self._renewing is not None else [])]
-        await asyncio.gather(*pending, return_exceptions=True)
+        for task in [*self._probes, *([self._renewing] if self._renewing is not None else [])]:
+            await end_task(task)
         await self._client.aclose()
         await self._close()  # a pool that was given is not closed with the client
 
@@ -132,7 +133,8 @@ class Pipelines:
 
 async def _renew_now(renew: Callable[[], Awaitable[None]]) -> None:
     with contextlib.suppress(exceptions.RedisError, exceptions.RedisClusterException, OSError):
-        await renew()
+        async with asyncio.timeout(_RENEW_S):  # a node that says nothing; the next time another one is asked first
+            await renew()
 
 
 def _by_node(client: RedisCluster, commands: Sequence[Command]) -> dict[str, list[int]]:

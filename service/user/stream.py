@@ -16,6 +16,7 @@ from service.store.client import Store
 from service.store.reply import are_ids, read_entries
 from service.user.entry_index import EntryIndex, Fields, IndexState, is_entry_id, user_of
 from service.user.key import UserKeys
+from service.user.position import StreamState, order, read_state
 
 PAGE_ENTRIES = 1000
 _FIRST, _LAST, _NOTHING = b"-", b"+", b"0-0"
@@ -32,17 +33,20 @@ class EventStream:
         """index: of the entries of this stream."""
         self._store, self._keys, self._index = store, keys, index
 
-    async def pages(self, timeout_s: float) -> AsyncGenerator[list[Entry], None]:
-        """Yield all entries, the oldest first, in pages of up to PAGE_ENTRIES. timeout_s: of each read."""
-        async with aclosing(self._read(_FIRST, _LAST, timeout_s)) as pages:
-            async for page in pages:
-                yield [(entry_id, fields.get(b"event", b"")) for entry_id, fields in page]
+    async def pages_after(
+        self, entry_id: bytes, timeout_s: float, last: bytes = _LAST
+    ) -> AsyncGenerator[list[Entry], None]:
+        """Yield the entries after an id, the oldest first, in pages of up to PAGE_ENTRIES.
 
-    async def pages_after(self, entry_id: bytes, timeout_s: float) -> AsyncGenerator[list[Entry], None]:
-        """Yield the entries after an id, the oldest first, in pages of up to PAGE_ENTRIES. timeout_s: of each read."""
-        async with aclosing(self._read(b"(" + entry_id, _LAST, timeout_s)) as pages:
+        timeout_s: of each read. last: the id of the last one that is wanted.
+        """
+        async with aclosing(self._read(b"(" + entry_id, last, timeout_s)) as pages:
             async for page in pages:
                 yield [(each, fields.get(b"event", b"")) for each, fields in page]
+
+    async def state(self, timeout_s: float) -> StreamState:
+        """Return where the stream ends now, and what is its oldest entry."""
+        return await read_state(self._store, self._keys.stream, timeout_s)
 
     async def erase_user(self, user_id: str, timeout_s: float, *, within_s: float) -> tuple[int, bool]:
         """Delete a user's entries; return how many, and whether there is no other.
@@ -64,7 +68,7 @@ class EventStream:
 
     async def _list_others(self, state: IndexState, timeout_s: float, end: float) -> bool:
         """List the entries that may be in no list; return whether there was time for all of them."""
-        start = state.cursor if _order(state.cursor) <= _order(state.last) else _NOTHING
+        start = state.cursor if order(state.cursor) <= order(state.last) else _NOTHING
         async with aclosing(self._read(b"(" + start, state.last, timeout_s)) as pages:
             async for page in pages:
                 if time.monotonic() >= end:
@@ -138,17 +142,11 @@ class EventStream:
             most_bytes = PAGE_ENTRIES * _ENTRY_BYTES
             found = read_entries(await self._store.call_one("user", command, timeout_s, most_bytes=most_bytes))
             ids = [entry_id for entry_id, _ in found]
-            await self._store.require(are_ids(ids) and (not ids or _order(ids[-1]) > before))  # else it might not end
+            await self._store.require(are_ids(ids) and (not ids or order(ids[-1]) > before))  # else it might not end
             yield found
             if len(found) < PAGE_ENTRIES:
                 return
-            before, start = _order(ids[-1]), b"(" + ids[-1]
-
-
-def _order(entry_id: bytes) -> tuple[int, int]:
-    """Return what ids of entries are ordered by."""
-    ms, _, number = entry_id.partition(b"-")
-    return int(ms), int(number or 0)
+            before, start = order(ids[-1]), b"(" + ids[-1]
 
 
 def _holder_of(user_id: str) -> Callable[[Fields], bool]:

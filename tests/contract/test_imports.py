@@ -33,13 +33,14 @@ MAY_USE = {
         "search": {"bundle"},
         "user": {"store", "bundle"},
         "catalogue": {"search", "bundle"},
+        "item": {"catalogue", "store", "bundle"},
         "model": {"catalogue", "search", "bundle"},
         "recommendation": {"catalogue", "model", "search", "user", "bundle"},
         "release": {"recommendation", "model", "search", "store", "bundle"},
         "wire": set(),
         "request": set(),
         "access": {"wire"},
-        "http": {"wire", "request", "access", "release", "recommendation", "catalogue", "user"},
+        "http": {"wire", "request", "access", "release", "recommendation", "model", "catalogue", "item", "user"},
         "command": {"wire", "access", "http", "release", "user", "store", "bundle", "bench"},
     },
     "training": {
@@ -48,18 +49,20 @@ MAY_USE = {
         "data": {"file"},
         "model": {"data"},
         "evaluation": {"model", "data"},
+        "newcomer": {"evaluation", "model", "data"},
         "export": {"evaluation", "model", "data"},
         "teacher": {"export", "evaluation", "model", "loss", "data"},
         "distillation": {"teacher", "evaluation", "model", "loss", "data"},
         "study": {"distillation", "export", "evaluation", "model", "data"},
         "report": {"study", "teacher", "export", "evaluation", "model", "data"},
         "run": {
-            "report", "study", "distillation", "teacher", "export", "evaluation", "model", "data", "file", "loss",
+            "report", "study", "distillation", "teacher", "newcomer", "export", "evaluation", "model", "data", "file",
+            "loss",
         },
     },
 }  # fmt: skip
 """Which folder may import which, beside the files at its package's root. The table of CONTRIBUTING.md."""
-SEES_THE_BUNDLE = {"data", "evaluation", "export", "report", "run"}
+SEES_THE_BUNDLE = {"data", "evaluation", "newcomer", "export", "report", "run"}
 """The folders of training that may import service.bundle."""
 STARTS_THE_SERVICE = {"run": "service.child"}
 """The folder of training that starts the service as a process, and what it needs to do so."""

@@ -56,6 +56,7 @@ def test_a_counter_that_began_anew_counts_from_nothing() -> None:
 def test_any_worker_shows_the_hour_of_all(toy_bundle: Path, tmp_path: Path) -> None:
     n = 40
     with Running(toy_bundle, tmp_path, "--workers", "2") as service:
+
         def seen() -> int:
             samples = service.client.get("/metrics/hour", headers={"Connection": "close"}).json()["samples"]
             return sum(sum(sample["levels"].values()) for sample in samples)

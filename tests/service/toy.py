@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from service.bundle import (
     Bundle,
     Gap,
     Golden,
     Item,
+    ItemEncoding,
+    ItemGolden,
     ItemTable,
+    ItemText,
     NeighbourRule,
     Neighbours,
     Parts,
     ScoreRule,
     TrendRule,
+    hash_text,
     pad_histories,
     write_bundle,
 )
@@ -71,6 +75,54 @@ def mean_encoder(dim: int = DIM, scale: float = 1.0, wasted: int = 0) -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     return model.SerializeToString()
+
+
+def sum_item_encoder(vectors: np.ndarray) -> bytes:
+    """An ONNX graph: the sum of the vectors of an item's features, and confidence n / (n + 4) of n features.
+
+    vectors: float32 [1 + buckets, dim], the first of them of no feature, and zero.
+    """
+    nodes = [
+        helper.make_node("Gather", ["vectors", "features"], ["each"]),
+        helper.make_node("ReduceSum", ["each", "axis"], ["vector"], keepdims=0),
+        helper.make_node("Cast", ["features"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Sign", ["numbers"], ["real"]),
+        helper.make_node("ReduceSum", ["real", "axis"], ["count"], keepdims=0),
+        helper.make_node("Add", ["count", "four"], ["more"]),
+        helper.make_node("Div", ["count", "more"], ["confidence"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "sum",
+        [helper.make_tensor_value_info("features", TensorProto.INT64, ["batch", "width"])],
+        [
+            helper.make_tensor_value_info("vector", TensorProto.FLOAT, ["batch", vectors.shape[1]]),
+            helper.make_tensor_value_info("confidence", TensorProto.FLOAT, ["batch"]),
+        ],
+        [
+            numpy_helper.from_array(vectors.astype(np.float32), "vectors"),
+            helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("four", TensorProto.FLOAT, [], [4.0]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return model.SerializeToString()
+
+
+def toy_encoding(*, buckets: int = 500, offset: float = -0.5, prior_count: float = 1.5, dim: int = DIM) -> ItemEncoding:
+    """An item encoder for the toy bundle: an item's vector is the sum of those of its features."""
+    vectors = np.random.default_rng(9).normal(size=(1 + buckets, dim)).astype(np.float32) / 4
+    vectors[0] = 0
+    texts = [
+        ItemText(),
+        ItemText("title 3"),
+        ItemText("Café crème", "two cups, or more", {"brand": ["A"], "tag": ["new", "red"]}),
+    ]
+    golden = []
+    for text in texts:
+        features = hash_text(text, buckets)
+        golden.append(ItemGolden(text, vectors[features].sum(axis=0), len(features) / (len(features) + 4)))
+    return ItemEncoding(sum_item_encoder(vectors), golden, buckets, offset, prior_count)
 
 
 def quantised(table: ItemTable) -> ItemTable:
@@ -209,10 +261,11 @@ def write_toy(
     seed: int = 0,
     history_types: Mapping[str, Any] | None = None,
     items: Sequence[Item] | None = None,
+    encoding: ItemEncoding | None = None,
 ) -> Bundle:
-    """Write a valid toy bundle. items: toy_items() if none are given."""
+    """Write a valid toy bundle. items: toy_items() if none are given. encoding: such as toy_encoding()."""
     rng = np.random.default_rng(seed)
-    table = ItemTable(rng.normal(size=(n_items, DIM)).astype(np.float32), biases=None)
+    table = ItemTable(rng.normal(size=(n_items, DIM)).astype(np.float32), biases=None, encoding=encoding)
     return write_bundle(
         out,
         encoder=encoder or mean_encoder(),

@@ -20,6 +20,7 @@ from training.model.encoder import SequenceModel, Size, make_model
 from training.model.fit import Course, Lesson
 from training.model.item_table import Start, start_table
 
+PLACE = "student"  # directory of the stage in the run directory
 STUDENT = "student.safetensors"
 ALONE = "alone.safetensors"
 SMOOTHED = "smoothed.safetensors"
@@ -82,6 +83,8 @@ def distill(out: Path, prepared: Prepared, course: Course, source: Source, taugh
 
     def train(name: str, model: SequenceModel, lesson: Lesson) -> None:
         course.progress.note(NOTES[name])
+        if course.warm:
+            course.warm.start(model, f"{PLACE}/{name}")
         train_and_save(model, lesson, course, prepared, files_of(out, name))
 
     if untaught.alone is not None:

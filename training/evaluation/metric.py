@@ -22,6 +22,7 @@ Pool = Callable[[PerRun], Float]
 """How the runs become one value a user: their mean for runs of the same users, np.concatenate for runs of others."""
 
 CUTOFFS = (5, 10, 20)
+MOST_SHOWN = 9.0  # of relative differences
 BOOTSTRAPS = 2000  # resamples of the users that an interval is read from
 RESAMPLED_AT_ONCE = 200  # of them, where users have several requests
 
@@ -121,6 +122,11 @@ def relative_difference(ours: Float, theirs: Float, users: Ranks | None = None, 
     ratio = both[:, 0] / np.maximum(both[:, 1], 1e-12) - 1
     low, high = np.quantile(ratio, [0.025, 0.975])
     return {"difference": _ratio(ours, theirs), "low": float(low), "high": float(high)}
+
+
+def describe_change(difference: float) -> str:
+    """Return a relative difference as text; beside next to nothing, a percentage would say nothing either."""
+    return f"{difference:+.1%}" if difference < MOST_SHOWN else f"over {1 + MOST_SHOWN:.0f} times"
 
 
 def mean_over_seeds(per_run: PerRun) -> Float:

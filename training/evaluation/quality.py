@@ -14,7 +14,16 @@ from training.data.prepared import Prepared
 from training.data.split import TRAIN
 from training.evaluation.breakdown import by_history, by_popularity
 from training.evaluation.judge import Ranking, summarise_ranking
-from training.evaluation.metric import CUTOFFS, Ranks, basket_recall, hit, ndcg, relative_difference
+from training.evaluation.metric import (
+    CUTOFFS,
+    MOST_SHOWN,
+    Ranks,
+    basket_recall,
+    describe_change,
+    hit,
+    ndcg,
+    relative_difference,
+)
 from training.evaluation.question import Question
 from training.evaluation.variety import Features, diversity, item_features, novelty, overlap
 
@@ -172,8 +181,9 @@ def verdict(quality: Mapping[str, Any]) -> tuple[bool, str]:
     """
     gain = quality["ndcg@10_differences"]["student / student_alone"]
     kept = 1 + quality["ndcg@10_differences"]["student / teacher"]["difference"]
-    numbers = f"{gain['difference']:+.1%} NDCG@10 (95 % interval {gain['low']:+.1%} to {gain['high']:+.1%})"
-    keeps = f"It keeps {kept:.1%} of the teacher's."
+    low, high = describe_change(gain["low"]), describe_change(gain["high"])
+    numbers = f"{describe_change(gain['difference'])} NDCG@10 (95 % interval {low} to {high})"
+    keeps = f"It keeps {kept:.1%} of the teacher's." if kept <= 1 + MOST_SHOWN else "The teacher's is next to nothing."
     if gain["difference"] <= FAILS_AT:
         return False, f"Failed: the distilled student does not beat the same student trained alone: {numbers}. {keeps}"
     if gain["low"] <= 0:

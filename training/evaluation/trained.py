@@ -21,6 +21,7 @@ from training.model.checkpoint import load_model, save_model
 from training.model.curve import Epoch, save_curve
 from training.model.encoder import SequenceModel
 from training.model.fit import Course, Lesson, Schedule, fit
+from training.model.warm import Warm
 from training.progress import Progress
 
 
@@ -35,10 +36,19 @@ class Files:
     rule: Path  # how the score adds up, where the model was given something
 
 
-def open_course(prepared: Prepared, schedule: Schedule, progress: Progress, given: Given | None = None) -> Course:
-    """Return the course that trains on the training part and is validated by NDCG@10 over all validation users."""
+def open_course(
+    prepared: Prepared, schedule: Schedule, progress: Progress, given: Given | None = None, warm: Warm | None = None
+) -> Course:
+    """Return the course that trains on the training part and is validated by NDCG@10 over all validation users.
+
+    warm: where it goes on from an earlier training, which shortens the schedule.
+    """
+    if warm:
+        epochs, rate = min(schedule.epochs, warm.epochs), schedule.learning_rate * warm.rate
+        schedule = replace(schedule, epochs=epochs, patience=epochs, learning_rate=rate)
     share = target_share(None if prepared.weight is None else prepared.weight[prepared.part == TRAIN])
-    return Course(training_events(prepared), schedule, validation_score_given(prepared, given), progress, given, share)
+    validate = validation_score_given(prepared, given)
+    return Course(training_events(prepared), schedule, validate, progress, given, share, warm)
 
 
 def open_refit_course(

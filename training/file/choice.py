@@ -4,6 +4,7 @@ A Choice is made by whoever reads a table (interactions, items); the readers of 
 they know which there are.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -40,6 +41,10 @@ ALIASES = {
     ),
 }  # fmt: skip
 """Names that other people's files have for ours, in lower case and letters alone; they are proposed, never taken."""
+
+
+PRINTED = "a printed table, as print(df) writes it; write df.to_csv('events.csv', index=False)"
+"""What is said of a table whose columns are aligned by spaces."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ class Choice:
 
     def refusal(self, label: str, theirs: str, ours: str, present: list[str], found: str | None = None) -> str:
         """Return the message that a column is missing, with the option that names the likely one."""
+        if (cause := _one_column(present)) is not None:
+            return f"{label}: no column {theirs!r}, because each line was read as one value: {cause}"
         listed = ", ".join(present[:30]) + (f", ... ({len(present)} in all)" if len(present) > 30 else "")
         proposed = {name: value for name, value in self.columns.items() if value in present}
         for name in (*self.required, *self.optional):
@@ -93,6 +100,18 @@ class Choice:
             f"{label}: no column {theirs!r}; the file has: {listed or 'none'}. Name the right one: "
             f"{self.option} {way_out}"
         )
+
+
+def _one_column(present: Sequence[str]) -> str | None:
+    """Return why a file has a single column whose name is several names, and the way out; None where it has not."""
+    if len(present) != 1:
+        return None
+    (name,) = present
+    if re.search(r"[,;\t|]", name):
+        return "it is quoted as a whole; take the outer quotes away: sed -E 's/^\"(.*)\"$/\\1/' FILE > OTHER"
+    if re.search(r"\S\s{2,}\S|\S \S", name):
+        return PRINTED
+    return None
 
 
 def propose(ours: str, present: Sequence[str]) -> str | None:

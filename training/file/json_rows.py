@@ -22,7 +22,7 @@ from training.file.line import LineReader
 
 CHUNK = 50_000  # rows that are held as objects at a time
 _LONG_NUMBER = re.compile(r"[0-9]{16}")
-_AS_LINES = "write an object a line: df.to_json('events.jsonl', orient='records', lines=True)"
+_AS_LINES = "write an object a line: json.dumps(row), or df.to_json('events.jsonl', orient='records', lines=True)"
 Object = dict[str, Any]
 
 

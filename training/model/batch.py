@@ -5,7 +5,7 @@ target once an epoch, and over the epochs each is predicted after short and afte
 of similar length, as many as fill a given number of places, so that little padding is computed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,13 +37,21 @@ def count_positions(events: Events) -> int:
     return int(np.maximum(events.lengths() - 1, 0).sum())
 
 
-def training_batches(events: Events, *, max_history: int, positions: int, seed: int) -> Iterator[Batch]:
+Choose = Callable[[Int64, np.random.Generator], Int64]
+"""Takes those of the windows [windows, 2] that an epoch has."""
+
+
+def training_batches(
+    events: Events, *, max_history: int, positions: int, seed: int, choose: Choose | None = None
+) -> Iterator[Batch]:
     """Yield the batches of one epoch. The same seed gives the same batches.
 
-    max_history: the longest window, in events. positions: the places in a batch, padding included.
+    max_history: the longest window, in events. positions: the places in a batch, padding included. choose: None takes
+    all windows.
     """
     rng = np.random.default_rng(seed)
-    for group in group_windows(cut_windows(events, max_history, rng), positions, rng):
+    windows = cut_windows(events, max_history, rng)
+    for group in group_windows(choose(windows, rng) if choose else windows, positions, rng):
         yield make_batch(events, group)
 
 

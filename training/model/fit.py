@@ -31,6 +31,7 @@ from training.model.curve import Epoch
 from training.model.device import CHUNK_LOGITS, autocast, keep_freed_memory
 from training.model.encoder import SequenceModel
 from training.model.given import Given
+from training.model.warm import Warm
 from training.progress import Progress
 
 WARMUP_STEPS = 100
@@ -97,7 +98,7 @@ class Course:
 
     validate returns a score of a model, higher being better. Without it a training takes all its epochs and keeps the
     last weights. given: what is added to the logits of all of them. share: with which probability each event is a
-    target in an epoch [n_events]; None: always.
+    target in an epoch [n_events]; None: always. warm: where the training goes on from an earlier one.
     """
 
     events: Events
@@ -106,6 +107,11 @@ class Course:
     progress: Progress
     given: Given | None = None
     share: NDArray[np.float64] | None = None
+    warm: Warm | None = None
+
+    def count_targets(self) -> int:
+        """Return how many targets an epoch has; about so many where it goes on from an earlier training."""
+        return count_positions(self.events) if self.warm is None else self.warm.count_targets(self.events)
 
     def with_seed(self, seed: int) -> "Course":
         """Return the same course from another seed."""
@@ -143,7 +149,7 @@ def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: 
     averaged, optimizer = learner.averaged, learner.optimizer
     state = load_checkpoint(checkpoint, model, averaged, optimizer, batch_loss) or Checkpoint.fresh(averaged)
     curve = [Epoch(**row) for row in state.curve]
-    while not _is_finished(curve, schedule, count_positions(course.events)):
+    while not _is_finished(curve, schedule, course.count_targets()):
         number = len(curve)
         started = monotonic()
         mean_loss = _train_epoch(learner, course, number)
@@ -174,7 +180,7 @@ def _with_given(objective: Objective, model: SequenceModel, given: Given | None)
 def _within_reach(course: Course, n_items: int) -> Course:
     """Return the course with at most so many targets that their logits over all items take hours, and say so."""
     most = max(1, MOST_LOGITS // n_items)
-    wanted = min(course.schedule.positions, course.schedule.epochs * count_positions(course.events))
+    wanted = min(course.schedule.positions, course.schedule.epochs * course.count_targets())
     if course.validate is None or wanted <= most:  # a refit takes the epochs that it was told
         return course
     course.progress.note(
@@ -205,12 +211,12 @@ def _train_epoch(learner: Learner, course: Course, number: int) -> float:
     model.train()
     seed = schedule.seed * 100_003 + number
     torch.manual_seed(seed)
-    batches = training_batches(
-        course.events, max_history=model.size.max_history, positions=schedule.batch_positions, seed=seed
-    )
+    size = {"max_history": model.size.max_history, "positions": schedule.batch_positions}
+    choose = course.warm.choose if course.warm else None
+    batches = training_batches(course.events, **size, seed=seed, choose=choose)
     total, seen, offered = 0.0, 0, 0
-    left = schedule.positions - number * count_positions(course.events)
-    with course.progress.bar(f"epoch {number + 1}", min(left, count_positions(course.events))) as bar:
+    left = schedule.positions - number * course.count_targets()
+    with course.progress.bar(f"epoch {number + 1}", min(left, course.count_targets())) as bar:
         rng = np.random.default_rng(seed)
         for whole in batches:
             if offered >= left:

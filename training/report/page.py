@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, Template
 
 from training.data.prepared import Prepared
 from training.errors import InputError
-from training.evaluation.metric import CUTOFFS
+from training.evaluation.metric import CUTOFFS, describe_change
 from training.evaluation.question import ask, judged_part
 from training.model.curve import Epoch
 from training.progress import Progress
@@ -27,6 +27,7 @@ from training.report.plot import (
     plot_differences,
     plot_front,
     plot_groups,
+    plot_widths,
 )
 from training.report.text import BASES, findings, row_title
 
@@ -35,6 +36,11 @@ LISTS = ("accuracy@1", "coverage@10", "gini@10", "novelty@10", "diversity@10")  
 RANKED = ("recall", "ndcg", "mrr", "precision", "f1")  # metrics at every cutoff
 STUDIES = ("ablation", "capacity", "compression")
 TEACHERS = {"alone": "alone", "mix": "taught by the mix"}  # of the capacity study, for the reader
+PARTS = {
+    "taste": "taste alone, no teacher",
+    "alone": "with neighbours and trend, no teacher",
+    "mix": "with neighbours and trend, taught by the mix",
+}
 
 Cost = tuple[str, str, float]
 """What a trial of the search costs: its key, the label of its axis, and what its value is multiplied with there."""
@@ -106,6 +112,7 @@ def render(
         findings=findings(ablation) if ablation else [],
         capacity=capacity,
         region=_plot_region(capacity) if capacity else None,
+        widths=_plot_parts(capacity) if capacity else None,
         compression=studies["compression"],
         row_title=row_title,
         config=json.dumps(metrics["lineage"]["config"], indent=1),
@@ -135,6 +142,12 @@ def _plot_region(capacity: Mapping[str, Any]) -> str:
     return plot_capacity(capacity, TEACHERS | titles)
 
 
+def _plot_parts(capacity: Mapping[str, Any]) -> str | None:
+    """Return the picture of what the parts of the score are worth; None where it has but one part."""
+    rows = capacity["rows"]
+    return plot_widths(rows, PARTS) if any(row["teacher"] == "taste" for row in rows) else None
+
+
 def _measured_costs(trials: Sequence[Mapping[str, Any]]) -> list[Cost]:
     """Return the first of TIMES that every trial has, and the bytes; nothing where there are no trials."""
     times = [cost for cost in TIMES if all(cost[0] in trial for trial in trials)]
@@ -147,7 +160,7 @@ def _template(name: str) -> Template:
         loader=PackageLoader("training.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "share": lambda value: f"{value:+.1%}",
+        "share": describe_change,
         "points": lambda value: "" if value is None else f"{value:.4f}",
         "count": lambda value: f"{value:,.0f}",
     }

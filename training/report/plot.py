@@ -152,6 +152,28 @@ def plot_differences(rows: Sequence[tuple[str, Mapping[str, float], bool]]) -> s
     return _as_address(figure, axes)
 
 
+def plot_widths(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
+    """Plot NDCG@10 of students of several widths against what they cost: left bytes of an item, right microseconds.
+
+    rows: of capacity.json. titles: the teachers of the lines that are drawn, and their names in the legend.
+    """
+    figure = Figure(figsize=(1.4 * WIDTH, 3.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    colours = [GREY, COLOURS["student_alone"], COLOURS["student"]]
+    for axes, cost in zip(panels, ("item_bytes", "score_us"), strict=True):
+        for place, (name, title) in enumerate(titles.items()):
+            own = [row for row in rows if row["teacher"] == name]
+            x, y = [row[cost] for row in own], [row["ndcg@10"] for row in own]
+            axes.plot(x, y, color=colours[place], marker=MARKERS[place], label=title)
+            for row, at in zip(own, zip(x, y, strict=True), strict=True):
+                axes.annotate(str(row["dim"]), at, xytext=(3, 4), textcoords="offset points", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set(xlabel="bytes of an item", ylabel="NDCG@10", ylim=(0, None), xlim=(0, None))
+    panels[1].set(xlabel="microseconds to find one user's best items", xlim=(0, None))
+    panels[0].legend(frameon=False, fontsize=9)
+    return _as_address(figure, panels[0])
+
+
 def plot_capacity(table: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """Plot the capacity study: left NDCG@10 of students by width, right what each teacher added, with its interval.
 

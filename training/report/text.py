@@ -6,6 +6,7 @@ Each function takes what the run or the study left as JSON, and returns lines wi
 from collections.abc import Mapping
 from typing import Any
 
+from training.evaluation.metric import describe_change
 from training.report.collect import titles_of
 from training.study.ablation import AT, ON_HARD, ON_KL, VERDICTS
 
@@ -24,7 +25,25 @@ def summary_lines(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{titles[name]:40}{row['ndcg@10']:9.4f}{_interval(row['ndcg@10_interval']):>18}{row['hr@10']:8.4f}{sizes}"
         )
-    return [*lines, *request_lines(metrics, titles)]
+    return [*lines, *request_lines(metrics, titles), *newcomer_lines(metrics.get("newcomers", {}))]
+
+
+def newcomer_lines(found: Mapping[str, Any]) -> list[str]:
+    """Return how well new items are told apart; no lines where no items were held out. found: see read_newcomers."""
+    judged = found.get("judged", {})
+    if "models" not in judged:
+        return []
+    lines = [
+        "",
+        f"{judged['held_out']:,} items held out whole, {judged['requests']:,} requests, ranked among themselves",
+    ]
+    for name, row in judged["models"].items():
+        ahead = f"  encoder {_difference(row['encoder_ahead'])}" if "encoder_ahead" in row else ""
+        lines.append(
+            f"{found['titles'][name]:40}{row['ndcg@10']:9.4f}{_interval(row['ndcg@10_interval']):>18}{row['hr@10']:8.4f}"
+            f"{ahead}"
+        )
+    return lines
 
 
 def request_lines(table: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
@@ -66,10 +85,8 @@ def comparison_lines(table: Mapping[str, Any]) -> list[str]:
         )
     lines += [*request_lines(table, table["titles"]), ""]
     for pair, row in table["ndcg@10_differences"].items():
-        each = ", ".join(f"{value:+.1%}" for value in row["per_seed"])
-        lines.append(
-            f"{pair:40}{row['difference']:+9.1%} ({row['low']:+.1%} to {row['high']:+.1%}); {table['by']}s {each}"
-        )
+        each = ", ".join(describe_change(value) for value in row["per_seed"])
+        lines.append(f"{pair:40}{_difference(row):>30}; {table['by']}s {each}")
     return lines
 
 
@@ -110,11 +127,14 @@ def row_title(row: Mapping[str, Any]) -> str:
 
 def capacity_lines(table: Mapping[str, Any]) -> list[str]:
     """Return the table of the capacity study, by width and teacher. table: what capacity.json holds."""
-    lines = [f"{'width':>6}  {'taught by':14}{'validation':>12}{'NDCG@10':>9}{'beside alone':>30}"]
+    head = f"{'width':>6}  {'taught by':14}{'validation':>12}{'NDCG@10':>9}"
+    lines = [f"{head}{'bytes':>8}{'score µs':>10}{'beside alone':>30}"]
     for row in table["rows"]:
         beside = _difference(row["gain"]) if row.get("gain") else ""
-        taught = row["teacher"].replace("_", " ")
-        lines.append(f"{row['dim']:>6}  {taught:14}{row['validation']:>12.4f}{row[f'ndcg@{AT}']:>9.4f}{beside:>30}")
+        taught = "taste alone" if row["teacher"] == "taste" else row["teacher"].replace("_", " ")
+        quality = f"{row['validation']:>12.4f}{row[f'ndcg@{AT}']:>9.4f}"
+        cost = f"{row['item_bytes']:>8.0f}{row['score_us']:>10.0f}"
+        lines.append(f"{row['dim']:>6}  {taught:14}{quality}{cost}{beside:>30}".rstrip())
     teachers = ", ".join(f"{name} {value:.4f}" for name, value in table["teachers"].items())
     return [*lines, f"teachers on validation: {teachers}; {table['minutes']:.1f} minutes"]
 
@@ -145,4 +165,5 @@ def _interval(ends: tuple[float, float]) -> str:
 
 def _difference(found: Mapping[str, float]) -> str:
     """Return a relative difference with its interval as text."""
-    return f"{found['difference']:+.1%} ({found['low']:+.1%} to {found['high']:+.1%})"
+    value, low, high = (describe_change(found[key]) for key in ("difference", "low", "high"))
+    return f"{value} ({low} to {high})"

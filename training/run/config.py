@@ -240,10 +240,33 @@ class Compress:
 
 
 @dataclass(frozen=True, config=KNOWN_ONLY)
+class Newcomers:
+    """The encoder of items that the model was not trained on, and how it is judged."""
+
+    epochs: AtLeast0 = 50  # of its training; 0: the bundle has no such encoder
+    held_out: ShareBelow1 = 0.0  # of the items, held out whole to judge one; that trains another student. 0: none
+
+
+@dataclass(frozen=True, config=KNOWN_ONLY)
 class Baselines:
     """What the models are compared with."""
 
     models: Text = "popularity,recent_popularity,item_knn,ease"  # also ials (minutes); ease only up to 20,000 items
+
+
+@dataclass(frozen=True, config=KNOWN_ONLY)
+class Refresh:
+    """How models go on from those of before with what users did since, and how the new one is judged."""
+
+    epochs: AtLeast1 = 3  # of a training that goes on from the last one
+    rate: Rate = 0.5  # what its learning rate is multiplied with
+    rehearsal: Limit = 1.0  # old targets for each new one, at least; without them a model forgets
+    drift: Share = 0.2  # a larger share of new events of items that the last full training did not know asks for one
+    judged_share: Annotated[StrictFloat, _must("be above 0 and below 0.5", lambda v: 0 < v < 0.5)] = 0.2  # of the new
+    # events, the newest, on which both models are judged; as many before them validate the new one
+    judged_most: AtLeast1 = 5000  # of them, at most
+    judged_least: AtLeast1 = 100  # with fewer a refresh waits
+    margin: ShareBelow1 = 0.02  # what is not worse than the live model by more, with 97.5 % confidence, is published
 
 
 @dataclass(frozen=True, config=KNOWN_ONLY)
@@ -260,7 +283,9 @@ class Config:
     capacity: Capacity = Capacity()
     compression: Compression = Compression()
     compress: Compress = Compress()
+    newcomers: Newcomers = Newcomers()
     baselines: Baselines = Baselines()
+    refresh: Refresh = Refresh()
 
 
 def parse_names(config: Config, name: str) -> tuple[str, ...]:

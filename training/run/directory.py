@@ -21,6 +21,7 @@ from training.errors import InputError
 from training.evaluation.given import Given
 from training.model.encoder import Size
 from training.model.fit import Schedule
+from training.model.warm import Warm
 from training.progress import Progress
 from training.run.config import Config, Student, Teacher, parse_names, pupil_of
 from training.stage import make_key, read_key, run_stage
@@ -40,6 +41,7 @@ COMMANDS = {
     "text": "teacher",
     "trend": "teacher",
     "neighbours": "distill",
+    "item_encoder": "export",
 }
 
 
@@ -51,6 +53,7 @@ class Run:
     config: Config
     progress: Progress
     refit: bool = False
+    warm: Warm | None = None  # the earlier run that training goes on from
 
     def prepared(self) -> Prepared:
         """Load what prepare wrote. Raises InputError where prepare was not run."""
@@ -99,6 +102,7 @@ def open_supplies(run: Run, prepared: Prepared, given: Given | None = None) -> S
         run.out / "text" / VECTORS if config.teacher.text else None,
         run.progress,
         given,
+        run.warm,
     )
 
 

@@ -25,6 +25,20 @@ SEARCH = (
     "Choose the student's size and how it is taught, on validation users and through onnxruntime on this machine; "
     "OUT/config.toml then holds the choice, and distill trains it."
 )
+REFRESH = """It takes the events that the service has accepted since, trains on from the weights of the live model,
+judges the live model and the new one on the newest events, which neither saw, and publishes the new one unless it may
+be worse. OUT is the directory of a finished run; refreshes lie in OUT/refresh, their history in OUT/refreshes.jsonl.
+
+examples:
+  python -m training run --interactions shop.parquet --out runs/shop            the first model
+  python -m service publish runs/shop/bundle                                    makes it the live version
+  python -m training refresh --store redis://localhost:6379 --out runs/shop     one refresh: for cron
+  python -m training refresh --store redis://localhost:6379 --out runs/shop --every 6h --full-every 28
+
+It prints one line: what was published and why, or why nothing was. The exit code is 0 for both, and where nothing is
+new; 2 where the store cannot be reached or something is to be corrected. Whenever it is stopped, the same command goes
+on where it was: no event is taken twice and none is left out. Its settings: --set refresh.margin=0.05 and others.
+"""
 STUDY = "; report.html then shows it. Goes on where it was stopped."
 COLUMNS = "other names: user_id=CustomerID,item_id=StockCode,..., or places, counted from 1: user_id=1,item_id=2"
 ITEM_COLUMNS = "other names in the items file: item_id=parent_asin,title=name"
@@ -44,6 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
     for name, (text, add_options) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         add_options(command)
+        if name == "refresh":
+            command.epilog, command.formatter_class = REFRESH, argparse.RawDescriptionHelpFormatter
         if name == "run":
             command.epilog, command.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     return parser
@@ -125,6 +141,20 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the table as a page too")
 
 
+def _add_refresh(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        help="the service's store, as RETORT_REDIS_URL has it, or the data directory of an embedded one; without it "
+        "what the environment says, as for the service",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory of the run to go on from")
+    parser.add_argument("--every", metavar="TIME", help="again and again: 30m, 6h, 1d; without it once")
+    parser.add_argument("--full-every", type=int, default=0, metavar="N", help="train anew at every Nth; 0: never")
+    parser.add_argument("--items", type=_place, help="the items file of now; without it new items have no title")
+    _add_set(parser)
+
+
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--interactions", type=_place, help="your own file; without it a small world is simulated")
     parser.add_argument("--items", type=_place, help="optional: titles and attributes of its items")
@@ -147,6 +177,7 @@ COMMANDS: dict[str, tuple[str, AddOptions]] = {
     "distill": ("Save the soft labels, train the student with them and the same student without.", _add_stage),
     "compress": ("Store the student's item table as compress.items says.", _add_stage),
     "export": ("Write bundle/, reopen it and compare it with torch.", _add_stage),
+    "newcomers": ("Hold items out whole, and judge an encoder of new items by them.", _add_stage),
     "baselines": ("Rank what the models are compared with: popularity, item-kNN, EASE, iALS.", _add_stage),
     "report": ("Write metrics.json and report.html.", _add_stage),
     "search": (SEARCH, _add_search),
@@ -167,6 +198,7 @@ COMMANDS: dict[str, tuple[str, AddOptions]] = {
         "Finished runs of the same data with different seeds as one table. JSON on the last line.",
         _add_compare,
     ),
+    "refresh": ("Go on with what users did since, and publish the new model unless it may be worse.", _add_refresh),
     "demo": (
         "The whole way: simulate or take a file, train, distil, export, serve, print a curl and its answer.",
         _add_demo,

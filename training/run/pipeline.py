@@ -1,7 +1,7 @@
 """The stages of a run directory, in order: what each one reads and writes, and what it is skipped by.
 
     prepared/  [text/]  a directory a teacher  mix/  a directory for the labels of some  student/  [refit/]  compressed/
-    bundle/  metrics.json  report.html
+    item_encoder/  bundle/  [newcomers/]  metrics.json  report.html
 
 The directories of the teachers are named in training/teacher (Kind.place). The settings are opened by directory.py.
 """
@@ -50,6 +50,7 @@ from training.run.directory import (
 )
 from training.run.forecast import say_forecast
 from training.run.given import has_table, open_given, run_neighbours, run_trend, with_parts
+from training.run.newcomer import ENCODER, run_item_encoder, with_encoder
 from training.run.reading import data_lines, open_cleaning
 from training.stage import make_key
 from training.teacher.item_text import describe, encode_texts, fingerprint_language_model
@@ -62,7 +63,14 @@ PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
 
 
 def run_prepare(run: Run, interactions: Place, items: Place | None) -> None:
-    """Read the files into prepared/ and say how they were read, and what was kept and dropped."""
+    """Read the files into prepared/ and say how they were read, what was kept and dropped, and what a run will need."""
+    prepared = prepare_files(run, interactions, items)
+    for line in [*data_lines(prepared.report), *say_forecast(run.config, prepared)]:
+        run.progress.note(line)
+
+
+def prepare_files(run: Run, interactions: Place, items: Place | None) -> Prepared:
+    """Read the files into prepared/, and return what was read."""
     parse_models(run.config.baselines.models)  # a wrong name now, not after the training
     settings = run.config.prepare
     cleaning = open_cleaning(settings)
@@ -76,9 +84,7 @@ def run_prepare(run: Run, interactions: Place, items: Place | None) -> None:
             prepare(replace(source, watch=bar.advance), items, out, cleaning, rule, settings.repeats)
 
     run.stage("prepared", {"prepare": asdict(settings), "split": rule.settings()}, inputs, work)
-    prepared = run.prepared()
-    for line in [*data_lines(prepared.report), *say_forecast(run.config, prepared)]:
-        run.progress.note(line)
+    return run.prepared()
 
 
 def run_teacher(run: Run) -> None:
@@ -105,7 +111,7 @@ def run_distill(run: Run) -> None:
     ensure_soft_labels(run, prepared)
 
     def work(out: Path) -> None:
-        course = open_course(prepared, open_schedule(run.config.student), run.progress, given)
+        course = open_course(prepared, open_schedule(run.config.student), run.progress, given, run.warm)
         distill(
             out,
             prepared,
@@ -158,7 +164,9 @@ def run_export(run: Run) -> None:
     run_compress(run)
     prepared = run.prepared()
     source = "refit" if run.refit else "student"
-    key = make_key("bundle", {"refit": run.refit}, {source: run.key(source), "compressed": run.key("compressed")})
+    run_item_encoder(run, source)
+    inputs = {name: run.key(name) for name in (source, "compressed", ENCODER)}
+    key = make_key("bundle", {"refit": run.refit}, inputs)
     out = run.out / "bundle"
     if _exported_key(out) == key:
         run.progress.stage("bundle", "unchanged, skipped")
@@ -175,6 +183,7 @@ def run_export(run: Run) -> None:
     }
     rule = files_of(run.out / "student", STUDENT).rule
     table = with_parts(load_table(run.out / "compressed"), open_given(run, prepared), rule)
+    table = with_encoder(run, table)
     bundle = export(out, prepared, run.out / source / STUDENT, table, run.config.compress.encoder, manifest)
     run.progress.note(f"{out}: version {bundle.manifest.version}, reopened, answers as torch does")
 

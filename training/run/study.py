@@ -125,7 +125,7 @@ def run_capacity(run: Run) -> dict[str, Any]:
     ensure_soft_labels(run, prepared)
     taught, settings = open_taught(run), config.capacity
     out = run.out / "capacity"
-    keyed = {"student": asdict(config.student) | {"dim": 0}, "positions": settings.positions}
+    keyed = {"student": asdict(config.student) | {"dim": 0}, "positions": settings.positions, "rows": "with costs"}
     keep_or_clear(out, make_key("capacity", keyed | asdict(taught.recipe), {"mix": run.key("mix")}))
     run.progress.stage("capacity", "started")
     teachers = {}

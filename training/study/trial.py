@@ -9,7 +9,7 @@ from typing import Any
 
 from training.data.prepared import Prepared
 from training.evaluation.trained import given_of, trained
-from training.evaluation.with_given import judge_given
+from training.evaluation.with_given import judge_given, learn_rule
 from training.model.curve import Epoch
 from training.model.device import choose_device
 from training.model.encoder import SequenceModel, Size, make_model
@@ -55,12 +55,17 @@ def attempt(shared: Shared, student: Student, measure: Measure) -> dict[str, Any
 def attempt_and_judge(shared: Shared, student: Student, about: Mapping[str, Any]) -> dict[str, Any]:
     """Train and judge a student, or read what was measured before. Validation keeps the best epoch.
 
+    Where the score is a sum, its weights are fitted to validation requests, as those of the run's own student are.
+
     Returns about with seed, validation (NDCG@10), epochs and seconds. The ranking of the judged part is in NAME.npz.
     """
     started = monotonic()
 
     def measure(model: SequenceModel, curve: list[Epoch]) -> dict[str, Any]:
-        judge_given(shared.prepared, model, given_of(shared.course)).save(shared.out / f"{student.name}.npz")
+        given, stem = given_of(shared.course), shared.out / student.name
+        rule_file = Path(f"{stem}_score.json")
+        rule = None if given is None else learn_rule(model, given, rule_file, shared.course.progress)
+        judge_given(shared.prepared, model, given, rule).save(Path(f"{stem}.npz"))
         best, seconds = max(row.validation for row in curve), monotonic() - started
         shared.course.progress.note(f"trial {student.name}: validation NDCG@10 {best:.4f}, {seconds:.0f} s")
         return {**about, "seed": student.seed, "validation": best, "epochs": len(curve), "seconds": seconds}

@@ -21,6 +21,7 @@ from training.evaluation.given import Given
 from training.evaluation.judge import Scorer
 from training.model.encoder import SequenceModel, Size
 from training.model.fit import Schedule
+from training.model.warm import Warm
 from training.progress import Progress
 from training.teacher.soft_labels import SoftLabels, StateLabels
 
@@ -43,7 +44,8 @@ class Supplies:
     """What a run hands to every kind of teacher; each takes what it needs.
 
     teacher: the settings of the transformers. student_alone: those of the student without a teacher. texts: the file of
-    the vectors of the items' texts, where texts are used. given: the trend, where it is part of the score.
+    the vectors of the items' texts, where texts are used. given: the trend, where it is part of the score. warm: the
+    earlier run from whose teachers training goes on, if there is one.
     """
 
     prepared: Prepared
@@ -52,6 +54,7 @@ class Supplies:
     texts: Path | None
     progress: Progress
     given: Given | None = None
+    warm: Warm | None = None
 
 
 @dataclass(frozen=True)

@@ -85,12 +85,18 @@ class LinearLabels:
         return history.astype(np.float32).reshape(shape), items
 
 
-def train_linear(out: Path, prepared: Prepared, progress: Progress) -> None:
-    """Choose the setting on validation, solve for the whole catalogue, write weights and ranking into out."""
+def train_linear(out: Path, prepared: Prepared, progress: Progress, known: Path | None = None) -> None:
+    """Choose the setting on validation, solve for the whole catalogue, write weights and ranking into out.
+
+    known: directory of an earlier model, whose setting is kept.
+    """
     n_items, started = len(prepared.items), monotonic()
     events = training_events(prepared)
-    tuned = covered_rows(events, n_items, TUNED)
-    setting, trials = choose_setting(events, ask(prepared, VAL, limit=USERS), tuned, progress)
+    if known is None:
+        tuned = covered_rows(events, n_items, TUNED)
+        setting, trials = choose_setting(events, ask(prepared, VAL, limit=USERS), tuned, progress)
+    else:
+        setting, trials = load_linear(known).setting, []
     side = most_items(n_items, available_bytes())
     model = fit_linear(events, n_items, covered_rows(events, n_items, side), setting)
     model = with_best_floor(model, ask(prepared, VAL, limit=FLOOR_USERS))
@@ -136,7 +142,8 @@ class LinearTeacher(Kind):
 
     def train(self, out: Path, supplies: Supplies) -> None:
         """Choose its setting on validation and solve for the whole catalogue."""
-        train_linear(out, supplies.prepared, supplies.progress)
+        known = supplies.warm.run / self.place if supplies.warm else None
+        train_linear(out, supplies.prepared, supplies.progress, known)
 
     def open(self, run: Path) -> Member:
         """Open the model; what is timed is a history with its scores."""

@@ -62,8 +62,12 @@ class SequenceTeacher(Kind):
     def train(self, out: Path, supplies: Supplies) -> None:
         """Train, stop early on validation NDCG@10, write model, learning curve and ranking."""
         schedule = self._model_settings(supplies).schedule
-        course = open_course(supplies.prepared, schedule, supplies.progress, supplies.given)
-        train_and_save(self._make(supplies), learn_hard, course, supplies.prepared, files_in(out))
+        warm = None if self.needs_texts else supplies.warm  # whitened anew, texts are not where they were
+        course = open_course(supplies.prepared, schedule, supplies.progress, supplies.given, warm)
+        model = self._make(supplies)
+        if warm:
+            warm.start(model, f"{self.place}/{MODEL}")
+        train_and_save(model, learn_hard, course, supplies.prepared, files_in(out))
 
     def open(self, run: Path) -> Member:
         """Open the model; what is timed is its encoder through onnxruntime."""

@@ -62,9 +62,9 @@ def page(window: Browser, service: Running) -> Iterator[Browser]:
 
 
 def titles(browser: Browser, part: str) -> list[str]:
-    return browser.run("return [...document.querySelectorAll(given[0])].map((each) => each.innerText)", f"{part} .title")[
-        "value"
-    ]
+    return browser.run(
+        "return [...document.querySelectorAll(given[0])].map((each) => each.innerText)", f"{part} .title"
+    )["value"]
 
 
 def go(browser: Browser, screen: str) -> None:

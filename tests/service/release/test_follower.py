@@ -256,6 +256,36 @@ def test_table_that_claims_huge_chunks_is_refused_before_one_is_read(
     in_room(work)
 
 
+async def refuse_then(room: Room, server: redis.Redis, refused: bytes, then: bytes | None) -> list[str]:
+    """Return what a process says of itself after a live record that it refuses, and after another one or none."""
+    said = []
+    for record in (refused, then):
+        if record is None:
+            server.delete(PREFIX + "live")
+        else:
+            server.set(PREFIX + "live", record)
+        room.follower._reported_at = -1e9  # as after a while
+        await room.look()
+        said += [replica.result for replica in await room.published.replicas()]
+    return said
+
+
+SERVED = json.dumps({"version": "f" * 16, "number": 3, "previous": None, "since": 1.0}).encode()
+"""A live record of the version that a room begins with."""
+
+
+@pytest.mark.parametrize("refused", [b"junk", SERVED.replace(b"f" * 16, b"e" * 16)], ids=["junk", "missing"])
+@pytest.mark.parametrize("then", [None, SERVED], ids=["emptied", "served"])
+def test_what_was_refused_is_not_told_any_more_once_it_is_not_live(
+    in_room: Callable[[Work], Any], server: redis.Redis, refused: bytes, then: bytes | None
+) -> None:
+    server.delete(PREFIX + "replicas")
+
+    first, second = in_room(lambda room: refuse_then(room, server, refused, then))
+
+    assert (first != "ok", second) == (True, "ok")
+
+
 def test_error_that_nobody_foresaw_is_counted_and_tried_again_later(
     good: Path, in_room: Callable[[Work], Any], server: redis.Redis
 ) -> None:

@@ -541,6 +541,31 @@ def test_after_the_store_was_emptied_everybody_says_what_is_served(toy_bundle: P
     assert again["model_version"] != other.manifest.version
 
 
+@pytest.mark.parametrize("version", ["../x", "", "0" * 15, "A" * 16, "\u0660" * 16, "a\nb", "x" * 5000])
+def test_text_that_is_no_version_is_refused_before_the_store_is_asked(tmp_path: Path, version: str) -> None:
+    done = run_command("activate", version, redis_url=f"unix://{tmp_path}/nobody.sock")
+
+    assert done.returncode == 2
+    assert "is no version: 16 digits or letters from a to f" in done.stderr and len(done.stderr) < 300
+
+
+def test_waiting_counts_who_serves_though_the_store_was_just_emptied(toy_bundle: Path, tmp_path: Path) -> None:
+    data = ("--data-dir", str(tmp_path / "data"))
+    with Running(toy_bundle, tmp_path / "data") as service:
+        wait(lambda: status_of(service)["replicas"])
+        service.store().flushall()
+        new = write_toy(tmp_path / "new", seed=9)
+        done = run_command("publish", str(new.path), *data, "--wait", "60")
+        answer = service.recommend(history=["i1"])
+    assert run_command("activate", new.manifest.version, *data, "--wait", "1").stderr.endswith(
+        "follows this store now\n"
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "served by 1 processes" in done.stderr
+    assert answer["model_version"] == new.manifest.version
+
+
 @pytest.mark.parametrize("name", ["replicas", "versions"])
 @pytest.mark.parametrize(("n_fields", "n_bytes"), [(50_000, 50), (20, 1 << 20)])
 def test_a_list_that_is_too_large_is_as_good_as_none(
@@ -570,3 +595,22 @@ def test_waiting_for_a_release_is_not_over_where_numbers_begin_anew(toy_bundle: 
 
     assert done.returncode == 0, done.stderr
     assert served == new.manifest.version
+
+
+def test_publish_if_live_takes_the_place_of_that_version_alone(service: Running, tmp_path: Path) -> None:
+    place = ("--data-dir", str(service.data_dir))
+    paths = [write_toy(tmp_path / str(seed), seed=seed) for seed in (71, 72, 73)]
+    first, second, _ = (bundle.manifest.version for bundle in paths)
+    assert run_command("publish", str(paths[0].path), *place).returncode == 0
+
+    taken = run_command("publish", str(paths[1].path), *place, "--if-live", first)
+    late = run_command("publish", str(paths[2].path), *place, "--if-live", first)
+    none = run_command("publish", str(paths[2].path), *place, "--if-live", "none")
+    wrong = run_command("publish", str(paths[2].path), *place, "--if-live", "the last")
+
+    assert taken.returncode == 0, taken.stderr
+    assert [done.returncode for done in (late, none, wrong)] == [2, 2, 2]
+    assert f"retort: uploaded, and not made live: {second} is live, not {first}" in late.stderr
+    assert f"{second} is live, not none" in none.stderr and "'the last' is no version" in wrong.stderr
+    live = with_published(f"unix://{service.data_dir}/server.sock", lambda published: published.live())
+    assert live is not None and live.version == second

@@ -234,3 +234,23 @@ def test_bundle_that_was_fetched_unsigned_is_not_served_once_a_signature_is_requ
         trusted_keys=read_signing_key(keys[1]).public_text,
     ) as service:  # fmt: skip
         assert served(service) == version_of(toy_bundle)
+
+
+def test_publishing_again_without_a_key_takes_no_signature_away(keys: tuple[Path, Path], tmp_path: Path) -> None:
+    ours, bundle = read_signing_key(keys[0]), write_toy(tmp_path / "bundle", seed=61).path
+    with Running(bundle, tmp_path / "data", trusted_keys=ours.public_text) as service:
+        version = publish(service, bundle, signing_key=str(keys[0]))
+        signed = service.store().get(f"retort:release:{version}:table")
+
+        publish(service, bundle)
+        kept = service.store().get(f"retort:release:{version}:table")
+        manifest = json.loads((bundle / MANIFEST).read_text()) | {"created_at": "2026-02-02T00:00:00+00:00"}
+        (bundle / MANIFEST).write_text(json.dumps(manifest))
+        other = run_command("publish", str(bundle), "--data-dir", str(service.data_dir))
+        resigned = run_command("publish", str(bundle), "--data-dir", str(service.data_dir), signing_key=str(keys[0]))
+
+        assert kept == signed and b"signature" in signed
+        assert other.returncode == 2 and "--signing-key" in other.stderr and version in other.stderr
+        assert resigned.returncode == 0, resigned.stderr
+        assert json.loads(service.store().get(f"retort:release:{version}:table"))["signature"]
+        assert not refused(service)

@@ -1,5 +1,6 @@
 """The client, against a real server: one shape of reply by every way, and errors raised or kept as values."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -99,3 +100,16 @@ async def test_call_that_takes_too_long_is_a_timeout_and_an_open_breaker_refuses
 
     with pytest.raises(BreakerOpenError):
         await store.call_each(op, [[("GET", TEXT)]], 5)
+
+
+async def test_call_that_is_cancelled_ends_in_whatever_turn_of_the_loop_that_comes(store: Store) -> None:
+    await store.ask_aside(("GET", TEXT), 5)
+    for n_turns in range(60):
+        call = asyncio.create_task(store.ask_aside(("GET", TEXT), 5))
+        for _ in range(n_turns):
+            await asyncio.sleep(0)
+
+        is_asked = call.cancel()
+        await asyncio.wait([call], timeout=5)
+
+        assert call.done() and call.cancelled() == is_asked, n_turns

@@ -32,7 +32,7 @@ def hostile() -> Iterator[Hostile]:
 
 
 async def read_stream(store: Store) -> None:
-    async for _ in open_stream(store).pages(2.0):
+    async for _ in open_stream(store).pages_after(b"0-0", 2.0):
         pass
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from service.store.client import Store
+from service.task import end_task
 from service.user.erasure import N_SHARES, Erasures, share_of
 from service.user.key import UserKeys
 from tests.service.running import Running
@@ -44,8 +45,7 @@ class Listener:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_task(self._task)
 
 
 async def until(claim: Callable[[], bool]) -> None:

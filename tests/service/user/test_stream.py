@@ -43,7 +43,7 @@ async def fill(store: Store, namespace: str, n_events: int) -> EventStream:
 async def test_stream_is_read_whole_page_by_page(store: Store, n_events: int, sizes: list[int]) -> None:
     stream = await fill(store, f"pages-{n_events}", n_events)
 
-    pages = [page async for page in stream.pages(5)]
+    pages = [page async for page in stream.pages_after(b"0-0", 5)]
 
     items = [orjson.loads(event)["item_id"] for page in pages for _, event in page]
     assert [len(page) for page in pages] == sizes
@@ -56,7 +56,11 @@ async def test_entries_of_one_user_are_erased_from_every_page(store: Store) -> N
 
     found = await stream.erase_user("odd", 5, within_s=60)
 
-    left = [orjson.loads(event)["user_id"] for page in [page async for page in stream.pages(5)] for _, event in page]
+    left = [
+        orjson.loads(event)["user_id"]
+        for page in [page async for page in stream.pages_after(b"0-0", 5)]
+        for _, event in page
+    ]
     assert found == (1250, True)
     assert left == ["even"] * 1250
 
@@ -117,7 +121,7 @@ async def test_entry_that_cannot_be_read_is_erased_where_it_holds_the_id(store: 
 
     found = await stream.erase_user("zöe", 5, within_s=60)
 
-    (page,) = [page async for page in stream.pages(5)]
+    (page,) = [page async for page in stream.pages_after(b"0-0", 5)]
     assert found == (4, True)
     assert [text for _, text in page] == broken[3:]
 
@@ -169,7 +173,7 @@ async def test_keys_of_another_type_are_replaced(store: Store) -> None:
 async def test_entries_without_an_event_are_read_as_empty(store: Store) -> None:
     await store.call("user", [("XADD", "strange:events", "*", "other", "field")], 5)
 
-    (page,) = [page async for page in open_stream(store, UserKeys("strange")).pages(5)]
+    (page,) = [page async for page in open_stream(store, UserKeys("strange")).pages_after(b"0-0", 5)]
 
     assert [event for _, event in page] == [b""]
 

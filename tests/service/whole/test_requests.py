@@ -144,8 +144,8 @@ def test_body_over_the_cap_is_413(shared_service: Running, path: str, limit: int
     [
         ("POST", "/recommend/batch", 501, "not_built"),
         ("POST", "/similar", 501, "not_built"),
-        ("GET", "/items/i1", 501, "not_built"),
-        ("PUT", "/items/a/b", 501, "not_built"),
+        ("GET", "/items/nobody", 404, "not_found"),
+        ("DELETE", "/items/a/b", 404, "not_found"),
         ("POST", "/model/activate", 403, "admin_key_needed"),
         ("POST", "/model/rollback", 403, "admin_key_needed"),
         ("GET", "/nowhere", 404, "not_found"),

@@ -484,6 +484,17 @@ CASES: dict[str, Case] = {
     "pointer of Git LFS": Case("log.csv", "version https://git-lfs.github.com/spec/v1\n", refused="git lfs pull"),
     "noise": Case("log.csv", bytes(range(256)) * 40, refused="neither text nor Parquet"),
     "one column": Case("log.csv", "user_id\nu1\n", refused="no column 'item_id'"),
+    "lines quoted as a whole": Case(
+        "log.csv",
+        table(header='"user_id,item_id,timestamp"', row='"{u},{i},{t}"'),
+        refused="each line was read as one value.*take the outer quotes away",
+    ),
+    "printed table": Case(
+        "log.txt",
+        table(header="    user_id item_id   timestamp", row="0        {u}      {i}  {t}"),
+        refused="a printed table.*df.to_csv",
+    ),
+    "dicts of Python": Case("log.txt", "".join(f"{one}\n" for one in objects()), refused=r"json.dumps\(row\)"),
     "twice the same name": Case(
         "log.csv",
         table(header="user_id,user_id,item_id,timestamp", row="{u},x,{i},{t}"),

@@ -14,6 +14,7 @@ from training.report.plot import (
     plot_differences,
     plot_front,
     plot_groups,
+    plot_widths,
 )
 
 TITLES = {"student": "The student", "ease": "Its rival"}
@@ -71,6 +72,9 @@ def test_differences_and_the_capacity_study_are_drawn():
     capacity = drawn(plot_capacity({"rows": rows, "teachers": {"mix": 0.3}}, {"mix": "taught by the mix"}))
 
     assert "taught by the mix" in capacity
+    costs = [row | {"item_bytes": row["dim"] + 4, "score_us": 2 * row["dim"]} for row in rows]
+    widths = drawn(plot_widths(costs, {"alone": "no teacher", "mix": "taught by the mix"}))
+    assert "no teacher" in widths and "bytes of an item" in widths and "microseconds" in widths
     assert "hard loss + hint" in drawn(plot_differences([("hard loss + hint", GAIN, True), ("another", GAIN, False)]))
 
 

@@ -63,15 +63,18 @@ def test_the_lines_of_an_ablation_are_its_rows_its_findings_and_what_it_took():
 
 def test_the_lines_of_the_capacity_study_name_width_teacher_and_gain():
     rows = [
-        {"dim": 8, "teacher": "alone", "validation": 0.1, "ndcg@10": 0.05},
-        {"dim": 8, "teacher": "text_teacher", "validation": 0.2, "ndcg@10": 0.06, "gain": GAIN},
-    ]
+        {"dim": 8, "teacher": "taste", "validation": 0.09, "ndcg@10": 0.04, "item_bytes": 12.0, "score_us": 20.0},
+        {"dim": 8, "teacher": "alone", "validation": 0.1, "ndcg@10": 0.05, "item_bytes": 120.0, "score_us": 30.0},
+        {"dim": 8, "teacher": "text_teacher", "validation": 0.2, "ndcg@10": 0.06, "item_bytes": 120.0, "score_us": 30.0,
+         "gain": GAIN},
+    ]  # fmt: skip
 
     lines = capacity_lines({"rows": rows, "teachers": {"mix": 0.3}, "minutes": 2.0})
 
-    assert lines[1].split() == ["8", "alone", "0.1000", "0.0500"]
-    assert "text teacher" in lines[2] and lines[2].endswith("+10.0% (+5.0% to +20.0%)")
-    assert lines[3] == "teachers on validation: mix 0.3000; 2.0 minutes"
+    assert lines[1].split() == ["8", "taste", "alone", "0.0900", "0.0400", "12", "20"]
+    assert lines[2].split() == ["8", "alone", "0.1000", "0.0500", "120", "30"]
+    assert "text teacher" in lines[3] and lines[3].endswith("+10.0% (+5.0% to +20.0%)")
+    assert lines[4] == "teachers on validation: mix 0.3000; 2.0 minutes"
 
 
 def test_the_lines_of_the_compression_study_hold_quality_size_and_time():
@@ -121,3 +124,27 @@ def test_the_lines_of_several_runs_say_which_models_are_the_same_in_all():
 
     assert "0.0100" in lines[1] and " same " in lines[2]
     assert lines[-1].endswith("+10.0% (+5.0% to +20.0%); seeds +8.0%, +12.0%")
+
+
+def test_a_difference_from_next_to_nothing_is_no_percentage():
+    huge = {"difference": 2.86e11, "low": 0.5, "high": 5e11, "per_seed": [2.86e11, -0.1]}
+    models = {"student": {"ndcg@10": 0.2, "ndcg@10_interval": [0.1, 0.3], "ndcg@10_spread": None, "hr@10": 0.4}}
+    table = {"models": models, "titles": {"student": "student"}, "ndcg@10_differences": {"student / ease": huge}}
+
+    (line,) = [line for line in comparison_lines(table | {"by": "seed", "bar": None}) if "student / ease" in line]
+
+    assert line.split("/ ease")[1].split() == [
+        "over",
+        "10",
+        "times",
+        "(+50.0%",
+        "to",
+        "over",
+        "10",
+        "times);",
+        "seeds",
+        "over",
+        "10",
+        "times,",
+        "-10.0%",
+    ]

@@ -86,7 +86,13 @@ def test_refit_and_capacity_know_the_parts(run, tmp_path):
     assert main(["capacity", "--out", out, "--set", "capacity.dims=8", "--set", "capacity.positions=500"]) == 0
 
     assert open_bundle(tmp_path / "run" / "bundle").manifest.refit
-    assert json.loads((tmp_path / "run" / "capacity" / "capacity.json").read_text())["rows"]
+    rows = {row["teacher"]: row for row in json.loads((tmp_path / "run/capacity/capacity.json").read_text())["rows"]}
+    assert list(rows)[:2] == ["taste", "alone"]
+    assert rows["taste"]["item_bytes"] == 8 + 4, "a row of int8 and its scale"
+    assert rows["alone"]["item_bytes"] > rows["taste"]["item_bytes"] and rows["alone"]["score_us"] > 0
+    rule = json.loads((tmp_path / "run" / "capacity" / "alone-8_score.json").read_text())
+    assert "taste" in rule["score"]["parts"], "the weights are fitted, as those of the run's own student"
+    assert "What the parts of the score are worth" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_table_that_ranks_worse_than_the_student_without_it_is_left_out(run, tmp_path, chain_world):

@@ -26,7 +26,9 @@ def test_a_study_of_capacity_leaves_its_table_its_picture_and_goes_on(finished_r
         (dim, teacher) for dim in (4, 8) for teacher in ("alone", *teachers)
     ]
     assert all(("gain" in row) == (row["teacher"] != "alone") for row in table["rows"])
+    assert {row["item_bytes"] for row in table["rows"] if row["dim"] == 8} == {8 + 4}, "a row of int8 and its scale"
     page = (run / "report.html").read_text()
+    assert "What the parts of the score are worth" not in page, "the score of this run has but one part"
     assert "Where distillation pays" in page and "Quality and gain by the student" in page
     assert "taught by" in capfd.readouterr().out
 

@@ -1,0 +1,212 @@
+"""The routes of items against a running service: what is put counts at once, and outlives the process and the store."""
+
+import json
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.bundle import Bundle
+from tests.service.running import ADMIN_KEY, KEY, Running, wait_for
+from tests.service.toy import DIM, described_items, write_toy
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_toy(tmp_path_factory.mktemp("items") / "bundle", items=described_items())
+
+
+@pytest.fixture(scope="module")
+def service(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with Running(bundle.path, tmp_path_factory.mktemp("items-data"), budget_ms="1000") as running:
+        yield running
+
+
+def put(service: Running, item_id: str, **fields: Any) -> dict[str, Any]:
+    answer = service.client.put(f"/items/{item_id}", json=fields)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def get(service: Running, item_id: str) -> dict[str, Any]:
+    answer = service.client.get(f"/items/{item_id}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def ids(answer: dict[str, Any]) -> list[str]:
+    return [item["item_id"] for item in answer["items"]]
+
+
+def test_price_that_is_put_counts_in_the_next_answer(service: Running) -> None:
+    answer = put(service, "i20", title="Lamp", attributes={"brand": "Z"}, numbers={"price": 5000})
+
+    assert answer["state"] == "live"
+    assert answer["from"] == ["bundle"]
+    assert 0 < answer["visible_ms"] < 1000
+    found = service.recommend(history=["i3"], k=3, filter={"price": {"gt": 4000}}, fields=["title", "brand", "tag"])
+    assert [(i["item_id"], i["title"], i["brand"], i["tag"]) for i in found["items"]] == [("i20", "Lamp", ["Z"], None)]
+    assert ids(service.recommend(history=["i3"], k=3, filter={"brand": "Z"})) == ["i20"]
+
+
+def test_patch_changes_what_it_names_and_keeps_the_rest(service: Running) -> None:
+    before = get(service, "i21")
+
+    service.client.patch("/items/i21", json={"numbers": {"price": 6000}, "attributes": {"tag": None}})
+
+    after = get(service, "i21")
+    assert after["numbers"] == {**before["numbers"], "price": 6000}
+    assert (after["title"], after["attributes"]) == (before["title"], {"brand": before["attributes"]["brand"]})
+    service.client.patch("/items/i21", json={"title": "Sofa"})
+    assert get(service, "i21") == {**after, "title": "Sofa"}
+
+
+def test_withdrawn_item_is_in_no_answer_until_it_is_put_again(service: Running) -> None:
+    (best, *_) = ids(service.recommend(history=["i3"], k=5))
+
+    assert service.client.delete(f"/items/{best}").json()["state"] == "withdrawn"
+
+    assert service.client.get(f"/items/{best}").status_code == 404
+    assert service.client.patch(f"/items/{best}", json={}).status_code == 404
+    assert best not in ids(service.recommend(history=["i3"], k=60))
+    assert best not in ids(service.recommend(user_id="nobody", k=60))
+    assert ids(service.recommend(history=["i3"], k=3, candidates=[best, "i30"])) == ["i30"]
+    pinned = service.recommend(history=["i3"], k=3, pin=[{"item_id": best, "position": 1}])
+    assert (best in ids(pinned), pinned["dropped_pins"]) == (False, [best])
+    funnel = service.recommend(history=["i3"], k=3, exclude_seen=False, debug=True)["debug"]["funnel"]
+    assert funnel["catalogue"] == funnel["filter"] == funnel["seen"] == 59
+    put(service, best, title="again")
+    assert best in ids(service.recommend(history=["i3"], k=60))
+
+
+def test_item_is_not_shown_once_it_has_expired(service: Running) -> None:
+    put(service, "i22", title="soon gone", expires_at=time.time() + 0.5)
+    assert get(service, "i22")["title"] == "soon gone"
+
+    wait_for(lambda: service.client.get("/items/i22").status_code == 404)
+
+    assert "i22" not in ids(service.recommend(history=["i3"], k=60))
+
+
+def test_list_is_judged_item_by_item(service: Running) -> None:
+    items = [
+        {"item_id": "i23", "title": "one"}, {"item_id": "i24", "titel": "two"}, "i25", {"item_id": "i26",
+        "numbers": {"brand": 3}}, {"item_id": "i27", "vectors": [1.0] * (DIM + 1)}, {"item_id": "i23", "title": "last"},
+        {"item_id": "i28", "attributes": {"not": "x"}}, {"item_id": "i29", "description": "é" * 10_000,
+        "attributes": {f"a{n}": ["é" * 1000] for n in range(20)}},
+    ]  # fmt: skip
+
+    answer = service.client.post("/items", json={"items": items}).json()
+
+    assert (answer["accepted"], [each["index"] for each in answer["rejected"]]) == (2, [1, 2, 3, 4, 6, 7])
+    assert "under attributes" in answer["rejected"][2]["message"]
+    assert get(service, "i23")["title"] == "last"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"titel": "x"}, "titel"),
+        ({"numbers": {"price": "5"}}, "numbers.price"),
+        ({"numbers": {"brand": 5}}, "numbers.brand"),
+        ({"booleans": {"price": True}}, "booleans.price"),
+        ({"vectors": [1.0]}, "vectors"),
+        ({"expires_at": 1e12}, "expires_at"),
+        ({"attributes": {"any": "x"}}, "attributes"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(service: Running, body: dict[str, Any], field: str) -> None:
+    answer = service.client.put("/items/i40", json=body)
+
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["error"]["details"][0]["field"] == field
+    assert get(service, "i40")["state"] == "bundle"
+
+
+def test_search_finds_words_of_titles_and_obeys_the_filter(service: Running) -> None:
+    put(service, "i41", title="Écran plat 4K", booleans={"in_stock": True})
+
+    def found(**body: Any) -> list[str]:
+        return ids(service.client.post("/items/search", json=body).json())
+
+    assert found(text="ecr PLAT") == ["i41"]
+    assert found(text="plat", filter={"in_stock": False}) == []
+    assert found(text="title 41") == []
+    assert found(text="title 4", k=2) == ["i4", "i40"]
+    assert found(text='"*', k=2) == []
+    assert found(k=3) == ["i0", "i1", "i2"]
+    refused = service.client.post("/items/search", json={"filter": {"pric": 3}})
+    assert 'did you mean \\"price\\"' in refused.text
+
+
+def test_changes_outlive_the_service_and_its_store(bundle: Bundle, tmp_path: Path) -> None:
+    with Running(bundle.path, tmp_path / "data") as service:
+        put(service, "i5", title="kept", numbers={"price": 7000})
+        service.client.delete("/items/i6")
+        service.kill()
+
+        service.start()
+
+        assert get(service, "i5")["title"] == "kept"
+        assert service.client.get("/items/i6").status_code == 404
+        assert ids(service.recommend(history=["i3"], k=3, filter={"price": 7000})) == ["i5"]
+
+
+def test_bundle_that_was_made_later_knows_better(tmp_path: Path) -> None:
+    bundle = write_toy(tmp_path / "bundle")
+    with Running(bundle.path, tmp_path / "data") as service:
+        put(service, "i5", title="kept")
+        service.client.delete("/items/i6")
+    manifest = bundle.path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("2026-01-01T00", "2999-01-01T00"))
+
+    with Running(bundle.path, tmp_path / "data") as service:
+        assert get(service, "i5")["title"] == "title 5"
+        assert service.client.get("/items/i6").status_code == 404
+
+
+def test_full_shelf_takes_changes_but_no_more_items(bundle: Bundle, tmp_path: Path) -> None:
+    with Running(bundle.path, tmp_path / "data", live_items="2") as service:
+        put(service, "i1", title="a")
+        put(service, "i2", title="b")
+
+        refused = service.client.put("/items/i3", json={"title": "c"})
+
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "too_many_items")
+        put(service, "i1", title="d")
+
+
+def test_other_workers_follow_within_a_second(bundle: Bundle, tmp_path: Path) -> None:
+    with Running(bundle.path, tmp_path / "data", "--workers", "2") as service:
+        host, port = service.url.removeprefix("http://").split(":")
+        callers = [HTTPConnection(host, int(port)) for _ in range(8)]  # each of one worker
+
+        def title(caller: HTTPConnection) -> str:
+            caller.request("GET", "/items/i7")
+            return str(json.loads(caller.getresponse().read())["title"])
+
+        for n in range(5):
+            put(service, "i7", title=f"round {n}")
+            end = time.monotonic() + 1
+            for caller in callers:
+                wait_for(lambda caller=caller, n=n: title(caller) == f"round {n}", timeout_s=end - time.monotonic())
+        for caller in callers:
+            caller.close()
+
+
+def test_writing_needs_a_key_that_names_it(bundle: Bundle, tmp_path: Path) -> None:
+    keys = {"api_keys": f"{KEY},items:{KEY}-items", "admin_key": ADMIN_KEY}
+    with Running(bundle.path, tmp_path / "data", **keys) as service:
+
+        def status(method: str, path: str, key: str) -> int:
+            headers = {"X-API-Key": key}
+            body = {} if method == "GET" else {"json": {"text": "title"} if path.endswith("search") else {"title": "x"}}
+            return service.client.request(method, path, headers=headers, **body).status_code
+
+        assert [status("PUT", "/items/i1", key) for key in (KEY, f"{KEY}-items", ADMIN_KEY)] == [403, 200, 200]
+        assert [status("GET", "/items/i1", key) for key in (KEY, f"{KEY}-items")] == [200, 200]
+        assert [status("POST", "/items/search", key) for key in (KEY, f"{KEY}-items")] == [200, 200]
+        assert status("POST", "/recommend", f"{KEY}-items") == 403

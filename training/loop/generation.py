@@ -1,0 +1,112 @@
+"""The run directories of a model and of what it was refreshed to: DIR itself, then DIR/refresh/0001, 0002 and so on.
+
+Each is a whole run directory. A refresh also has plan.json, which says before anything is made what it will be, so that
+one that was stopped goes on as it began; and judged.json, what the gate said.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from service.bundle import BundleError, read_manifest
+from training.data.prepared import ITEMS
+from training.errors import InputError
+from training.run.fault import write_whole
+
+PLACE, PLAN, JUDGED, FULL_ITEMS, EVENTS = "refresh", "plan.json", "judged.json", "full_items.parquet", "events"
+_NAME = re.compile(r"\d{4,}")
+KEPT = 3  # of the newest run directories, beside the first, the live one and the one before it
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a refresh is. base: the number of the run that it goes on from, 0 the first. live: the version to replace.
+
+    taken: the number of the last file of events in it. events: new ones. kind: warm or full, and why. since_full:
+    refreshes since the last full training, this one included; 0 where it is one itself. started: ISO time.
+    """
+
+    number: int
+    base: int
+    live: str | None
+    taken: int
+    events: int
+    kind: str
+    why: str
+    since_full: int
+    started: str
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One run directory. plan: None of the first."""
+
+    number: int
+    path: Path
+    plan: Plan | None
+
+    @property
+    def version(self) -> str | None:
+        """The version of its bundle; None where there is none yet."""
+        try:
+            return read_manifest(self.path / "bundle").version
+        except BundleError:
+            return None
+
+    @property
+    def taken(self) -> int:
+        """The number of the last file of events that it was made from, 0 where there is none."""
+        return self.plan.taken if self.plan else 0
+
+    @property
+    def since_full(self) -> int:
+        """How many refreshes ago everything was trained anew."""
+        return self.plan.since_full if self.plan else 0
+
+    def full_items(self) -> set[str]:
+        """Return the ids of the items that the last full training knew."""
+        kept = self.path / FULL_ITEMS
+        frame = pl.read_parquet(kept if kept.exists() else self.path / "prepared" / ITEMS, columns=["item_id"])
+        return set(frame["item_id"].to_list())
+
+
+def read_generations(out: Path) -> list[Generation]:
+    """Return the run directories of DIR, the first one first; those without a plan were never begun."""
+    found = [Generation(0, out, None)]
+    for path in sorted((out / PLACE).glob("*"), key=lambda each: (len(each.name), each.name)):
+        if _NAME.fullmatch(path.name) and (path / PLAN).exists():
+            plan = read_json(path / PLAN)
+            found.append(Generation(plan["number"], path, Plan(**plan)))
+    return found
+
+
+def begin(out: Path, plan: Plan) -> Generation:
+    """Make the directory of a refresh, with its plan."""
+    path = out / PLACE / f"{plan.number:04d}"
+    path.mkdir(parents=True, exist_ok=True)
+    write_whole(path / PLAN, json.dumps(asdict(plan), indent=1) + "\n")
+    return Generation(plan.number, path, plan)
+
+
+def prune(generations: Sequence[Generation], needed: Sequence[str | None]) -> None:
+    """Remove the run directories that nobody can want back. needed: the live version and those that may become it."""
+    for generation in generations[1:-KEPT]:
+        if generation.version not in needed:
+            aside = generation.path.with_name(f".{generation.path.name}.old")
+            generation.path.rename(aside)
+            shutil.rmtree(aside)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a file of JSON. Raises InputError where it is damaged."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise InputError(f"{path}: damaged ({exc}); remove {path.parent} and refresh again") from exc
+    return found

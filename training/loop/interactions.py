@@ -1,0 +1,86 @@
+"""The files that a refresh is prepared from: what was trained on before, and the events since, as one table."""
+
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from training.data.interaction_file import Cleaning, InteractionFile, read_interactions
+from training.data.item_file import BOOLEAN, NUMBER, PREFIX
+from training.data.prepared import ITEMS, Prepared
+from training.loop.event_file import EventFile
+
+SCHEMA: dict[str, Any] = {
+    "user_id": pl.String, "item_id": pl.String, "timestamp": pl.Datetime("ms", "UTC"), "event": pl.String,
+    "weight": pl.Float64,
+}  # fmt: skip
+
+
+def write_interactions(path: Path, before: Prepared, files: Sequence[EventFile], cleaning: Cleaning) -> None:
+    """Write the events of an earlier run and those of some files as one table of Parquet.
+
+    What was trained on before passed the cleaning then; it is written so that it passes now as well.
+    """
+    frame = pl.concat([_old_events(before, cleaning), read_events(files)])
+    aside = path.with_name(f".{path.name}.part")
+    frame.write_parquet(aside)
+    aside.rename(path)
+
+
+def read_events(files: Sequence[EventFile]) -> pl.DataFrame:
+    """Return the events of some files, in the columns of SCHEMA."""
+    rows: dict[str, list[Any]] = {name: [] for name in SCHEMA}
+    for each in files:
+        with gzip.open(each.path, "rb") as file:
+            for line in file:
+                event = orjson.loads(line)
+                rows["user_id"].append(event["user_id"])
+                rows["item_id"].append(event["item_id"])
+                rows["timestamp"].append(round(event["timestamp"] * 1000))
+                rows["event"].append(event.get("event"))
+                rows["weight"].append(event.get("weight", 1))
+    return pl.DataFrame(rows, schema=SCHEMA | {"timestamp": pl.Int64}, strict=False).cast(pl.Schema(SCHEMA))
+
+
+def read_new(path: Path, files: Sequence[EventFile], cleaning: Cleaning) -> InteractionFile:
+    """Return what the cleaning leaves of the events of some files. path: of a table that is written to find it out."""
+    read_events(files).write_parquet(path)
+    try:
+        return read_interactions(path, cleaning)
+    finally:
+        path.unlink()
+
+
+def write_items(path: Path, prepared: Path) -> None:
+    """Write what a run knows of its items as an items file of JSON lines. prepared: the run's directory of data."""
+    frame = pl.read_parquet(prepared / ITEMS).drop("popularity")
+    lists = [name for name in frame.columns if name.startswith(PREFIX)]
+    frame = frame.with_columns(pl.col(name).list.join("|") for name in lists)
+    own = {
+        name: name.removeprefix(prefix)
+        for prefix in (PREFIX, NUMBER, BOOLEAN)
+        for name in frame.columns
+        if name.startswith(prefix)
+    }
+    aside = path.with_name(f".{path.name}.part")
+    frame.rename(own).write_ndjson(aside)
+    aside.rename(path)
+
+
+def _old_events(before: Prepared, cleaning: Cleaning) -> pl.DataFrame:
+    """Return the events of an earlier run in the columns of SCHEMA."""
+    event = cleaning.events[0] if cleaning.events else None
+    weight = pl.Series("weight", [max(1.0, cleaning.min_weight + 1)]).new_from_index(0, len(before.item))
+    if before.weight is not None:
+        weight = pl.Series("weight", before.weight / cleaning.event_weights.get(event or "", 1.0))
+    frame = pl.DataFrame({
+        "user_id": pl.Series(before.users, dtype=pl.String).gather(before.user),
+        "item_id": pl.Series([item.item_id for item in before.items], dtype=pl.String).gather(before.item),
+        "timestamp": pl.Series(before.timestamp_ms),
+        "event": pl.Series([event], dtype=pl.String).new_from_index(0, len(before.item)),
+        "weight": weight,
+    })  # fmt: skip
+    return frame.cast(pl.Schema(SCHEMA))

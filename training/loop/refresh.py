@@ -1,0 +1,261 @@
+"""One refresh: take the events since, train on from the live model's run, judge both on the newest, publish or not.
+
+Its steps leave files that are whole or absent, in this order: events/, plan.json, interactions.parquet, the stages of a
+run, judged.json, the store's live version, a line of refreshes.jsonl, report.html. Whoever is stopped anywhere goes on
+there. The live version is replaced by a comparison in the store, so of two refreshers at most one publishes.
+
+The judged model is published as it is, and not trained on the events that judged it: what is served is what was
+measured. It learns them in the next refresh, and histories and trend know them at once.
+"""
+
+import json
+import resource
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic, process_time
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from service.bundle import open_bundle
+from training.data.prepared import Prepared
+from training.data.split import TRAIN
+from training.errors import InputError
+from training.file.source import Place
+from training.loop.event_file import EventFile, read_event_files, take_events
+from training.loop.gate import Verdict, decide
+from training.loop.generation import (
+    EVENTS,
+    FULL_ITEMS,
+    JUDGED,
+    PLACE,
+    Generation,
+    Plan,
+    begin,
+    prune,
+    read_generations,
+    read_json,
+)
+from training.loop.history import add_to_history, read_history, write_history
+from training.loop.interactions import read_new, write_interactions, write_items
+from training.loop.judge import by_group, is_known, judge_bundle, ndcg_of, unseen_question
+from training.loop.service_command import ServiceCommand
+from training.loop.setting import count_judged, count_needed, differing_training, hold_newest, refresh_config
+from training.model.warm import Warm
+from training.progress import Progress
+from training.run.config import Config
+from training.run.config_file import dump_config, load_config
+from training.run.directory import Run
+from training.run.fault import write_whole
+from training.run.pipeline import prepare_files, run_compress, run_distill, run_export, run_report, run_teacher
+from training.run.reading import open_cleaning
+
+INTERACTIONS, ITEMS = "interactions.parquet", "items.jsonl"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked of refreshes. items: a file of items; None: what the first run knew of them. full_every: 0, never.
+
+    overrides: settings, as --set takes them.
+    """
+
+    overrides: Sequence[str] = ()
+    items: Place | None = None
+    full_every: int = 0
+
+
+class Refresher:
+    """The refreshes of one directory, which a lock keeps for it."""
+
+    def __init__(self, out: Path, service: ServiceCommand, wishes: Wishes, progress: Progress) -> None:
+        self._out, self._service, self._wishes, self._progress = out, service, wishes, progress
+        first = Run(out, load_config(out / "config.toml"), progress)
+        self._config = refresh_config(first, wishes.overrides, has_items=wishes.items is not None)
+
+    def refresh(self) -> str:
+        """Do one refresh, or go on with one that was stopped; return a line that says what became of it.
+
+        Raises InputError where the store cannot be reached, or its live version is none of this directory's.
+        """
+        taken = take_events(self._out / PLACE / EVENTS, self._service)
+        self._progress.note(f"took {taken.events:,} events, up to {taken.position}")
+        if taken.gone:
+            self._progress.note(
+                f"up to {taken.gone:,} events were gone before they were taken: the stream's cap has cut them. Refresh "
+                "more often, or set RETORT_EVENT_STREAM_MAX higher"
+            )
+        live, generations = self._service.live_version(), read_generations(self._out)
+        newest, done = generations[-1], {row["number"] for row in read_history(self._out)}
+        if newest.plan and newest.number not in done:
+            if live in (newest.plan.live, newest.version):
+                self._progress.note(f"refresh {newest.number} was stopped and goes on")
+                return self._finish(newest, generations)
+            self._record(newest, Verdict(False, f"given up: {live or 'no version'} became live meanwhile", 0))
+        plan = self._plan(generations, live)
+        return plan if isinstance(plan, str) else self._finish(begin(self._out, plan), generations)
+
+    def _plan(self, generations: Sequence[Generation], live: str | None) -> Plan | str:
+        """Return what the next refresh is, or a line that says why there is none."""
+        base = _base_of(generations, live, self._out)
+        files = [each for each in read_event_files(self._out / PLACE / EVENTS) if each.number > base.taken]
+        since = base.plan.started if base.plan else _made_at(base)
+        if not files:
+            return f"nothing new since {since}: no event was accepted after those that the live model was made from"
+        found = read_new(self._out / PLACE / ".new.parquet", files, open_cleaning(self._config.prepare))
+        needed = count_needed(self._config.refresh)
+        if found.events.height < needed:
+            return (
+                f"waiting: {found.events.height:,} new events that can be learned since {since}; {needed:,} are needed "
+                "(refresh.judged_least / refresh.judged_share)"
+            )
+        kind, why = self._kind(base, found.items.gather(found.events["item"]))
+        number = generations[-1].number + 1
+        since_full = 0 if kind == "full" else base.since_full + 1
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return Plan(number, base.number, live, files[-1].number, found.events.height, kind, why, since_full, now)
+
+    def _kind(self, base: Generation, items: pl.Series) -> tuple[str, str]:
+        """Return whether training goes on or begins anew, and why. items: of the new events."""
+        changed = differing_training(self._config, load_config(base.path / "config.toml"))
+        if changed:
+            return "full", f"{', '.join(changed[:3])} changed"
+        if self._wishes.full_every and base.since_full + 1 >= self._wishes.full_every:
+            return "full", f"every {self._wishes.full_every} refreshes"
+        drift = 1 - float(items.is_in(list(base.full_items())).to_numpy().mean())
+        why = f"{drift:.1%} of the new events are of items that the last full training did not know"
+        return ("full" if drift > self._config.refresh.drift else "warm"), why
+
+    def _finish(self, generation: Generation, generations: Sequence[Generation]) -> str:
+        """Do what is left of a refresh, and return the line that says what became of it."""
+        started, cpu = monotonic(), process_time()
+        plan = generation.plan
+        assert plan is not None  # noqa: S101  # begun
+        base = next(each for each in generations if each.number == plan.base)
+        self._progress.note(f"refresh {plan.number}, {plan.kind}: {plan.events:,} new events; {plan.why}")
+        run = self._train(generation, base, plan)
+        verdict = self._judge(run, base)
+        if verdict.passes:
+            verdict = self._publish(generation, plan, verdict)
+        cost = {"seconds": monotonic() - started, "cpu_seconds": process_time() - cpu}
+        self._record(generation, verdict, cost)
+        self._report(run)
+        prune(read_generations(self._out), [generation.version, plan.live])
+        return verdict.sentence
+
+    def _train(self, generation: Generation, base: Generation, plan: Plan) -> Run:
+        """Make the refresh's run directory up to its bundle; what is there is kept."""
+        before = Run(base.path, self._config, self._progress).prepared()
+        run = self._open_run(generation, before, plan)
+        items = self._wishes.items or run.out / ITEMS
+        if not (run.out / INTERACTIONS).exists():
+            if self._wishes.items is None:
+                write_items(run.out / ITEMS, base.path / "prepared")
+            write_interactions(
+                run.out / INTERACTIONS, before, self._files(base, plan), open_cleaning(run.config.prepare)
+            )
+        prepared = prepare_files(run, run.out / INTERACTIONS, items)
+        if plan.kind == "warm":
+            run = replace(run, warm=_warm(base.path, prepared, before, run.config))
+        _keep_full_items(generation, base, plan)
+        for work in (run_teacher, run_distill, run_compress, run_export):
+            work(run)
+        return run
+
+    def _open_run(self, generation: Generation, before: Prepared, plan: Plan) -> Run:
+        """Return the run of a refresh, with the settings that it began with."""
+        resolved = generation.path / "config.toml"
+        if not resolved.exists():
+            n_judged = count_judged(self._config.refresh, plan.events)
+            config = hold_newest(self._config, n_judged, len(before.item) + plan.events)
+            write_whole(resolved, dump_config(config))
+        return Run(generation.path, load_config(resolved), self._progress)
+
+    def _files(self, base: Generation, plan: Plan) -> list[EventFile]:
+        files = read_event_files(self._out / PLACE / EVENTS)
+        return [each for each in files if base.taken < each.number <= plan.taken]
+
+    def _judge(self, run: Run, base: Generation) -> Verdict:
+        """Return what the gate says of the run's bundle beside the base's, and write it down."""
+        path = run.out / JUDGED
+        if path.exists():
+            return Verdict(**read_json(path)["verdict"])
+        prepared, before = run.prepared(), Run(base.path, run.config, self._progress).prepared()
+        question = unseen_question(prepared, before)
+        bundles = [open_bundle(place / "bundle") for place in (base.path, run.out)]
+        values = np.stack([ndcg_of(judge_bundle(bundle, question, prepared)) for bundle in bundles], axis=1)
+        settings = run.config.refresh
+        verdict = decide(
+            values[:, 0], values[:, 1], question.users, margin=settings.margin, least=settings.judged_least
+        )
+        groups = by_group(question, prepared, before, values) if len(values) else {}
+        write_whole(path, json.dumps({"verdict": asdict(verdict), "groups": groups}, indent=1) + "\n")
+        return verdict
+
+    def _publish(self, generation: Generation, plan: Plan, verdict: Verdict) -> Verdict:
+        """Publish a bundle that passed; return the verdict, which says where that was not done and why.
+
+        Raises InputError where the store cannot be reached: the next refresh tries again.
+        """
+        if self._service.live_version() == generation.version:
+            return verdict  # done before this process was stopped
+        try:
+            self._service.publish(generation.path / "bundle", plan.live)
+        except InputError as refused:
+            live = self._service.live_version()
+            if live == generation.version:
+                return verdict
+            return replace(verdict, passes=False, sentence=f"not published, though it passed: {refused}")
+        return verdict
+
+    def _record(self, generation: Generation, verdict: Verdict, cost: dict[str, float] | None = None) -> None:
+        plan = generation.plan
+        assert plan is not None  # noqa: S101  # begun
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        groups = read_json(generation.path / JUDGED)["groups"] if (generation.path / JUDGED).exists() else {}
+        row: dict[str, Any] = asdict(plan) | {"version": generation.version} | asdict(verdict)
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        add_to_history(self._out, row | {"groups": groups, "ended": ended, **(cost or {}), "peak_mb": peak_mb})
+
+    def _report(self, run: Run) -> None:
+        """Write the report of a refresh, with all refreshes up to it."""
+        write_history(run.out, read_history(self._out))
+        run_report(run)
+
+
+def _base_of(generations: Sequence[Generation], live: str | None, out: Path) -> Generation:
+    """Return the run directory whose bundle is live; where none is, that of the first run. Raises InputError."""
+    if live is None:
+        return generations[0]
+    for generation in reversed(generations):
+        if generation.version == live:
+            return generation
+    raise InputError(
+        f"the live version {live} is none of those in {out}, so that no model can be compared with it: give the --out "
+        f"that it was made in, or publish this one first: python -m service publish {out / 'bundle'}"
+    )
+
+
+def _warm(base: Path, prepared: Prepared, before: Prepared, config: Config) -> Warm:
+    """Return how training goes on from an earlier run."""
+    place = {item.item_id: row for row, item in enumerate(before.items)}
+    rows = np.array([place.get(item.item_id, -1) for item in prepared.items], dtype=np.int64)
+    fresh = ~is_known(prepared, before, TRAIN)[prepared.part == TRAIN]
+    settings = config.refresh
+    return Warm(base, rows, fresh, settings.rehearsal, settings.epochs, settings.rate)
+
+
+def _keep_full_items(generation: Generation, base: Generation, plan: Plan) -> None:
+    """Write down which items the last full training knew."""
+    path = generation.path / FULL_ITEMS
+    if plan.kind == "warm" and not path.exists():
+        aside = path.with_name(f".{path.name}.part")
+        pl.DataFrame({"item_id": sorted(base.full_items())}).write_parquet(aside)
+        aside.rename(path)
+
+
+def _made_at(first: Generation) -> str:
+    return str(open_bundle(first.path / "bundle").manifest.created_at)

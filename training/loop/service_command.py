@@ -1,0 +1,68 @@
+"""The service's own commands, run as child processes: which version is live, what users did, and publishing.
+
+So training needs no client of the store, and whatever reaches the store is what an operator would type. A child ends
+with this process, however that ends.
+"""
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.child import python_module, tie_to_parent
+from training.errors import InputError
+
+NONE = "none"  # stands for no live version in publish --if-live
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote: how many events, up to which position, and how many the stream had lost before."""
+
+    events: int
+    position: str
+    gone: int
+
+
+class ServiceCommand:
+    """The commands of the service, with the store that they reach. Every method raises InputError where one fails."""
+
+    def __init__(self, store: str | None) -> None:
+        """store: a URL, the data directory of an embedded server, or None for what the environment says."""
+        self._environment = dict(os.environ)
+        if store is not None and "://" in store:
+            self._environment["RETORT_REDIS_URL"] = store
+        elif store is not None:
+            self._environment.pop("RETORT_REDIS_URL", None)
+            self._environment["RETORT_DATA_DIR"] = str(Path(store).absolute())
+
+    def live_version(self) -> str | None:
+        """Return the version that the store calls live; None where it names none."""
+        live = self._last_line("status")["live"]
+        return live["version"] if live else None
+
+    def export(self, path: Path, after: str | None) -> Exported:
+        """Write the events that came after a position into a file of JSON lines; None: all of them."""
+        found = self._last_line("export", str(path), *(["--after", after] if after else []))
+        return Exported(found["events"], found["position"], found["gone"])
+
+    def publish(self, bundle: Path, live: str | None) -> None:
+        """Make a bundle the live version in the place of another; where that is not live any more, it fails."""
+        self._run("publish", str(bundle), "--if-live", live or NONE)
+
+    def _last_line(self, *arguments: str) -> dict[str, Any]:
+        text = self._run(*arguments)
+        found: dict[str, Any] = json.loads(text.splitlines()[-1])
+        return found
+
+    def _run(self, *arguments: str) -> str:
+        """Return what a command printed on stdout. Raises InputError with the line that it ended with."""
+        command = tie_to_parent(python_module("service", *arguments))
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if line.strip()]
+            reason = said[-1].removeprefix("retort: ") if said else f"exit code {done.returncode}"
+            raise InputError(f"service {arguments[0]}: {reason}")
+        return done.stdout
