@@ -160,6 +160,22 @@ def test_an_item_is_shown_with_what_goes_with_it(page: Browser) -> None:
     assert "price 3.50" in page.text("#item")
 
 
+def test_a_new_item_is_live_and_its_price_changes(page: Browser, service: Running) -> None:
+    go(page, "items")
+    for name, text in {"item_id": "n1", "title": "Brass reading lamp", "like": "i3", "number price": "19.5"}.items():
+        page.type(f"#new input[name='{name}']", text)
+    page.click("#new button[type=submit]")
+    wait_for(lambda: page.count("#item h2") and page.text("#item h2") == "Brass reading lamp")
+    assert "price 19.50" in page.text("#item")
+    page.run("document.querySelector(\"#item input[name='n price']\").value = '7.25'")
+    page.click("#item form button")
+
+    assert wait_for(lambda: "price 7.25" in page.text("#item"))
+    assert service.client.get("/items/n1").json()["numbers"] == {"price": 7.25}
+    page.type(".search input", "reading")
+    assert wait_for(lambda: page.count(".pick[title=n1]") == 1)
+
+
 def test_a_published_version_is_made_live(page: Browser, service: Running, tmp_path: Path) -> None:
     other = write_toy_sum(tmp_path / "other", seed=5, items=described_items())
     done = run_command("publish", str(other.path), "--data-dir", str(service.data_dir))
