@@ -14,7 +14,7 @@ export const titleOf = (itemId) => known.get(itemId)?.title || itemId;
 
 /** Keep what an answer of the service says of items. */
 export function learn(items) {
-  for (const { score, because, ...item } of items) known.set(item.item_id, { ...known.get(item.item_id), ...item });
+  for (const { score, parts, because, ...item } of items) known.set(item.item_id, { ...known.get(item.item_id), ...item });
 }
 
 /** Return the names of all that can be shown of an item. model: of GET /model. */
@@ -43,7 +43,7 @@ export function useTitles(itemIds, model) {
 export function Marks({ item }) {
   const marks = [];
   for (const [name, value] of Object.entries(item ?? {})) {
-    if (["item_id", "title", "score", "because"].includes(name) || value === null) continue;
+    if (["item_id", "title", "score", "parts", "because"].includes(name) || value === null) continue;
     const text = Array.isArray(value) ? value.join(", ") : typeof value === "number" ? shown(value) : String(value);
     marks.push(html`<span class="mark" key=${name}><span class="mark-name">${name}</span> ${text}</span>`);
   }

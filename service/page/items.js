@@ -84,7 +84,7 @@ function NewItem({ model, onDone }) {
     try {
       const said = await ask("PUT", `/items/${encodeURIComponent(itemId)}`, itemOf(form, kinds), { isAdmin: true });
       setState({ said, itemId });
-      onDone(itemId);
+      if (said.state === "live") onDone(itemId);
     } catch (error) {
       setState({ error });
     }
@@ -100,8 +100,9 @@ function NewItem({ model, onDone }) {
             type=${kind === "number" ? "number" : "text"} step="any" /><//>`)}
     </div>
     <button type="submit">Put it</button>
-    ${state.said && html`<p role="status">${state.itemId} is ${state.said.state} after ${shown(state.said.visible_ms)} ms,
-      from ${state.said.from.join(", ")}.</p>`}
+    ${state.said && html`<p role="status">${state.said.state === "live"
+      ? `${state.itemId} is live after ${shown(state.said.visible_ms)} ms, from ${state.said.from.join(", ")}.`
+      : `${state.itemId} is stored, and will be shown by a model that knows it.`}</p>`}
     <${Trouble} error=${state.error} />
   </form>`;
 }

@@ -8,6 +8,8 @@ import { Funnel } from "./receipt.js";
 import { askedFor, Who } from "./who.js";
 
 const MOST_HISTORY = 200;
+const PARTS = ["taste", "neighbours", "trend", "popularity", "boost"];
+const tone = (name) => `tone-${Math.max(0, PARTS.indexOf(name))}`;
 
 export function Why({ abilities, model, who, setWho }) {
   const [out, setOut] = useState([]);
@@ -42,6 +44,8 @@ export function Why({ abilities, model, who, setWho }) {
       <${Trouble} error=${changed ? less.error : whole.error} />
       ${answer && html`<${Part} title=${changed ? "The list without it" : "The list and its reasons"} name="reasons">
         <${Legend} parts=${answer.debug?.parts} />
+        ${answer.explanation && html`<p class="faint">Which items of the history carried it was left out:
+          ${" "}<code>${answer.explanation.left_out}</code></p>`}
         <${List} items=${answer.items} before=${ids} label="with reasons" foot=${(item, place) => html`
           <${Score} parts=${answer.debug?.parts?.[place]} all=${answer.debug?.parts} />
           <${Because} because=${item.because} />`} />
@@ -60,8 +64,8 @@ function Legend({ parts }) {
   if (!parts?.length) {
     return html`<p class="faint">This model's score is one number: how well the item fits the history.</p>`;
   }
-  return html`<ul class="legend">${Object.keys(parts[0]).map((name, place) => html`<li key=${name}>
-    <span class=${`swatch tone-${place % 8}`}></span>${name}</li>`)}</ul>`;
+  return html`<ul class="legend">${Object.keys(parts[0]).map((name) => html`<li key=${name}>
+    <span class=${`swatch ${tone(name)}`}></span>${name}</li>`)}</ul>`;
 }
 
 /** The parts of one score as bars from zero, to the left where they take away. all: of the whole list, for the scale. */
@@ -69,9 +73,9 @@ function Score({ parts, all }) {
   if (!parts) return null;
   const scale = Math.max(...all.flatMap((each) => Object.values(each).map(Math.abs)), 1e-9);
   return html`<ul class="score" aria-label="parts of the score">
-    ${Object.entries(parts).map(([name, value], place) => html`<li key=${name}>
+    ${Object.entries(parts).map(([name, value]) => html`<li key=${name}>
       <span class="score-name">${name}</span>
-      <span class="score-track"><span class=${`score-bar tone-${place % 8}`}
+      <span class="score-track"><span class=${`score-bar ${tone(name)}`}
         style=${{ left: `${value < 0 ? 50 - (50 * -value) / scale : 50}%`, width: `${(50 * Math.abs(value)) / scale}%` }}>
         </span></span>
       <span class="number">${shown(value, 3)}</span></li>`)}

@@ -20,7 +20,7 @@ from tests.service.running import ADMIN_KEY, KEY, SWAP_S, Running, wait_for
 USER = "a client/that was % generated"
 ASKED = {
     "user_id": USER, "k": 3, "exclude": ["i1"], "exclude_seen": False, "candidates": ["i1", "i2", "i3", "i4", "gone"],
-    "budget_ms": 1000, "debug": True, "filter": {}, "fields": ["title"],
+    "budget_ms": 1000, "debug": True, "explain": True, "filter": {}, "fields": ["title"],
 }  # fmt: skip
 SENT = {
     "user_id": USER, "item_id": "i5", "timestamp": 5.5, "type": "view", "value": 1.5, "recommendation_id": "r",
@@ -121,6 +121,7 @@ def test_first_client_works_on_every_route(
     sent = call("events.send_events", body=models.EventsRequest([event, event]))
     answer = call("recommendations.recommend", body=models.RecommendRequest.from_dict(ASKED))
     inline = call("recommendations.recommend", body=models.RecommendRequest(history=["i1", "i2"], k=5))
+    like = call("recommendations.similar", body=models.SimilarRequest(item_id="i3", user_id=USER, k=4))
     kept = call("users.read_user", USER)
     erased = call("users.erase_user", USER)
     for version in (older, newer):
@@ -130,7 +131,7 @@ def test_first_client_works_on_every_route(
 
     assert (sent.accepted, sent.duplicates, sent.rejected) == (1, 1, [])
     check_answer(answer)
-    assert len(inline.items) == 5
+    assert (len(inline.items), len(like.items)) == (5, 4)
     assert (kept.user_id, kept.count, kept.history[0].item_id, kept.history[0].key) == (USER, 1, "i5", "e")
     assert (erased.user_id, erased.event_stream.erased, erased.event_stream.complete) == (USER, 1, True)
     assert (live.live, live.previous, back.live) == (newer, older, older)
@@ -188,6 +189,7 @@ def test_second_client_works_on_every_route(
         sent = root.EventsApi(client).send_events(models.EventsRequest(events=[event, event]))
         answer = root.RecommendationsApi(client).recommend(models.RecommendRequest.from_dict(ASKED))
         inline = root.RecommendationsApi(client).recommend(models.RecommendRequest(history=["i1", "i2"], k=5))
+        like = root.RecommendationsApi(client).similar(models.SimilarRequest(item_ids=["i3", "i4"], k=4))
         kept = users.read_user(USER)
         erased = users.erase_user(USER)
         for version in (older, newer):
@@ -197,7 +199,7 @@ def test_second_client_works_on_every_route(
 
         assert (sent.accepted, sent.duplicates, sent.rejected) == (1, 1, [])
         check_answer(answer)
-        assert len(inline.items) == 5
+        assert (len(inline.items), len(like.items)) == (5, 4)
         assert (kept.user_id, kept.count, kept.history[0].item_id, kept.history[0].key) == (USER, 1, "i5", "e")
         assert (erased.user_id, erased.event_stream.erased, erased.event_stream.complete) == (USER, 1, True)
         assert (live.live, live.previous, back.live) == (newer, older, older)

@@ -15,29 +15,36 @@ from tests.service.running import Running, wait_for
 OUT = Path(__file__).parent / "picture"
 SIZE = (1200, 760)
 MOST_BYTES = 150_000
-_ANSWERS = 60
+_SAMPLES = 6
 
 
 def take(bundle: Path, out: Path) -> None:
     """Serve a bundle, open the page, and write a picture of some screens."""
     out.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="retort-") as data, Running(bundle, Path(data)) as service:
-        with Browser() as browser:
-            browser.resize(*SIZE)
-            browser.open(f"{service.url}/#try")
-            for n in range(1, 3):
-                browser.click(f".pick:nth-child({n + 2})")
-                wait_for(lambda n=n: browser.count(".who .chip") == n)
-            _write(browser, out / "try.png", "#list .card")
-            browser.click("nav a[href='#why']")
-            _write(browser, out / "why.png", "#reasons .card")
-            for n in range(_ANSWERS):
-                service.recommend(history=["unknown"] * (n % 2), k=10)
-            browser.like("dark")
-            browser.click("nav a[href='#health']")
-            hour = lambda: len(service.client.get("/metrics/hour").json()["samples"])  # noqa: E731
-            wait_for(lambda: hour() >= 4, timeout_s=90)
-            _write(browser, out / "health.png", ".plot canvas", timeout_s=30)
+    with (
+        tempfile.TemporaryDirectory(prefix="retort-") as data,
+        Running(bundle, Path(data)) as service,
+        Browser() as browser,
+    ):
+        browser.resize(*SIZE)
+        browser.open(f"{service.url}/#try")
+        for n in range(1, 3):
+            browser.click(f".pick:nth-child({n + 2})")
+            wait_for(lambda n=n: browser.count(".who .chip") == n)
+        _write(browser, out / "try.png", "#list .card")
+        browser.click("nav a[href='#why']")
+        _write(browser, out / "why.png", "#reasons .card")
+        browser.like("dark")
+        browser.click("nav a[href='#health']")
+        wait_for(lambda: _ask(service) >= _SAMPLES, timeout_s=20 * _SAMPLES)
+        _write(browser, out / "health.png", ".plot canvas", timeout_s=30)
+
+
+def _ask(service: Running) -> int:
+    """Ask for some lists; return how many samples of the hour there are."""
+    for n in range(1, 8):
+        service.recommend(history=[f"{n:05}"], k=10)
+    return len(service.client.get("/metrics/hour").json()["samples"])
 
 
 def _write(browser: Browser, path: Path, css: str, timeout_s: float = 20) -> None:

@@ -144,6 +144,9 @@ def test_reasons_add_up_and_an_item_of_the_history_can_be_taken_away(page: Brows
     numbers = page.run("return [...document.querySelectorAll('#reasons .score .number')].map((each) => each.innerText)")
     assert numbers["value"][:3] == [f"{value:.3f}" for value in parts.values()]
 
+    because = page.text("#reasons .because")
+    assert because.startswith("Because of title ") and "without it" in because
+
     page.click("#without .chip")
     expected = titles_of(service.recommend(history=["i3"], exclude=["i2"], k=10))
     assert wait_for(lambda: titles(page, "#reasons") == expected)
@@ -160,9 +163,9 @@ def test_an_item_is_shown_with_what_goes_with_it(page: Browser) -> None:
     assert "price 3.50" in page.text("#item")
 
 
-def test_a_new_item_is_live_and_its_price_changes(page: Browser, service: Running) -> None:
+def test_an_item_is_put_and_its_price_changes(page: Browser, service: Running) -> None:
     go(page, "items")
-    for name, text in {"item_id": "n1", "title": "Brass reading lamp", "like": "i3", "number price": "19.5"}.items():
+    for name, text in {"item_id": "i5", "title": "Brass reading lamp", "number price": "19.5"}.items():
         page.type(f"#new input[name='{name}']", text)
     page.click("#new button[type=submit]")
     wait_for(lambda: page.count("#item h2") and page.text("#item h2") == "Brass reading lamp")
@@ -171,9 +174,9 @@ def test_a_new_item_is_live_and_its_price_changes(page: Browser, service: Runnin
     page.click("#item form button")
 
     assert wait_for(lambda: "price 7.25" in page.text("#item"))
-    assert service.client.get("/items/n1").json()["numbers"] == {"price": 7.25}
+    assert service.client.get("/items/i5").json()["numbers"] == {"price": 7.25}
     page.type(".search input", "reading")
-    assert wait_for(lambda: page.count(".pick[title=n1]") == 1)
+    assert wait_for(lambda: page.count(".pick[title=i5]") == 1)
 
 
 def test_a_published_version_is_made_live(page: Browser, service: Running, tmp_path: Path) -> None:
