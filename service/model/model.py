@@ -48,5 +48,6 @@ def load_model(
     examine(student, bundle.manifest)
     catalogue = Catalogue(bundle, open_search(bundle, student.encode, kind=kind, directory=codes, warn=warn))
     compare_golden(bundle, student, catalogue)
+    student.gather_from(catalogue.table)
     item_encoder = None if bundle.table.encoding is None else ItemEncoder(bundle)
     return Model(bundle.manifest, student, catalogue, item_encoder)

@@ -60,12 +60,14 @@ class Taste:
     """What is known of a user: all rows seen, oldest first, int32, and the vector, float32 [dim], once encoded.
 
     last_at: the Unix time of the last event; NaN where it is not known. hidden: rows that the user does not want.
+    is_partial: something of the user was with items that the bundle does not have.
     """
 
     seen: Int32 = field(default_factory=lambda: NO_ROWS)
     user: Float32 | None = None
     last_at: float = math.nan
     hidden: Int32 = field(default_factory=lambda: NO_ROWS)
+    is_partial: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -75,7 +77,8 @@ class Job:
     taste: of the history that was given with the request; None where the stored one is to be looked up. boost: what is
     added to each item's score, float32 [n_items], if anything. placed: position to row, of the pins that stand.
     dropped: the ids of the pins that do not, because their items are not to be shown. mask: the rows that may be shown,
-    bool [n_items]; None for all. withdrawn: rows that may not though there is no mask.
+    bool [n_items]; None for all. withdrawn: rows that may not though there is no mask. n_items: of the catalogue when
+    the query was made: it is not answered with what came later.
     """
 
     query: Query
@@ -89,6 +92,7 @@ class Job:
     dropped: Sequence[str] = ()
     mask: Mask | None = None
     withdrawn: Int32 = field(default_factory=lambda: NO_ROWS)
+    n_items: int = 0
 
     def may_show(self, row: int) -> bool:
         """Whether a row can be pinned: not excluded, let through by the filter, and one of the candidates, if any."""
@@ -133,7 +137,7 @@ def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]
         taste = Taste(np.array(_find(query.history, catalogue, ignored), dtype=np.int32))
     elif query.user_id is None:
         taste = Taste()
-    job = Job(query, future, taste, candidates, excluded, [], mask=mask, withdrawn=withdrawn)
+    job = Job(query, future, taste, candidates, excluded, [], mask=mask, withdrawn=withdrawn, n_items=len(catalogue))
     if query.rules is not None:
         _resolve(query.rules, job, catalogue, ignored)
     job.ignored_ids = list(ignored)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.bundle import Float32
 from service.errors import REASONS, DegradedError, ModelError, NonFiniteError
@@ -139,7 +140,7 @@ class Ranker:
             return
         start = time.monotonic()
         k = max(_depth(ranking.job.query) for ranking in rankings)
-        masked = [ranking.masked() for ranking in rankings]
+        masked = [self._masked(ranking) for ranking in rankings]
         try:
             users, addends = self._weigh(rankings)
             scores = self._catalogue.score(users, k, max(map(len, masked)), addends, _allowed(rankings))
@@ -158,6 +159,11 @@ class Ranker:
                 self._fall_back(ranking, NonFiniteError("a score is NaN or infinity"))
             else:
                 self._finish(ranking, ranked)
+
+    def _masked(self, ranking: Ranking) -> Sequence[int] | NDArray[np.int32]:
+        """Return the rows that must not be ranked; items that came since the query was made are among them."""
+        masked, n_items = ranking.masked(), ranking.job.n_items
+        return masked if n_items == len(self._catalogue) else [*masked, *range(n_items, len(self._catalogue))]
 
     def _weigh(self, rankings: Sequence[Ranking]) -> tuple[Float32, Addends | None]:
         """Return the users' vectors as they are multiplied, float32 [batch, dim], and what is added to their scores."""
@@ -187,7 +193,7 @@ class Ranker:
         """Return the best rows for one job, whatever its answer's level. Raises ModelError."""
         if ranking.answer.level == "fallback":
             return self._popular(ranking, depth)
-        masked, candidates = ranking.masked(), ranking.job.candidates
+        masked, candidates = self._masked(ranking), ranking.job.candidates
         users, addends = self._weigh([ranking])
         if candidates is not None:
             return self._catalogue.best_of(users[0], depth, masked, candidates, addends[0] if addends else None)
@@ -200,7 +206,7 @@ class Ranker:
     def _popular(self, ranking: Ranking, depth: int) -> Ranked:
         job = ranking.job
         allowed = job.mask if job.candidates is None else None
-        return self._catalogue.most_popular(depth, ranking.masked(), job.candidates, allowed, job.boost)
+        return self._catalogue.most_popular(depth, self._masked(ranking), job.candidates, allowed, job.boost)
 
     def _fall_back(self, ranking: Ranking, exc: DegradedError) -> None:
         reasons = ranking.answer.reasons
@@ -278,17 +284,17 @@ class Ranker:
     def _describe(self, ranking: Ranking, n_in_list: int | None) -> dict[str, int]:
         """Return how many items were left after each step. n_in_list: of the whole list, where rules decide it."""
         job = ranking.job
-        is_allowed = np.zeros(len(self._catalogue), dtype=np.bool_)
+        is_allowed = np.zeros(job.n_items, dtype=np.bool_)
         is_allowed[slice(None) if job.candidates is None else np.array(job.candidates, dtype=np.int64)] = True
         if job.mask is not None:
             is_allowed &= job.mask
         is_allowed[job.withdrawn] = False
-        hidden = {row for row in map(int, job.hidden(ranking.found.taste)) if is_allowed[row]}
+        hidden = {row for row in map(int, job.hidden(ranking.found.taste)) if row < job.n_items and is_allowed[row]}
         n_allowed = int(is_allowed.sum())
         n_seen = n_allowed - len(hidden)
         n_pinned = sum(row in hidden for row in job.placed.values())
         return {
-            "catalogue": len(self._catalogue) - len(self._catalogue.live.withdrawn),
+            "catalogue": job.n_items - len(self._catalogue.live.withdrawn),
             "filter": n_allowed,
             "seen": n_seen,
             "rules": n_seen + n_pinned if n_in_list is None else n_in_list,
