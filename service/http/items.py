@@ -71,7 +71,7 @@ class ItemState(BaseModel):
     """What became of an item that was put, changed or withdrawn."""
 
     state: Literal["live", "withdrawn"]
-    origin: list[Literal["bundle", "vectors", "like", "attributes", "nothing"]] = Field(
+    origin: list[Literal["bundle", "vectors", "like", "text", "attributes", "nothing"]] = Field(
         alias="from", description="what its vector is made of, the weightiest first"
     )
     visible_ms: float = Field(ge=0, description="from the arrival of the request until this process showed it")

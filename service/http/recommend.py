@@ -69,7 +69,7 @@ class RecommendEndpoint:
             asked = parse_recommend(body)
             self._metrics.stage["parse"].observe(time.monotonic() - start)
             generation = self._generations.live  # to the end, whatever is swapped meanwhile
-            query = make_query(asked, generation, self._rule, trace)
+            query = make_query(asked, generation, self._rule, trace, self._metrics)
             future = generation.recommender.recommend(query)
         except Exception as exc:  # a border: a bug must still be answered
             reply(*_reply_to(exc))

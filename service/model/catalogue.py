@@ -21,6 +21,7 @@ from service.catalogue.field import pick_fields
 from service.catalogue.live_item import LiveItem
 from service.catalogue.title_index import TitleIndex
 from service.errors import NonFiniteError
+from service.model.item_encoder import ItemEncoder
 from service.model.live import LiveRows
 from service.model.newcomer import Newcomers
 from service.model.popular import Popular
@@ -42,7 +43,8 @@ class Catalogue:
     None where it is taste alone. heard_at: the Unix time up to which events are in the trend. attributes: of the items,
     which filters ask for. titles: their words. live: what live items change. live_serial: the last change that is in
     it. made_at: the Unix time when the bundle was made. n_made: how many rows it has; those after them are live items.
-    table: the vectors of all.
+    table: the vectors of all. popular: the order without a model. item_encoder: makes vectors of live items, where the
+    bundle has one.
     """
 
     def __init__(self, bundle: Bundle, search: Search[Any] | None = None) -> None:
@@ -52,13 +54,14 @@ class Catalogue:
         self.item_ids, self._items = bundle.items.ids, bundle.items
         self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
         self._openings = [_opening(item_id) for item_id in self.item_ids] if len(self.item_ids) <= _MAX_READY else None
-        self.table, self._popular = GrownTable(bundle.table), Popular(bundle.items)
+        self.table, self.popular = GrownTable(bundle.table), Popular(bundle.items)
         self.attributes = Attributes.of(bundle.items)
         self.n_made = len(bundle.items)
-        self.titles = TitleIndex(self._popular.order.tolist, lambda rows: (self._items[row].title for row in rows))
+        self.titles = TitleIndex(self.popular.order.tolist, lambda rows: (self._items[row].title for row in rows))
         self.live = LiveRows(self.attributes, self._made, len(bundle.items), self.titles)
         self.live_serial = 0
         self.made_at = _seconds(bundle.manifest.created_at)
+        self.item_encoder: ItemEncoder | None = None
         self._newcomers: Newcomers | None = None
         self._origins: list[list[str]] = []
         self.parts: Parts | None = bundle.table.parts
@@ -90,6 +93,7 @@ class Catalogue:
         now: Unix seconds.
         """
         self.live.expire(now)
+        new: list[tuple[int, LiveItem]] = []
         for item_id, record in changes.items():
             row = self._rows.get(item_id)
             is_known = row is not None and row < self.n_made
@@ -102,7 +106,16 @@ class Catalogue:
                 self._append(item_id)
             self.live.put(row, item_id, record, now)
             if not is_known:
-                self._place(row, record)
+                new.append((row, record))
+        if new:
+            self._place(new)
+
+    def use_encoder(self, encoder: ItemEncoder) -> None:
+        """Let an encoder make vectors of live items. Called before there are any."""
+        self.item_encoder = encoder
+        if self.has_trend:
+            assert self.parts is not None  # noqa: S101  # it has a trend
+            self.set_counts(self.parts.counts_at(time.time()), self.heard_at)
 
     def origin(self, row: int) -> list[str]:
         """Return what a row's vector is made of, the weightiest first."""
@@ -110,7 +123,7 @@ class Catalogue:
 
     def by_popularity(self) -> Iterator[int]:
         """Yield all rows, the most popular first."""
-        return self._popular.each()
+        return self.popular.each()
 
     @property
     def has_live_rows(self) -> bool:
@@ -123,21 +136,23 @@ class Catalogue:
             self.item_ids = list(self.item_ids)  # the bundle's own list stays as it is
             extended = Extended(self.search, self.table)
             self.score, self.best = extended.score, extended.best
-            self._newcomers = Newcomers(self.table, self.attributes, self.find_row, self._version)
+            self._newcomers = Newcomers(self.table, self.attributes, self.find_row, self._version, self.item_encoder)
         row = len(self)
         self.item_ids.append(item_id)
         if self._openings is not None:
             self._openings.append(_opening(item_id))
         self._rows[item_id] = row
         self._origins.append([])
-        self._popular.grow(row + 1)
+        self.popular.grow(row + 1)
         self.attributes.grow(row + 1)
         self.live.grow(row + 1)
 
-    def _place(self, row: int, record: LiveItem) -> None:
-        """Give a live row its vector."""
+    def _place(self, new: Sequence[tuple[int, LiveItem]]) -> None:
+        """Give live rows their vectors."""
         assert self._newcomers is not None  # noqa: S101  # there is one since the first live row
-        self._origins[row - self.n_made] = self._newcomers.add(row, self.item(row), record)
+        origins = self._newcomers.add([(row, self.item(row), record) for row, record in new])
+        for (row, _), origin in zip(new, origins, strict=True):
+            self._origins[row - self.n_made] = origin
 
     def _made(self, row: int) -> Item | None:
         """Return what the bundle says of a row, if it has it."""
@@ -150,7 +165,8 @@ class Catalogue:
         """
         assert self.parts is not None  # noqa: S101  # asked of a trend only
         if counts is not None:
-            self._popular.standing = stand(self.parts, counts, self.n_made)
+            prior = 0.0 if self.item_encoder is None else self.item_encoder.prior_count
+            self.popular.standing = stand(self.parts, counts, self.popular.places, self.n_made, prior)
         self.heard_at = heard_at
 
     def weigh(
@@ -169,7 +185,7 @@ class Catalogue:
             return users, None
         gaps = np.log1p(np.maximum(0.0, now - np.asarray(last_at, dtype=np.float64)))
         n_made = self.n_made if self.has_live_rows else None
-        return weigh(self.parts, users, histories, gaps, self._popular.standing, n_made)
+        return weigh(self.parts, users, histories, gaps, self.popular.standing, n_made)
 
     def describe_parts(
         self, ranked: Ranked, addend: Addend | None, boost: Float32 | None = None
@@ -286,11 +302,12 @@ class Catalogue:
     ) -> Ranked:
         """Return the k most popular rows that are not masked, and why as scores. It needs no user.
 
-        By the trend where there is one, with log(count + e) as scores; else by the popularity in training. candidates:
-        only these rows, if they are given. allowed: bool [n_items], the rows that may be in the answer, without
-        candidates; None for all. boost: what is added to each item's score, float32 [n_items], if anything.
+        By the trend where there is one, with log(count + e) as scores; else, and where the trend says the same of two,
+        by the popularity in training. candidates: only these rows, if they are given. allowed: bool [n_items], the rows
+        that may be in the answer, without candidates; None for all. boost: what is added to each item's score, float32
+        [n_items], if anything.
         """
-        return self._popular.rank(k, masked, candidates, allowed, boost)
+        return self.popular.rank(k, masked, candidates, allowed, boost)
 
 
 def _shown(scores: NDArray[Any]) -> list[float]:

@@ -1,39 +1,52 @@
 """The vector of a new item: from what its caller says of it, until a training knows better.
 
-A vector that is given is taken, if it is of this version. Else it is the weighed mean of directions: that of the items
-it is like (weight 3), and that of the items that share values of its attributes (weight 1), the rare values counting
-more. Where nothing is known it is the mean of all items. It gets the typical length of an item's vector, and a bias
-that a quarter of the items do not reach, so that it competes with the others and does not lead them.
+A vector that is given is taken, if it is of this version. Else, if no items are named that it is like, the bundle's
+item encoder makes one of what is said in words, and its offset, which training has calibrated, is the bias. All else is
+a weighed mean of directions: that of the items it is like (weight 3), that of the encoder (2), and in a bundle that
+has no encoder that of the items which share values of its attributes (1), the rare values counting more. Where nothing
+is known it is the mean of all items. Such a vector gets the typical length of an item's, and a bias that a quarter of
+the items do not reach, so that it competes with the others and does not lead them.
 
 What histories are made of, where that is another table, is the mean of the items whose vectors are most like its own.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from service.bundle import Float32, Item
+from service.bundle import Float32, Item, ItemText
 from service.catalogue.attributes import Attributes
 from service.catalogue.column import TextColumn
 from service.catalogue.live_item import LiveItem
+from service.errors import ModelError
+from service.model.item_encoder import ItemEncoder
 from service.search.segment import GrownTable
 
 _SAMPLE = 10_000
 _MOST_SHARING = 500
 _MOST_KEPT = 20_000
 _N_NEAR = 10
-_WEIGHTS = {"like": 3.0, "attributes": 1.0}
+_LEAST = 1e-6
+_WEIGHTS = {"vectors": 1.0, "like": 3.0, "text": 2.0, "attributes": 1.0}
+New = tuple[int, Item, LiveItem]
+"""A live row, its item, and the record that made it."""
 
 
 class Newcomers:
     """Makes vectors of new items for one catalogue."""
 
     def __init__(
-        self, table: GrownTable, attributes: Attributes, find: Callable[[str], int | None], version: str
+        self,
+        table: GrownTable,
+        attributes: Attributes,
+        find: Callable[[str], int | None],
+        version: str,
+        encoder: ItemEncoder | None,
     ) -> None:
-        """find: returns the row of an id, if there is one. version: of the model."""
+        """find: returns the row of an id, if there is one. version, encoder: of the model."""
         self._table, self._attributes, self._find, self._version = table, attributes, find, version
+        self._encoder = encoder
         rows = np.linspace(0, table.n_made - 1, min(_SAMPLE, table.n_made)).astype(np.int64)
         vectors = table.made.pick(rows)
         lengths = np.linalg.norm(vectors, axis=1)
@@ -43,22 +56,45 @@ class Newcomers:
         self._bias = 0.0 if biases is None else float(np.quantile(biases[rows], 0.25))
         self._of_value: dict[tuple[str, str], tuple[Float32, float] | None] = {}
 
-    def add(self, row: int, item: Item, record: LiveItem) -> list[str]:
-        """Give a live row its vector; return what it is made of, the weightiest first."""
+    def add(self, new: Sequence[New]) -> list[list[str]]:
+        """Give live rows their vectors; return what each is made of, the weightiest first. Rows come in their order."""
+        encoded = self._encode(new)
+        return [self._add(*each, encoded.get(each[0])) for each in new]
+
+    def _add(self, row: int, item: Item, record: LiveItem, encoded: Float32 | None) -> list[str]:
+        parts = self._parts(item, record, encoded)
+        if self._encoder is not None and list(parts) == ["text"]:
+            vector = parts["text"]
+            self._table.set(row, vector, self._given(vector), self._encoder.offset)
+            return ["text"]
+        total = sum((_WEIGHTS[name] * _direction(part) for name, part in parts.items()), np.zeros(()))
+        length = float(np.linalg.norm(total))
+        vector = (total * (self._length / length)).astype(np.float32) if length > _LEAST else self._mean
+        self._table.set(row, vector, self._given(vector), self._bias)
+        return list(parts) if length > _LEAST else ["nothing"]
+
+    def _parts(self, item: Item, record: LiveItem, encoded: Float32 | None) -> dict[str, Float32]:
+        """Return what a vector is made of, the weightiest first."""
         vectors = record.fields.get("vectors")
         if vectors is not None and record.version == self._version and len(vectors) == len(self._mean):
-            parts = {"vectors": np.asarray(vectors, dtype=np.float32)}
-        else:
-            parts = {
-                name: direction
-                for name, direction in (("like", self._like(record)), ("attributes", self._sharing(item)))
-                if direction is not None
-            }
-        total = sum((_WEIGHTS.get(name, 1.0) * _direction(part) for name, part in parts.items()), np.zeros(()))
-        length = float(np.linalg.norm(total))
-        vector = (total * (self._length / length)).astype(np.float32) if length > 1e-6 else self._mean
-        self._table.set(row, vector, self._given(vector), self._bias)
-        return list(parts) if length > 1e-6 else ["nothing"]
+            return {"vectors": np.asarray(vectors, dtype=np.float32)}
+        sharing = self._sharing(item) if encoded is None else None
+        found = (("like", self._like(record)), ("text", encoded), ("attributes", sharing))
+        return {name: direction for name, direction in found if direction is not None}
+
+    def _encode(self, new: Sequence[New]) -> dict[int, Float32]:
+        """Return what the encoder makes of items, by row; nothing of those of which nothing is said."""
+        texts = {
+            row: ItemText(item.title, record.fields.get("description"), item.attributes) for row, item, record in new
+        }
+        said = {row: text for row, text in texts.items() if text.title or text.description or text.attributes}
+        if self._encoder is None or not said:
+            return {}
+        try:
+            vectors, _ = self._encoder.encode(list(said.values()))
+        except ModelError:
+            return {}  # as in a bundle that has no encoder
+        return dict(zip(said, vectors, strict=True))
 
     def _given(self, vector: Float32) -> Float32:
         """Return what histories are made of."""

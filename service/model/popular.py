@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service.bundle import Float32, Int64, Items, popularity_order
 from service.catalogue.growing import Growing
-from service.search.addend import Standing
+from service.search.addend import Standing, pick_highest
 from service.search.protocol import Ranked
 from service.search.segment import lengthened
 
@@ -27,6 +27,12 @@ class Popular:
         self._places = Growing(np.argsort(self.order), 0)
         self._popularity = Growing(items.popularity, 0.0)
         self.standing: Standing | None = None
+
+    @property
+    def places(self) -> Int64:
+        """The place of each row in the order."""
+        places: Int64 = self._places.values
+        return places
 
     def __len__(self) -> int:
         return len(self._places)
@@ -70,20 +76,14 @@ class Popular:
 
     def _best_of(self, rows: Int64, k: int, boost: Float32 | None) -> Ranked:
         """Return the k most popular of rows."""
-        standing, places = self.standing, self._places.values
+        standing, places = self.standing, self.places
         popularity: NDArray[Any] = self._popularity.values
         if standing is not None:
             popularity = lengthened(standing.logs, len(self), standing.least)
         if boost is not None:
             popularity = popularity + lengthened(boost, len(self), 0.0)
-        if len(rows) > k > 0:
-            least = np.partition(popularity[rows], len(rows) - k)[len(rows) - k]
-            better, equal = rows[popularity[rows] > least], rows[popularity[rows] == least]
-            n_equal = k - len(better)
-            if len(equal) > n_equal:
-                equal = equal[np.argpartition(places[equal], n_equal - 1)[:n_equal]]
-            rows = np.concatenate([better, equal])
-        rows = rows[np.lexsort((places[rows], -popularity[rows]))][:k]
+        rows = pick_highest(rows, popularity, places, k)
+        rows = rows[np.lexsort((places[rows], -popularity[rows]))]
         return rows.tolist(), popularity[rows]
 
     def _trending(self, standing: Standing, k: int, hidden: set[int], candidates: Sequence[int] | None) -> Ranked:

@@ -78,7 +78,7 @@ class Job:
     added to each item's score, float32 [n_items], if anything. placed: position to row, of the pins that stand.
     dropped: the ids of the pins that do not, because their items are not to be shown. mask: the rows that may be shown,
     bool [n_items]; None for all. withdrawn: rows that may not though there is no mask. n_items: of the catalogue when
-    the query was made: it is not answered with what came later.
+    the query was made: it is not answered with what came later. None: as it is now.
     """
 
     query: Query
@@ -92,7 +92,7 @@ class Job:
     dropped: Sequence[str] = ()
     mask: Mask | None = None
     withdrawn: Int32 = field(default_factory=lambda: NO_ROWS)
-    n_items: int = 0
+    n_items: int | None = None
 
     def may_show(self, row: int) -> bool:
         """Whether a row can be pinned: not excluded, let through by the filter, and one of the candidates, if any."""

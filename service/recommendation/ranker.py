@@ -21,7 +21,7 @@ from service.model.catalogue import Catalogue
 from service.model.student import BUCKETS, Student
 from service.recommendation.budget import Stage, StageCosts
 from service.recommendation.diversity import MOST_DIVERSIFIED
-from service.recommendation.job import Answer, Found, Query, Ranking
+from service.recommendation.job import Answer, Found, Job, Query, Ranking
 from service.recommendation.observer import RankingMetrics
 from service.recommendation.rule import Page, Rules, Shaping
 from service.search.addend import NOTHING, Addend, Addends, Boosted
@@ -162,8 +162,12 @@ class Ranker:
 
     def _masked(self, ranking: Ranking) -> Sequence[int] | NDArray[np.int32]:
         """Return the rows that must not be ranked; items that came since the query was made are among them."""
-        masked, n_items = ranking.masked(), ranking.job.n_items
+        masked, n_items = ranking.masked(), self._n_items(ranking.job)
         return masked if n_items == len(self._catalogue) else [*masked, *range(n_items, len(self._catalogue))]
+
+    def _n_items(self, job: Job) -> int:
+        """Return how many rows a query is about."""
+        return len(self._catalogue) if job.n_items is None else job.n_items
 
     def _weigh(self, rankings: Sequence[Ranking]) -> tuple[Float32, Addends | None]:
         """Return the users' vectors as they are multiplied, float32 [batch, dim], and what is added to their scores."""
@@ -284,17 +288,18 @@ class Ranker:
     def _describe(self, ranking: Ranking, n_in_list: int | None) -> dict[str, int]:
         """Return how many items were left after each step. n_in_list: of the whole list, where rules decide it."""
         job = ranking.job
-        is_allowed = np.zeros(job.n_items, dtype=np.bool_)
+        n_items = self._n_items(job)
+        is_allowed = np.zeros(n_items, dtype=np.bool_)
         is_allowed[slice(None) if job.candidates is None else np.array(job.candidates, dtype=np.int64)] = True
         if job.mask is not None:
             is_allowed &= job.mask
         is_allowed[job.withdrawn] = False
-        hidden = {row for row in map(int, job.hidden(ranking.found.taste)) if row < job.n_items and is_allowed[row]}
+        hidden = {row for row in map(int, job.hidden(ranking.found.taste)) if row < n_items and is_allowed[row]}
         n_allowed = int(is_allowed.sum())
         n_seen = n_allowed - len(hidden)
         n_pinned = sum(row in hidden for row in job.placed.values())
         return {
-            "catalogue": job.n_items - len(self._catalogue.live.withdrawn),
+            "catalogue": n_items - len(self._catalogue.live.withdrawn),
             "filter": n_allowed,
             "seen": n_seen,
             "rules": n_seen + n_pinned if n_in_list is None else n_in_list,

@@ -6,6 +6,7 @@ with the items plus the addend. So searches know nothing of gaps and histories, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,19 +147,39 @@ Addends = Sequence[Addend | Boosted]
 """One for each user of a batch."""
 
 
-def stand(parts: Parts, counts: Float32, n_made: int | None = None) -> Standing:
-    """Return where the items stand by their counts, float32 [n_items]. n_made: rows of the bundle; None: all are."""
+def stand(
+    parts: Parts, counts: Float32, places: Int64 | None = None, n_made: int | None = None, prior: float = 0.0
+) -> Standing:
+    """Return where the items stand by their counts, float32 [n_items].
+
+    places: of the items in an order in which those are taken that stand equally high, int64 [n_items]; None: that of
+    the rows. n_made: how many rows the bundle has; None: it has all. prior: the least count of a row after those.
+    """
     assert parts.rule.trend is not None  # noqa: S101  # asked of a trend only
-    every, counts = counts, counts[:n_made]
-    n_items = len(counts)
-    n_many, n_top = min(64 * MOST_TRENDING, n_items), min(MOST_TRENDING, n_items)
-    many = np.argpartition(counts, n_items - n_many)[n_items - n_many :]
-    top = many[np.argpartition(counts[many], n_many - n_top)[n_many - n_top :]]
-    later = np.arange(n_items, len(every))
-    if len(later) > MOST_TRENDING:
-        later = np.sort(later[np.argpartition(every[later], len(later) - MOST_TRENDING)[len(later) - MOST_TRENDING :]])
-    logs, least = parts.rule.trend.log(every), parts.rule.trend.log(np.zeros(1, dtype=np.float32))
-    return Standing(logs, np.sort(top), np.sort(many), float(least[0]), later)
+    if n_made is not None and prior > 0 and len(counts) > n_made:
+        counts = np.concatenate([counts[:n_made], np.maximum(counts[n_made:], np.float32(prior))])
+    logs, least = parts.rule.trend.log(counts), parts.rule.trend.log(np.full(1, prior, dtype=np.float32))
+    places = np.arange(len(logs)) if places is None else places
+    rows = np.arange(len(logs))
+    many = pick_highest(rows[:n_made], logs, places, 64 * MOST_TRENDING)
+    top = pick_highest(many, logs, places, MOST_TRENDING)
+    later = pick_highest(rows[len(logs) if n_made is None else n_made :], logs, places, MOST_TRENDING)
+    return Standing(logs, np.sort(top), np.sort(many), float(least[0]), np.sort(later))
+
+
+def pick_highest(rows: Int64, values: NDArray[Any], places: Int64, n: int) -> Int64:
+    """Return the n of rows whose values are highest, in no order; of equally high ones those whose places come first.
+
+    values, places: of all rows, [n_items].
+    """
+    if not len(rows) > n > 0:
+        return rows[:n]
+    own = values[rows]
+    least = np.partition(own, len(rows) - n)[len(rows) - n]
+    better, equal = rows[own > least], rows[own == least]
+    if len(equal) > (n_equal := n - len(better)):
+        equal = equal[np.argpartition(places[equal], n_equal - 1)[:n_equal]]
+    return np.concatenate([better, equal])
 
 
 def weigh(

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.bundle import Bundle, Item
+from service.bundle import Bundle, Item, ItemText
 from service.catalogue.filter import parse
 from service.catalogue.live_item import LiveItem
 from service.model.catalogue import Catalogue
+from service.model.item_encoder import ItemEncoder
 from service.model.student import Student
 from service.search.choice import Kind, open_search
-from tests.service.toy import DIM, described_items, write_toy, write_toy_sum
+from tests.service.toy import DIM, described_items, toy_encoding, write_toy, write_toy_sum
 
 N = 300
 NOW = 1_800_000_000.0
@@ -170,3 +171,24 @@ def test_trend_that_was_counted_before_an_item_came_is_no_obstacle(bundles: list
     assert before[-1] == row or row in before
     assert after[0] == row
     assert catalogue.most_popular(1, (), None, np.ones(N + 1, dtype=np.bool_))[0] == [row]
+
+
+def test_encoder_of_the_bundle_makes_vectors_of_what_is_said(tmp_path: Path) -> None:
+    bundle = write_toy(tmp_path / "bundle", encoding=toy_encoding())
+    catalogue, encoder = open_catalogue(bundle, "exact", tmp_path), ItemEncoder(bundle)
+    catalogue.use_encoder(encoder)
+    said = {"title": "Café crème", "description": "two cups", "attributes": {"brand": ["A"]}}
+    put = {"a": LiveItem(NOW, "put", said), "b": LiveItem(NOW, "put", {}), "c": LiveItem(NOW, "put", {"like": ["i7"]})}
+    put["d"] = LiveItem(NOW, "put", {**said, "like": ["i7"]})
+
+    catalogue.take_live(put, NOW)
+
+    rows = [row for item_id in put if (row := catalogue.find_row(item_id)) is not None]
+    assert [catalogue.origin(row) for row in rows] == [["text"], ["nothing"], ["like"], ["like", "text"]]
+    (vector,), _ = encoder.encode([ItemText("Café crème", "two cups", {"brand": ["A"]})])
+    assert np.allclose(catalogue.vectors(rows[:1])[0], vector, atol=1e-5)
+    user = np.ones((1, DIM), dtype=np.float32)
+    (found,) = catalogue.best(catalogue.score(user, 100, 0), 100, [()])
+    assert found is not None
+    scores = dict(zip(found[0], found[1], strict=True))
+    assert np.isclose(scores[rows[0]], vector.sum() - 0.5, atol=1e-4)
