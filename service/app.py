@@ -31,7 +31,8 @@ from service.http.api import create_api
 from service.http.events import event_routes
 from service.http.items import ItemWriter, item_routes
 from service.http.model import model_routes, probe_routes
-from service.http.recommend import RecommendEndpoint
+from service.http.query import RECOMMEND, SIMILAR
+from service.http.recommend import ListEndpoint
 from service.http.users import user_routes
 from service.item.feed import ItemFeed
 from service.item.shelf import ItemShelf
@@ -39,6 +40,7 @@ from service.logs import Log
 from service.metrics import TREND_SOURCES, Metrics
 from service.model.model import load_model
 from service.private_directory import make_private
+from service.recommendation.explanation import Explainer
 from service.recommendation.lookup import Lookup
 from service.recommendation.memory import Memory
 from service.recommendation.ranker import Ranker
@@ -141,8 +143,8 @@ async def open_service(
             ],
             is_keyed=keys.is_on,
         )
-        endpoint = _make_endpoint(settings, generations, metrics, names)
-        gate = Gate(api, endpoint, guard, _make_admission(settings, metrics), account)
+        lists = _make_lists(settings, generations, metrics, names)
+        gate = Gate(api, lists, guard, _make_admission(settings, metrics), account)
         _show(metrics, generations)
         hearing = erasures.follow(generations.forget_share) if settings.memory_users else None
         following = None if is_pinned else follower.run(generations)
@@ -219,7 +221,8 @@ class GenerationLoader:
         memory = Memory(self._settings.memory_users, lambda: self._erasures.is_heard)
         lookup = Lookup(history, embeddings, catalogue, memory, self._metrics)
         ranker = Ranker(model.student, catalogue, self._metrics, max_history=manifest.max_history)
-        recommender = Recommender(catalogue, lookup, ranker, self._metrics)
+        explainer = Explainer(ranker, model.student, self._metrics)
+        recommender = Recommender(catalogue, lookup, ranker, explainer, self._metrics)
         recommender.warm()
         for _ in self._feed.bring(catalogue):
             pass
@@ -274,13 +277,6 @@ async def _find_first(settings: Settings, loader: GenerationLoader, follower: Fo
     return first or _load_own(settings, loader)
 
 
-def _make_endpoint(
-    settings: Settings, generations: Generations, metrics: Metrics, names: UserNames
-) -> RecommendEndpoint:
-    naming = names.in_log if settings.log_requests else None
-    return RecommendEndpoint(generations, metrics, budget_rule(settings), naming)
-
-
 def _load_own(settings: Settings, loader: GenerationLoader) -> Generation:
     if settings.bundle is None:
         raise StartError(
@@ -306,6 +302,14 @@ def _make_guard(settings: Settings, metrics: Metrics, log: Log, ledger: Ledger |
 def _names_of(settings: Settings) -> UserNames:
     key = settings.log_key.get_secret_value().encode() or kept_key(settings.data_dir)
     return UserNames(settings.log_users, Aliases(key))
+
+
+def _make_lists(
+    settings: Settings, generations: Generations, metrics: Metrics, names: UserNames
+) -> dict[str, ListEndpoint]:
+    """Return what answers requests for a list, by path."""
+    rule, naming = budget_rule(settings), names.in_log if settings.log_requests else None
+    return {each.path: ListEndpoint(each, generations, metrics, rule, naming) for each in (RECOMMEND, SIMILAR)}
 
 
 def _make_admission(settings: Settings, metrics: Metrics) -> Admission:

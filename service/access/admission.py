@@ -8,6 +8,8 @@ import math
 import time
 from collections.abc import Callable
 
+LIST_PATHS = ("/recommend", "/similar")
+"""Where answers are given."""
 LEAST = 48
 """A full batch that runs and half of one that waits: fewer in flight would not be answered sooner, a pause of the
 process (a swap, the machine) would only be answered with refusals."""
@@ -108,7 +110,7 @@ class Admission:
 
     def __init__(self, answers: Shares, events: Shares, others: Shares) -> None:
         self.answers = answers
-        self._by_path = {"/recommend": (answers, "concurrency"), "/events": (events, "events")}
+        self._by_path = {**dict.fromkeys(LIST_PATHS, (answers, "concurrency")), "/events": (events, "events")}
         self._others = (others, "other_routes")
         self._limits = (answers.limit, events.limit, others.limit)
 

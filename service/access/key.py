@@ -28,7 +28,9 @@ NAMED_SCOPES = frozenset({"items"})
 LEAST_KEY = 16
 """The shortest key, in characters, that may stand between this service and more than this machine."""
 _GROUPS = {"users": {"users.read", "users.erase"}, **{scope: {scope} for scope in SCOPES}}
-_OF_PATH = {"/recommend": "recommend", "/events": "events", "/model": "model", "/metrics": "metrics"}
+_OF_PATH = {
+    "/recommend": "recommend", "/similar": "recommend", "/events": "events", "/model": "model", "/metrics": "metrics",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The FastAPI application: the routes, each from its own file, and the one place where errors become responses.
 
-POST /recommend is answered by the gate without passing here; it is listed so that the OpenAPI document is whole.
-/docs is made of nothing but what is served here: it works without internet, and no key leaves for elsewhere.
+POST /recommend and POST /similar are answered by the gate without passing here; they are listed so that the OpenAPI
+document is whole. /docs is made of nothing but what is served here: it works without internet, and no key leaves for
+elsewhere.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -17,6 +18,7 @@ from service.errors import RequestError
 from service.http.answer import RecommendResponse
 from service.http.openapi import describe, documented, name_operation
 from service.request.recommend import RecommendRequest
+from service.request.similar import SimilarRequest
 from service.wire.reply import BUG, STATUS, error_body
 
 _PAGE = """<!doctype html>
@@ -83,6 +85,11 @@ def _listed_routes() -> APIRouter:
         """The k best items for a user or a history, inside the budget."""
         raise RequestError("internal", "the gate answers this path")
 
+    @router.post("/similar", **documented(body=SimilarRequest, answer=RecommendResponse))
+    async def similar() -> None:
+        """The k items that go best with others: by what users do next, and by how alike they are."""
+        raise RequestError("internal", "the gate answers this path")
+
     return router
 
 
@@ -119,8 +126,7 @@ def _later_routes() -> APIRouter:
     async def refuse(request: Request) -> Response:
         raise RequestError("not_built", f"{request.method} {request.url.path}: not built yet")
 
-    for path in ("/recommend/batch", "/similar"):
-        router.add_api_route(path, refuse, methods=["POST"], response_model=None)
+    router.add_api_route("/recommend/batch", refuse, methods=["POST"], response_model=None)
     return router
 
 

@@ -19,6 +19,7 @@ from service.request.event import EventsRequest
 from service.request.field import USER_ID
 from service.request.item import ItemFields, ItemsRequest, ItemsSearchRequest
 from service.request.recommend import RecommendRequest
+from service.request.similar import SimilarRequest
 
 _OF_A_BODY = (408, 413, 415, 422)
 _OF_THE_GATE = (401, 403, 429, 500, 503)
@@ -81,7 +82,8 @@ class ErrorResponse(BaseModel):
 
 
 _REQUESTS: tuple[type[BaseModel], ...] = (
-    RecommendRequest, EventsRequest, ActivateRequest, ItemFields, ItemsRequest, ItemsSearchRequest, ErrorResponse,
+    RecommendRequest, SimilarRequest, EventsRequest, ActivateRequest, ItemFields, ItemsRequest, ItemsSearchRequest,
+    ErrorResponse,
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from service.errors import RequestError
 
 MAX_LISTED = 1000
-NOT_BUILT = ("explain", "scenario")
+NOT_BUILT = ("scenario",)
 MAX_FIELDS = 32
 _MAX_ERRORS = 100
 _MOST_POSITION = 1_000_000_000

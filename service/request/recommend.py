@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from service.errors import RequestError
-from service.request.field import MAX_FIELDS, MAX_LISTED, Body, Id, Ids, check_body, check_once
+from service.request.field import MAX_FIELDS, MAX_LISTED, Body, Id, Ids, Model, check_body, check_once
 
 MAX_K = 200
 MAX_HISTORY = 200
@@ -96,6 +96,7 @@ class RecommendRequest(ListRequest):
     pin: list[Pin] = Field(
         default_factory=list, max_length=MAX_PINS, description="items that stand at a position whatever their score"
     )
+    explain: bool = Field(False, description="add the parts of each score, and which items of the history carried it")
     offset: int = Field(
         0, ge=0, le=MAX_DEPTH, description=f"how many items come before this page; with k {MAX_DEPTH} at most"
     )
@@ -123,10 +124,15 @@ class RecommendRequest(ListRequest):
 
 
 def parse_recommend(body: bytes) -> RecommendRequest:
-    """Check a body of POST /recommend. Raises RequestError.
+    """Check a body of POST /recommend. Raises RequestError."""
+    return parse_list(RecommendRequest, body)
+
+
+def parse_list(model: type[Model], body: bytes) -> Model:
+    """Return the body of a request for a list as its model. Raises RequestError.
 
     A body of a hundred thousand fields is refused before each of them is found to be unknown, which takes a second.
     """
     if len(body) > _MAX_QUOTES and body.count(b'"') - body.count(b'\\"') > _MAX_QUOTES:
         raise RequestError("malformed", "the body has more fields and ids than a request can have")
-    return check_body(RecommendRequest, body)
+    return check_body(model, body)

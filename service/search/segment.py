@@ -20,11 +20,11 @@ _LEAST_ROOM = 256
 class GrownTable:
     """The item table of a bundle, with live items after its rows.
 
-    made: the table. n_made: how many rows it has. embeddings: its own; only the width of it counts for live items.
+    made: the table. n_made: how many rows it has. embeddings, parts: its own.
     """
 
     def __init__(self, made: ItemTable) -> None:
-        self.made, self.embeddings = made, made.embeddings
+        self.made, self.embeddings, self.parts = made, made.embeddings, made.parts
         self.n_made, dim = len(made.embeddings), made.embeddings.shape[1]
         self._vectors: Float32 = np.zeros((0, dim), dtype=np.float32)
         self._inputs: Float32 = np.zeros((0, dim), dtype=np.float32)

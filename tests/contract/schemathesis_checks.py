@@ -37,12 +37,16 @@ def erased_user_has_nothing_left(ctx: Any, response: Any, case: Any) -> None:
 
 @schemathesis.check
 def only_what_the_model_decides_is_refused_beyond_the_schema(ctx: Any, response: Any, case: Any) -> None:
-    """A body of /recommend that the schema allows is refused for what names an attribute, or for a sum or a repeat."""
-    if case.operation.definition.raw.get("operationId") != "recommend" or response.status_code != 422:
+    """A body that the schema allows is refused for what names an attribute or an item, or for a sum or a repeat."""
+    names = {"recommend": "RecommendRequest", "similar": "SimilarRequest"}
+    model = names.get(case.operation.definition.raw.get("operationId"))
+    if model is None or response.status_code != 422:
         return
     validator = jsonschema_rs.validator_for(
-        {**case.operation.schema.raw_schema, "$ref": "#/components/schemas/RecommendRequest"}
+        {**case.operation.schema.raw_schema, "$ref": f"#/components/schemas/{model}"}
     )
     if isinstance(case.body, dict) and validator.is_valid(case.body):
         named = {each["field"].split(".")[0] for each in response.json()["error"].get("details", [])}
-        assert named and named <= {"filter", "fields", "boost", "max_per", "pin", "offset"}, response.text
+        assert named and named <= {"filter", "fields", "boost", "max_per", "pin", "offset", "item_id", "item_ids"}, (
+            response.text
+        )

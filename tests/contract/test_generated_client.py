@@ -20,7 +20,7 @@ from tests.service.running import ADMIN_KEY, KEY, SWAP_S, Running, wait_for
 USER = "a client/that was % generated"
 ASKED = {
     "user_id": USER, "k": 3, "exclude": ["i1"], "exclude_seen": False, "candidates": ["i1", "i2", "i3", "i4", "gone"],
-    "budget_ms": 1000, "debug": True, "filter": {}, "fields": ["title"],
+    "budget_ms": 1000, "debug": True, "explain": True, "filter": {}, "fields": ["title"],
 }  # fmt: skip
 SENT = {
     "user_id": USER, "item_id": "i5", "timestamp": 5.5, "type": "view", "value": 1.5, "recommendation_id": "r",
@@ -128,6 +128,7 @@ def test_first_client_works_on_every_route(
     item = call("items.read_item", "n/1")
     found = call("items.search_items", body=models.ItemsSearchRequest(text="client b"))
     gone = [call("items.withdraw_item", item_id).state for item_id in ("n/1", "n/2")]
+    like = call("recommendations.similar", body=models.SimilarRequest(item_id="i3", user_id=USER, k=4))
     kept = call("users.read_user", USER)
     erased = call("users.erase_user", USER)
     for version in (older, newer):
@@ -137,7 +138,7 @@ def test_first_client_works_on_every_route(
 
     assert (sent.accepted, sent.duplicates, sent.rejected) == (1, 1, [])
     check_answer(answer)
-    assert len(inline.items) == 5
+    assert (len(inline.items), len(like.items)) == (5, 4)
     assert ((put.state, put.from_), patched.state, listed.accepted) == (("live", ["like"]), "live", 1)
     assert (item.title, item.numbers.to_dict(), found.items[0].item_id) == ("Client B", {"cost": 5.5}, "n/1")
     assert gone == ["withdrawn", "withdrawn"]
@@ -205,6 +206,7 @@ def test_second_client_works_on_every_route(
         item = items.read_item("n/1")
         found = items.search_items(models.ItemsSearchRequest(text="client b"))
         gone = [items.withdraw_item(item_id).state for item_id in ("n/1", "n/2")]
+        like = root.RecommendationsApi(client).similar(models.SimilarRequest(item_ids=["i3", "i4"], k=4))
         kept = users.read_user(USER)
         erased = users.erase_user(USER)
         for version in (older, newer):
@@ -214,7 +216,7 @@ def test_second_client_works_on_every_route(
 
         assert (sent.accepted, sent.duplicates, sent.rejected) == (1, 1, [])
         check_answer(answer)
-        assert len(inline.items) == 5
+        assert (len(inline.items), len(like.items)) == (5, 4)
         assert (put.state, patched.state, listed.accepted) == ("live", "live", 1)
         assert (item.title, item.numbers, found.items[0].item_id) == ("Client B", {"cost": 5.5}, "n/1")
         assert gone == ["withdrawn", "withdrawn"]

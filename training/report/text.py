@@ -33,7 +33,10 @@ def newcomer_lines(found: Mapping[str, Any]) -> list[str]:
     judged = found.get("judged", {})
     if "models" not in judged:
         return []
-    lines = ["", f"{judged['held_out']:,} items held out whole, {judged['requests']:,} requests, ranked among themselves"]
+    lines = [
+        "",
+        f"{judged['held_out']:,} items held out whole, {judged['requests']:,} requests, ranked among themselves",
+    ]
     for name, row in judged["models"].items():
         ahead = f"  encoder {_difference(row['encoder_ahead'])}" if "encoder_ahead" in row else ""
         lines.append(

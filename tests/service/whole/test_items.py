@@ -261,6 +261,23 @@ def test_full_shelf_takes_changes_but_no_more_items(bundle: Bundle, tmp_path: Pa
 
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "too_many_items")
         put(service, "i1", title="d")
+        service.client.delete("/items/i2")
+        assert service.client.put("/items/i3", json={"title": "c"}).status_code == 409  # the bundle would bring it back
+
+
+def test_what_is_withdrawn_or_expired_makes_room(bundle: Bundle, tmp_path: Path) -> None:
+    with Running(bundle.path, tmp_path / "data", live_items="2") as service:
+        put(service, "n1", title="a")
+        put(service, "n2", title="b", expires_at=time.time() - 1)
+        put(service, "n3", title="c")
+        service.client.delete("/items/n1")
+        put(service, "n4", title="d")
+
+        assert service.client.put("/items/n5", json={}).status_code == 409
+        service.kill()
+        service.start()
+        shown = [service.client.get(f"/items/n{n}").status_code for n in range(1, 6)]
+        assert shown == [404, 404, 200, 200, 404]
 
 
 def test_other_workers_follow_within_a_second(bundle: Bundle, tmp_path: Path) -> None:
