@@ -144,7 +144,7 @@ class Ranker:
             return
         start = time.monotonic()
         k = max(_depth(ranking.job.query) for ranking in rankings)
-        masked = [ranking.masked() for ranking in rankings]
+        masked = [ranking.masked(len(self._catalogue)) for ranking in rankings]
         try:
             users, addends = self._weigh(rankings)
             scores = self._catalogue.score(users, k, max(map(len, masked)), addends, _allowed(rankings))
@@ -195,7 +195,7 @@ class Ranker:
         """Return the best rows for one job, whatever its answer's level. Raises ModelError."""
         if ranking.answer.level == "fallback":
             return self._popular(ranking, depth)
-        masked, candidates = ranking.masked(), ranking.job.candidates
+        masked, candidates = ranking.masked(len(self._catalogue)), ranking.job.candidates
         users, addends = self._weigh([ranking])
         if candidates is not None:
             return self._catalogue.best_of(users[0], depth, masked, candidates, addends[0] if addends else None)
@@ -208,7 +208,9 @@ class Ranker:
     def _popular(self, ranking: Ranking, depth: int) -> Ranked:
         job = ranking.job
         allowed = job.mask if job.candidates is None else None
-        return self._catalogue.most_popular(depth, ranking.masked(), job.candidates, allowed, job.boost)
+        return self._catalogue.most_popular(
+            depth, ranking.masked(len(self._catalogue)), job.candidates, allowed, job.boost
+        )
 
     def _fall_back(self, ranking: Ranking, exc: DegradedError) -> None:
         reasons = ranking.answer.reasons
