@@ -25,13 +25,17 @@ from service.access.gate import Gate
 from service.access.guard import Guard
 from service.access.key import Keys
 from service.access.rate import Ledger, Rates
+from service.access.toll import Toll
 from service.bundle import BundleError, HistoryTypes, read_manifest
 from service.errors import StartError
 from service.http.api import create_api
+from service.http.defaults import Defaults
 from service.http.events import event_routes
 from service.http.items import ItemWriter, item_routes
+from service.http.many import Means, list_endpoints
 from service.http.model import model_routes, probe_routes
-from service.http.recommend import RecommendEndpoint
+from service.http.query import Asking
+from service.http.scenarios import scenario_routes
 from service.http.users import user_routes
 from service.item.feed import ItemFeed
 from service.item.shelf import ItemShelf
@@ -50,8 +54,19 @@ from service.release.published import PublishedVersions
 from service.release.record import OWN_NUMBER
 from service.release.signature import Trust
 from service.release.trial import try_bundle
+from service.request.recommend import parse_recommend
 from service.settings import Settings
-from service.storage import budget_rule, erasures_of, history_of, items_of, open_store, stream_of, trend_of, trouble_of
+from service.storage import (
+    budget_rule,
+    erasures_of,
+    history_of,
+    items_of,
+    open_store,
+    scenarios_of,
+    stream_of,
+    trend_of,
+    trouble_of,
+)
 from service.store.client import Store
 from service.task import end_task
 from service.user.alias import Aliases, UserNames, kept_key
@@ -124,6 +139,8 @@ async def open_service(
         erasures = erasures_of(settings, store)
         shelf = items_of(settings, store)
         feed = await _begin_items(shelf, metrics)
+        book = scenarios_of(settings, store)
+        await book.begin()
         loader = GenerationLoader(settings, store, erasures, feed, metrics, log)
         published = PublishedVersions(store, settings.namespace)
         follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
@@ -140,19 +157,23 @@ async def open_service(
                 event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=keys.is_on),
                 user_routes(history, stream_of(settings, store), erasures, generations, names),
                 item_routes(writer, generations),
+                scenario_routes(book, generations),
                 model_routes(generations, published, follower.look_soon),
                 probe_routes(readiness.describe, metrics),
             ],
             is_keyed=keys.is_on,
         )
-        naming = names.in_log if settings.log_requests else None
-        endpoint = RecommendEndpoint(generations, metrics, budget_rule(settings), naming)
-        gate = Gate(api, endpoint, guard, _make_admission(settings, metrics), account)
+        admission = _make_admission(settings, metrics)
+        asking = Asking("/recommend", parse_recommend, Defaults(book, metrics).make)
+        toll = Toll(guard.charge, admission.answers)
+        means = Means(asking, generations, metrics, budget_rule(settings), toll)
+        lists = list_endpoints(means, names.in_log if settings.log_requests else None)
+        gate = Gate(api, *lists, guard, admission, account)
         _show(metrics, generations)
         hearing = erasures.follow(generations.forget_share) if settings.memory_users else None
         following = None if is_pinned else follower.run(generations)
         counting = follow_trends(generations.trends, _note_trend(settings, metrics, generations))
-        _begin(stack, _watch_lag(metrics), hearing, following, counting, feed.follow())
+        _begin(stack, _watch_lag(metrics), hearing, following, counting, feed.follow(), book.follow())
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 

@@ -32,8 +32,9 @@ STAGE_BUCKETS_S = (
     0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1,
 )  # fmt: skip
 ROUTES = (
-    "/recommend", "/events", "/items", "/items/{item_id}", "/items/search", "/users/{user_id}", "/model",
-    "/model/activate", "/model/rollback", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json",
+    "/recommend", "/recommend/batch", "/page", "/scenarios", "/scenarios/{name}", "/events", "/items",
+    "/items/{item_id}", "/items/search", "/users/{user_id}", "/model", "/model/activate", "/model/rollback", "/livez",
+    "/readyz", "/metrics", "/docs", "/openapi.json",
     "unmatched",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
@@ -42,7 +43,7 @@ _LEVELS_AND_REASONS = [
     ("full", "none"), ("full", "stale_trend"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
     *[("fallback", reason) for reason in REASONS if not reason.startswith("stale") and reason != "not_enough_items"],
 ]  # fmt: skip
-STORE_OPS = ("read", "write_embedding", "append", "user", "erase", "items", "ping", "release")
+STORE_OPS = ("read", "write_embedding", "append", "user", "erase", "items", "scenarios", "ping", "release")
 STORE_KINDS = (
     "timeout", "connection", "pool_exhausted", "loading", "readonly", "oom", "wrongtype", "decode", "noauth",
     "noperm", "other",
@@ -51,6 +52,7 @@ SHED_REASONS = ("concurrency", "events", "other_routes", "rate", "gone", "connec
 EVENT_RESULTS = ("accepted", "duplicate", "invalid", "future", "too_old", "unavailable")
 EVENT_EFFECTS = ("history", "stream", "hide", "undo")
 ATTRIBUTIONS = ("whole", "no_position", "no_recommendation", "unknown_form", "position_out_of_range")
+SCENARIO_RESULTS = ("used", "unknown", "misfit")
 CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
 TREND_SOURCES = ("bundle", "anonymous", "admin", *(f"key_{number}" for number in range(1, 10)), "other")
 """Whose events the trend is made of. A key is named by its place in RETORT_API_KEYS; later ones are "other"."""
@@ -178,7 +180,10 @@ class Metrics:
         self.http_duration = self._histogram(
             "http_request_duration_seconds", "Duration of HTTP requests", REQUEST_BUCKETS_S, "route", "code"
         )
-        posted = {"/recommend", "/events", "/items", "/items/search", "/model/activate", "/model/rollback"}
+        posted = {
+            "/recommend", "/recommend/batch", "/page", "/events", "/items", "/items/search", "/model/activate",
+            "/model/rollback",
+        }  # fmt: skip
         for route in ROUTES:
             self.http_requests.labels(
                 route, "POST" if route in posted else "GET", "404" if route == "unmatched" else "200"
@@ -207,6 +212,8 @@ class Metrics:
         self.batch_size = self._histogram("batch_size", "Histories encoded at once", (1, 2, 4, 8, 16, 32))
         exceeded = self._counter("deadline_exceeded", "Requests whose budget ran out, by the stage not begun", "stage")
         self.deadline_exceeded = {name: exceeded.labels(name) for name in ("queue", "store", "encode", "score")}
+        scenarios = self._counter("scenario_requests", "Requests that name a scenario", "result")
+        self.scenario_requests = {name: self._tally(scenarios.labels(name)) for name in SCENARIO_RESULTS}
         cache = self._counter("embedding_cache", "Cached user embeddings asked for", "result")
         self.embedding_cache = {name: self._tally(cache.labels(name)) for name in CACHE_RESULTS}
         events = self._counter("events", "Events received", "result")

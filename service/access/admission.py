@@ -8,6 +8,8 @@ import math
 import time
 from collections.abc import Callable
 
+LIST_PATHS = ("/recommend", "/recommend/batch", "/page")
+"""Where answers are given."""
 LEAST = 48
 """A full batch that runs and half of one that waits: fewer in flight would not be answered sooner, a pause of the
 process (a swap, the machine) would only be answered with refusals."""
@@ -83,6 +85,13 @@ class Shares:
             self._held[caller] = self._held.get(caller, 0) + 1
         return True
 
+    def enter_more(self, caller: bytes, n: int) -> None:
+        """Give a caller n places more, whatever is left: a request that was let in is worth several."""
+        for _ in range(n):
+            self.limit.enter()
+        if self._is_shared:
+            self._held[caller] = self._held.get(caller, 0) + n
+
     def leave(self, caller: bytes, seconds: float) -> None:
         """Take a place back, which was held for an answer that took so long."""
         self.limit.leave(seconds)
@@ -108,7 +117,7 @@ class Admission:
 
     def __init__(self, answers: Shares, events: Shares, others: Shares) -> None:
         self.answers = answers
-        self._by_path = {"/recommend": (answers, "concurrency"), "/events": (events, "events")}
+        self._by_path = {**dict.fromkeys(LIST_PATHS, (answers, "concurrency")), "/events": (events, "events")}
         self._others = (others, "other_routes")
         self._limits = (answers.limit, events.limit, others.limit)
 

@@ -4,6 +4,7 @@ A place among the answers is taken once the whole body is here, and given back w
 """
 
 import time
+from collections.abc import Mapping
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,8 +19,8 @@ from service.wire.reply import SECURITY_HEADERS, RawHeaders, Reply, error_body, 
 from service.wire.trace import Trace
 
 
-class Recommend(Protocol):
-    """Answers POST /recommend, over ASGI or where the body is already here."""
+class Endpoint(Protocol):
+    """Answers requests of one path, over ASGI or where the body is already here."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request whose body is still to come."""
@@ -32,10 +33,17 @@ class Gate:
     """ASGI middleware around the whole application."""
 
     def __init__(
-        self, app: ASGIApp, recommend: Recommend, guard: Guard, admission: Admission, account: Account
+        self,
+        app: ASGIApp,
+        recommend: Endpoint,
+        lists: Mapping[str, ASGIApp],
+        guard: Guard,
+        admission: Admission,
+        account: Account,
     ) -> None:
-        """recommend: answers POST /recommend. app: answers everything else."""
-        self._app, self._recommend = app, recommend
+        """recommend: answers POST /recommend. lists: what answers a POST to each of some paths, that one among them.
+        app: answers everything else."""
+        self._app, self._lists, self._recommend = app, lists, recommend
         self._guard, self._admission, self._account = guard, admission, account
 
     @property
@@ -120,8 +128,8 @@ class Gate:
         if trace.refusal is not None:
             await send_reply(send, *error_reply(trace.refusal))
             return
-        is_recommend = scope["path"] == "/recommend" and scope["method"] == "POST"
-        await (self._recommend if is_recommend else self._app)(scope, _refusing(receive, trace), send)
+        endpoint = self._lists.get(scope["path"]) if scope["method"] == "POST" else None
+        await (endpoint or self._app)(scope, _refusing(receive, trace), send)
 
     def _leave(self, path: str, method: str, trace: Trace) -> None:
         now = time.monotonic()

@@ -1,6 +1,7 @@
 """The FastAPI application: the routes, each from its own file, and the one place where errors become responses.
 
-POST /recommend is answered by the gate without passing here; it is listed so that the OpenAPI document is whole.
+POST /recommend, /recommend/batch and /page are answered by the gate without passing here; they are listed so that the
+OpenAPI document is whole.
 /docs is made of nothing but what is served here: it works without internet, and no key leaves for elsewhere.
 """
 
@@ -14,8 +15,9 @@ from starlette.routing import Route
 
 from service import __version__
 from service.errors import RequestError
-from service.http.answer import RecommendResponse
-from service.http.openapi import describe, documented, name_operation
+from service.http.answer import PageResponse, RecommendResponse
+from service.http.openapi import BatchResponse, describe, documented, name_operation
+from service.request.many import BatchRequest, PageRequest
 from service.request.recommend import RecommendRequest
 from service.wire.reply import BUG, STATUS, error_body
 
@@ -83,6 +85,16 @@ def _listed_routes() -> APIRouter:
         """The k best items for a user or a history, inside the budget."""
         raise RequestError("internal", "the gate answers this path")
 
+    @router.post("/recommend/batch", **documented(body=BatchRequest, answer=BatchResponse))
+    async def recommend_batch() -> None:
+        """Up to 100 lists, each with its own answer or error, in the order of the requests."""
+        raise RequestError("internal", "the gate answers this path")
+
+    @router.post("/page", **documented(body=PageRequest, answer=PageResponse))
+    async def page() -> None:
+        """Several lists for one user under one budget, no item twice."""
+        raise RequestError("internal", "the gate answers this path")
+
     return router
 
 
@@ -119,7 +131,7 @@ def _later_routes() -> APIRouter:
     async def refuse(request: Request) -> Response:
         raise RequestError("not_built", f"{request.method} {request.url.path}: not built yet")
 
-    for path in ("/recommend/batch", "/similar"):
+    for path in ("/similar",):
         router.add_api_route(path, refuse, methods=["POST"], response_model=None)
     return router
 

@@ -1,6 +1,9 @@
 """From a checked body to a query: what it asks is looked up in the version that will answer it."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from service.catalogue.attributes import Attributes
 from service.catalogue.field import check_fields
@@ -10,10 +13,19 @@ from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Query
 from service.recommendation.rule import Cap, Rules
 from service.release.generation import Generation
-from service.request.recommend import MaxPer, RecommendRequest
+from service.request.recommend import ChoiceDefaults, MaxPer, RecommendRequest
 from service.wire.trace import Trace
 
 _RULED = frozenset({"boost", "max_per", "diversity", "pin", "offset"})
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A way to ask for a list: its path, how a body of it is checked, and how the checked body becomes a query."""
+
+    path: str
+    parse: Callable[[bytes], Any]
+    make: Callable[[Any, Generation, BudgetRule, Trace], Query]
 
 
 def make_query(asked: RecommendRequest, generation: Generation, rule: BudgetRule, trace: Trace) -> Query:
@@ -38,10 +50,19 @@ def make_query(asked: RecommendRequest, generation: Generation, rule: BudgetRule
     return query
 
 
-def _rules_of(asked: RecommendRequest, attributes: Attributes) -> Rules | None:
+def check_fit(asked: ChoiceDefaults, attributes: Attributes) -> None:
+    """Raises FieldError where a list asks for what the items of a version do not have."""
+    _rules_of(asked, attributes)
+    if asked.filter:
+        parse(asked.filter, attributes)
+    if asked.fields:
+        check_fields(asked.fields, attributes)
+
+
+def _rules_of(asked: ChoiceDefaults, attributes: Attributes) -> Rules | None:
     """Return what is asked of the list; None where it is no more than the best items. Raises RequestError."""
     rules = Rules(
-        offset=asked.offset,
+        offset=asked.offset if isinstance(asked, RecommendRequest) else 0,
         boosts=[
             (parse(each.if_, attributes, f"boost.{place}.if").mask(), math.log(each.by))
             for place, each in enumerate(asked.boost)

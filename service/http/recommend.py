@@ -1,7 +1,7 @@
-"""POST /recommend, from bytes to bytes: the body is validated once, the answer is put together once.
+"""POST /recommend and POST /similar, from bytes to bytes: the body is validated once, the answer is put together once.
 
 An ASGI application of its own, because FastAPI's routing, dependency and response layers cost as much as the answer;
-and where the whole request is here already, not even that. The gate calls it straight; api lists its path, so that the
+and where the whole request is here already, not even that. The gate calls it straight; api lists its paths, so that the
 OpenAPI document stays whole.
 """
 
@@ -18,12 +18,11 @@ from starlette.types import Receive, Scope, Send
 from service.errors import RequestError
 from service.http.answer import AnswerWriter
 from service.http.message import read_json
-from service.http.query import make_query
+from service.http.query import Asking
 from service.metrics import Metrics
 from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Answer, Query
 from service.release.generation import Generation, Generations
-from service.request.recommend import parse_recommend
 from service.wire.reply import BUG, RawHeaders, Reply, error_reply, send_reply
 from service.wire.trace import Trace
 
@@ -31,11 +30,12 @@ BODY_BYTES = 1 << 20
 _LOGGER = logging.getLogger(__name__)
 
 
-class RecommendEndpoint:
-    """Answers POST /recommend."""
+class ListEndpoint:
+    """Answers requests for a list that are made in one way."""
 
     def __init__(
         self,
+        asking: Asking,
         generations: Generations,
         metrics: Metrics,
         rule: BudgetRule,
@@ -43,6 +43,7 @@ class RecommendEndpoint:
     ) -> None:
         """rule: makes the budget of a request. name_user: returns the fields by which the log names a user; None where
         requests are not logged."""
+        self._asking = asking
         self._generations, self._metrics, self._rule, self._name_user = generations, metrics, rule, name_user
         self._writer = AnswerWriter()
 
@@ -66,13 +67,13 @@ class RecommendEndpoint:
         """Begin to answer; reply is called once, now or later."""
         trace.began = start = time.monotonic()
         try:
-            asked = parse_recommend(body)
+            asked = self._asking.parse(body)
             self._metrics.stage["parse"].observe(time.monotonic() - start)
             generation = self._generations.live  # to the end, whatever is swapped meanwhile
-            query = make_query(asked, generation, self._rule, trace)
+            query = self._asking.make(asked, generation, self._rule, trace)
             future = generation.recommender.recommend(query)
         except Exception as exc:  # a border: a bug must still be answered
-            reply(*_reply_to(exc))
+            reply(*self._reply_to(exc))
             return
         future.add_done_callback(partial(self._end, query, generation, trace, reply))
 
@@ -82,7 +83,7 @@ class RecommendEndpoint:
         try:
             body = self._render(query, future.result(), generation, trace)
         except (Exception, asyncio.CancelledError) as exc:  # a border: a bug must still be answered
-            reply(*_reply_to(exc))
+            reply(*self._reply_to(exc))
             return
         reply(200, body, ())
 
@@ -102,9 +103,8 @@ class RecommendEndpoint:
         self._metrics.stage["serialize"].observe(time.monotonic() - start)
         return body
 
-
-def _reply_to(exc: BaseException) -> tuple[int, bytes, RawHeaders]:
-    if isinstance(exc, RequestError):
-        return error_reply(exc)
-    _LOGGER.error("a bug in /recommend", exc_info=exc)
-    return error_reply(BUG)
+    def _reply_to(self, exc: BaseException) -> tuple[int, bytes, RawHeaders]:
+        if isinstance(exc, RequestError):
+            return error_reply(exc)
+        _LOGGER.error("a bug in %s", self._asking.path, exc_info=exc)
+        return error_reply(BUG)

@@ -39,8 +39,11 @@ MAY_USE = {
         "release": {"recommendation", "model", "search", "store", "bundle"},
         "wire": set(),
         "request": set(),
+        "scenario": {"store", "request"},
         "access": {"wire"},
-        "http": {"wire", "request", "access", "release", "recommendation", "model", "catalogue", "item", "user"},
+        "http": {
+            "wire", "request", "scenario", "access", "release", "recommendation", "model", "catalogue", "item", "user",
+        },
         "command": {"wire", "access", "http", "release", "user", "store", "bundle", "bench"},
     },
     "training": {
