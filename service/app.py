@@ -29,12 +29,10 @@ from service.access.toll import Toll
 from service.bundle import BundleError, HistoryTypes, read_manifest
 from service.errors import StartError
 from service.http.api import create_api
-from service.http.defaults import Defaults
 from service.http.events import event_routes
 from service.http.items import ItemWriter, item_routes
 from service.http.many import Means, list_endpoints
 from service.http.model import model_routes, probe_routes
-from service.http.query import Asking
 from service.http.scenarios import scenario_routes
 from service.http.users import user_routes
 from service.item.feed import ItemFeed
@@ -54,7 +52,6 @@ from service.release.published import PublishedVersions
 from service.release.record import OWN_NUMBER
 from service.release.signature import Trust
 from service.release.trial import try_bundle
-from service.request.recommend import parse_recommend
 from service.settings import Settings
 from service.storage import (
     budget_rule,
@@ -137,26 +134,21 @@ async def open_service(
     async with AsyncExitStack() as stack:
         store = await open_store(settings, stack, metrics=metrics, log=log)
         erasures = erasures_of(settings, store)
-        shelf = items_of(settings, store)
-        feed = await _begin_items(shelf, metrics)
-        book = scenarios_of(settings, store)
-        await book.begin()
+        feed = await _begin_items(items_of(settings, store), metrics)
+        book = await scenarios_of(settings, store)
         loader = GenerationLoader(settings, store, erasures, feed, metrics, log)
         published = PublishedVersions(store, settings.namespace)
         follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
-        first = None if is_pinned else await follower.find_first(settings.bundle)
-        generations = Generations(first or _load_own(settings, loader))
+        generations = Generations(await _find_first(settings, loader, None if is_pinned else follower))
         stack.push_async_callback(generations.rest)
-        feed.followers = generations.catalogues
         readiness = _make_readiness(settings, store, store_kind, generations)
         history, names = history_of(settings, store), _names_of(settings)
         keys, account, guard = _make_guard(settings, metrics, log, ledger)
-        writer = ItemWriter(shelf, feed, generations, metrics, settings.live_items)
         api = create_api(
             [
                 event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=keys.is_on),
                 user_routes(history, stream_of(settings, store), erasures, generations, names),
-                item_routes(writer, generations),
+                item_routes(ItemWriter(feed, generations, metrics, settings.live_items), generations),
                 scenario_routes(book, generations),
                 model_routes(generations, published, follower.look_soon),
                 probe_routes(readiness.describe, metrics),
@@ -164,16 +156,15 @@ async def open_service(
             is_keyed=keys.is_on,
         )
         admission = _make_admission(settings, metrics)
-        asking = Asking("/recommend", parse_recommend, Defaults(book, metrics).make)
-        toll = Toll(guard.charge, admission.answers)
-        means = Means(asking, generations, metrics, budget_rule(settings), toll)
+        means = Means(generations, metrics, budget_rule(settings), Toll(guard.charge, admission.answers), book)
         lists = list_endpoints(means, names.in_log if settings.log_requests else None)
         gate = Gate(api, *lists, guard, admission, account)
         _show(metrics, generations)
         hearing = erasures.follow(generations.forget_share) if settings.memory_users else None
         following = None if is_pinned else follower.run(generations)
         counting = follow_trends(generations.trends, _note_trend(settings, metrics, generations))
-        _begin(stack, _watch_lag(metrics), hearing, following, counting, feed.follow(), book.follow())
+        _begin(stack, _watch_lag(metrics), hearing, following, counting, feed.follow(generations.catalogues))
+        _begin(stack, book.follow())
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
@@ -292,6 +283,12 @@ def check_places(settings: Settings, *, is_pinned: bool) -> None:
         read_manifest(settings.bundle)
     except BundleError as exc:
         raise StartError(str(exc)) from exc
+
+
+async def _find_first(settings: Settings, loader: GenerationLoader, follower: Follower | None) -> Generation:
+    """Return the generation that is served first: that of the live version, where it is followed and there is one."""
+    first = None if follower is None else await follower.find_first(settings.bundle)
+    return first or _load_own(settings, loader)
 
 
 def _load_own(settings: Settings, loader: GenerationLoader) -> Generation:

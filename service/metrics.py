@@ -54,6 +54,7 @@ EVENT_EFFECTS = ("history", "stream", "hide", "undo")
 ATTRIBUTIONS = ("whole", "no_position", "no_recommendation", "unknown_form", "position_out_of_range")
 SCENARIO_RESULTS = ("used", "unknown", "misfit")
 CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
+MASK_RESULTS = ("hit", "miss")
 TREND_SOURCES = ("bundle", "anonymous", "admin", *(f"key_{number}" for number in range(1, 10)), "other")
 """Whose events the trend is made of. A key is named by its place in RETORT_API_KEYS; later ones are "other"."""
 SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "rejected_signature", "error")
@@ -216,6 +217,8 @@ class Metrics:
         self.scenario_requests = {name: self._tally(scenarios.labels(name)) for name in SCENARIO_RESULTS}
         cache = self._counter("embedding_cache", "Cached user embeddings asked for", "result")
         self.embedding_cache = {name: self._tally(cache.labels(name)) for name in CACHE_RESULTS}
+        masks = self._counter("filter_masks", "Filters asked for, by whether their items were known", "result")
+        self.filter_masks = {name: masks.labels(name) for name in MASK_RESULTS}
         events = self._counter("events", "Events received", "result")
         self.events = {name: events.labels(name) for name in EVENT_RESULTS}
         effects = self._counter("event_effects", "New events by what their type does", "effect")

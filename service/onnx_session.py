@@ -39,9 +39,10 @@ class Session:
     def run_all(self, outputs: Sequence[str], inputs: Mapping[str, Any]) -> list[Any]:
         """Run the graph once and return some of its outputs as arrays. inputs: name to array. Raises ModelError."""
         try:
-            return self._session.run(list(outputs), inputs)
+            found: list[Any] = self._session.run(list(outputs), inputs)
         except Exception as exc:  # see above
             raise ModelError("onnxruntime failed") from exc
+        return found
 
 
 def _options() -> onnxruntime.SessionOptions:

@@ -172,9 +172,11 @@ def items_of(settings: Settings, store: Store) -> ItemShelf:
     return ItemShelf(store, settings.namespace)
 
 
-def scenarios_of(settings: Settings, store: Store) -> ScenarioBook:
-    """Return the scenarios, of the store and of a file. Raises StartError for a file that is wrong."""
-    return ScenarioBook(ScenarioShelf(store, settings.namespace), read_scenarios(settings.scenarios))
+async def scenarios_of(settings: Settings, store: Store) -> ScenarioBook:
+    """Return the scenarios, of a file and of the store as far as it answers. Raises StartError for a wrong file."""
+    book = ScenarioBook(ScenarioShelf(store, settings.namespace), read_scenarios(settings.scenarios))
+    await book.begin()
+    return book
 
 
 def erasures_of(settings: Settings, store: Store) -> Erasures:

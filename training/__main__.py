@@ -30,6 +30,7 @@ from training.run.config import Config, check_refit
 from training.run.config_file import differing_settings, dump_config, load_config
 from training.run.fault import machine_fault, write_whole
 from training.run.lock import hold
+from training.run.newcomer import run_newcomers
 from training.run.demo import SMALL, check_port, serve_demo
 from training.run.directory import Run, check_prepared
 from training.run.parser import build_parser
@@ -51,6 +52,7 @@ STAGES: Mapping[str, Callable[[Run], None]] = {
     "distill": run_distill,
     "compress": run_compress,
     "export": run_export,
+    "newcomers": run_newcomers,
     "baselines": run_baselines,
     "report": run_report,
 }
@@ -63,14 +65,15 @@ STUDIES: Mapping[str, tuple[Callable[[Run], Table], Callable[[Table], list[str]]
 """What is measured beside the stages, and how its table is printed."""
 MAKERS = {
     "prepare": "prepare", "split": "prepare", "teacher": "teacher", "student": "distill", "distill": "distill",
-    "compress": "compress",
+    "compress": "compress", "newcomers": "export",
 }  # fmt: skip
 """The command that is made with each section of settings."""
 _DATA = frozenset({"prepare", "split"})
 _STUDENT = _DATA | {"teacher", "student", "distill"}
 MADE_BEFORE = {
     "teacher": _DATA, "distill": _DATA, "baselines": _DATA, "compress": _STUDENT, "export": _STUDENT,
-    "report": _STUDENT | {"compress"}, "search": _DATA | {"teacher"}, "ablation": _DATA | {"teacher"},
+    "newcomers": _STUDENT | {"compress"}, "report": _STUDENT | {"compress", "newcomers"},
+    "search": _DATA | {"teacher"}, "ablation": _DATA | {"teacher"},
     "capacity": _DATA | {"teacher"}, "compression": _STUDENT,
 }  # fmt: skip
 """The sections that earlier stages were made with, for each command. It would only write a new value down, unused."""

@@ -61,7 +61,7 @@ def hash_text(text: ItemText, buckets: int) -> list[int]:
     return list(found)
 
 
-def pad_features(features: Sequence[Sequence[int]], width: int | None = None) -> Int64:
+def pad_features(features: Sequence[Sequence[int] | Int64], width: int | None = None) -> Int64:
     """Return features as int64 [len(features), width], with zeros on the right of shorter ones.
 
     width: None takes the length of the longest, and at least 1.

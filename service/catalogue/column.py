@@ -161,12 +161,20 @@ class TextColumn:
 
 
 class NumberColumn:
-    """A number attribute. numbers: float64 [n_items], NaN where an item has none."""
+    """A number attribute. numbers: float64 [n_items], NaN where an item has none.
+
+    The different numbers are kept in order, and of each item the place of its own: tests/bench/README.md, "A list of
+    numbers". Items that were changed since are looked at one by one.
+    """
 
     kind = "number"
 
     def __init__(self, numbers: NDArray[np.float64]) -> None:
         self._numbers = Growing(numbers, np.nan)
+        self._different, places = np.unique(numbers, return_inverse=True)  # NaN is the last, and one
+        self._places = places.astype(np.int32)
+        self._own: set[int] = set()
+        self._changed: Int64 | None = None
 
     @property
     def numbers(self) -> NDArray[np.float64]:
@@ -175,9 +183,15 @@ class NumberColumn:
 
     def having(self, numbers: Collection[float]) -> Mask:
         """Return which items have one of the numbers."""
-        wanted = np.unique(np.fromiter(numbers, dtype=np.float64))
-        place = np.minimum(np.searchsorted(wanted, self.numbers), len(wanted) - 1)
-        mask: Mask = wanted[place] == self.numbers
+        wanted = np.fromiter(numbers, dtype=np.float64)
+        place = np.minimum(np.searchsorted(self._different, wanted), len(self._different) - 1)
+        are_wanted = np.zeros(len(self._different), dtype=np.bool_)
+        are_wanted[place[self._different[place] == wanted]] = True
+        mask = np.zeros(len(self.numbers), dtype=np.bool_)
+        are_wanted.take(self._places, out=mask[: len(self._places)], mode="clip")
+        if self._own:
+            rows = self._changed_rows()
+            mask[rows] = np.isin(self.numbers[rows], wanted)
         return mask
 
     def between(self, bounds: Mapping[str, float]) -> Mask:
@@ -198,6 +212,14 @@ class NumberColumn:
     def set(self, row: int, number: float | None) -> None:
         """Give an item another number, or none."""
         self.numbers[row] = np.nan if number is None else number
+        if row not in self._own:
+            self._own.add(row)
+            self._changed = None
+
+    def _changed_rows(self) -> Int64:
+        if self._changed is None:
+            self._changed = np.fromiter(self._own, dtype=np.int64, count=len(self._own))
+        return self._changed
 
 
 class BooleanColumn:

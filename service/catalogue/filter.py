@@ -80,6 +80,11 @@ class Filter:
     attributes: Attributes
     key: bytes
 
+    @property
+    def is_known(self) -> bool:
+        """Whether its mask is there already, of an equal filter."""
+        return self.key in self.attributes.masks
+
     def mask(self) -> Mask:
         """Return for which items it holds, bool [n_items]. It is shared with equal filters, and cannot be written."""
         return self.attributes.masks.find(self.key, lambda: self.group.mask(self.attributes))

@@ -16,18 +16,18 @@ class MaskCache:
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes, self._n_bytes = max_bytes, 0
         self._masks: OrderedDict[Hashable, Mask] = OrderedDict()
-        self.n_hits = self.n_misses = 0
 
     def __len__(self) -> int:
         return len(self._masks)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._masks
 
     def find(self, key: Hashable, make: Callable[[], Mask]) -> Mask:
         """Return the mask of a key, made where it is not kept; those that were not asked for longest give way."""
         if (kept := self._masks.get(key)) is not None:
             self._masks.move_to_end(key)
-            self.n_hits += 1
             return kept
-        self.n_misses += 1
         mask = make()
         mask.flags.writeable = False
         self._masks[key] = mask

@@ -17,10 +17,8 @@ from service.app import trial_of
 from service.errors import RefusedError, StartError, StoreError
 from service.logs import printable
 from service.release.follower import ANNOUNCE_S
-from service.release.published import PublishedVersions
-from service.release.record import Live, PublishedVersion, Replica, check_version
 from service.release.published import Expected, PublishedVersions
-from service.release.record import Live, PublishedVersion, Replica, is_version
+from service.release.record import Live, PublishedVersion, Replica, check_version, is_version
 from service.release.signature import SigningKey, read_signing_key
 from service.settings import Settings, read_settings
 from service.storage import reach_store
@@ -69,7 +67,7 @@ async def _publish(arguments: argparse.Namespace, published: PublishedVersions, 
     expected = _expected(arguments.if_live)
     await _try(arguments.bundle, trial_of(settings))
     try:
-        version = await published.upload(arguments.bundle, signing_key)
+        version = await _upload(published, arguments.bundle, signing_key)
         is_signed = signing_key is not None or (await published.table(version.version)).signature is not None
         _say(
             f"published {version.version}: {version.n_items} items, {version.bytes / 1e6:.1f} MB, "
@@ -83,10 +81,17 @@ async def _publish(arguments: argparse.Namespace, published: PublishedVersions, 
             _say(f"removed {removed} from the store")
         return await _announce(published, live, arguments.wait)
     except RefusedError as exc:
-        raise StartError(f"not published: {exc}") from exc
         raise StartError(f"uploaded, and not made live: {exc}") from exc
     except StoreError as exc:
         raise StartError(f"publish stopped: the store: {exc}; what was live still is, run it again") from exc
+
+
+async def _upload(published: PublishedVersions, bundle: Path, signing_key: SigningKey | None) -> PublishedVersion:
+    """Upload a bundle. Raises StartError where that is refused."""
+    try:
+        return await published.upload(bundle, signing_key)
+    except RefusedError as exc:
+        raise StartError(f"not published: {exc}") from exc
 
 
 def _expected(text: str | None) -> Expected | None:

@@ -39,6 +39,7 @@ MAX_BAD_SHARE = 0.01
 _BATCH_EVENTS = 2000
 _SHOWN_BAD = 20
 _LINE_CHARACTERS = 64 << 10
+_MOST_EMPTY = 1_000_000
 _FORMULA = re.compile(r"'*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # the last four are wide forms
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _JUDGE_AFTER = 1000
@@ -220,11 +221,14 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
 
 
 class _Lines:
-    """The lines of a file, of which neither one nor a row may be so long that it fills the memory."""
+    """The lines of a file, of which neither one nor a row may be so long that it fills the memory.
+
+    Where far more lines are empty than not, the file is none of events: a small one could keep a command busy for ever.
+    """
 
     def __init__(self, path: Path, file: IO[str]) -> None:
         self._path, self._file = path, file
-        self._number, self._n_in_row = 0, 0
+        self._number, self._n_in_row, self._n_empty = 0, 0, 0
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -234,6 +238,9 @@ class _Lines:
         if not line:
             raise StopIteration
         self._number += 1
+        self._n_empty += 1 if line.isspace() else -1
+        if self._n_empty > _MOST_EMPTY:
+            raise StartError(f"{self._path}:{self._number}: {_MOST_EMPTY:,} more lines are empty than not: no events")
         self._n_in_row += len(line)
         if self._n_in_row > _LINE_CHARACTERS:
             raise StartError(f"{self._path}:{self._number}: a line or row of more than {_LINE_CHARACTERS:,} characters")

@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
+from starlette.convertors import register_url_convertor
 
 from service.catalogue.column import Mask
 from service.catalogue.filter import parse
@@ -20,8 +21,8 @@ from service.catalogue.live_item import MOST_RECORD_BYTES, NAMED, LiveItem, with
 from service.errors import FieldError, RequestError, StoreError
 from service.http.message import STORE_TIMEOUT_S, json_response, read_json, store_unavailable
 from service.http.openapi import documented
+from service.http.users import AnyText
 from service.item.feed import ItemFeed
-from service.item.shelf import ItemShelf
 from service.metrics import Metrics
 from service.model.catalogue import Catalogue
 from service.release.generation import Generations
@@ -35,11 +36,22 @@ from service.request.item import (
     check_listed,
     parse_item_list,
 )
+from service.wire.trace import Trace
 
 ITEM_BODY_BYTES, ITEMS_BODY_BYTES = 256 << 10, 4 << 20
+_ITEM = "/items/{item_id:item}"
 _SLICE = 100
 _MOST_TRIES = 5
 _KINDS = {"attributes": "text", "numbers": "number", "booleans": "boolean"}
+
+
+class ItemText(AnyText):
+    """What is left of a path but the word search, which is a route of its own."""
+
+    regex = "(?s:(?!search$).*)"
+
+
+register_url_convertor("item", ItemText())
 
 
 class ItemResponse(BaseModel):
@@ -83,16 +95,34 @@ class ItemsSearchResponse(BaseModel):
 class ItemWriter:
     """Writes live items, and waits until this process shows them."""
 
-    def __init__(
-        self, shelf: ItemShelf, feed: ItemFeed, generations: Generations, metrics: Metrics, most_items: int
-    ) -> None:
+    def __init__(self, feed: ItemFeed, generations: Generations, metrics: Metrics, most_items: int) -> None:
         """most_items: how many records there may be."""
-        self._shelf, self._feed, self._generations, self._metrics = shelf, feed, generations, metrics
-        self._most_items = most_items
+        self._feed, self._generations, self._metrics, self._most_items = feed, generations, metrics, most_items
 
     @property
     def _catalogue(self) -> Catalogue:
         return self._generations.live.catalogue
+
+    async def put_listed(self, listed: list[Any]) -> tuple[int, list[RejectedItem]]:
+        """Write those of a list of unchecked items that are fit; return how many, and the others.
+
+        Raises RequestError.
+        """
+        good, rejected = check_listed(listed)
+        accepted: dict[str, Mapping[str, Any]] = {}
+        n_accepted = 0
+        for index, item in good:
+            fields = item.said()
+            try:
+                self.check(item.item_id, fields, n_more=len(accepted))
+            except RequestError as exc:
+                reason: Literal["full", "invalid"] = "full" if exc.code == "too_many_items" else "invalid"
+                rejected.append(RejectedItem(index=index, reason=reason, message=exc.message[:1000]))
+            else:
+                accepted[item.item_id] = fields
+                n_accepted += 1
+        await self.put(accepted)
+        return n_accepted, sorted(rejected, key=lambda refusal: refusal.index)
 
     async def put(self, items: Mapping[str, Mapping[str, Any]]) -> None:
         """Write whole items, by id. Raises RequestError."""
@@ -110,7 +140,7 @@ class ItemWriter:
                 record = before.merge(fields, now, self._generations.live.version)
             self.check_size(record)
             try:
-                number = await self._shelf.replace(item_id, record, before, STORE_TIMEOUT_S)
+                number = await self._feed.shelf.replace(item_id, record, before, STORE_TIMEOUT_S)
                 if number is not None:
                     await self._show({item_id: number})
                     return
@@ -124,8 +154,11 @@ class ItemWriter:
         self.describe(item_id)
         await self._write({item_id: self._record("gone", {})})
 
-    def check(self, item_id: str, fields: Mapping[str, Any]) -> None:
-        """Raises RequestError where an item does not fit the model that is served, or there are too many."""
+    def check(self, item_id: str, fields: Mapping[str, Any], n_more: int = 0) -> None:
+        """Raises RequestError where an item does not fit the model that is served, or there are too many.
+
+        n_more: items that are about to be written too.
+        """
         attributes = self._catalogue.attributes
         for field, kind in _KINDS.items():
             for name, value in (fields.get(field) or {}).items():
@@ -137,7 +170,7 @@ class ItemWriter:
         if vectors is not None and len(vectors) != dim:
             raise FieldError("vectors", f"it has {len(vectors)} numbers, and the model {dim}")
         self.check_size(self._record("put", fields))
-        if self._feed.find(item_id) is None and len(self._feed) >= self._most_items:
+        if self._feed.find(item_id) is None and len(self._feed) + n_more >= self._most_items:
             raise RequestError("too_many_items", f"there are {self._most_items} live items: RETORT_LIVE_ITEMS")
 
     def check_size(self, record: LiveItem) -> None:
@@ -153,7 +186,7 @@ class ItemWriter:
         try:
             listed = iter(records.items())
             while some := dict(itertools.islice(listed, _SLICE)):
-                await self._show(await self._shelf.write(some, STORE_TIMEOUT_S))
+                await self._show(await self._feed.shelf.write(some, STORE_TIMEOUT_S))
         except StoreError as exc:
             raise store_unavailable() from exc
 
@@ -169,8 +202,8 @@ class ItemWriter:
             raise _not_there(item_id)
         return describe_row(self._catalogue, row)
 
-    def state_of(self, item_id: str, fields: Mapping[str, Any], arrived: float) -> dict[str, Any]:
-        """Return the body of an ItemState. arrived: the monotonic time of the request."""
+    def state_of(self, item_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the body of an ItemState, but the time it took."""
         catalogue = self._catalogue
         row = catalogue.find_row(item_id)
         is_withdrawn = row is None or row in catalogue.live.withdrawn
@@ -178,7 +211,6 @@ class ItemWriter:
         return {
             "state": "withdrawn" if is_withdrawn else "live",
             "from": [] if row is None else catalogue.origin(row),
-            "visible_ms": round((time.monotonic() - arrived) * 1000, 3),
             "ignored_ids": unknown,
         }
 
@@ -209,58 +241,54 @@ def item_routes(writer: ItemWriter, generations: Generations) -> APIRouter:
         rows = await asyncio.to_thread(_find, catalogue, asked.text, mask, asked.k)
         return json_response({"items": [describe_row(catalogue, row) for row in rows]})
 
-    @router.post("/items", **documented(body=ItemsRequest, answer=ItemsResponse))
-    async def put_items(request: Request) -> Response:
-        """Put up to 1000 items. Needs the admin key, or a key of the scope items."""
-        listed = parse_item_list(await read_json(request.scope, request.receive, ITEMS_BODY_BYTES))
-        good, rejected = check_listed(listed)
-        accepted: dict[str, Mapping[str, Any]] = {}
-        n_accepted = 0
-        for index, item in good:
-            try:
-                fields = item.said()
-                writer.check(item.item_id, fields)
-            except RequestError as exc:
-                reason: Literal["full", "invalid"] = "full" if exc.code == "too_many_items" else "invalid"
-                rejected.append(RejectedItem(index=index, reason=reason, message=exc.message[:1000]))
-                continue
-            n_accepted += 1
-            accepted[item.item_id] = fields
-        await writer.put(accepted)
-        rejected.sort(key=lambda refusal: refusal.index)
-        visible_ms = round((time.monotonic() - request.scope["retort"].arrived) * 1000, 3)
-        listed_refusals = [refusal.model_dump() for refusal in rejected]
-        return json_response({"accepted": n_accepted, "rejected": listed_refusals, "visible_ms": visible_ms})
-
-    @router.get("/items/{item_id:any}", **documented(404, 422, answer=ItemResponse))
+    @router.get(_ITEM, **documented(404, 422, answer=ItemResponse))
     async def read_item(request: Request) -> Response:
         """What an item is now."""
         return json_response(writer.describe(_item_of(request)))
 
-    @router.put("/items/{item_id:any}", **documented(409, body=ItemFields, answer=ItemState))
+    _add_writing(router, writer)
+    return router
+
+
+def _add_writing(router: APIRouter, writer: ItemWriter) -> None:
+    """Add the routes that write items."""
+
+    @router.post("/items", **documented(body=ItemsRequest, answer=ItemsResponse))
+    async def put_items(request: Request) -> Response:
+        """Put up to 1000 items. Needs the admin key, or a key of the scope items."""
+        listed = parse_item_list(await read_json(request.scope, request.receive, ITEMS_BODY_BYTES))
+        n_accepted, rejected = await writer.put_listed(listed)
+        refusals = [refusal.model_dump() for refusal in rejected]
+        return json_response({"accepted": n_accepted, "rejected": refusals, "visible_ms": _since(request)})
+
+    @router.put(_ITEM, **documented(409, body=ItemFields, answer=ItemState))
     async def put_item(request: Request) -> Response:
         """Put an item, whole. Needs the admin key, or a key of the scope items."""
         item_id, fields = await _read_fields(request)
         writer.check(item_id, fields)
         await writer.put({item_id: fields})
-        return json_response(writer.state_of(item_id, fields, request.scope["retort"].arrived))
+        return json_response({**writer.state_of(item_id, fields), "visible_ms": _since(request)})
 
-    @router.patch("/items/{item_id:any}", **documented(404, 409, body=ItemFields, answer=ItemState))
+    @router.patch(_ITEM, **documented(404, 409, body=ItemFields, answer=ItemState))
     async def patch_item(request: Request) -> Response:
         """Change some fields of an item. Needs the admin key, or a key of the scope items."""
         item_id, fields = await _read_fields(request)
         writer.check(item_id, fields)
         await writer.patch(item_id, fields)
-        return json_response(writer.state_of(item_id, fields, request.scope["retort"].arrived))
+        return json_response({**writer.state_of(item_id, fields), "visible_ms": _since(request)})
 
-    @router.delete("/items/{item_id:any}", **documented(404, 422, answer=ItemState))
+    @router.delete(_ITEM, **documented(404, 422, answer=ItemState))
     async def withdraw_item(request: Request) -> Response:
         """Withdraw an item until it is put again. Needs the admin key, or a key of the scope items."""
         item_id = _item_of(request)
         await writer.withdraw(item_id)
-        return json_response(writer.state_of(item_id, {}, request.scope["retort"].arrived))
+        return json_response({**writer.state_of(item_id, {}), "visible_ms": _since(request)})
 
-    return router
+
+def _since(request: Request) -> float:
+    """Return the milliseconds since a request arrived."""
+    trace: Trace = request.scope["retort"]
+    return round((time.monotonic() - trace.arrived) * 1000, 3)
 
 
 async def _read_fields(request: Request) -> tuple[str, dict[str, Any]]:

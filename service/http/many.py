@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.access.toll import Toll
 from service.errors import FieldError, RequestError
 from service.http.answer import AnswerWriter, PageAnswer
+from service.http.defaults import Defaults
 from service.http.message import read_json
 from service.http.query import Asking
 from service.http.recommend import ListEndpoint
@@ -25,6 +26,8 @@ from service.recommendation.job import Answer, Query, Visit
 from service.recommendation.page import fill_slots
 from service.release.generation import Generation, Generations
 from service.request.many import parse_batch, parse_page
+from service.request.recommend import parse_recommend
+from service.scenario.book import ScenarioBook
 from service.wire.reply import BUG, RawHeaders, error_body, error_reply, send_reply
 from service.wire.trace import Trace
 
@@ -39,14 +42,18 @@ NameUser = Callable[[str], dict[str, str]] | None
 class Means:
     """What answers are made with.
 
-    asking: how one list is asked for. rule: makes the budget of a request. toll: what many lists weigh.
+    rule: makes the budget of a request. toll: what many lists weigh.
     """
 
-    asking: Asking
     generations: Generations
     metrics: Metrics
     rule: BudgetRule
     toll: Toll
+    book: ScenarioBook
+
+    def recommending(self) -> Asking:
+        """Return how one list is asked for."""
+        return Asking("/recommend", parse_recommend, Defaults(self.book, self.metrics).make)
 
     def count(self, query: Query, answer: Answer) -> None:
         """Count an answer that is ready now."""
@@ -85,7 +92,7 @@ class BatchEndpoint(_ManyEndpoint):
     path, _most_bytes = "/recommend/batch", BATCH_BODY_BYTES
 
     def __init__(self, means: Means) -> None:
-        self._means, self._writer = means, AnswerWriter()
+        self._means, self._asking, self._writer = means, means.recommending(), AnswerWriter()
 
     async def _answer(self, body: bytes, trace: Trace) -> bytes:
         listed = parse_batch(body)
@@ -105,7 +112,7 @@ class BatchEndpoint(_ManyEndpoint):
     ) -> list[tuple[Query, "asyncio.Future[Answer]"] | bytes]:
         """Begin to answer some requests: the query and the future of each, or the error of one that is refused."""
         begun: list[tuple[Query, asyncio.Future[Answer]] | bytes] = []
-        asking, rule = self._means.asking, self._means.rule
+        asking, rule = self._asking, self._means.rule
         for body in listed:
             try:
                 query = asking.make(asking.parse(body), generation, rule, trace)
@@ -136,7 +143,8 @@ class PageEndpoint(_ManyEndpoint):
 
     def __init__(self, means: Means, name_user: NameUser) -> None:
         """name_user: returns the fields by which the log names a user; None where requests are not logged."""
-        self._means, self._name_user, self._writer = means, name_user, AnswerWriter()
+        self._means, self._asking = means, means.recommending()
+        self._name_user, self._writer = name_user, AnswerWriter()
 
     async def _answer(self, body: bytes, trace: Trace) -> bytes:
         asked = parse_page(body)
@@ -146,7 +154,7 @@ class PageEndpoint(_ManyEndpoint):
         queries = []
         for place, request in enumerate(asked.requests()):
             try:
-                query = self._means.asking.make(request, generation, self._means.rule, trace)
+                query = self._asking.make(request, generation, self._means.rule, trace)
             except FieldError as exc:
                 raise FieldError(f"slots.{place}.{exc.field}", exc.text) from exc
             query.budget, query.visit = budget, visit
@@ -175,9 +183,10 @@ def list_endpoints(means: Means, name_user: NameUser) -> tuple[ListEndpoint, dic
 
     name_user: returns the fields by which the log names a user; None where requests are not logged.
     """
-    recommend = ListEndpoint(means.asking, means.generations, means.metrics, means.rule, name_user)
+    asking = means.recommending()
+    recommend = ListEndpoint(asking, means.generations, means.metrics, means.rule, name_user)
     many = (BatchEndpoint(means), PageEndpoint(means, name_user))
-    return recommend, {means.asking.path: recommend, **{each.path: each for each in many}}
+    return recommend, {asking.path: recommend, **{each.path: each for each in many}}
 
 
 def _new_id() -> str:

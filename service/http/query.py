@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.catalogue.attributes import Attributes
+from service.catalogue.column import Mask
 from service.catalogue.field import check_fields
-from service.catalogue.filter import nearest, parse, shown
+from service.catalogue.filter import Filter, nearest, parse, shown
 from service.errors import FieldError
+from service.metrics import Metrics
 from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Query
 from service.recommendation.rule import Cap, Rules
@@ -28,7 +30,9 @@ class Asking:
     make: Callable[[Any, Generation, BudgetRule, Trace], Query]
 
 
-def make_query(asked: RecommendRequest, generation: Generation, rule: BudgetRule, trace: Trace) -> Query:
+def make_query(
+    asked: RecommendRequest, generation: Generation, rule: BudgetRule, trace: Trace, metrics: Metrics
+) -> Query:
     """Return the query of a request to one version. rule: makes its budget. Raises RequestError."""
     query = Query(
         user_id=asked.user_id,
@@ -42,9 +46,9 @@ def make_query(asked: RecommendRequest, generation: Generation, rule: BudgetRule
         is_debug=asked.debug,
     )
     if not _RULED.isdisjoint(asked.model_fields_set):
-        query.rules = _rules_of(asked, generation.catalogue.attributes)
+        query.rules = _rules_of(asked, generation.catalogue.attributes, metrics)
     if asked.filter:
-        query.mask = parse(asked.filter, generation.catalogue.attributes).mask()
+        query.mask = _mask(parse(asked.filter, generation.catalogue.attributes), metrics)
     if asked.fields:
         query.fields = check_fields(asked.fields, generation.catalogue.attributes)
     return query
@@ -52,19 +56,27 @@ def make_query(asked: RecommendRequest, generation: Generation, rule: BudgetRule
 
 def check_fit(asked: ChoiceDefaults, attributes: Attributes) -> None:
     """Raises FieldError where a list asks for what the items of a version do not have."""
-    _rules_of(asked, attributes)
+    for place, boost in enumerate(asked.boost):
+        parse(boost.if_, attributes, f"boost.{place}.if")
+    for place, cap in enumerate(asked.max_per):
+        _cap(cap, attributes, f"max_per.{place}.attribute")
     if asked.filter:
         parse(asked.filter, attributes)
     if asked.fields:
         check_fields(asked.fields, attributes)
 
 
-def _rules_of(asked: ChoiceDefaults, attributes: Attributes) -> Rules | None:
+def _mask(asked: Filter, metrics: Metrics) -> Mask:
+    metrics.filter_masks["hit" if asked.is_known else "miss"].inc()
+    return asked.mask()
+
+
+def _rules_of(asked: RecommendRequest, attributes: Attributes, metrics: Metrics) -> Rules | None:
     """Return what is asked of the list; None where it is no more than the best items. Raises RequestError."""
     rules = Rules(
-        offset=asked.offset if isinstance(asked, RecommendRequest) else 0,
+        offset=asked.offset,
         boosts=[
-            (parse(each.if_, attributes, f"boost.{place}.if").mask(), math.log(each.by))
+            (_mask(parse(each.if_, attributes, f"boost.{place}.if"), metrics), math.log(each.by))
             for place, each in enumerate(asked.boost)
         ],
         caps=[_cap(each, attributes, f"max_per.{place}.attribute") for place, each in enumerate(asked.max_per)],

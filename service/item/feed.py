@@ -33,17 +33,17 @@ class Follower(Protocol):
 class ItemFeed:
     """The live items as one process knows them.
 
-    heard_at: the monotonic time when the store last said what has changed.
+    shelf: where they are. heard_at: the monotonic time when the store last said what has changed.
     """
 
     def __init__(
         self,
         shelf: ItemShelf,
-        followers: Callable[[], Iterable[Follower]] = list,
         on_changes: Callable[[float], None] = lambda n: None,
     ) -> None:
-        """followers: the catalogues at hand. on_changes: is told how many changes were taken in."""
-        self._shelf, self.followers, self._on_changes = shelf, followers, on_changes
+        """on_changes: is told how many changes were taken in."""
+        self.shelf, self._on_changes = shelf, on_changes
+        self._followers: Callable[[], Iterable[Follower]] = list
         self._places = [Place()] * N_SHARDS
         self._records: dict[str, bytes] = {}
         self._changed: dict[str, int] = {}  # by the number of the change, ascending
@@ -65,8 +65,9 @@ class ItemFeed:
             async with asyncio.timeout(_FIRST_S):
                 await self.advance()
 
-    async def follow(self) -> None:
-        """Follow until cancelled."""
+    async def follow(self, followers: Callable[[], Iterable[Follower]]) -> None:
+        """Follow until cancelled. followers: returns the catalogues at hand."""
+        self._followers = followers
         while True:
             with suppress(StoreError):
                 await self.advance()
@@ -90,21 +91,21 @@ class ItemFeed:
         async with self._turn:
             is_more = True
             while is_more:
-                pages = await self._shelf.changes(self._places, _CALL_S)
+                pages = await self.shelf.changes(self._places, _CALL_S)
                 is_more = False
                 for shard, page in enumerate(pages):
                     is_more |= page.place != self._places[shard]
                     if page.is_anew:
                         self._note({each: None for each in self._records if shard_of(each) == shard})
                     if page.item_ids:
-                        found = await self._shelf.read(shard, page.item_ids, _CALL_S)
+                        found = await self.shelf.read(shard, page.item_ids, _CALL_S)
                         self._note({each: found.get(each) for each in page.item_ids})
                     self._places[shard] = page.place
             self.heard_at = time.monotonic()
 
     async def hand_on(self) -> None:
         """Give every catalogue what it does not know, a little in each turn of the loop."""
-        for follower in self.followers():
+        for follower in self._followers():
             for _ in self.bring(follower):
                 await asyncio.sleep(0)
 

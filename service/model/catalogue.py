@@ -23,7 +23,7 @@ from service.catalogue.live_item import LiveItem
 from service.catalogue.title_index import TitleIndex
 from service.errors import NonFiniteError
 from service.model.live import LiveRows
-from service.search.addend import Addend, Addends, Boosted, Standing, stand, weigh
+from service.search.addend import Addend, Addends, Boosted, Standing, pick_highest, stand, weigh
 from service.search.exact import Exact
 from service.search.protocol import Ranked, Search, rank
 from service.search.scan import scan_scores
@@ -118,7 +118,7 @@ class Catalogue:
         """
         assert self.parts is not None  # noqa: S101  # asked of a trend only
         if counts is not None:
-            self._standing = stand(self.parts, counts)
+            self._standing = stand(self.parts, counts, self._places)
         self.heard_at = heard_at
 
     def weigh(
@@ -253,9 +253,10 @@ class Catalogue:
     ) -> Ranked:
         """Return the k most popular rows that are not masked, and why as scores. It needs no user.
 
-        By the trend where there is one, with log(count + e) as scores; else by the popularity in training. candidates:
-        only these rows, if they are given. allowed: bool [n_items], the rows that may be in the answer, without
-        candidates; None for all. boost: what is added to each item's score, float32 [n_items], if anything.
+        By the trend where there is one, with log(count + e) as scores; else, and where the trend says the same of two,
+        by the popularity in training. candidates: only these rows, if they are given. allowed: bool [n_items], the rows
+        that may be in the answer, without candidates; None for all. boost: what is added to each item's score, float32
+        [n_items], if anything.
         """
         hidden = set(masked)
         if allowed is not None or boost is not None:
@@ -277,14 +278,8 @@ class Catalogue:
         popularity: NDArray[Any] = self._popularity if standing is None else standing.logs
         if boost is not None:
             popularity = popularity + boost
-        if len(rows) > k > 0:
-            least = np.partition(popularity[rows], len(rows) - k)[len(rows) - k]
-            better, equal = rows[popularity[rows] > least], rows[popularity[rows] == least]
-            n_equal = k - len(better)
-            if len(equal) > n_equal:
-                equal = equal[np.argpartition(self._places[equal], n_equal - 1)[:n_equal]]
-            rows = np.concatenate([better, equal])
-        rows = rows[np.lexsort((self._places[rows], -popularity[rows]))][:k]
+        rows = pick_highest(rows, popularity, self._places, k)
+        rows = rows[np.lexsort((self._places[rows], -popularity[rows]))]
         return rows.tolist(), popularity[rows]
 
     def _trending(self, standing: Standing, k: int, hidden: set[int], candidates: Sequence[int] | None) -> Ranked:

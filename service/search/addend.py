@@ -6,6 +6,7 @@ with the items plus the addend. So searches know nothing of gaps and histories, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,14 +134,33 @@ Addends = Sequence[Addend | Boosted]
 """One for each user of a batch."""
 
 
-def stand(parts: Parts, counts: Float32) -> Standing:
-    """Return where the items stand by their counts, float32 [n_items]."""
+def stand(parts: Parts, counts: Float32, places: Int64 | None = None) -> Standing:
+    """Return where the items stand by their counts, float32 [n_items].
+
+    places: of the items in an order in which those are taken that stand equally high, int64 [n_items]; None: that of
+    the rows.
+    """
     assert parts.rule.trend is not None  # noqa: S101  # asked of a trend only
-    n_items = len(counts)
-    n_many, n_top = min(64 * MOST_TRENDING, n_items), min(MOST_TRENDING, n_items)
-    many = np.argpartition(counts, n_items - n_many)[n_items - n_many :]
-    top = many[np.argpartition(counts[many], n_many - n_top)[n_many - n_top :]]
-    return Standing(parts.rule.trend.log(counts), np.sort(top), np.sort(many))
+    logs = parts.rule.trend.log(counts)
+    places = np.arange(len(logs)) if places is None else places
+    many = pick_highest(np.arange(len(logs)), logs, places, 64 * MOST_TRENDING)
+    top = pick_highest(many, logs, places, MOST_TRENDING)
+    return Standing(logs, np.sort(top), np.sort(many))
+
+
+def pick_highest(rows: Int64, values: NDArray[Any], places: Int64, n: int) -> Int64:
+    """Return the n of rows whose values are highest, in no order; of equally high ones those whose places come first.
+
+    values, places: of all rows, [n_items].
+    """
+    if not len(rows) > n > 0:
+        return rows[:n]
+    own = values[rows]
+    least = np.partition(own, len(rows) - n)[len(rows) - n]
+    better, equal = rows[own > least], rows[own == least]
+    if len(equal) > (n_equal := n - len(better)):
+        equal = equal[np.argpartition(places[equal], n_equal - 1)[:n_equal]]
+    return np.concatenate([better, equal])
 
 
 def weigh(

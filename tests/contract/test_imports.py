@@ -52,18 +52,20 @@ MAY_USE = {
         "data": {"file"},
         "model": {"data"},
         "evaluation": {"model", "data"},
+        "newcomer": {"evaluation", "model", "data"},
         "export": {"evaluation", "model", "data"},
         "teacher": {"export", "evaluation", "model", "loss", "data"},
         "distillation": {"teacher", "evaluation", "model", "loss", "data"},
         "study": {"distillation", "export", "evaluation", "model", "data"},
         "report": {"study", "teacher", "export", "evaluation", "model", "data"},
         "run": {
-            "report", "study", "distillation", "teacher", "export", "evaluation", "model", "data", "file", "loss",
+            "report", "study", "distillation", "teacher", "newcomer", "export", "evaluation", "model", "data", "file",
+            "loss",
         },
     },
 }  # fmt: skip
 """Which folder may import which, beside the files at its package's root. The table of CONTRIBUTING.md."""
-SEES_THE_BUNDLE = {"data", "evaluation", "export", "report", "run"}
+SEES_THE_BUNDLE = {"data", "evaluation", "newcomer", "export", "report", "run"}
 """The folders of training that may import service.bundle."""
 STARTS_THE_SERVICE = {"run": "service.child"}
 """The folder of training that starts the service as a process, and what it needs to do so."""

@@ -43,6 +43,10 @@ ALIASES = {
 """Names that other people's files have for ours, in lower case and letters alone; they are proposed, never taken."""
 
 
+PRINTED = "a printed table, as print(df) writes it; write df.to_csv('events.csv', index=False)"
+"""What is said of a table whose columns are aligned by spaces."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """The columns that are wanted of a table."""
@@ -106,7 +110,7 @@ def _one_column(present: Sequence[str]) -> str | None:
     if re.search(r"[,;\t|]", name):
         return "it is quoted as a whole; take the outer quotes away: sed -E 's/^\"(.*)\"$/\\1/' FILE > OTHER"
     if re.search(r"\S\s{2,}\S|\S \S", name):
-        return "a printed table, as print(df) writes it; write df.to_csv('events.csv', index=False)"
+        return PRINTED
     return None
 
 

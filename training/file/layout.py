@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from training.errors import InputError
 from training.file.account import Form
-from training.file.choice import Choice, propose
+from training.file.choice import PRINTED, Choice, propose
 from training.file.delimited import Layout, split_line
 from training.file.moment import is_plausible
 
@@ -59,6 +59,8 @@ def see_layout(label: str, sample: list[str], form: Form, choice: Choice, suffix
     if not top.lines:
         raise InputError(f"{label}: no rows; the file needs at least one")
     delimiter = WORDS.get(form.delimiter, form.delimiter) or top.delimiter or _delimiter(top.lines, choice, suffix)
+    if delimiter == " " and not form.delimiter and re.search(r"\S {2,}\S", top.lines[0]):
+        raise InputError(f"{label}:{top.numbers[0]}: {PRINTED}")
     quote = form.quote if len(delimiter) == 1 else ""
     rows = [split_line(line, delimiter, quote) for line in top.lines]
     first = [name.strip().lstrip("\ufeff") for name in rows[0]]

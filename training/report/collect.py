@@ -80,6 +80,7 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
         "overlap": overlaps(rankings),
         "diversity_by": yardstick.features.by,
         "meaning": MEANING,
+        "newcomers": read_newcomers(run),
         "bundle": {"version": bundle.manifest.version, "refit": bundle.manifest.refit},
         "seconds": {name: value for name, value in _seconds(run).items() if name in rankings},
         "data": prepared.report,
@@ -182,6 +183,16 @@ def read_table(run: Path, name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+def read_newcomers(run: Path) -> dict[str, Any]:
+    """Return what the stages of new items left: encoder and judged, each empty where its stage was not run."""
+    places = {"encoder": "item_encoder/about.json", "judged": "newcomers/newcomers.json"}
+    found = {name: run / place for name, place in places.items()}
+    return {
+        "titles": NEWCOMERS,
+        **{name: json.loads(path.read_text(encoding="utf-8")) if path.exists() else {} for name, path in found.items()},
+    }
+
+
 def lineage_of(run: Path) -> dict[str, Any]:
     """Return what the bundle's manifest says of its making: seeds, config, commit, packages and data.
 
@@ -248,6 +259,12 @@ def titles_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
+NEWCOMERS = {
+    "encoder": "Item encoder",
+    "text_neighbour": "Mean of the nearest texts",
+    "popular_in_category": "Most popular attribute",
+    "random": "Chance",
+}
 TITLES = {
     "teacher": "Teacher",
     "student": "Student, distilled",

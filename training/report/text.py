@@ -25,7 +25,25 @@ def summary_lines(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{titles[name]:40}{row['ndcg@10']:9.4f}{_interval(row['ndcg@10_interval']):>18}{row['hr@10']:8.4f}{sizes}"
         )
-    return [*lines, *request_lines(metrics, titles)]
+    return [*lines, *request_lines(metrics, titles), *newcomer_lines(metrics.get("newcomers", {}))]
+
+
+def newcomer_lines(found: Mapping[str, Any]) -> list[str]:
+    """Return how well new items are told apart; no lines where no items were held out. found: see read_newcomers."""
+    judged = found.get("judged", {})
+    if "models" not in judged:
+        return []
+    lines = [
+        "",
+        f"{judged['held_out']:,} items held out whole, {judged['requests']:,} requests, ranked among themselves",
+    ]
+    for name, row in judged["models"].items():
+        ahead = f"  encoder {_difference(row['encoder_ahead'])}" if "encoder_ahead" in row else ""
+        lines.append(
+            f"{found['titles'][name]:40}{row['ndcg@10']:9.4f}{_interval(row['ndcg@10_interval']):>18}{row['hr@10']:8.4f}"
+            f"{ahead}"
+        )
+    return lines
 
 
 def request_lines(table: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:

@@ -240,6 +240,14 @@ class Compress:
 
 
 @dataclass(frozen=True, config=KNOWN_ONLY)
+class Newcomers:
+    """The encoder of items that the model was not trained on, and how it is judged."""
+
+    epochs: AtLeast0 = 50  # of its training; 0: the bundle has no such encoder
+    held_out: ShareBelow1 = 0.0  # of the items, held out whole to judge one; that trains another student. 0: none
+
+
+@dataclass(frozen=True, config=KNOWN_ONLY)
 class Baselines:
     """What the models are compared with."""
 
@@ -275,6 +283,7 @@ class Config:
     capacity: Capacity = Capacity()
     compression: Compression = Compression()
     compress: Compress = Compress()
+    newcomers: Newcomers = Newcomers()
     baselines: Baselines = Baselines()
     refresh: Refresh = Refresh()
 

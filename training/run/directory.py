@@ -41,6 +41,7 @@ COMMANDS = {
     "text": "teacher",
     "trend": "teacher",
     "neighbours": "distill",
+    "item_encoder": "export",
 }
 
 

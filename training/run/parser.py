@@ -177,6 +177,7 @@ COMMANDS: dict[str, tuple[str, AddOptions]] = {
     "distill": ("Save the soft labels, train the student with them and the same student without.", _add_stage),
     "compress": ("Store the student's item table as compress.items says.", _add_stage),
     "export": ("Write bundle/, reopen it and compare it with torch.", _add_stage),
+    "newcomers": ("Hold items out whole, and judge an encoder of new items by them.", _add_stage),
     "baselines": ("Rank what the models are compared with: popularity, item-kNN, EASE, iALS.", _add_stage),
     "report": ("Write metrics.json and report.html.", _add_stage),
     "search": (SEARCH, _add_search),

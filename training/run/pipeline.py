@@ -1,7 +1,7 @@
 """The stages of a run directory, in order: what each one reads and writes, and what it is skipped by.
 
     prepared/  [text/]  a directory a teacher  mix/  a directory for the labels of some  student/  [refit/]  compressed/
-    bundle/  metrics.json  report.html
+    item_encoder/  bundle/  [newcomers/]  metrics.json  report.html
 
 The directories of the teachers are named in training/teacher (Kind.place). The settings are opened by directory.py.
 """
@@ -50,6 +50,7 @@ from training.run.directory import (
 )
 from training.run.forecast import say_forecast
 from training.run.given import has_table, open_given, run_neighbours, run_trend, with_parts
+from training.run.newcomer import ENCODER, run_item_encoder, with_encoder
 from training.run.reading import data_lines, open_cleaning
 from training.stage import make_key
 from training.teacher.item_text import describe, encode_texts, fingerprint_language_model
@@ -163,7 +164,9 @@ def run_export(run: Run) -> None:
     run_compress(run)
     prepared = run.prepared()
     source = "refit" if run.refit else "student"
-    key = make_key("bundle", {"refit": run.refit}, {source: run.key(source), "compressed": run.key("compressed")})
+    run_item_encoder(run, source)
+    inputs = {name: run.key(name) for name in (source, "compressed", ENCODER)}
+    key = make_key("bundle", {"refit": run.refit}, inputs)
     out = run.out / "bundle"
     if _exported_key(out) == key:
         run.progress.stage("bundle", "unchanged, skipped")
@@ -180,6 +183,7 @@ def run_export(run: Run) -> None:
     }
     rule = files_of(run.out / "student", STUDENT).rule
     table = with_parts(load_table(run.out / "compressed"), open_given(run, prepared), rule)
+    table = with_encoder(run, table)
     bundle = export(out, prepared, run.out / source / STUDENT, table, run.config.compress.encoder, manifest)
     run.progress.note(f"{out}: version {bundle.manifest.version}, reopened, answers as torch does")
 

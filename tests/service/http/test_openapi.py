@@ -22,6 +22,12 @@ OPERATIONS = {
     ("POST", "/events"): ("send_events", {"200"} | OF_A_BODY | OF_THE_GATE),
     ("GET", "/users/{user_id}"): ("read_user", {"200", "422"} | OF_THE_GATE),
     ("DELETE", "/users/{user_id}"): ("erase_user", {"200", "422"} | OF_THE_GATE),
+    ("GET", "/items/{item_id}"): ("read_item", {"200", "404", "422"} | OF_THE_GATE),
+    ("PUT", "/items/{item_id}"): ("put_item", {"200", "409"} | OF_A_BODY | OF_THE_GATE),
+    ("PATCH", "/items/{item_id}"): ("patch_item", {"200", "404", "409"} | OF_A_BODY | OF_THE_GATE),
+    ("DELETE", "/items/{item_id}"): ("withdraw_item", {"200", "404", "422"} | OF_THE_GATE),
+    ("POST", "/items"): ("put_items", {"200"} | OF_A_BODY | OF_THE_GATE),
+    ("POST", "/items/search"): ("search_items", {"200"} | OF_A_BODY | OF_THE_GATE),
     ("GET", "/model"): ("read_model", {"200"} | OF_THE_GATE),
     ("POST", "/model/activate"): ("activate_model", {"200", "404"} | OF_A_BODY | OF_THE_GATE),
     ("POST", "/model/rollback"): ("roll_back_model", {"200", "404"} | OF_THE_GATE),
@@ -277,14 +283,20 @@ def test_a_field_stands_beside_no_choice_that_makes_generators_forget_it(documen
 
 
 def test_examples_of_the_document_are_accepted(document: dict[str, Any], keyed_service: Running) -> None:
-    for path, name in (("/recommend", "RecommendRequest"), ("/events", "EventsRequest")):
+    for path, name in (
+        ("/recommend", "RecommendRequest"),
+        ("/events", "EventsRequest"),
+        ("/items/search", "ItemsSearchRequest"),
+    ):
         for example in document["components"]["schemas"][name]["examples"]:
             assert keyed_service.client.post(path, json=example, headers=KEYED).status_code == 200, example
 
 
 def test_method_that_is_not_there_is_told_which_are(document: dict[str, Any], keyed_service: Running) -> None:
     for path, operations in document["paths"].items():
-        response = keyed_service.client.request("TRACE", path.replace("{user_id}", "u"), headers=ADMIN)
+        response = keyed_service.client.request(
+            "TRACE", path.replace("{user_id}", "u").replace("{item_id}", "i"), headers=ADMIN
+        )
 
         assert response.status_code == 405, path
         assert set(response.headers["allow"].split(", ")) - {"HEAD"} == {method.upper() for method in operations}

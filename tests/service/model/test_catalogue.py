@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.bundle import open_bundle
+from service.bundle import Item, open_bundle
 from service.errors import NonFiniteError
 from service.model.catalogue import Catalogue
 from tests.service.search.slow import draw_users, slow_best, slow_scores
-from tests.service.toy import DIM, N_ITEMS
+from tests.service.toy import DIM, N_ITEMS, toy_parts, write_toy_sum
 
 
 @pytest.fixture
@@ -43,6 +43,25 @@ def test_candidates_are_ranked_without_the_masked_ones(toy_bundle: Path, catalog
 def test_most_popular_are_the_first_items_of_the_toy_bundle(catalogue: Catalogue) -> None:
     assert catalogue.most_popular(3, masked=[1])[0] == [0, 2, 3]
     assert catalogue.most_popular(3, masked=[1], candidates=[9, 1, 7, 9])[0] == [7, 9]
+
+
+@pytest.mark.parametrize("counts", [(0.0,), (0.0, 0.0, 3.0), (1e-40, 1e-30, 0.0), (1.0, 2.0)], ids=range(4))
+def test_items_of_which_the_trend_says_the_same_stand_in_the_order_of_popularity(
+    tmp_path: Path, counts: tuple[float, ...]
+) -> None:
+    n_items, rng = 900, np.random.default_rng(0)
+    popularity = rng.permutation(n_items) // 3
+    items = [Item(f"i{row}", float(popular)) for row, popular in enumerate(popularity)]
+    catalogue = Catalogue(write_toy_sum(tmp_path / "b", n_items=n_items, parts=toy_parts(n_items), items=items))
+    own = np.resize(np.array(counts, dtype=np.float32), n_items)
+    catalogue.set_counts(own, 0.0)
+    logs = np.log(own + np.float32(0.05))
+
+    for k, masked in ((10, []), (400, []), (300, range(0, n_items, 2))):
+        rows, _ = catalogue.most_popular(k, masked)
+
+        left = set(range(n_items)) - set(masked)
+        assert rows == sorted(left, key=lambda row: (-logs[row], -popularity[row], f"i{row}"))[:k]
 
 
 def test_dissolved_catalogue_holds_no_ids(catalogue: Catalogue) -> None:

@@ -89,6 +89,21 @@ def test_what_is_wrong_is_named(service: Running, body: dict[str, Any], field: s
     assert words in error["message"]
 
 
+def test_filters_are_counted_by_whether_their_items_were_known(service: Running) -> None:
+    def counted() -> tuple[float, float]:
+        hits, misses = (service.metric("retort_filter_masks_total", result=result) for result in ("hit", "miss"))
+        return hits, misses
+
+    hits, misses = counted()
+
+    service.recommend(history=["i3"], filter={"price": {"lt": 77}})
+    service.recommend(history=["i3"], filter={"price": {"lt": 77}})
+    service.recommend(history=["i3"], boost=[{"if": {"price": {"lt": 77}}, "by": 2}, {"if": {"price": 78}, "by": 2}])
+    service.recommend(history=["i3"])
+
+    assert counted() == (hits + 2, misses + 2)
+
+
 def test_nan_in_a_filter_is_refused(service: Running) -> None:
     body = b'{"history": ["i1"], "filter": {"price": NaN}}'
 
