@@ -81,9 +81,9 @@ async def test_number_and_size_of_all_are_bounded(store: Store, monkeypatch: pyt
     await shelf.put(name(7), b'{"k":1}', 5)
     mark, found = await shelf.read(5)
     monkeypatch.setattr(shelf_module, "MOST_BYTES", sum(len(each) + len(body) for each, body in found.items()) + 3)
-    await shelf.put(name(8), b'{  }', 5)
+    await shelf.put(name(8), b"{  }", 5)
     with pytest.raises(RequestError, match="together"):
-        await shelf.put(name(8), b'{     }', 5)
+        await shelf.put(name(8), b"{     }", 5)
 
     assert len(found) == MOST_SCENARIOS
     assert found[name(7)] == b'{"k":1}'

@@ -11,10 +11,10 @@ from service.scenario.file import read_scenarios
 
 def test_both_forms_say_the_same(tmp_path: Path) -> None:
     json, toml = tmp_path / "s.json", tmp_path / "s.toml"
-    json.write_text('{"home": {"k": 3, "filter": {"brand": ["A"]}, "boost": [{"if": {"tag": "x"}, "by": 2}]}, "é/": {}}')
-    toml.write_text(
-        '[home]\nk = 3\nfilter = { brand = ["A"] }\n[[home.boost]]\nby = 2\nif = { tag = "x" }\n["é/"]\n'
+    json.write_text(
+        '{"home": {"k": 3, "filter": {"brand": ["A"]}, "boost": [{"if": {"tag": "x"}, "by": 2}]}, "é/": {}}'
     )
+    toml.write_text('[home]\nk = 3\nfilter = { brand = ["A"] }\n[[home.boost]]\nby = 2\nif = { tag = "x" }\n["é/"]\n')
 
     found = read_scenarios(json)
 
