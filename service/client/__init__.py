@@ -33,5 +33,6 @@ from service.client.sync import Client
 __all__ = [
     "AsyncClient", "Client", "ClientError", "Counts", "DeadlineError", "ErasedUser", "Event", "EventsAnswer",
     "EventsLostError", "Item", "LostEvent", "Options", "Page", "PassingError", "Quality", "QueueFullError",
-    "Recommendation", "Refusal", "RefusedError", "Scenario", "Slot", "UnreachableError", "UnreadableError", "UserData", "UserEvent",
+    "Recommendation", "Refusal", "RefusedError", "Scenario", "Slot", "UnreachableError", "UnreadableError",
+    "UserData", "UserEvent",
 ]  # fmt: skip

@@ -43,7 +43,7 @@ class DeletedScenario(BaseModel):
     """The answer of DELETE /scenarios/{name}."""
 
     name: str = Field(max_length=64)
-    source: Literal["file"] | None = Field(description="file, where the scenario of RETORT_SCENARIOS holds again")
+    falls_back: bool = Field(description="whether the scenario of RETORT_SCENARIOS holds from now on")
 
 
 def scenario_routes(book: ScenarioBook, generations: Generations) -> APIRouter:
@@ -80,11 +80,11 @@ def scenario_routes(book: ScenarioBook, generations: Generations) -> APIRouter:
             is_deleted = await book.delete(name, STORE_TIMEOUT_S)
         except StoreError as exc:
             raise store_unavailable() from exc
-        left = None if book.body(name) is None else book.source(name)
+        falls_back = book.body(name) is not None
         if not is_deleted:
-            more = "; the one of RETORT_SCENARIOS cannot be deleted here" if left else ""
+            more = "; the one of RETORT_SCENARIOS cannot be deleted here" if falls_back else ""
             raise RequestError("not_found", f"no scenario {name!r} was put{more}")
-        return json_response({"name": name, "source": left})
+        return json_response({"name": name, "falls_back": falls_back})
 
     return router
 

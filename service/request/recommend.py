@@ -50,10 +50,15 @@ def check_reach(offset: int, k: int) -> None:
         raise ValueError(f"with k it is {MAX_DEPTH} at most, and {offset} + {k} is more")
 
 
+def _unsent(schema: dict[str, Any]) -> None:
+    """Leave a default out of the document: clients that send it would override what a scenario says."""
+    del schema["default"]
+
+
 class ListDefaults(Body):
     """What may be said of a list of items, in a request or beforehand."""
 
-    k: int = Field(10, ge=1, le=MAX_K, description="how many items")
+    k: int = Field(10, ge=1, le=MAX_K, description="how many items; 10 if nothing says it", json_schema_extra=_unsent)
     exclude: Ids = Field(default_factory=list, max_length=MAX_LISTED, description="item ids never to be returned")
     filter: dict[str, Any] | None = Field(
         None,
@@ -71,7 +76,11 @@ class ListDefaults(Body):
         default_factory=list, max_length=MAX_RULES, description="at most n items of one value, over all pages"
     )
     diversity: float = Field(
-        0.0, ge=0, le=1, description="0: best first; the higher, the less an item is like those before it"
+        0.0,
+        ge=0,
+        le=1,
+        description="0: best first, as if nothing says it; the higher, the less an item is like those before it",
+        json_schema_extra=_unsent,
     )
 
     @field_validator("max_per")

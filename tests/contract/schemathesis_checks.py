@@ -6,6 +6,9 @@ import jsonschema_rs
 import requests
 import schemathesis
 
+_LISTS = {"recommend": "RecommendRequest", "page": "PageRequest", "put_scenario": "Scenario"}
+_OF_THE_MODEL = {"filter", "fields", "boost", "max_per", "pin", "offset", "scenario", "slots"}
+
 
 @schemathesis.check
 def events_are_judged_by_their_schema(ctx: Any, response: Any, case: Any) -> None:
@@ -37,12 +40,14 @@ def erased_user_has_nothing_left(ctx: Any, response: Any, case: Any) -> None:
 
 @schemathesis.check
 def only_what_the_model_decides_is_refused_beyond_the_schema(ctx: Any, response: Any, case: Any) -> None:
-    """A body of /recommend that the schema allows is refused for what names an attribute, or for a sum or a repeat."""
-    if case.operation.definition.raw.get("operationId") != "recommend" or response.status_code != 422:
+    """A list that the schema allows is refused for what names an attribute or a scenario, for a sum or a repeat."""
+    model = _LISTS.get(case.operation.definition.raw.get("operationId"))
+    if model is None or response.status_code != 422:
         return
     validator = jsonschema_rs.validator_for(
-        {**case.operation.schema.raw_schema, "$ref": "#/components/schemas/RecommendRequest"}
+        {**case.operation.schema.raw_schema, "$ref": f"#/components/schemas/{model}"}
     )
     if isinstance(case.body, dict) and validator.is_valid(case.body):
-        named = {each["field"].split(".")[0] for each in response.json()["error"].get("details", [])}
-        assert named and named <= {"filter", "fields", "boost", "max_per", "pin", "offset"}, response.text
+        fields = [each["field"].split(".") for each in response.json()["error"].get("details", [])]
+        named = {field[2] if field[0] == "slots" and len(field) > 2 else field[0] for field in fields}
+        assert named and named <= _OF_THE_MODEL, response.text

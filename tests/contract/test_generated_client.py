@@ -26,6 +26,9 @@ SENT = {
     "user_id": USER, "item_id": "i5", "timestamp": 5.5, "type": "view", "value": 1.5, "recommendation_id": "r",
     "event_id": "e", "position": 3,
 }  # fmt: skip
+SCENARIO = "a scenario's/own %"
+NAMED = {"name": SCENARIO, "source": "store", "scenario": {"k": 4, "exclude": ["i1"]}}
+PAGE = {"user_id": USER, "slots": [{"name": "a", "k": 3}, {"name": "b", "scenario": SCENARIO}]}
 Load = Callable[[str], ModuleType]
 
 
@@ -99,7 +102,6 @@ def test_second_client_keeps_every_field(client_b: Load) -> None:
 
     assert models.RecommendRequest.from_dict(ASKED).to_dict() == ASKED | {
         "history": None,
-        "diversity": 0.0,
         "offset": 0,
     }
     assert models.Event.from_dict(SENT).to_dict() == SENT
@@ -121,6 +123,11 @@ def test_first_client_works_on_every_route(
     sent = call("events.send_events", body=models.EventsRequest([event, event]))
     answer = call("recommendations.recommend", body=models.RecommendRequest.from_dict(ASKED))
     inline = call("recommendations.recommend", body=models.RecommendRequest(history=["i1", "i2"], k=5))
+    batch = call("recommendations.recommend_batch", body=models.BatchRequest.from_dict({"requests": [ASKED, {"k": 5}]}))
+    named = call("scenarios.put_scenario", SCENARIO, body=models.Scenario.from_dict({"k": 4, "exclude": ["i1"]}))
+    page = call("recommendations.page", body=models.PageRequest.from_dict(PAGE))
+    listed, read = call("scenarios.list_scenarios"), call("scenarios.read_scenario", SCENARIO)
+    gone = call("scenarios.delete_scenario", SCENARIO)
     kept = call("users.read_user", USER)
     erased = call("users.erase_user", USER)
     for version in (older, newer):
@@ -131,6 +138,12 @@ def test_first_client_works_on_every_route(
     assert (sent.accepted, sent.duplicates, sent.rejected) == (1, 1, [])
     check_answer(answer)
     assert len(inline.items) == 5
+    check_answer(batch.answers[0])
+    assert batch.answers[1].error.code == "malformed"
+    assert named.to_dict() == read.to_dict() == NAMED
+    assert [len(slot.items) for slot in page.slots] == [3, 4]
+    assert SCENARIO in [each.name for each in listed.scenarios]
+    assert (gone.name, gone.falls_back) == (SCENARIO, False)
     assert (kept.user_id, kept.count, kept.history[0].item_id, kept.history[0].key) == (USER, 1, "i5", "e")
     assert (erased.user_id, erased.event_stream.erased, erased.event_stream.complete) == (USER, 1, True)
     assert (live.live, live.previous, back.live) == (newer, older, older)
@@ -188,6 +201,12 @@ def test_second_client_works_on_every_route(
         sent = root.EventsApi(client).send_events(models.EventsRequest(events=[event, event]))
         answer = root.RecommendationsApi(client).recommend(models.RecommendRequest.from_dict(ASKED))
         inline = root.RecommendationsApi(client).recommend(models.RecommendRequest(history=["i1", "i2"], k=5))
+        lists, scenarios = root.RecommendationsApi(client), root.ScenariosApi(client)
+        batch = lists.recommend_batch(models.BatchRequest.from_dict({"requests": [ASKED, {"user_id": "u", "k": 5}]}))
+        named = scenarios.put_scenario(SCENARIO, models.Scenario.from_dict({"k": 4, "exclude": ["i1"]}))
+        page = lists.page(models.PageRequest.from_dict(PAGE))
+        read = scenarios.read_scenario(SCENARIO)
+        gone = scenarios.delete_scenario(SCENARIO)
         kept = users.read_user(USER)
         erased = users.erase_user(USER)
         for version in (older, newer):
@@ -198,6 +217,10 @@ def test_second_client_works_on_every_route(
         assert (sent.accepted, sent.duplicates, sent.rejected) == (1, 1, [])
         check_answer(answer)
         assert len(inline.items) == 5
+        check_answer(batch.answers[0].actual_instance)
+        assert (named.name, read.scenario.k, read.scenario.exclude) == (SCENARIO, 4, ["i1"])
+        assert [len(slot.items) for slot in page.slots] == [3, 4]
+        assert (gone.name, gone.falls_back) == (SCENARIO, False)
         assert (kept.user_id, kept.count, kept.history[0].item_id, kept.history[0].key) == (USER, 1, "i5", "e")
         assert (erased.user_id, erased.event_stream.erased, erased.event_stream.complete) == (USER, 1, True)
         assert (live.live, live.previous, back.live) == (newer, older, older)

@@ -53,7 +53,8 @@ def test_batch_answers_each_request_as_if_it_were_alone(service: Running) -> Non
         {"history": rng.choice(HISTORIES), "k": rng.choice([1, 5, 60]), **rng.choice(RULES)} for _ in range(60)
     ]
     requests += [
-        {"user_id": "u"}, {"user_id": "nobody", "k": 2}, {"k": 5}, {"history": [], "k": 0}, {"history": [], "colour": 1},
+        {"user_id": "u"}, {"user_id": "nobody", "k": 2}, {"k": 5}, {"history": [], "k": 0},
+        {"history": [], "colour": 1},
         {"history": [], "scenario": "clam"}, {"history": [], "filter": {"brnd": 1}}, {"history": ["i1"], "k": 2.0},
         {"history": ["i1"], "offset": 3, "debug": False},
     ]  # fmt: skip

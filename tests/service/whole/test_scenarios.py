@@ -10,6 +10,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from service.store.embedded import socket_path
@@ -98,7 +99,7 @@ def test_scenario_is_read_listed_replaced_and_deleted(service: Running) -> None:
     assert listed == sorted(listed, key=lambda each: each["name"])
     assert read == {"name": "a/b?", "source": "store", "scenario": {"k": 7}}
     assert len(used["items"]) == 7
-    assert deleted.json() == {"name": "a/b?", "source": None}
+    assert deleted.json() == {"name": "a/b?", "falls_back": False}
     assert gone == [404, 404]
     assert service.client.post("/recommend", json={"history": [], "scenario": "a/b?"}).status_code == 422
 
@@ -180,6 +181,10 @@ def test_every_worker_and_service_of_a_store_sees_a_change_within_a_second(bundl
         wait_for(lambda: {ask(first, history=[], scenario="home")[0] for _ in range(12)} == {422})
 
 
+def _done(response: httpx.Response) -> Any:
+    return response.json() if response.status_code == 200 else None
+
+
 def test_what_was_known_goes_on_without_the_store_and_a_file_needs_none(bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "scenarios.toml"
     path.write_text('[home]\nk = 2\n[home.filter]\nbrand = ["A"]\n["my list"]\nk = 3\n')
@@ -193,13 +198,14 @@ def test_what_was_known_goes_on_without_the_store_and_a_file_needs_none(bundle: 
             name: len(service.recommend(history=["i1"], scenario=name)["items"]) for name in ("home", "kept", "my list")
         }
         os.kill(service.store_pid(), signal.SIGCONT)
-        wait_for(lambda: client.delete("/scenarios/home").status_code == 200)
+        deleted = wait_for(lambda: _done(client.delete("/scenarios/home")))
         back = client.get("/scenarios/home").json()
         undeletable = client.delete("/scenarios/home")
 
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
     assert found == {"home": 5, "kept": 6, "my list": 3}
     assert back == {"name": "home", "source": "file", "scenario": {"k": 2, "filter": {"brand": ["A"]}}}
+    assert deleted == {"name": "home", "falls_back": True}
     assert undeletable.status_code == 404
     assert "RETORT_SCENARIOS" in undeletable.json()["error"]["message"]
 
