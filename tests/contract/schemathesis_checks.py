@@ -47,7 +47,8 @@ def only_what_the_model_decides_is_refused_beyond_the_schema(ctx: Any, response:
     validator = jsonschema_rs.validator_for(
         {**case.operation.schema.raw_schema, "$ref": f"#/components/schemas/{model}"}
     )
-    if isinstance(case.body, dict) and validator.is_valid(case.body):
+    is_of_the_path = response.json()["error"]["message"].startswith("name: ")
+    if isinstance(case.body, dict) and validator.is_valid(case.body) and not is_of_the_path:
         fields = [each["field"].split(".") for each in response.json()["error"].get("details", [])]
         named = {field[2] if field[0] == "slots" and len(field) > 2 else field[0] for field in fields}
         assert named and named <= _OF_THE_MODEL, response.text

@@ -102,6 +102,7 @@ def test_second_client_keeps_every_field(client_b: Load) -> None:
 
     assert models.RecommendRequest.from_dict(ASKED).to_dict() == ASKED | {
         "history": None,
+        "scenario": None,
         "offset": 0,
     }
     assert models.Event.from_dict(SENT).to_dict() == SENT
