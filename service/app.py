@@ -41,6 +41,7 @@ from service.logs import Log
 from service.metrics import TREND_SOURCES, Metrics
 from service.model.model import load_model
 from service.private_directory import make_private
+from service.recommendation.explanation import Explainer
 from service.recommendation.lookup import Lookup
 from service.recommendation.memory import Memory
 from service.recommendation.ranker import Ranker
@@ -236,7 +237,8 @@ class GenerationLoader:
         memory = Memory(self._settings.memory_users, lambda: self._erasures.is_heard)
         lookup = Lookup(history, embeddings, catalogue, memory, self._metrics)
         ranker = Ranker(model.student, catalogue, self._metrics, max_history=manifest.max_history)
-        recommender = Recommender(catalogue, lookup, ranker, self._metrics)
+        explainer = Explainer(ranker, model.student, self._metrics)
+        recommender = Recommender(catalogue, lookup, ranker, explainer, self._metrics)
         recommender.warm()
         for _ in self._feed.bring(catalogue):
             pass

@@ -32,13 +32,13 @@ STAGE_BUCKETS_S = (
     0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1,
 )  # fmt: skip
 ROUTES = (
-    "/recommend", "/recommend/batch", "/page", "/scenarios", "/scenarios/{name}", "/events", "/items",
-    "/items/{item_id}", "/items/search", "/users/{user_id}", "/model", "/model/activate", "/model/rollback", "/livez",
-    "/readyz", "/metrics", "/docs", "/openapi.json",
+    "/recommend", "/recommend/batch", "/similar", "/page", "/scenarios", "/scenarios/{name}", "/events",
+    "/items", "/items/{item_id}", "/items/search", "/users/{user_id}", "/model", "/model/activate", "/model/rollback",
+    "/livez", "/readyz", "/metrics", "/docs", "/openapi.json",
     "unmatched",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
-STAGES = ("parse", "queue", "store", "encode", "score", "rules", "shape", "serialize")
+STAGES = ("parse", "queue", "store", "encode", "score", "rules", "shape", "explain", "serialize")
 _LEVELS_AND_REASONS = [
     ("full", "none"), ("full", "stale_trend"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
     *[("fallback", reason) for reason in REASONS if not reason.startswith("stale") and reason != "not_enough_items"],
@@ -155,7 +155,7 @@ class Metrics:
             found[1].observe(seconds)
 
     def count_answer(self, level: str, reason: str, *, is_within: bool) -> None:
-        """Count one answer of /recommend.
+        """Count one answer of /recommend or /similar.
 
         reason: its most important one, or "none". is_within: whether it came within its budget.
         """
@@ -182,13 +182,12 @@ class Metrics:
             "http_request_duration_seconds", "Duration of HTTP requests", REQUEST_BUCKETS_S, "route", "code"
         )
         posted = {
-            "/recommend", "/recommend/batch", "/page", "/events", "/items", "/items/search", "/model/activate",
-            "/model/rollback",
+            "/recommend", "/recommend/batch", "/similar", "/page", "/events", "/items", "/items/search",
+            "/model/activate", "/model/rollback",
         }  # fmt: skip
         for route in ROUTES:
-            self.http_requests.labels(
-                route, "POST" if route in posted else "GET", "404" if route == "unmatched" else "200"
-            )
+            method = "POST" if route in posted else "GET"
+            self.http_requests.labels(route, method, "404" if route == "unmatched" else "200")
             self.http_duration.labels(route, "4xx" if route == "unmatched" else "2xx")
         for code in ("2xx", "4xx", "5xx"):
             self.http_duration.labels("/recommend", code)
@@ -202,17 +201,22 @@ class Metrics:
 
     def _declare_recommendations(self) -> None:
         self.recommendations = self._counter(
-            "recommendations", "Answers of /recommend by level and most important reason", "level", "reason"
+            "recommendations",
+            "Answers with items by level and most important reason",
+            "level",
+            "reason",
         )
         for level, reason in _LEVELS_AND_REASONS:
             self.recommendations.labels(level, reason)
-        within = self._counter("within_budget", "Answers of /recommend inside and past their budget", "within")
+        within = self._counter("within_budget", "Answers with items inside and past their budget", "within")
         self.within = {True: self._tally(within.labels("yes")), False: self._tally(within.labels("no"))}
-        stage = self._histogram("stage_duration_seconds", "Time in one stage of /recommend", STAGE_BUCKETS_S, "stage")
+        stage = self._histogram("stage_duration_seconds", "Time in one stage of an answer", STAGE_BUCKETS_S, "stage")
         self.stage = {name: self._spread(stage.labels(name), STAGE_BUCKETS_S) for name in STAGES}
         self.batch_size = self._histogram("batch_size", "Histories encoded at once", (1, 2, 4, 8, 16, 32))
         exceeded = self._counter("deadline_exceeded", "Requests whose budget ran out, by the stage not begun", "stage")
-        self.deadline_exceeded = {name: exceeded.labels(name) for name in ("queue", "store", "encode", "score")}
+        self.deadline_exceeded = {
+            name: exceeded.labels(name) for name in ("queue", "store", "encode", "score", "explain")
+        }
         scenarios = self._counter("scenario_requests", "Requests that name a scenario", "result")
         self.scenario_requests = {name: self._tally(scenarios.labels(name)) for name in SCENARIO_RESULTS}
         cache = self._counter("embedding_cache", "Cached user embeddings asked for", "result")

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 
-LIST_PATHS = ("/recommend", "/recommend/batch", "/page")
+LIST_PATHS = ("/recommend", "/recommend/batch", "/similar", "/page")
 """Where answers are given."""
 LEAST = 48
 """A full batch that runs and half of one that waits: fewer in flight would not be answered sooner, a pause of the

@@ -29,8 +29,8 @@ LEAST_KEY = 16
 """The shortest key, in characters, that may stand between this service and more than this machine."""
 _GROUPS = {"users": {"users.read", "users.erase"}, **{scope: {scope} for scope in SCOPES}}
 _OF_PATH = {
-    "/recommend": "recommend", "/recommend/batch": "recommend", "/page": "recommend", "/events": "events",
-    "/model": "model", "/metrics": "metrics",
+    "/recommend": "recommend", "/recommend/batch": "recommend", "/similar": "recommend", "/page": "recommend",
+    "/events": "events", "/model": "model", "/metrics": "metrics",
 }  # fmt: skip
 
 

@@ -44,6 +44,7 @@ from service.bundle.score import (
     parse_score,
     sum_up,
 )
+from service.bundle.similar import Relations, SimilarRule, parse_similar, usual_rule
 from service.bundle.table import ItemTable, pad_histories
 
 __all__ = [
@@ -52,7 +53,8 @@ __all__ = [
     "PARTS", "REQUIRED", "SCALES", "SUM_FORMAT", "TIE_RULE", "TREND_COUNTS", "Bundle", "BundleCorruptError",
     "BundleError", "BundleFormatError", "BundleMissingError", "Effect", "Float32", "Gap", "Golden", "HistoryTypes",
     "Int64", "Item", "ItemEncoding", "ItemGolden", "ItemTable", "ItemText", "Items", "Manifest", "NeighbourRule",
-    "Neighbours", "Parts", "ScoreRule", "Scores", "TrendRule", "add_up", "bundle_version", "check_item_id",
-    "combine_types", "fingerprint", "hash_text", "open_bundle", "pad_features", "pad_histories", "parse_manifest",
-    "parse_score", "popularity_order", "read_manifest", "settle", "sum_up", "tie_hash", "write_bundle",
+    "Neighbours", "Parts", "Relations", "ScoreRule", "Scores", "SimilarRule", "TrendRule", "add_up", "bundle_version",
+    "check_item_id", "combine_types", "fingerprint", "hash_text", "open_bundle", "pad_features", "pad_histories",
+    "parse_manifest", "parse_score", "parse_similar", "popularity_order", "read_manifest", "settle", "sum_up",
+    "tie_hash", "usual_rule", "write_bundle",
 ]  # fmt: skip

@@ -10,9 +10,10 @@
                             "numbers"? {name: number} and "booleans"? {name: bool}, whose names the manifest lists
     golden.jsonl            {"history": [item_id], "k", "items": [[item_id, score]]}
 
-Format 1: score(user, item) = user · item (+ bias). Format 2 has one of three fields more in its manifest, or more.
-`history_types` says which types of events enter histories (service/bundle/history_type.py). `item_encoder` says that
-there is an encoder of new items, in two files of its own (service/bundle/item_encoding.py). `score` says that the score
+Format 1: score(user, item) = user · item (+ bias). Format 2 has one of four fields more in its manifest, or more.
+`history_types` says which types of events enter histories (service/bundle/history_type.py), `similar` how items that go
+with others are scored (service/bundle/similar.py). `item_encoder` says that there is an encoder of new items, in two
+files of its own (service/bundle/item_encoding.py). `score` says that the score
 is a sum that this is one part of, and which parts there are (service/bundle/score.py says how they add up). With it
 there are these files more:
 
@@ -115,8 +116,8 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle beside out, check it, rename it to out, and return it opened again.
 
-    table, items, manifest: parts, encoding, numbers, booleans, history_types give a bundle of format 2; else it is of
-    format 1.
+    table, items, manifest: parts, encoding, numbers, booleans, history_types, similar give a bundle of format 2; else
+    it is of format 1.
     manifest: the fields of Manifest that are not computed here (created_at, max_history, repeat_consumption, ...).
     A bundle that is already at out is replaced. A crash never leaves a mix of both.
     Raises BundleError if what was given is no valid bundle; what was at out is then unchanged.
@@ -128,10 +129,10 @@ def write_bundle(
         files = {path.name: fingerprint(path) for path in sorted(aside.iterdir())}
         n_items, dim = table.embeddings.shape
         score = {} if table.parts is None else table.parts.rule.to_json()
-        types = manifest.get("history_types") or {}
+        types, similar = (manifest.get(name) or {} for name in ("history_types", "similar"))
         newcomers = {} if table.encoding is None else table.encoding.to_json()
         computed = {
-            "version": bundle_version(files, score, types, newcomers),
+            "version": bundle_version(files, score, types, newcomers, similar),
             "dim": int(dim),
             "n_items": int(n_items),
             "files": files,

@@ -17,13 +17,14 @@ from service.bundle.history_type import HistoryTypes
 from service.bundle.item import MAX_NAMES, check_item_id
 from service.bundle.item_encoding import ITEM_ENCODER, ITEM_GOLDEN, parse_item_encoder
 from service.bundle.score import parse_score
+from service.bundle.similar import parse_similar
 from service.bundle.strict_json import parse_json
 
 FORMAT, SUM_FORMAT = 1, 2
 """The formats. 2 has one of the ADDITIONS at least."""
-ADDITIONS = ("score", "history_types", "item_encoder", "numbers", "booleans")
-"""What format 2 adds: a score that is a sum, which events enter histories, an encoder of new items, and numbers and
-booleans of items."""
+ADDITIONS = ("score", "history_types", "item_encoder", "similar", "numbers", "booleans")
+"""What format 2 adds: a score that is a sum, which events enter histories, an encoder of new items, how items that go
+with others are scored, and numbers and booleans of items."""
 TIE_RULE = "blake2b4(user_id 0x00 item_id) then item_id then event"
 MAX_MANIFEST_BYTES = 4 << 20
 MANIFEST = "manifest.json"
@@ -64,7 +65,7 @@ class Manifest:
     which types of events enter histories, see history_type; empty where nothing is said of them, always in format 1.
     item_encoder: how the bundle's encoder of new items is used, see item_encoding; empty where it has none, always in
     format 1. numbers, booleans: the names of the numbers and the booleans that the items have, ascending; none in
-    format 1.
+    format 1. similar: how items that go with others are scored, see parse_similar(); empty where the usual rule holds.
     """
 
     version: str
@@ -84,22 +85,18 @@ class Manifest:
     item_encoder: Mapping[str, Any] = field(default_factory=dict)
     numbers: Sequence[str] = ()
     booleans: Sequence[str] = ()
+    similar: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
 
-def bundle_version(
-    files: Mapping[str, Mapping[str, Any]],
-    score: Mapping[str, Any] | None = None,
-    history_types: Mapping[str, Any] | None = None,
-    item_encoder: Mapping[str, Any] | None = None,
-) -> str:
+def bundle_version(files: Mapping[str, Mapping[str, Any]], *additions: Mapping[str, Any] | None) -> str:
     """Return the first 16 hex digits of the sha256 over the lines 'sha256 size name', sorted by name.
 
-    score, history_types, item_encoder: of a bundle of format 2; each that is not empty is one line more, at the end, as
-    JSON without spaces, its keys sorted.
+    additions: score, history_types, item_encoder and similar of a bundle of format 2; each that is not empty is one
+    line more, at the end, as JSON without spaces, its keys sorted.
     """
     lines = [f"{files[name]['sha256']} {files[name]['size']} {name}\n" for name in sorted(files)]
-    said = filter(None, (score, history_types, item_encoder))
+    said = filter(None, additions)
     lines += [json.dumps(each, sort_keys=True, separators=(",", ":")) + "\n" for each in said]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
@@ -174,7 +171,7 @@ def _check_listing(path: Path, manifest: Manifest) -> None:
         raise BundleCorruptError(f"{path / min(missing)}: missing")
     if unlisted := present - set(manifest.files):
         raise BundleCorruptError(f"{path / min(unlisted)}: not listed in the manifest")
-    said = manifest.score, manifest.history_types, manifest.item_encoder
+    said = manifest.score, manifest.history_types, manifest.item_encoder, manifest.similar
     if bundle_version(manifest.files, *said) != manifest.version:
         raise BundleCorruptError(f"{path / MANIFEST}: version {manifest.version!r} is not that of its file table")
 
@@ -228,10 +225,13 @@ def _checked_additions(where: object, fields: Mapping[str, Any]) -> dict[str, An
             parse_item_encoder(fields["item_encoder"])
         if "score" in fields or not any(fields.get(name) for name in ADDITIONS):
             parse_score(fields.get("score"))
+        if "similar" in fields:
+            parse_similar(fields["similar"])
     except ValueError as exc:
         raise BundleCorruptError(f"{where}: {exc}") from exc
     names = {kind: _checked_names(where, fields, kind) for kind in ("numbers", "booleans")}
-    return names | {name: fields[name] for name in ("score", "history_types", "item_encoder") if name in fields}
+    said = ("score", "history_types", "item_encoder", "similar")
+    return names | {name: fields[name] for name in said if name in fields}
 
 
 def _check_numbers(value: Any) -> None:

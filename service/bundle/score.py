@@ -239,7 +239,7 @@ def add_up(
 
 def parse_score(fields: object) -> ScoreRule:
     """Return the rule that the field `score` of a manifest says. Raises ValueError that says what is wrong with it."""
-    own = _object("score", fields, {"parts", "gap"}, {"neighbours", "trend"})
+    own = check_object("score", fields, {"parts", "gap"}, {"neighbours", "trend"})
     parts = own["parts"]
     if not isinstance(parts, list) or [name for name in PARTS if name in parts] != parts or not parts:
         raise ValueError(f"score.parts must be some of {list(PARTS)}, in this order")
@@ -248,7 +248,7 @@ def parse_score(fields: object) -> ScoreRule:
     for name in ("neighbours", "trend"):
         if (name in parts) != (name in own):
             raise ValueError(f"score.{name} belongs to the part {name!r}, and only to it")
-    gap = _object("score.gap", own["gap"], {"knots", "taste", "trend", "typical"})
+    gap = check_object("score.gap", own["gap"], {"knots", "taste", "trend", "typical"})
     knots = _numbers("score.gap.knots", gap["knots"], 0, _LARGEST)
     if any(later <= earlier for earlier, later in itertools.pairwise(knots)):
         raise ValueError("score.gap.knots must ascend")
@@ -256,7 +256,7 @@ def parse_score(fields: object) -> ScoreRule:
     trend = _numbers("score.gap.trend", gap["trend"], -_LARGEST, _LARGEST)
     if not len(knots) == len(taste) == len(trend):
         raise ValueError("score.gap needs a weight of taste and of trend for each knot")
-    typical = _number("score.gap.typical", gap["typical"], 0, _LARGEST)
+    typical = check_number("score.gap.typical", gap["typical"], 0, _LARGEST)
     return ScoreRule(
         Gap(knots, taste, trend, typical),
         "taste" in parts,
@@ -266,26 +266,27 @@ def parse_score(fields: object) -> ScoreRule:
 
 
 def _parse_neighbours(fields: object) -> NeighbourRule:
-    own = _object("score.neighbours", fields, {"weight", "decay", "depth"})
+    own = check_object("score.neighbours", fields, {"weight", "decay", "depth"})
     depth = own["depth"]
     if type(depth) is not int or not 1 <= depth <= MOST_DEPTH:
         raise ValueError(f"score.neighbours.depth must be a whole number from 1 to {MOST_DEPTH}")
-    weight = _number("score.neighbours.weight", own["weight"], -_LARGEST, _LARGEST)
-    return NeighbourRule(weight, _number("score.neighbours.decay", own["decay"], 0, 1), depth)
+    weight = check_number("score.neighbours.weight", own["weight"], -_LARGEST, _LARGEST)
+    return NeighbourRule(weight, check_number("score.neighbours.decay", own["decay"], 0, 1), depth)
 
 
 def _parse_trend(fields: object) -> TrendRule:
-    own = _object("score.trend", fields, {"half_lives_s", "epsilon", "as_of"})
+    own = check_object("score.trend", fields, {"half_lives_s", "epsilon", "as_of"})
     half_lives = _numbers("score.trend.half_lives_s", own["half_lives_s"], 1, _LONGEST_S)
     if len(half_lives) != 1:
         raise ValueError("score.trend.half_lives_s: this version of retort reads exactly one")
-    epsilon = _number("score.trend.epsilon", own["epsilon"], 1e-9, _LARGEST)
-    return TrendRule(half_lives[0], epsilon, _number("score.trend.as_of", own["as_of"], 0, _LONGEST_S))
+    epsilon = check_number("score.trend.epsilon", own["epsilon"], 1e-9, _LARGEST)
+    return TrendRule(half_lives[0], epsilon, check_number("score.trend.as_of", own["as_of"], 0, _LONGEST_S))
 
 
-def _object(
+def check_object(
     name: str, value: object, needed: set[str], optional: frozenset[str] | set[str] = frozenset()
 ) -> Mapping[str, Any]:
+    """Return value as an object with these fields. Raises ValueError that says what is wrong with it."""
     if not isinstance(value, dict):
         raise ValueError(f"{name} must be an object")
     if missing := needed - set(value):
@@ -298,11 +299,11 @@ def _object(
 def _numbers(name: str, value: object, least: float, most: float) -> list[float]:
     if not isinstance(value, list) or not 1 <= len(value) <= MOST_KNOTS:
         raise ValueError(f"{name} must be a list of 1 to {MOST_KNOTS} numbers")
-    return [_number(name, each, least, most) for each in value]
+    return [check_number(name, each, least, most) for each in value]
 
 
-def _number(name: str, value: object, least: float, most: float) -> float:
-    """Return value as a float. Infinity and NaN are in no range."""
+def check_number(name: str, value: object, least: float, most: float) -> float:
+    """Return value as a float. Infinity and NaN are in no range. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise ValueError(f"{name} must be a number from {least:g} to {most:g}")
     return float(value)

@@ -9,7 +9,7 @@ from service.catalogue.filter import nearest, shown
 from service.errors import FieldError
 
 TITLE = "title"
-TAKEN = frozenset({"item_id", "score", TITLE})
+TAKEN = frozenset({"item_id", "score", "parts", "because", TITLE})
 """An attribute of such a name cannot be asked for: in an answer the name is something else."""
 
 

@@ -50,7 +50,7 @@ def read_items(raw: Any) -> list[Item]:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """An answer of POST /recommend. raw: the answer as it came, with what was asked for beside these fields."""
+    """An answer of POST /recommend or POST /similar. raw: as it came, with what was asked for beside."""
 
     recommendation_id: str
     user_id: str | None

@@ -151,6 +151,17 @@ class AsyncClient:
         """Delete a scenario that was put. Raises ClientError."""
         await self._ask("DELETE", _scenario_path(name))
 
+    async def similar(
+        self, *item_ids: str, k: int = 10, deadline_ms: float | None = None, **fields: Any
+    ) -> Recommendation:
+        """Return the k items that go best with some items. Raises ClientError.
+
+        deadline_ms: as recommend() takes it. fields: any others of POST /similar, such as user_id, filter or exclude.
+        """
+        ends = time.monotonic() + (self._deadline_ms if deadline_ms is None else deadline_ms) / 1000
+        asked = {"item_ids": list(item_ids), "k": k, **fields}
+        return Recommendation.of(await self._call("POST", "/similar", ends, asked, is_safe=True, give_budget=_to_all))
+
     async def send_events(self, events: Iterable[Event | Mapping[str, Any]]) -> EventsAnswer:
         """Store up to 1000 events, and wait until they are. Raises ClientError.
 

@@ -59,6 +59,10 @@ class Client:
         """Return the best k items, see AsyncClient.recommend(). Raises ClientError."""
         return self._run(self._client.recommend(user_id, k=k, deadline_ms=deadline_ms, **fields))
 
+    def similar(self, *item_ids: str, k: int = 10, deadline_ms: float | None = None, **fields: Any) -> Recommendation:
+        """Return the k items that go best with some items, see AsyncClient.similar(). Raises ClientError."""
+        return self._run(self._client.similar(*item_ids, k=k, deadline_ms=deadline_ms, **fields))
+
     def batch(
         self, requests: Iterable[Mapping[str, Any]], *, deadline_ms: float | None = None
     ) -> Sequence[Recommendation | RefusedError]:

@@ -3,14 +3,15 @@
 The bytes are put together piece by piece, because a JSON encoder over all of it would cost as much as the answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from service.recommendation.job import Answer, Query
+from service.recommendation.explanation import MOST_NAMED
+from service.recommendation.job import Answer, Explanation, Query
 from service.release.generation import Generation
 from service.request.many import MAX_SLOTS
 from service.request.recommend import MAX_K
@@ -20,15 +21,6 @@ _FIELD_SCHEMA: dict[str, Any] = {
     "type": ["string", "number", "boolean", "array", "null"],
     "items": {"type": "string"},
 }
-
-
-class ScoredItem(BaseModel):
-    """One item of an answer, with the fields that were asked for."""
-
-    model_config = ConfigDict(json_schema_extra={"additionalProperties": _FIELD_SCHEMA})
-
-    item_id: str = Field(max_length=128)
-    score: float
 
 
 class Quality(BaseModel):
@@ -49,7 +41,44 @@ class ScoreParts(BaseModel):
     taste: float
     neighbours: float
     trend: float
+    popularity: float = Field(default_factory=float, description="in training; where that alone is the score")
     boost: float = Field(default_factory=float, description="left out where the request boosts nothing")
+
+
+class Without(BaseModel):
+    """The list as it would be without an item of the history."""
+
+    rank: int | None = Field(ge=1, description="of the explained item, from 1 over all pages; null if not on the page")
+    items: list[Annotated[str, StringConstraints(max_length=128)]] = Field(max_length=MAX_K)
+
+
+class CauseOfItem(BaseModel):
+    """An item of the history that carried the explained one."""
+
+    item_id: str = Field(max_length=128)
+    share: float = Field(ge=0, le=1, description="its part of what carried the item")
+    without: Without
+
+
+class WhyNot(BaseModel):
+    """Why no item has a `because`."""
+
+    left_out: Literal["fallback", "deadline", "model_error", "nonfinite_scores"]
+
+
+class ScoredItem(BaseModel):
+    """One item of an answer, with the fields that were asked for."""
+
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": _FIELD_SCHEMA})
+
+    item_id: str = Field(max_length=128)
+    score: float
+    parts: ScoreParts = Field(
+        default_factory=lambda: ScoreParts(taste=0, neighbours=0, trend=0), description="left out without explain"
+    )
+    because: list[CauseOfItem] = Field(
+        default_factory=list, max_length=MOST_NAMED, description="the greatest share first; left out without explain"
+    )
 
 
 class Funnel(BaseModel):
@@ -78,7 +107,7 @@ class Debug(BaseModel):
 
 
 class RecommendResponse(BaseModel):
-    """The answer of POST /recommend."""
+    """The answer of POST /recommend and POST /similar."""
 
     recommendation_id: str = Field(max_length=64)
     user_id: str | None = Field(max_length=128)
@@ -91,6 +120,10 @@ class RecommendResponse(BaseModel):
         default_factory=list,
         max_length=100,
         description="pinned items that are not to be shown; left out where there are none",
+    )
+    explanation: WhyNot = Field(
+        default_factory=lambda: WhyNot(left_out="fallback"),
+        description="left out unless an explanation was asked for and could not be given",
     )
     funnel: Funnel = Field(default_factory=_no_funnel, description="left out unless there are fewer items than k")
     debug: Debug = Field(
@@ -146,12 +179,12 @@ class AnswerWriter:
             b'{"recommendation_id":"', recommendation_id.encode(),
             b'","user_id":', orjson.dumps(query.user_id),
             b',"model_version":', generation.version_json,
-            b',"items":[', generation.catalogue.render(answer.ranked, query.fields),
+            b',"items":[', _items(query, answer, generation),
             b'],"quality":', self._quality(answer),
             b',"ignored_ids":', orjson.dumps(answer.ignored_ids) if answer.ignored_ids else b"[]",
             b',"took_ms":', b"%.3f" % (took_s * 1000),
         ]  # fmt: skip
-        if answer.funnel or answer.dropped_pins:
+        if answer.funnel or answer.dropped_pins or answer.explanation:
             parts.append(_extra_of(query, answer))
         parts.append(b"}")
         return b"".join(parts)
@@ -186,6 +219,29 @@ class AnswerWriter:
         return found
 
 
+def _items(query: Query, answer: Answer, generation: Generation) -> bytes:
+    """Return the items as JSON."""
+    more: Sequence[bytes] = ()
+    if query.is_explained:
+        more = [b',"parts":' + orjson.dumps(parts) for parts in answer.parts]
+        if answer.explanation is not None and answer.explanation.left_out is None:
+            because = _because(answer.explanation, generation.catalogue.item_ids)
+            more = [one + other for one, other in zip(more, because, strict=True)]
+    return generation.catalogue.render(answer.ranked, query.fields, more)
+
+
+def _because(explanation: Explanation, item_ids: Sequence[str]) -> Iterator[bytes]:
+    """Yield the field `because` of each item. A list without an item of the history is written once."""
+    without = {row: orjson.dumps([item_ids[each] for each in rows]) for row, rows in explanation.without.items()}
+    for causes in explanation.because:
+        listed = [
+            b'{"item_id":%b,"share":%b,"without":{"rank":%b,"items":%b}}'
+            % (*map(orjson.dumps, (item_ids[cause.row], cause.share, cause.rank)), without[cause.row])
+            for cause in causes
+        ]
+        yield b',"because":[' + b",".join(listed) + b"]"
+
+
 def _extra_of(query: Query, answer: Answer) -> bytes:
     """Return the fields of an answer that are not in every one, as JSON with a comma before each."""
     fields: dict[str, Any] = {}
@@ -197,4 +253,8 @@ def _extra_of(query: Query, answer: Answer) -> bytes:
         fields["debug"] = {"stages_ms": answer.stages_ms, "funnel": answer.funnel}
         if answer.parts:
             fields["debug"]["parts"] = answer.parts
-    return b"," + orjson.dumps(fields)[1:-1] if fields else b""
+    if answer.explanation is not None and answer.explanation.left_out is not None:
+        fields["explanation"] = {"left_out": answer.explanation.left_out}
+    if not fields:
+        return b""
+    return b"," + orjson.dumps(fields)[1:-1]

@@ -17,15 +17,17 @@ class Defaults:
     """Makes queries of requests, with the fields of the scenarios that they name."""
 
     def __init__(self, book: ScenarioBook, metrics: Metrics) -> None:
-        self._book, self._metrics, self._count = book, metrics, metrics.scenario_requests
+        self._book, self._count = book, metrics.scenario_requests
 
-    def make(self, asked: RecommendRequest, generation: Generation, rule: BudgetRule, trace: Trace) -> Query:
+    def make(
+        self, asked: RecommendRequest, generation: Generation, rule: BudgetRule, trace: Trace, metrics: Metrics
+    ) -> Query:
         """Return the query of a request to one version. rule: makes its budget. Raises RequestError."""
         if asked.scenario is None:
-            return make_query(asked, generation, rule, trace, self._metrics)
+            return make_query(asked, generation, rule, trace, metrics)
         whole = self._complete(asked, asked.scenario)
         try:
-            query = make_query(whole, generation, rule, trace, self._metrics)
+            query = make_query(whole, generation, rule, trace, metrics)
         except FieldError as exc:
             if exc.field.split(".")[0] in asked.model_fields_set:
                 raise

@@ -18,7 +18,7 @@ from service.errors import FieldError, RequestError
 from service.http.answer import AnswerWriter, PageAnswer
 from service.http.defaults import Defaults
 from service.http.message import read_json
-from service.http.query import Asking
+from service.http.query import SIMILAR, Asking, check_anchors
 from service.http.recommend import ListEndpoint
 from service.metrics import Metrics
 from service.recommendation.budget import BudgetRule
@@ -115,7 +115,7 @@ class BatchEndpoint(_ManyEndpoint):
         asking, rule = self._asking, self._means.rule
         for body in listed:
             try:
-                query = asking.make(asking.parse(body), generation, rule, trace)
+                query = asking.make(asking.parse(body), generation, rule, trace, self._means.metrics)
             except RequestError as exc:
                 begun.append(error_body(exc))
             else:
@@ -154,9 +154,12 @@ class PageEndpoint(_ManyEndpoint):
         queries = []
         for place, request in enumerate(asked.requests()):
             try:
-                query = self._asking.make(request, generation, self._means.rule, trace)
+                query = self._asking.make(request, generation, self._means.rule, trace, self._means.metrics)
             except FieldError as exc:
                 raise FieldError(f"slots.{place}.{exc.field}", exc.text) from exc
+            if anchors := asked.slots[place].anchors():
+                query.similar_to = anchors
+                check_anchors(f"slots.{place}.similar_to", anchors, generation)
             query.budget, query.visit = budget, visit
             queries.append(query)
         answers = await fill_slots(queries, generation.recommender, generation.catalogue, is_distinct=asked.distinct)
@@ -183,10 +186,12 @@ def list_endpoints(means: Means, name_user: NameUser) -> tuple[ListEndpoint, dic
 
     name_user: returns the fields by which the log names a user; None where requests are not logged.
     """
-    asking = means.recommending()
-    recommend = ListEndpoint(asking, means.generations, means.metrics, means.rule, name_user)
+    recommend, similar = (
+        ListEndpoint(asking, means.generations, means.metrics, means.rule, name_user)
+        for asking in (means.recommending(), SIMILAR)
+    )
     many = (BatchEndpoint(means), PageEndpoint(means, name_user))
-    return recommend, {asking.path: recommend, **{each.path: each for each in many}}
+    return recommend, {"/recommend": recommend, SIMILAR.path: similar, **{each.path: each for each in many}}
 
 
 def _new_id() -> str:

@@ -22,6 +22,7 @@ from service.request.item import ItemFields, ItemsRequest, ItemsSearchRequest
 from service.request.many import MAX_REQUESTS, BatchRequest, PageRequest
 from service.request.recommend import RecommendRequest
 from service.request.scenario import Scenario
+from service.request.similar import SimilarRequest
 
 _OF_A_BODY = (408, 413, 415, 422)
 _OF_THE_GATE = (401, 403, 429, 500, 503)
@@ -87,8 +88,8 @@ class ErrorResponse(BaseModel):
 
 
 _REQUESTS: tuple[type[BaseModel], ...] = (
-    RecommendRequest, EventsRequest, ActivateRequest, ItemFields, ItemsRequest, ItemsSearchRequest,
-    BatchRequest, PageRequest, Scenario, ErrorResponse,
+    RecommendRequest, SimilarRequest, BatchRequest, PageRequest, Scenario, EventsRequest, ActivateRequest, ItemFields,
+    ItemsRequest, ItemsSearchRequest, ErrorResponse,
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """From a checked body to a query: what it asks is looked up in the version that will answer it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,12 @@ from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Query
 from service.recommendation.rule import Cap, Rules
 from service.release.generation import Generation
-from service.request.recommend import ChoiceDefaults, MaxPer, RecommendRequest
+from service.request.recommend import ChoiceDefaults, ListRequest, MaxPer, RecommendRequest
+from service.request.similar import SimilarRequest, parse_similar_request
 from service.wire.trace import Trace
 
 _RULED = frozenset({"boost", "max_per", "diversity", "pin", "offset"})
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +29,51 @@ class Asking:
 
     path: str
     parse: Callable[[bytes], Any]
-    make: Callable[[Any, Generation, BudgetRule, Trace], Query]
+    make: Callable[[Any, Generation, BudgetRule, Trace, Metrics], Query]
 
 
 def make_query(
     asked: RecommendRequest, generation: Generation, rule: BudgetRule, trace: Trace, metrics: Metrics
 ) -> Query:
-    """Return the query of a request to one version. rule: makes its budget. Raises RequestError."""
-    query = Query(
+    """Return the query of a POST /recommend to one version. rule: makes its budget. Raises RequestError."""
+    query = _begin(asked, generation, rule, trace)
+    query.candidates, query.is_explained = asked.candidates, asked.explain
+    return _complete(query, asked, generation, metrics)
+
+
+def make_similar_query(
+    asked: SimilarRequest, generation: Generation, rule: BudgetRule, trace: Trace, metrics: Metrics
+) -> Query:
+    """Return the query of a POST /similar to one version. rule: makes its budget. Raises RequestError."""
+    query = _begin(asked, generation, rule, trace)
+    query.similar_to = asked.anchors()
+    check_anchors("item_ids" if asked.item_id is None else "item_id", query.similar_to, generation)
+    return _complete(query, asked, generation, metrics)
+
+
+def check_anchors(path: str, item_ids: Sequence[str], generation: Generation) -> None:
+    """Raises FieldError unless one of the items that are asked about is known. path: of the field that names them."""
+    if all(generation.catalogue.find_row(item_id) is None for item_id in item_ids):
+        named = ", ".join(map(shown, item_ids[:_MOST_NAMED])) + (", ..." if len(item_ids) > _MOST_NAMED else "")
+        raise FieldError(path, f"nothing is known of {named}: give the id of an item of the catalogue")
+
+
+def _begin(asked: RecommendRequest | SimilarRequest, generation: Generation, rule: BudgetRule, trace: Trace) -> Query:
+    return Query(
         user_id=asked.user_id,
         k=asked.k,
         history=asked.history,
         exclude=asked.exclude,
         exclude_seen=generation.exclude_seen if asked.exclude_seen is None else asked.exclude_seen,
-        candidates=asked.candidates,
+        candidates=None,
         caller=trace,
         budget=rule.start(trace.arrived, asked.budget_ms),
         is_debug=asked.debug,
     )
+
+
+def _complete(query: Query, asked: ListRequest, generation: Generation, metrics: Metrics) -> Query:
+    """Return the query with what is asked of the list."""
     if not _RULED.isdisjoint(asked.model_fields_set):
         query.rules = _rules_of(asked, generation.catalogue.attributes, metrics)
     if asked.filter:
@@ -71,17 +100,18 @@ def _mask(asked: Filter, metrics: Metrics) -> Mask:
     return asked.mask()
 
 
-def _rules_of(asked: RecommendRequest, attributes: Attributes, metrics: Metrics) -> Rules | None:
+def _rules_of(asked: ListRequest, attributes: Attributes, metrics: Metrics) -> Rules | None:
     """Return what is asked of the list; None where it is no more than the best items. Raises RequestError."""
+    paged = asked if isinstance(asked, RecommendRequest) else None
     rules = Rules(
-        offset=asked.offset,
+        offset=paged.offset if paged else 0,
         boosts=[
             (_mask(parse(each.if_, attributes, f"boost.{place}.if"), metrics), math.log(each.by))
             for place, each in enumerate(asked.boost)
         ],
         caps=[_cap(each, attributes, f"max_per.{place}.attribute") for place, each in enumerate(asked.max_per)],
         diversity=asked.diversity,
-        pins={pin.position: pin.item_id for pin in asked.pin},
+        pins={pin.position: pin.item_id for pin in paged.pin} if paged else {},
     )
     is_plain = not (rules.offset or rules.boosts or rules.caps or rules.diversity or rules.pins)
     return None if is_plain else rules
@@ -94,3 +124,6 @@ def _cap(asked: MaxPer, attributes: Attributes, path: str) -> Cap:
         raise FieldError(path, f"{shown(name)} {kind}; {nearest(name, attributes.names)}")
     values, codes, starts = attributes.codes(name)
     return Cap(codes, starts, len(values), asked.n)
+
+
+SIMILAR = Asking("/similar", parse_similar_request, make_similar_query)

@@ -70,7 +70,7 @@ class ListEndpoint:
             asked = self._asking.parse(body)
             self._metrics.stage["parse"].observe(time.monotonic() - start)
             generation = self._generations.live  # to the end, whatever is swapped meanwhile
-            query = self._asking.make(asked, generation, self._rule, trace)
+            query = self._asking.make(asked, generation, self._rule, trace, self._metrics)
             future = generation.recommender.recommend(query)
         except Exception as exc:  # a border: a bug must still be answered
             reply(*self._reply_to(exc))

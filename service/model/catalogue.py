@@ -16,7 +16,17 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.bundle import Bundle, Float32, Int64, Item, Parts, popularity_order
+from service.bundle import (
+    Bundle,
+    Float32,
+    Int64,
+    Item,
+    Parts,
+    Relations,
+    parse_similar,
+    popularity_order,
+    usual_rule,
+)
 from service.catalogue.attributes import Attributes
 from service.catalogue.field import pick_fields
 from service.catalogue.live_item import LiveItem
@@ -61,6 +71,8 @@ class Catalogue:
         self.made_at, self.version = _seconds(bundle.manifest.created_at), bundle.manifest.version
         self._popularity = bundle.items.popularity
         self.parts: Parts | None = bundle.table.parts
+        similar = bundle.manifest.similar
+        self._relations = Relations(bundle.table, parse_similar(similar) if similar else usual_rule(self.parts))
         self._standing: Standing | None = None
         self.heard_at = math.inf
         if self.has_trend:
@@ -138,32 +150,38 @@ class Catalogue:
         gaps = np.log1p(np.maximum(0.0, now - np.asarray(last_at, dtype=np.float64)))
         return weigh(self.parts, users, histories, gaps, self._standing)
 
+    def relate(self, anchors: Sequence[int], encoded: Float32) -> tuple[Float32, Addend]:
+        """Return what scores items as those that go with anchors, as score() and best_of() take it.
+
+        anchors: rows. encoded: by the encoder, of the anchors alone, float32 [dim].
+        """
+        weight = 0.0 if self._standing is None else self._relations.rule.trend
+        addend = Addend(np.float32(weight), self._standing, *self._relations.speak(anchors))
+        return self._relations.direction(anchors, encoded), addend
+
     def describe_parts(
-        self, ranked: Ranked, addend: Addend | None, boost: Float32 | None = None
+        self, ranked: Ranked, addend: Addend | None, boost: Float32 | None = None, *, is_popular: bool = False
     ) -> list[dict[str, float]]:
         """Return the parts of the score of each ranked item, which add up to the score as it is shown.
 
-        Without an addend the score is of the trend alone, or of the popularity where there is none and no parts. boost:
-        what the request added to each item's score, float32 [n_items], if anything.
+        boost: what the request added to each item's score, float32 [n_items], if anything. is_popular: whether they are
+        popular items, whose scores are of the trend alone, or of the popularity in training where there is none.
         """
-        is_sum = self.parts is not None and (addend is not None or self.has_trend)
-        if not is_sum and boost is None:
-            return []
         rows = np.asarray(ranked[0], dtype=np.int64)
-        scores, boosts = _shown(ranked[1]), [0.0] * len(rows) if boost is None else _shown(boost[rows])
-        neighbours = [0.0] * len(rows) if addend is None else _shown(addend.neighbours_at(rows))
-        if addend is not None:
-            trend = _shown(addend.trend_at(rows))
+        nothing, scores = [0.0] * len(rows), _shown(ranked[1])
+        boosts = nothing if boost is None else _shown(boost[rows])
+        rest = [score - boosted for score, boosted in zip(scores, boosts, strict=True)]
+        parts = {"taste": nothing, "neighbours": nothing, "trend": nothing}
+        if is_popular:
+            parts["trend" if self.has_trend else "popularity"] = rest
         else:
-            trend = [score - boosted if is_sum else 0.0 for score, boosted in zip(scores, boosts, strict=True)]
-        described = [
-            {"taste": score - near - trending - boosted, "neighbours": near, "trend": trending}
-            for score, near, trending, boosted in zip(scores, neighbours, trend, boosts, strict=True)
-        ]
+            if addend is not None:
+                parts |= {"neighbours": _shown(addend.neighbours_at(rows)), "trend": _shown(addend.trend_at(rows))}
+            others = zip(rest, parts["neighbours"], parts["trend"], strict=True)
+            parts["taste"] = [whole - near - trending for whole, near, trending in others]
         if boost is not None:
-            for parts, boosted in zip(described, boosts, strict=True):
-                parts["boost"] = boosted
-        return described
+            parts["boost"] = boosts
+        return [dict(zip(parts, each, strict=True)) for each in zip(*parts.values(), strict=True)]
 
     def dissolve(self) -> Iterator[None]:
         """Delete the ids, 10,000 at each step, so that other threads run in between. The catalogue is then of no use.
@@ -188,15 +206,18 @@ class Catalogue:
                 rows.append(row)
         return rows, list(unknown)
 
-    def render(self, ranked: Ranked, fields: Sequence[str] = ()) -> bytes:
+    def render(self, ranked: Ranked, fields: Sequence[str] = (), more: Sequence[bytes] = ()) -> bytes:
         """Return the items as JSON objects joined by commas; scores are written as briefly as float32 allows.
 
-        fields: what is written of each item beside its id and score, see check_fields().
+        fields: what is written of each item beside its id and score, see check_fields(). more: what is written after
+        each score, JSON fields with a comma before each; empty for nothing.
         """
         rows, scores = ranked
         if not len(rows):
             return b""
         listed = orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+        if more:
+            listed = [score + each for score, each in zip(listed, more, strict=True)]
         openings = self._openings or {row: _opening(self.item_ids[row]) for row in rows}
         if fields:
             more = [b"," + pick_fields(self.item(row), fields) for row in rows]

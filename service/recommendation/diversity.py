@@ -4,8 +4,9 @@ The next item is the one with the highest (1 - diversity) * relevance - diversit
 scaled so that the best item has 1 and the last of those looked at 0; similarity is the cosine with the most similar
 item chosen before, at least 0.
 
-Similarities are computed for a block of items at once, when one of them is chosen. The blocks are the same however long
-the list is; so an item has the same place in every list, and pages share none.
+Similarities are computed with the item that was chosen, in one product; those that are chosen leave the arrays some
+hundreds at a time. Neither depends on how long the list is to be; so an item has the same place in every list, and
+pages share none.
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ from service.bundle import Float32
 
 MOST_DIVERSIFIED = 1000
 """So many of the best items are put into another order; those after them follow in theirs."""
-_BLOCK = 32
+_LEAVE_AT_ONCE = 200
 
 
 class Diversified:
@@ -23,36 +24,38 @@ class Diversified:
 
     def __init__(self, vectors: Float32, scores: NDArray[np.floating], diversity: float) -> None:
         """vectors: float32 [n, dim]. scores: [n], descending. diversity: above 0, up to 1."""
+        share = np.float32(diversity)
         lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-        self._units = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)[:, None]
-        self._blocks: dict[int, Float32] = {}
-        self._diversity = np.float32(diversity)
-        self._relevance = (1 - self._diversity) * _scale(scores)
+        # As long as their products are the similarities times the diversity.
+        self._vectors = vectors * (np.sqrt(share) / np.maximum(lengths, np.finfo(np.float32).tiny))[:, None]
+        self._relevance = (1 - share) * _scale(scores)
         self._nearest = np.zeros(len(vectors), dtype=np.float32)
+        self._places = np.arange(len(vectors))
         self._n_left = len(vectors)
 
     def take(self, n: int) -> NDArray[np.int64]:
         """Return the places of the next n items, int64 [n]; fewer at the end. Of equally good ones, the first."""
         n = min(n, self._n_left)
-        self._n_left -= n
         taken = np.empty(n, dtype=np.int64)
         value = np.empty_like(self._relevance)
-        for place in range(n):
-            np.multiply(self._nearest, self._diversity, out=value)
-            np.subtract(self._relevance, value, out=value)
-            taken[place] = best = int(value.argmax())
+        for number in range(n):
+            np.subtract(self._relevance, self._nearest, out=value)
+            best = int(value.argmax())
+            taken[number] = self._places[best]
             self._relevance[best] = -np.inf
-            np.maximum(self._nearest, self._similarities(best), out=self._nearest)
+            self._vectors.dot(self._vectors[best], out=value)
+            np.maximum(self._nearest, value, out=self._nearest)
+            self._n_left -= 1
+            if len(value) - self._n_left == _LEAVE_AT_ONCE:
+                self._leave()
+                value = np.empty_like(self._relevance)
         return taken
 
-    def _similarities(self, place: int) -> Float32:
-        number, within = divmod(place, _BLOCK)
-        block = self._blocks.get(number)
-        if block is None:
-            block = self._units[number * _BLOCK : (number + 1) * _BLOCK] @ self._units.T
-            self._blocks[number] = block
-        row: Float32 = block[within]
-        return row
+    def _leave(self) -> None:
+        """Take those that were chosen out of the arrays."""
+        left = np.flatnonzero(self._relevance > -np.inf)
+        self._vectors, self._places = self._vectors[left], self._places[left]
+        self._relevance, self._nearest = self._relevance[left], self._nearest[left]
 
 
 def _scale(scores: NDArray[np.floating]) -> Float32:

@@ -38,8 +38,10 @@ class Query:
     """A checked request, in the caller's ids.
 
     mask: the rows that its filter lets through, bool [n_items]; None without a filter. fields: what is returned of each
-    item beside its id and score. rules: what is asked of the list, if anything. visit: where several queries are one
-    user's at one time.
+    item beside its id and score. rules: what is asked of the list, if anything. is_explained: whether the parts of each
+    score, and what carried each item, are told. similar_to: what is asked for are items that go with these, of which
+    one at least is in the catalogue; a user or a history then makes the answer personal. visit: where
+    several queries are one user's at one time.
     """
 
     user_id: str | None
@@ -54,6 +56,8 @@ class Query:
     mask: Mask | None = None
     fields: Sequence[str] = ()
     rules: Rules | None = None
+    is_explained: bool = False
+    similar_to: Sequence[str] = ()
     visit: "Visit | None" = None
 
 
@@ -77,7 +81,8 @@ class Job:
     taste: of the history that was given with the request; None where the stored one is to be looked up. boost: what is
     added to each item's score, float32 [n_items], if anything. placed: position to row, of the pins that stand.
     dropped: the ids of the pins that do not, because their items are not to be shown. mask: the rows that may be shown,
-    bool [n_items]; None for all. withdrawn: rows that may not though there is no mask.
+    bool [n_items]; None for all. withdrawn: rows that may not though there is no mask. anchors: rows; where there are
+    any, what is asked for are items that go with them.
     """
 
     query: Query
@@ -91,6 +96,7 @@ class Job:
     dropped: Sequence[str] = ()
     mask: Mask | None = None
     withdrawn: Int32 = field(default_factory=lambda: NO_ROWS)
+    anchors: Sequence[int] = ()
 
     def may_show(self, row: int) -> bool:
         """Whether a row can be pinned: not excluded, let through by the filter, and one of the candidates, if any."""
@@ -138,6 +144,9 @@ def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]
     elif query.user_id is None:
         taste = Taste()
     job = Job(query, future, taste, candidates, excluded, [], mask=mask, withdrawn=withdrawn)
+    if query.similar_to:
+        job.anchors = list(dict.fromkeys(_find(query.similar_to, catalogue, ignored)))
+        job.excluded = [*excluded, *job.anchors]
     if query.rules is not None:
         _resolve(query.rules, job, catalogue, ignored)
     job.ignored_ids = list(ignored)
@@ -181,6 +190,31 @@ class Found:
     n_erasures: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """An item of the history that carried an item of the answer: a row.
+
+    share: its part of what carried the item. rank: the item's position in the list without it, from 1 over all pages;
+    None where it is not on the page.
+    """
+
+    row: int
+    share: float
+    rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What carried each item of an answer, the greatest part first, or why that is left out.
+
+    without: the rows of the list without an item of the history, by row of that.
+    """
+
+    because: Sequence[Sequence[Cause]] = ()
+    without: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    left_out: str | None = None
+
+
 @dataclass(slots=True)
 class Visit:
     """What queries of one user at one time share, so that it is looked up and encoded once.
@@ -209,7 +243,8 @@ class Answer:
     """The items, best first, and how they came about.
 
     funnel: how many items were left after each step, where it was asked for or the items are fewer than k. parts: of
-    each item's score, if they were asked for. dropped_pins: ids of pinned items that are not to be shown.
+    each item's score, if they were asked for. explanation: if it was asked for. dropped_pins: ids of pinned items that
+    are not to be shown.
     """
 
     ranked: Ranked = ((), np.zeros(0, dtype=np.float32))
@@ -219,6 +254,7 @@ class Answer:
     stages_ms: dict[str, float] = field(default_factory=dict)
     funnel: dict[str, int] = field(default_factory=dict)
     parts: list[dict[str, float]] = field(default_factory=list)
+    explanation: Explanation | None = None
     dropped_pins: Sequence[str] = ()
 
 
@@ -226,7 +262,8 @@ class Answer:
 class Ranking:
     """How a job is answered. Only the ranker writes to it.
 
-    user: the vector, float32 [dim], once it is known. addend: what is added to the user's scores, once it is known.
+    user: the vector, float32 [dim], once it is known. addend: what is added to the scores, once it is known. following:
+    the vector of a history of the job's anchors alone, if it has any, once it is known. shape_s: what rules took.
     """
 
     found: Found
@@ -234,6 +271,16 @@ class Ranking:
     user: Float32 | None
     is_done: bool = False
     addend: Addend | None = None
+    following: Float32 | None = None
+    shape_s: float = 0.0
+
+    def take(self, encoded: Float32) -> None:
+        """Take what the encoder made of to_encode(), float32 [1 or 2, dim]; see service.recommendation.similar."""
+        vectors = [each.copy() for each in encoded]  # remembered, a view would keep the whole batch
+        if self.job.anchors:
+            self.following = vectors.pop(0)
+        if vectors:
+            (self.user,) = vectors
 
     @property
     def job(self) -> Job:

@@ -9,7 +9,7 @@ A stage that would not fit a job's budget is not begun for it; the next cheaper 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,11 @@ from service.model.catalogue import Catalogue
 from service.model.student import BUCKETS, Student
 from service.recommendation.budget import Stage, StageCosts
 from service.recommendation.diversity import MOST_DIVERSIFIED
+from service.recommendation.funnel import count_funnel
 from service.recommendation.job import Answer, Found, Query, Ranking
 from service.recommendation.observer import RankingMetrics
 from service.recommendation.rule import Page, Rules, Shaping
+from service.recommendation.similar import begin_similar, relate, to_encode
 from service.search.addend import NOTHING, Addend, Addends, Boosted
 from service.search.protocol import Allowed, Ranked
 
@@ -46,7 +48,7 @@ class Ranker:
     ) -> None:
         """max_history: how many events the encoder reads."""
         self._student, self._catalogue, self._metrics = student, catalogue, metrics
-        self._max_history = max_history
+        self.max_history = max_history
         self._costs = StageCosts(BUCKETS)
 
     def warm(self) -> dict[int, float]:
@@ -61,19 +63,20 @@ class Ranker:
         """Return the answer of every job, in the same order."""
         rankings = [_begin(each) for each in found]
         for ranking in rankings:
-            if not len(ranking.found.taste.seen):
+            if ranking.job.anchors:
+                begin_similar(ranking)
+            elif not len(ranking.found.taste.seen):
                 if ranking.answer.level == "full":
                     ranking.answer.reasons.append("cold_user")
                 self._answer_popular(ranking)
-        self._encode([ranking for ranking in rankings if not ranking.is_done and ranking.user is None])
+        self._encode([each for each in rankings if not each.is_done and (each.user is None or each.job.anchors)])
         left = [ranking for ranking in rankings if not ranking.is_done]
         ready = self._in_time(left, self._costs.scoring(len(left)))
         for ranking in ready:
             if ranking.job.candidates is not None:
                 self._rank_candidates(ranking)
-        whole = [ranking for ranking in ready if ranking.job.candidates is None]
-        self._rank_all([ranking for ranking in whole if ranking.job.query.rules is None])
-        self._rank_all([ranking for ranking in whole if ranking.job.query.rules is not None])
+        for group in _alike(ready):
+            self._rank_all(group)
         if self._catalogue.heard_at < time.time() - STALE_TREND_S:
             for ranking in rankings:
                 _note_stale(ranking.answer)
@@ -117,19 +120,21 @@ class Ranker:
         if not rankings:
             return
         start = time.monotonic()
+        histories = [to_encode(ranking, self.max_history) for ranking in rankings]
         try:
-            users = self._student.encode(
-                [ranking.found.taste.seen[-self._max_history :].tolist() for ranking in rankings]
-            )
+            users = self._student.encode([rows for own in histories for rows in own])
         except ModelError as exc:
             for ranking in rankings:
                 self._fall_back(ranking, exc)
             return
-        self._metrics.batch_size.observe(len(rankings))
-        self._costs.note_encoding(n_jobs, self._note_stage("encode", start, rankings))
-        for ranking, user in zip(rankings, users, strict=True):
-            if np.isfinite(user).all():
-                ranking.user = user.copy()  # remembered, a view would keep the whole batch
+        self._metrics.batch_size.observe(len(users))
+        self._costs.note_encoding(len(users), self._note_stage("encode", start, rankings))
+        place = 0
+        for ranking, encoded in zip(rankings, histories, strict=True):
+            own = users[place : place + len(encoded)]
+            place += len(encoded)
+            if np.isfinite(own).all():
+                ranking.take(own)
             else:
                 self._fall_back(ranking, NonFiniteError("the encoder returned NaN or infinity"))
 
@@ -161,9 +166,12 @@ class Ranker:
 
     def _weigh(self, rankings: Sequence[Ranking]) -> tuple[Float32, Addends | None]:
         """Return the users' vectors as they are multiplied, float32 [batch, dim], and what is added to their scores."""
+        weighed: Sequence[Addend] | None = None
+        if rankings[0].job.anchors:
+            users, weighed = relate(rankings, self._catalogue, time.time())
+            return users, weighed if rankings[0].job.query.rules is None else _boosted(rankings, weighed)
         vectors = [_vector(ranking) for ranking in rankings]
         users = vectors[0][None] if len(vectors) == 1 else np.stack(vectors)
-        weighed: Sequence[Addend] | None = None
         if self._catalogue.parts is not None:
             tastes = [ranking.found.taste for ranking in rankings]
             users, weighed = self._catalogue.weigh(
@@ -233,10 +241,14 @@ class Ranker:
         if len(answer.reasons) > 1:
             answer.reasons = sorted(set(answer.reasons), key=REASONS.index)
         if query.is_debug or is_short:
-            answer.funnel = self._describe(ranking, n_in_list)
+            answer.funnel = count_funnel(ranking, self._catalogue, n_in_list)
         if query.is_debug:
-            answer.funnel["history"] = min(len(ranking.found.taste.seen), self._max_history)
-            answer.parts = self._catalogue.describe_parts(answer.ranked, ranking.addend, ranking.job.boost)
+            answer.funnel["history"] = min(len(ranking.found.taste.seen), self.max_history)
+        if query.is_debug or query.is_explained:
+            is_popular = answer.level == "fallback"
+            answer.parts = self._catalogue.describe_parts(
+                answer.ranked, ranking.addend, ranking.job.boost, is_popular=is_popular
+            )
         ranking.is_done = True
 
     def _shape(self, ranking: Ranking, rules: Rules, ranked: Ranked) -> Page:
@@ -251,11 +263,11 @@ class Ranker:
                 break
             depth *= _DEEPER
             ranked = self._best(ranking, depth)
-        pinned = self._scores_of(ranking, shaping.pinned())
-        self._note_stage("shape", start, [ranking])
+        pinned = self.scores_of(ranking, shaping.pinned())
+        ranking.shape_s = self._note_stage("shape", start, [ranking])
         return shaping.cut(ranked, kept, pinned)
 
-    def _scores_of(self, ranking: Ranking, rows: list[int]) -> dict[int, Any]:
+    def scores_of(self, ranking: Ranking, rows: Sequence[int]) -> dict[int, Any]:
         """Return the score of each row, as the answer's level has it. Raises ModelError."""
         if not rows:
             return {}
@@ -275,26 +287,6 @@ class Ranker:
                 ranking.answer.stages_ms[name] = round(seconds * 1000, 3)
         return seconds
 
-    def _describe(self, ranking: Ranking, n_in_list: int | None) -> dict[str, int]:
-        """Return how many items were left after each step. n_in_list: of the whole list, where rules decide it."""
-        job = ranking.job
-        is_allowed = np.zeros(len(self._catalogue), dtype=np.bool_)
-        is_allowed[slice(None) if job.candidates is None else np.array(job.candidates, dtype=np.int64)] = True
-        if job.mask is not None:
-            is_allowed &= job.mask
-        is_allowed[job.withdrawn] = False
-        hidden = {row for row in map(int, job.hidden(ranking.found.taste)) if is_allowed[row]}
-        n_allowed = int(is_allowed.sum())
-        n_seen = n_allowed - len(hidden)
-        n_pinned = sum(row in hidden for row in job.placed.values())
-        return {
-            "catalogue": len(self._catalogue) - len(self._catalogue.live.withdrawn),
-            "filter": n_allowed,
-            "seen": n_seen,
-            "rules": n_seen + n_pinned if n_in_list is None else n_in_list,
-            "returned": len(ranking.answer.ranked[0]),
-        }
-
 
 class _DeadlineError(DegradedError):
     reason = "deadline"
@@ -310,6 +302,16 @@ def _begin(found: Found) -> Ranking:
     if found.store_s is not None and found.job.query.is_debug:
         answer.stages_ms["store"] = round(found.store_s * 1000, 3)
     return Ranking(found, answer, found.taste.user)
+
+
+def _alike(rankings: Sequence[Ranking]) -> Iterable[list[Ranking]]:
+    """Return those who rank the whole catalogue, in groups that are scored at once."""
+    groups: dict[tuple[bool, bool], list[Ranking]] = {}
+    for ranking in rankings:
+        if ranking.job.candidates is None:
+            kind = ranking.job.query.rules is None, not ranking.job.anchors
+            groups.setdefault(kind, []).append(ranking)
+    return groups.values()
 
 
 def _allowed(rankings: Sequence[Ranking]) -> Allowed | None:

@@ -9,7 +9,7 @@ who give their history with the request are ranked first, and never wait for the
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from service.errors import RequestError
 from service.metrics import Metrics
@@ -17,6 +17,7 @@ from service.model.catalogue import Catalogue
 from service.model.student import BUCKETS
 from service.recommendation.batcher import Batcher
 from service.recommendation.budget import QUEUE
+from service.recommendation.explanation import Explainer
 from service.recommendation.job import Answer, Job, Query, Ranking, known, make_job
 from service.recommendation.lookup import Lookup
 from service.recommendation.ranker import Ranker
@@ -29,8 +30,11 @@ _MAX_BATCH_S = 0.01
 class Recommender:
     """Answers queries from one model and one store."""
 
-    def __init__(self, catalogue: Catalogue, lookup: Lookup, ranker: Ranker, metrics: Metrics) -> None:
+    def __init__(
+        self, catalogue: Catalogue, lookup: Lookup, ranker: Ranker, explainer: Explainer, metrics: Metrics
+    ) -> None:
         self._catalogue, self._lookup, self._ranker, self._metrics = catalogue, lookup, ranker, metrics
+        self._explainer = explainer
         self._batcher: Batcher[Job] = Batcher(
             self._run, max_batch=BUCKETS[-1], max_running=_MAX_RUNNING, patience_s=_PATIENCE_S
         )
@@ -70,7 +74,9 @@ class Recommender:
 
     def warm(self) -> None:
         """Run every batch size, and bound batches by what they were seen to cost."""
-        for bucket, cost_s in self._ranker.warm().items():
+        costs = self._ranker.warm()
+        self._explainer.warm(costs)
+        for bucket, cost_s in costs.items():
             if bucket > 1 and cost_s > _MAX_BATCH_S:
                 break
             self._batcher.max_batch = bucket
@@ -87,13 +93,22 @@ class Recommender:
     async def _answer(self, jobs: list[Job]) -> None:
         now = time.monotonic()
         jobs = [job for job in jobs if self._is_worth_it(job, now)]
-        self._hand_out(self._ranker.rank([known(job) for job in jobs if job.taste is not None]))
+        await self._finish(self._ranker.rank([known(job) for job in jobs if job.taste is not None]))
         asking = [job for job in jobs if job.taste is None]
         if asking:
             async for found in self._lookup.find(asking):
                 rankings = self._ranker.rank(found)
-                self._hand_out(rankings)
+                await self._finish(rankings)
                 self._lookup.keep(rankings)
+
+    async def _finish(self, rankings: Sequence[Ranking]) -> None:
+        """Hand out the answers; those that are to be explained after the others."""
+        explained = [ranking for ranking in rankings if ranking.job.query.is_explained]
+        self._hand_out([ranking for ranking in rankings if ranking not in explained] if explained else rankings)
+        for ranking in explained:
+            await asyncio.sleep(0)
+            await self._explainer.explain(ranking)
+            self._hand_out([ranking])
 
     def _hand_out(self, rankings: Iterable[Ranking]) -> None:
         for ranking in rankings:

@@ -101,10 +101,10 @@ class Shaping:
         tallies = [_Tally(cap, list(self._placed.values())) for cap in self._rules.caps]
         rows, kept = np.asarray(ranked[0], dtype=np.int64), []
         for chunk in self._chunks(ranked, vectors, len(rows)):
-            free = chunk[np.logical_and.reduce([tally.has_room(rows[chunk]) for tally in tallies])]
-            for place in free.tolist():
-                row = int(rows[place])
-                if all(tally.takes(row) for tally in tallies):
+            chosen = rows[chunk]
+            has_room = np.logical_and.reduce([tally.has_room(chosen) for tally in tallies])
+            for place, row in zip(chunk[has_room].tolist(), chosen[has_room].tolist(), strict=True):
+                if all([tally.takes(row) for tally in tallies]):
                     kept.append(place)
                     for tally in tallies:
                         tally.count(row)
@@ -152,7 +152,8 @@ class _Tally:
     def __init__(self, cap: Cap, rows: Sequence[int]) -> None:
         """rows: in the list whatever their values."""
         self._cap = cap
-        self._counts = np.zeros(cap.n_values, dtype=np.int64)
+        self._counts: dict[int, int] = {}
+        self._is_full = np.zeros(cap.n_values, dtype=np.bool_)
         for row in rows:
             self.count(row)
 
@@ -164,16 +165,20 @@ class _Tally:
         within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         codes = self._cap.codes[np.repeat(starts, lengths) + within]
         room = np.ones(len(rows), dtype=np.bool_)
-        room[owners[self._counts[codes] >= self._cap.n]] = False
+        room[owners[self._is_full[codes]]] = False
         return room
 
     def takes(self, row: int) -> bool:
         """Whether a row can be taken."""
-        return bool((self._counts[self._codes(row)] < self._cap.n).all())
+        return not any([self._counts.get(code, 0) >= self._cap.n for code in self._codes(row)])
 
     def count(self, row: int) -> None:
         """Count a row that is in the list."""
-        self._counts[self._codes(row)] += 1
+        for code in self._codes(row):
+            self._counts[code] = n = self._counts.get(code, 0) + 1
+            if n >= self._cap.n:
+                self._is_full[code] = True
 
-    def _codes(self, row: int) -> Int32:
-        return self._cap.codes[self._cap.starts[row] : self._cap.starts[row + 1]]
+    def _codes(self, row: int) -> list[int]:
+        codes: list[int] = self._cap.codes[self._cap.starts[row] : self._cap.starts[row + 1]].tolist()
+        return codes

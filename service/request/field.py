@@ -13,7 +13,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from service.errors import RequestError
 
 MAX_LISTED = 1000
-NOT_BUILT = ("explain",)
 MAX_FIELDS = 32
 _MAX_ERRORS = 100
 _MOST_POSITION = 1_000_000_000
@@ -127,8 +126,6 @@ def refusal(exc: ValidationError) -> RequestError:
 
 
 def _message(loc: tuple[int | str, ...], text: str) -> str:
-    if loc and loc[0] in NOT_BUILT:
-        return "not built yet; leave it out of the request"
     if loc and loc[-1] == "timestamp" and "less than" in text:
         return "Unix seconds; are these milliseconds?"
     return text.removeprefix("Value error, ")

@@ -1,6 +1,6 @@
 """The bodies of POST /recommend/batch and POST /page: many lists at once."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -8,10 +8,12 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from service.errors import RequestError
 from service.request.field import Body, Id, Ids, Label, check_once, parse_json
 from service.request.recommend import MAX_HISTORY, BudgetMs, ChoiceDefaults, RecommendRequest, parse_list
+from service.request.similar import MAX_ANCHORS
 
 MAX_REQUESTS = 100
 MAX_SLOTS = 20
-_OF_A_PAGE = frozenset({"name"})
+_OF_A_PAGE = frozenset({"name", "similar_to"})
+Anchors = Annotated[Ids, Field(min_length=1, max_length=MAX_ANCHORS)]
 
 
 class BatchRequest(Body):
@@ -27,6 +29,11 @@ class Slot(ChoiceDefaults):
 
     name: Label = Field(description="like that of no other slot")
     scenario: Label | None = Field(None, description="whose fields hold where the slot does not give them")
+    similar_to: Id | Anchors | None = Field(None, description="items that go with these, as POST /similar gives them")
+
+    def anchors(self) -> list[str]:
+        """Return the ids of the items that the list is to go with."""
+        return [self.similar_to] if isinstance(self.similar_to, str) else self.similar_to or []
 
 
 class PageRequest(Body):

@@ -132,6 +132,7 @@ class RecommendRequest(ListRequest, ChoiceDefaults):
         None, max_length=MAX_HISTORY, description="item ids, oldest first; used instead of the stored history"
     )
     scenario: Label | None = Field(None, description="whose fields hold where the request does not give them")
+    explain: bool = Field(False, description="add the parts of each score, and which items of the history carried it")
     offset: int = Field(
         0, ge=0, le=MAX_DEPTH, description=f"how many items come before this page; with k {MAX_DEPTH} at most"
     )

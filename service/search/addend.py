@@ -72,6 +72,12 @@ class Addend:
         part: Float32 = np.where(known[place] == rows, sums[place], np.float32(0))
         return part
 
+    def plus(self, other: "Addend", share: float) -> "Addend":
+        """Return the sum of this and a share of another."""
+        rows, values = np.concatenate([self.rows, other.rows]), np.concatenate([self.values, share * other.values])
+        standing = other.standing if self.standing is None else self.standing
+        return Addend(np.float32(self.weight + share * other.weight), standing, rows, values.astype(np.float32))
+
     def allowed_candidates(self, allowed: NDArray[np.bool_]) -> Int64:
         """Return candidates() of the rows that are allowed, bool [n_items]: the highest of them in the trend."""
         known = self._near()

@@ -119,7 +119,12 @@ class Exact:
 
 def _cuts(scores: Float32, maxima: Float32, k: int) -> Float32:
     """Return for each user a score that at least k columns reach, or all if there are fewer; [batch]."""
-    candidates = maxima if 2 * k <= maxima.shape[1] else scores
+    candidates = maxima
+    if 2 * k > maxima.shape[1]:  # too few groups: smaller ones
+        members = 1
+        while members < _GROUP and scores.shape[1] >= 8 * members * k:
+            members *= 2
+        candidates = scores.reshape(len(scores), members, -1).max(axis=1) if members > 1 else scores
     place = max(0, candidates.shape[1] - k)
     cuts: Float32 = np.maximum(np.partition(candidates, place, axis=1)[:, place], _LOWEST)
     return cuts

@@ -6,8 +6,13 @@ import jsonschema_rs
 import requests
 import schemathesis
 
-_LISTS = {"recommend": "RecommendRequest", "page": "PageRequest", "put_scenario": "Scenario"}
-_OF_THE_MODEL = {"filter", "fields", "boost", "max_per", "pin", "offset", "scenario", "slots"}
+_LISTS = {
+    "recommend": "RecommendRequest", "similar": "SimilarRequest", "page": "PageRequest", "put_scenario": "Scenario",
+}  # fmt: skip
+_OF_THE_MODEL = {
+    "filter", "fields", "boost", "max_per", "pin", "offset", "scenario", "slots", "item_id",
+    "item_ids", "similar_to",
+}  # fmt: skip
 
 
 @schemathesis.check

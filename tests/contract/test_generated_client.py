@@ -20,7 +20,7 @@ from tests.service.running import ADMIN_KEY, KEY, SWAP_S, Running, wait_for
 USER = "a client/that was % generated"
 ASKED = {
     "user_id": USER, "k": 3, "exclude": ["i1"], "exclude_seen": False, "candidates": ["i1", "i2", "i3", "i4", "gone"],
-    "budget_ms": 1000, "debug": True, "filter": {}, "fields": ["title"],
+    "budget_ms": 1000, "debug": True, "explain": True, "filter": {}, "fields": ["title"],
 }  # fmt: skip
 SENT = {
     "user_id": USER, "item_id": "i5", "timestamp": 5.5, "type": "view", "value": 1.5, "recommendation_id": "r",
@@ -124,6 +124,7 @@ def test_first_client_works_on_every_route(
     sent = call("events.send_events", body=models.EventsRequest([event, event]))
     answer = call("recommendations.recommend", body=models.RecommendRequest.from_dict(ASKED))
     inline = call("recommendations.recommend", body=models.RecommendRequest(history=["i1", "i2"], k=5))
+    like = call("recommendations.similar", body=models.SimilarRequest(item_id="i3", user_id=USER, k=4))
     batch = call("recommendations.recommend_batch", body=models.BatchRequest.from_dict({"requests": [ASKED, {"k": 5}]}))
     named = call("scenarios.put_scenario", SCENARIO, body=models.Scenario.from_dict({"k": 4, "exclude": ["i1"]}))
     page = call("recommendations.page", body=models.PageRequest.from_dict(PAGE))
@@ -138,7 +139,7 @@ def test_first_client_works_on_every_route(
 
     assert (sent.accepted, sent.duplicates, sent.rejected) == (1, 1, [])
     check_answer(answer)
-    assert len(inline.items) == 5
+    assert (len(inline.items), len(like.items)) == (5, 4)
     check_answer(batch.answers[0])
     assert batch.answers[1].error.code == "malformed"
     assert named.to_dict() == read.to_dict() == NAMED
@@ -202,6 +203,7 @@ def test_second_client_works_on_every_route(
         sent = root.EventsApi(client).send_events(models.EventsRequest(events=[event, event]))
         answer = root.RecommendationsApi(client).recommend(models.RecommendRequest.from_dict(ASKED))
         inline = root.RecommendationsApi(client).recommend(models.RecommendRequest(history=["i1", "i2"], k=5))
+        like = root.RecommendationsApi(client).similar(models.SimilarRequest(item_ids=["i3", "i4"], k=4))
         lists, scenarios = root.RecommendationsApi(client), root.ScenariosApi(client)
         batch = lists.recommend_batch(models.BatchRequest.from_dict({"requests": [ASKED, {"user_id": "u", "k": 5}]}))
         named = scenarios.put_scenario(SCENARIO, models.Scenario.from_dict({"k": 4, "exclude": ["i1"]}))
@@ -217,7 +219,7 @@ def test_second_client_works_on_every_route(
 
         assert (sent.accepted, sent.duplicates, sent.rejected) == (1, 1, [])
         check_answer(answer)
-        assert len(inline.items) == 5
+        assert (len(inline.items), len(like.items)) == (5, 4)
         check_answer(batch.answers[0].actual_instance)
         assert (named.name, read.scenario.k, read.scenario.exclude) == (SCENARIO, 4, ["i1"])
         assert [len(slot.items) for slot in page.slots] == [3, 4]

@@ -62,13 +62,14 @@ MAY_USE = {
             "report", "study", "distillation", "teacher", "newcomer", "export", "evaluation", "model", "data", "file",
             "loss",
         },
+        "loop": {"run", "export", "evaluation", "model", "data", "file"},
     },
 }  # fmt: skip
 """Which folder may import which, beside the files at its package's root. The table of CONTRIBUTING.md."""
-SEES_THE_BUNDLE = {"data", "evaluation", "newcomer", "export", "report", "run"}
+SEES_THE_BUNDLE = {"data", "evaluation", "newcomer", "export", "report", "run", "loop"}
 """The folders of training that may import service.bundle."""
-STARTS_THE_SERVICE = {"run": "service.child"}
-"""The folder of training that starts the service as a process, and what it needs to do so."""
+STARTS_THE_SERVICE = {"run": "service.child", "loop": "service.child"}
+"""The folders of training that start the service as a process, and what they need to do so."""
 ROOT_FILES = {
     "service": {"service", "service.environment", "service.errors", "service.logs", "service.metrics",
                 "service.onnx_session", "service.child", "service.private_directory", "service.task"},
@@ -93,7 +94,7 @@ HOMES = {
 SEES_SETTINGS = {"service.app", "service.storage", "service.command"}
 COMPOSES = {"service.library", *SEES_SETTINGS}
 """What puts the folders together. Those that see settings may import it."""
-SEES_CONFIG = {"training.__main__", "training.run"}
+SEES_CONFIG = {"training.__main__", "training.run", "training.loop"}
 
 
 def imported(tree):

@@ -16,7 +16,8 @@ from service.errors import REASONS
 from service.http.answer import Quality
 from service.metrics import Metrics
 from service.request.event import Event
-from service.request.recommend import RecommendRequest
+from service.request.recommend import ListRequest, RecommendRequest
+from service.request.similar import SimilarRequest
 from service.settings import Settings
 from service.wire.connection import CODES
 from service.wire.reply import STATUS
@@ -178,10 +179,14 @@ def test_every_endpoint_has_its_row(shared_service):
     assert named - served == {("GET", "/docs")}
 
 
-@pytest.mark.parametrize(("heading", "model"), [("field", RecommendRequest), ("event", Event)])
+@pytest.mark.parametrize(
+    ("heading", "model"), [("field", RecommendRequest), ("event", Event), ("similar", SimilarRequest)]
+)
 def test_every_field_of_a_request_is_named_with_its_default(heading, model):
-    defaults = {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
-    required = {name for name, field in model.model_fields.items() if field.is_required()}
+    shared = set(ListRequest.model_fields) if heading == "similar" else set()
+    fields = {name: field for name, field in model.model_fields.items() if name not in shared}
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
+    required = {name for name, field in fields.items() if field.is_required()}
 
     expected = {
         name: "" if name in required or value is None else f"`{json.dumps(value)}`" for name, value in defaults.items()

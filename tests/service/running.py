@@ -109,6 +109,12 @@ class Running:
         assert response.status_code == 200, response.text
         return response.json()
 
+    def similar(self, **body: Any) -> dict[str, Any]:
+        """POST /similar, which must answer 200."""
+        response = self.client.post("/similar", json=body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
     def send(self, *events: Mapping[str, Any]) -> dict[str, Any]:
         """POST /events, which must answer 200."""
         response = self.client.post("/events", json={"events": list(events)})

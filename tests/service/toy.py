@@ -22,6 +22,7 @@ from service.bundle import (
     Neighbours,
     Parts,
     ScoreRule,
+    SimilarRule,
     TrendRule,
     hash_text,
     pad_histories,
@@ -279,3 +280,27 @@ def write_toy(
             "history_types": history_types or {},
         },
     )
+
+
+def slow_similar(bundle: Bundle, rule: SimilarRule, anchors: Sequence[int], counts: Sequence[float]) -> np.ndarray:
+    """How well every item goes with the anchors, by the formula, one number at a time. counts: now."""
+    table, parts = bundle.table, bundle.table.parts
+    following, vectors = exact_scores(table, list(anchors)), table.dense()
+    total = np.zeros(len(following))
+    for item in range(len(following)):
+        total[item] = rule.next * following[item]
+        for row in anchors:
+            length = math.sqrt(float(vectors[row] @ vectors[row]))
+            total[item] += rule.angle * float(vectors[row] @ vectors[item]) / length / len(anchors)
+            if parts is not None and parts.neighbours is not None:
+                near = parts.neighbours
+                for one, other in ((row, item), (item, row)):
+                    said = [
+                        float(weight) * float(near.scales[one])
+                        for place, weight in zip(near.rows[one], near.weights[one], strict=True)
+                        if place == other
+                    ]
+                    total[item] += rule.neighbours * sum(said) / len(anchors)
+        if parts is not None and parts.rule.trend is not None:
+            total[item] += rule.trend * math.log(counts[item] + parts.rule.trend.epsilon)
+    return total

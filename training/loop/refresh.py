@@ -95,6 +95,8 @@ class Refresher:
                 self._progress.note(f"refresh {newest.number} was stopped and goes on")
                 return self._finish(newest, generations)
             self._record(newest, Verdict(False, f"given up: {live or 'no version'} became live meanwhile", 0))
+        elif newest.plan and newest.version and not (newest.path / "report.html").exists():
+            self._report(Run(newest.path, load_config(newest.path / "config.toml"), self._progress))
         plan = self._plan(generations, live)
         return plan if isinstance(plan, str) else self._finish(begin(self._out, plan), generations)
 
@@ -217,6 +219,8 @@ class Refresher:
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         groups = read_json(generation.path / JUDGED)["groups"] if (generation.path / JUDGED).exists() else {}
         row: dict[str, Any] = asdict(plan) | {"version": generation.version} | asdict(verdict)
+        row |= {"live": plan.live, "live_ndcg@10": verdict.live, "new_ndcg@10": verdict.new}
+        del row["new"]
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         add_to_history(self._out, row | {"groups": groups, "ended": ended, **(cost or {}), "peak_mb": peak_mb})
 

@@ -109,9 +109,12 @@ class Course:
     share: NDArray[np.float64] | None = None
     warm: Warm | None = None
 
-    def count_targets(self) -> int:
-        """Return how many targets an epoch has; about so many where it goes on from an earlier training."""
-        return count_positions(self.events) if self.warm is None else self.warm.count_targets(self.events)
+    def count_targets(self, max_history: int) -> int:
+        """Return how many targets an epoch has; about so many where it goes on from an earlier training.
+
+        max_history: of the model.
+        """
+        return count_positions(self.events) if self.warm is None else self.warm.count_targets(self.events, max_history)
 
     def with_seed(self, seed: int) -> "Course":
         """Return the same course from another seed."""
@@ -143,13 +146,14 @@ def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: 
     """
     keep_freed_memory()
     objective = _with_given(objective, model, course.given)
-    course = _within_reach(course, len(model.items.weight))
+    course = _within_reach(course, model)
     schedule, batch_loss = course.schedule, objective.batch_loss
     learner = Learner.start(model, objective, schedule.learning_rate)
     averaged, optimizer = learner.averaged, learner.optimizer
     state = load_checkpoint(checkpoint, model, averaged, optimizer, batch_loss) or Checkpoint.fresh(averaged)
     curve = [Epoch(**row) for row in state.curve]
-    while not _is_finished(curve, schedule, course.count_targets()):
+    n_targets = course.count_targets(model.size.max_history)
+    while not _is_finished(curve, schedule, n_targets):
         number = len(curve)
         started = monotonic()
         mean_loss = _train_epoch(learner, course, number)
@@ -177,10 +181,12 @@ def _with_given(objective: Objective, model: SequenceModel, given: Given | None)
     return Objective(loss, objective.batch_loss)
 
 
-def _within_reach(course: Course, n_items: int) -> Course:
+def _within_reach(course: Course, model: SequenceModel) -> Course:
     """Return the course with at most so many targets that their logits over all items take hours, and say so."""
+    n_items = len(model.items.weight)
     most = max(1, MOST_LOGITS // n_items)
-    wanted = min(course.schedule.positions, course.schedule.epochs * course.count_targets())
+    n_targets = course.count_targets(model.size.max_history)
+    wanted = min(course.schedule.positions, course.schedule.epochs * n_targets)
     if course.validate is None or wanted <= most:  # a refit takes the epochs that it was told
         return course
     course.progress.note(
@@ -215,8 +221,9 @@ def _train_epoch(learner: Learner, course: Course, number: int) -> float:
     choose = course.warm.choose if course.warm else None
     batches = training_batches(course.events, **size, seed=seed, choose=choose)
     total, seen, offered = 0.0, 0, 0
-    left = schedule.positions - number * course.count_targets()
-    with course.progress.bar(f"epoch {number + 1}", min(left, course.count_targets())) as bar:
+    n_targets = course.count_targets(model.size.max_history)
+    left = schedule.positions - number * n_targets
+    with course.progress.bar(f"epoch {number + 1}", min(left, n_targets)) as bar:
         rng = np.random.default_rng(seed)
         for whole in batches:
             if offered >= left:

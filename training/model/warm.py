@@ -55,10 +55,13 @@ class Warm:
         model.load_state_dict({**weights, name: own[name]})
         return model
 
-    def count_targets(self, events: Events) -> int:
-        """Return about how many targets an epoch has."""
-        new = int(_is_target(events)[self.fresh].sum())
-        return min(int(_is_target(events).sum()), round(new * (1 + self.rehearsal)))
+    def count_targets(self, events: Events, max_history: int) -> int:
+        """Return about how many targets an epoch has, in windows of at most max_history."""
+        owner = np.repeat(np.arange(events.n_users), events.lengths())
+        new = np.bincount(owner[self.fresh & _is_target(events)], minlength=events.n_users)
+        inputs = np.maximum(events.lengths() - 1, 0)
+        beside = np.minimum(inputs, np.maximum(new, max_history))[new > 0].sum()
+        return int(min(inputs.sum(), max(beside, round(new.sum() * (1 + self.rehearsal)))))
 
     def choose(self, windows: Int64, rng: np.random.Generator) -> Int64:
         """Return those of the windows [W, 2] of training_batches that make an epoch, in their order."""

@@ -39,6 +39,7 @@ from training.teacher.registry import KINDS, mixed_members, open_member, peer_pa
 
 STUDENTS = {"student": "student", "student_smoothed": "smoothed", "student_alone": "alone"}  # the stems of their files
 COMPRESSED = "compressed/ranking.npz"
+REFRESHES = "refreshes.jsonl"
 PEERS, BASELINES = "peers", "baselines"
 
 
@@ -86,6 +87,12 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
         "data": prepared.report,
         "lineage": bundle.manifest.lineage,
     }, rankings
+
+
+def read_refreshes(run: Path) -> list[dict[str, Any]]:
+    """Return the refreshes that a directory knows of, the oldest first; none where it has had none."""
+    path = run / REFRESHES
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def beside_the_bar(

@@ -17,7 +17,7 @@ from training.evaluation.metric import CUTOFFS, describe_change
 from training.evaluation.question import ask, judged_part
 from training.model.curve import Epoch
 from training.progress import Progress
-from training.report.collect import collect_metrics, learning_curves, read_table, read_trials, titles_of
+from training.report.collect import collect_metrics, learning_curves, read_refreshes, read_table, read_trials, titles_of
 from training.report.example import Example, draw_examples
 from training.report.plot import (
     group_label,
@@ -60,8 +60,9 @@ def write_report(run: Path, prepared: Prepared, progress: Progress) -> dict[str,
     metrics, rankings = collect_metrics(run, prepared, progress)
     shown = {name: rankings[name] for name in ("teacher", "bundle" if "bundle" in rankings else "student")}
     examples = draw_examples(ask(prepared, judged_part(prepared)), shown, prepared.items)
-    studies = {name: read_table(run, name) for name in STUDIES}
+    studies: dict[str, Any] = {name: read_table(run, name) for name in STUDIES}
     _write(run / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    studies["refreshes"] = read_refreshes(run)
     _write(run / "report.html", render(metrics, learning_curves(run), read_trials(run), examples, studies))
     return metrics
 
@@ -85,7 +86,8 @@ def render(
     """Return the page of a run.
 
     metrics: what metrics.json holds. curves: the learning curve of each model that has one. trials: what a search
-    measured, empty where there was none. studies: the table of each of STUDIES, None where it was not run.
+    measured, empty where there was none. studies: the table of each of STUDIES, None where it was not run; and
+    refreshes, a row each.
     """
     models = metrics["models"]
     titles = titles_of(models)
@@ -114,6 +116,7 @@ def render(
         region=_plot_region(capacity) if capacity else None,
         widths=_plot_parts(capacity) if capacity else None,
         compression=studies["compression"],
+        refreshes=studies.get("refreshes", []),
         row_title=row_title,
         config=json.dumps(metrics["lineage"]["config"], indent=1),
     )

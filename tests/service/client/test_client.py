@@ -48,6 +48,7 @@ def test_every_method_works_against_a_service(shared_service: Running) -> None:
         stored = client.send_events([Event(user, "i7", "view", 1000), {"user_id": user, "item_id": "", "timestamp": 1}])
         answer = client.recommend(user, k=3, exclude=["i9", "gone"])
         inline = client.recommend(history=["i7"], k=3, exclude=["i9"])
+        like = client.similar("i7", "gone", k=3, user_id=user)
         client.track(Event(user, "i8", "dislike", recommendation_id=answer.recommendation_id, position=1))
         client.flush()
         kept = client.user(user)
@@ -59,6 +60,7 @@ def test_every_method_works_against_a_service(shared_service: Running) -> None:
     assert [(each.index, each.reason) for each in stored.rejected] == [(1, "invalid")]
     assert (len(answer.items), answer.quality.level, answer.ignored_ids) == (3, "full", ["gone"])
     assert answer.item_ids == inline.item_ids
+    assert (len(like.items), like.user_id, like.ignored_ids) == (3, user, ["gone"])
     assert [(event.item_id, event.type) for event in kept.history] == [("i7", "view")]
     assert [(event.item_id, event.type) for event in kept.hidden] == [("i8", "dislike")]
     assert "i8" not in hidden.item_ids

@@ -19,6 +19,7 @@ OF_THE_GATE = {"401", "403", "429", "500", "503"}
 OF_A_BODY = {"408", "413", "415", "422"}
 OPERATIONS = {
     ("POST", "/recommend"): ("recommend", {"200"} | OF_A_BODY | OF_THE_GATE),
+    ("POST", "/similar"): ("similar", {"200"} | OF_A_BODY | OF_THE_GATE),
     ("POST", "/recommend/batch"): ("recommend_batch", {"200"} | OF_A_BODY | OF_THE_GATE),
     ("POST", "/page"): ("page", {"200"} | OF_A_BODY | OF_THE_GATE),
     ("GET", "/scenarios"): ("list_scenarios", {"200"} | OF_THE_GATE),
@@ -113,6 +114,8 @@ def test_security_is_what_the_keys_ask_for(document: dict[str, Any], shared_serv
         ("POST", "/recommend", {"json": {"user_id": "cold", "k": 200}, "headers": KEYED}, 200),
         ("POST", "/recommend", {"json": {"user_id": "cold", "fields": ["title"]}, "headers": KEYED}, 200),
         ("POST", "/recommend", {"json": {"user_id": "cold", "filter": {"brand": "A"}}, "headers": KEYED}, 422),
+        ("POST", "/similar", {"json": {"item_id": "i1", "debug": True}, "headers": KEYED}, 200),
+        ("POST", "/similar", {"json": {"item_id": "gone"}, "headers": KEYED}, 422),
         ("POST", "/recommend", {"json": {"user_id": "u"}}, 401),
         ("POST", "/recommend", {"json": {"user_id": "u"}, "headers": {"X-API-Key": "wrong"}}, 403),
         ("POST", "/recommend", {"content": b" " * (1 << 20) + b"{}", "headers": KEYED}, 415),
@@ -260,6 +263,10 @@ def test_id_is_accepted_where_its_schema_allows_it(
     assert read.status_code == asked.status_code == shown.status_code == (200 if is_valid else 422)
 
 
+REQUESTS = {
+    "/recommend": "RecommendRequest", "/similar": "SimilarRequest", "/events": "EventsRequest",
+    "/items/search": "ItemsSearchRequest", "/recommend/batch": "BatchRequest", "/page": "PageRequest",
+}  # fmt: skip
 EVENTS = [
     EVENT, {}, {"user_id": "u"}, {"item_id": "i1"}, [], None, 5, "event",
     *[EVENT | {"user_id": each} for each in (*IDS, 5, None, True, ["u"])],
@@ -309,13 +316,7 @@ def test_a_field_stands_beside_no_choice_that_makes_generators_forget_it(documen
 
 
 def test_examples_of_the_document_are_accepted(document: dict[str, Any], keyed_service: Running) -> None:
-    for path, name in (
-        ("/recommend", "RecommendRequest"),
-        ("/events", "EventsRequest"),
-        ("/items/search", "ItemsSearchRequest"),
-        ("/recommend/batch", "BatchRequest"),
-        ("/page", "PageRequest"),
-    ):
+    for path, name in REQUESTS.items():
         for example in document["components"]["schemas"][name]["examples"]:
             assert keyed_service.client.post(path, json=example, headers=KEYED).status_code == 200, example
 

@@ -73,7 +73,7 @@ def ask(ranker: Ranker, rules: Rules | None, seen: Sequence[int], **fields) -> A
     rows = of_job.get("candidates")
     taste = Taste(np.array(seen, dtype=np.int32))
     with closing(asyncio.new_event_loop()) as loop:
-        job = Job(query, loop.create_future(), taste, rows, of_job.get("excluded", ()), ())
+        job = Job(query, loop.create_future(), taste, rows, of_job.get("excluded", ()), (), mask=query.mask)
         if rules is not None:
             job.boost = rules.total_boost(N_ITEMS)
             job.placed = {position: int(item_id[1:]) for position, item_id in rules.pins.items()}

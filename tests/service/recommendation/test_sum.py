@@ -140,13 +140,17 @@ def test_old_counts_are_told(ranker) -> None:
     assert (answer.level, answer.reasons) == ("full", ["stale_trend"])
 
 
-def test_bundle_of_before_has_no_parts_to_show(tmp_path: Path) -> None:
+def test_score_that_is_no_sum_is_one_part(tmp_path: Path) -> None:
     bundle = write_toy(tmp_path / "bundle")
     ranker = Ranker(Student(bundle), Catalogue(bundle), Metrics("0"), max_history=MAX_HISTORY)
 
-    answers = [rank(ranker, taste, query(is_debug=True), [], None).answer for taste in (Taste(), Taste(np.array([1])))]
+    cold, warm = (
+        rank(ranker, taste, query(is_debug=True), [], None).answer for taste in (Taste(), Taste(np.array([1])))
+    )
 
-    assert [answer.parts for answer in answers] == [[], []]
+    nothing = {"taste": 0.0, "neighbours": 0.0, "trend": 0.0}
+    assert cold.parts == [nothing | {"popularity": float(score)} for score in cold.ranked[1]]
+    assert warm.parts == [nothing | {"taste": float(str(score))} for score in warm.ranked[1]]
 
 
 @pytest.mark.parametrize("kind", ["exact", "approximate"])

@@ -16,8 +16,10 @@ RULES: list[dict[str, Any]] = [
     {}, {}, {}, {"filter": {"brand": "A"}}, {"filter": {"tag": ["new"]}}, {"exclude": ["i3", "gone"]},
     {"boost": [{"if": {"tag": "red"}, "by": 4.0}]}, {"max_per": [{"attribute": "brand", "n": 2}]}, {"diversity": 0.5},
     {"pin": [{"item_id": "i9", "position": 1}]}, {"candidates": [f"i{row}" for row in range(25)]},
-    {"scenario": "calm"}, {"fields": ["title"]}, {"exclude_seen": False},
+    {"scenario": "calm"}, {"similar_to": "i4"}, {"similar_to": ["i5", "gone"], "scenario": "calm"},
+    {"fields": ["title"]}, {"exclude_seen": False},
 ]  # fmt: skip
+CALM: dict[str, Any] = {"k": 4, "diversity": 0.4, "filter": {"brand": ["B", "C"]}}
 HISTORIES = [["i1", "i2"], ["i7"], [], ["gone"], ["i3", "i4", "i5", "i6", "i7"]]
 
 
@@ -26,7 +28,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("many")
     items = [replace(item, numbers={}, booleans={}) for item in described_items()]
     with Running(write_toy(folder / "bundle", items=items).path, folder / "data", budget_ms="1000") as running:
-        put = running.client.put("/scenarios/calm", json={"k": 4, "diversity": 0.4, "filter": {"brand": ["B", "C"]}})
+        put = running.client.put("/scenarios/calm", json=CALM)
         assert put.status_code == 200, put.text
         running.send(*[{"user_id": "u", "item_id": f"i{row}", "timestamp": 1000 + row} for row in range(5)])
         yield running
@@ -39,7 +41,13 @@ def post(service: Running, path: str, body: Any) -> dict[str, Any]:
 
 
 def alone(service: Running, body: dict[str, Any]) -> dict[str, Any]:
-    return service.client.post("/recommend", json=body).json()
+    """Ask for one list, by POST /similar where it is to go with items."""
+    if (near := body.get("similar_to")) is None:
+        return service.client.post("/recommend", json=body).json()
+    calm = CALM if body.get("scenario") else {}
+    asked = {name: value for name, value in body.items() if name not in ("similar_to", "scenario")}
+    item_ids = [near] if isinstance(near, str) else near
+    return service.client.post("/similar", json={**calm, **asked, "item_ids": item_ids}).json()
 
 
 def lasting(answer: dict[str, Any]) -> dict[str, Any]:
@@ -47,10 +55,13 @@ def lasting(answer: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in answer.items() if name not in ("recommendation_id", "took_ms")}
 
 
+LISTS = [rule for rule in RULES if "similar_to" not in rule]
+
+
 def test_batch_answers_each_request_as_if_it_were_alone(service: Running) -> None:
     rng = random.Random(1)
     requests: list[Any] = [
-        {"history": rng.choice(HISTORIES), "k": rng.choice([1, 5, 60]), **rng.choice(RULES)} for _ in range(60)
+        {"history": rng.choice(HISTORIES), "k": rng.choice([1, 5, 60]), **rng.choice(LISTS)} for _ in range(60)
     ]
     requests += [
         {"user_id": "u"}, {"user_id": "nobody", "k": 2}, {"k": 5}, {"history": [], "k": 0},
@@ -115,6 +126,7 @@ def expected_page(service: Running, who: dict[str, Any], slots: list[dict[str, A
     for slot in slots:
         asked = {name: value for name, value in slot.items() if name != "name"}
         answer = alone(service, {**who, **asked, "exclude": [*asked.get("exclude", []), *shown]})
+        assert "items" in answer, answer
         shown += [item["item_id"] for item in answer["items"]]
         filled.append(answer)
     return filled
@@ -164,7 +176,7 @@ def test_page_looks_into_the_store_once_and_encodes_once(service: Running) -> No
         return [*totals, service.metric("retort_store_operation_duration_seconds_count", op="read")]
 
     service.send({"user_id": "fresh", "item_id": "i3", "timestamp": 5})
-    slots = [{"name": str(place), "k": 3, **rule} for place, rule in enumerate(RULES)]
+    slots = [{"name": str(place), "k": 3, **rule} for place, rule in enumerate(LISTS)]
     before = counts()
     post(service, "/page", {"user_id": "fresh", "budget_ms": 1000, "slots": slots})
     after = counts()
@@ -184,6 +196,7 @@ def test_page_looks_into_the_store_once_and_encodes_once(service: Running) -> No
         ({"slots": [{"name": "a"}, {"name": "b", "filter": {"brnd": 1}}]}, "slots.1.filter.brnd"),
         ({"slots": [{"name": "a", "scenario": "clam"}]}, "slots.0.scenario"),
         ({"slots": [{"name": "a", "k": 0}]}, "slots.0.k"),
+        ({"slots": [{"name": "a"}, {"name": "b", "similar_to": "gone"}]}, "slots.1.similar_to"),
         ({"slots": [{"name": "a"}], "budget_ms": 0}, "budget_ms"), ({"slots": [{"name": "a"}], "k": 3}, "k"),
     ],
 )  # fmt: skip

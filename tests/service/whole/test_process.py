@@ -43,7 +43,8 @@ def test_keys_open_what_they_should_and_nothing_else(toy_bundle: Path, tmp_path:
             for method, path, ok in [
                 ("POST", "/recommend", 200), ("POST", "/events", 200), ("GET", "/model", 200), ("GET", "/users/u", 200),
                 ("DELETE", "/users/u", 200), ("GET", "/docs/no", 404), ("GET", "/no", 404),
-                ("POST", "/similar", 501),
+                ("POST", "/similar", 200), ("POST", "/page", 200), ("POST", "/recommend/batch", 200),
+                ("GET", "/scenarios", 200), ("GET", "/scenarios/no", 404),
             ]
         },
         ("POST", "/model/activate"): {
@@ -51,7 +52,9 @@ def test_keys_open_what_they_should_and_nothing_else(toy_bundle: Path, tmp_path:
         },
     }  # fmt: skip
     bodies = {
-        "/recommend": {"user_id": "u"}, "/events": {"events": [{"user_id": "u", "item_id": "i1"}]},
+        "/recommend": {"user_id": "u"}, "/similar": {"item_id": "i1"},
+        "/page": {"user_id": "u", "slots": [{"name": "a"}]}, "/recommend/batch": {"requests": [{"user_id": "u"}]},
+        "/events": {"events": [{"user_id": "u", "item_id": "i1"}]},
         "/model/activate": {"version": "0" * 16},
     }  # fmt: skip
     with Running(toy_bundle, tmp_path, **keys) as service:

@@ -45,7 +45,8 @@ BAD_BODIES = {
     "deep": b"[" * 200_000,
     "diversity_above_1": b'{"user_id":"u","diversity":1.5}',
     "pin_at_0": b'{"user_id":"u","pin":[{"item_id":"i1","position":0}]}',
-    "explain": b'{"user_id":"u","explain":true}',
+    "scenario": b'{"user_id":"u","scenario":"home"}',
+    "explain": b'{"user_id":"u","explain":1}',
 }
 
 
@@ -102,13 +103,6 @@ def test_diversity_changes_the_order_and_0_changes_nothing(shared_service: Runni
     assert other[0] == plain[0]
 
 
-@pytest.mark.parametrize("field", ["explain"])
-def test_recommend_says_that_a_later_field_is_not_built_yet(shared_service: Running, field: str) -> None:
-    response = shared_service.client.post(RECOMMEND, json={"user_id": "u", field: 1})
-
-    assert f"{field}: not built yet" in response.json()["error"]["message"]
-
-
 @pytest.mark.parametrize(
     "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
 )
@@ -142,8 +136,9 @@ def test_body_over_the_cap_is_413(shared_service: Running, path: str, limit: int
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("POST", "/recommend/batch", 501, "not_built"),
-        ("POST", "/similar", 501, "not_built"),
+        ("GET", "/recommend/batch", 405, "method_not_allowed"),
+        ("POST", "/similar", 415, "unsupported_media_type"),
+        ("GET", "/similar", 405, "method_not_allowed"),
         ("GET", "/items/nobody", 404, "not_found"),
         ("DELETE", "/items/a/b", 404, "not_found"),
         ("POST", "/model/activate", 403, "admin_key_needed"),
