@@ -104,7 +104,7 @@ class Shaping:
             chosen = rows[chunk]
             has_room = np.logical_and.reduce([tally.has_room(chosen) for tally in tallies])
             for place, row in zip(chunk[has_room].tolist(), chosen[has_room].tolist(), strict=True):
-                if all([tally.takes(row) for tally in tallies]):
+                if all(tally.takes(row) for tally in tallies):
                     kept.append(place)
                     for tally in tallies:
                         tally.count(row)
@@ -170,7 +170,7 @@ class _Tally:
 
     def takes(self, row: int) -> bool:
         """Whether a row can be taken."""
-        return not any([self._counts.get(code, 0) >= self._cap.n for code in self._codes(row)])
+        return not any(self._counts.get(code, 0) >= self._cap.n for code in self._codes(row))
 
     def count(self, row: int) -> None:
         """Count a row that is in the list."""
