@@ -65,6 +65,7 @@ from service.storage import (
 from service.store.client import Store
 from service.task import end_task
 from service.user.alias import Aliases, UserNames, kept_key
+from service.user.erasure import Erasures
 from service.user.event import source_of
 from service.user.trend import ANONYMOUS, OTHERS
 from service.user.trend_feed import follow_trends
