@@ -84,6 +84,7 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
         "by_diversity": beside_diversity(bundle, question, prepared),
         "meaning": MEANING,
         "newcomers": read_newcomers(run, prepared),
+        "similar": read_similar(run),
         "bundle": {"version": bundle.manifest.version, "refit": bundle.manifest.refit},
         "seconds": {name: value for name, value in _seconds(run).items() if name in rankings},
         "data": prepared.report,
@@ -217,6 +218,11 @@ def read_newcomers(run: Path, prepared: Prepared) -> dict[str, Any]:
     return {"titles": NEWCOMERS, "encoder": said.get("encoder", {}), "judged": {} if is_stale else judged}
 
 
+def read_similar(run: Path) -> dict[str, Any]:
+    """Return how items that go with others are weighed and how good that is; titles alone where not judged."""
+    return {"titles": SIMILAR_TITLES} | (read_table(run, "similar") or {})
+
+
 def lineage_of(run: Path) -> dict[str, Any]:
     """Return what the bundle's manifest says of its making: seeds, config, commit, packages and data.
 
@@ -288,6 +294,14 @@ NEWCOMERS = {
     "text_neighbour": "Mean of the nearest texts",
     "popular_in_category": "Most popular attribute",
     "random": "Chance",
+}
+SIMILAR_TITLES = {
+    "mix": "What is served",
+    "next": "What users do next",
+    "neighbours": "Neighbours, in both directions",
+    "angle": "Direction of the vectors",
+    "trend": "Trend",
+    "together": "Co-occurrence in training",
 }
 TITLES = {
     "teacher": "Teacher",
