@@ -71,16 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--rates-file", type=Path, help=argparse.SUPPRESS)
     serving.add_argument("--pin", action="store_true", help="serve --bundle whatever version the store calls live")
     serving.set_defaults(run=serve)
-    for name, text, run in (
-        ("import", "load histories (JSON lines or CSV, also .gz) into the store", import_histories),
-        ("export", "write the accepted events to a file, to retrain", export_events),
-    ):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("file", type=_path, metavar="FILE")
-        command.set_defaults(run=run)
-    commands.choices["export"].add_argument(
-        "--after", metavar="POSITION", help="only what came after; an export prints the position where it ended"
-    )
+    _add_transfers(commands)
     compacting = commands.add_parser("compact", help="rewrite the embedded server's file without what was erased")
     compacting.set_defaults(run=compact)
     _add_bench(commands.add_parser("bench", help="find the rate at which a running service keeps a latency budget"))
@@ -100,6 +91,19 @@ def _parser() -> argparse.ArgumentParser:
             help="where the embedded server keeps its data (default ~/.local/share/retort)",
         )
     return parser
+
+
+def _add_transfers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    for name, text, run in (
+        ("import", "load histories (JSON lines or CSV, also .gz) into the store", import_histories),
+        ("export", "write the accepted events to a file, to retrain", export_events),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("file", type=_path, metavar="FILE")
+        command.set_defaults(run=run)
+    commands.choices["export"].add_argument(
+        "--after", metavar="POSITION", help="only what came after; an export prints the position where it ended"
+    )
 
 
 def _add_serving_flags(command: argparse.ArgumentParser) -> None:

@@ -116,8 +116,7 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle beside out, check it, rename it to out, and return it opened again.
 
-    table, items, manifest: parts, encoding, numbers, booleans, history_types, similar give a bundle of format 2; else
-    it is of format 1.
+    table, items, manifest: what they have of ADDITIONS makes the bundle one of format 2.
     manifest: the fields of Manifest that are not computed here (created_at, max_history, repeat_consumption, ...).
     A bundle that is already at out is replaced. A crash never leaves a mix of both.
     Raises BundleError if what was given is no valid bundle; what was at out is then unchanged.
@@ -127,14 +126,13 @@ def write_bundle(
     try:
         _write_files(aside, encoder, table, items, golden)
         files = {path.name: fingerprint(path) for path in sorted(aside.iterdir())}
-        n_items, dim = table.embeddings.shape
         score = {} if table.parts is None else table.parts.rule.to_json()
         types, similar = (manifest.get(name) or {} for name in ("history_types", "similar"))
         newcomers = {} if table.encoding is None else table.encoding.to_json()
         computed = {
             "version": bundle_version(files, score, types, newcomers, similar),
-            "dim": int(dim),
-            "n_items": int(n_items),
+            "n_items": int(table.embeddings.shape[0]),
+            "dim": int(table.embeddings.shape[1]),
             "files": files,
             "score": score,
             "item_encoder": newcomers,

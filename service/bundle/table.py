@@ -38,7 +38,8 @@ class ItemTable:
     def pick(self, rows: Sequence[int] | Int64) -> Float32:
         """Return the vectors that users are multiplied with, of some rows, float32 [len(rows), dim]."""
         chosen = np.asarray(rows, dtype=np.int64)
-        return _to_float32(self.embeddings[chosen], None if self.scales is None else self.scales[chosen])
+        picked = np.asarray(self.embeddings).take(chosen, axis=0)  # of the file itself it takes three times as long
+        return _to_float32(picked, None if self.scales is None else self.scales[chosen])
 
     def gather(self, rows: Sequence[int] | Int64) -> Float32:
         """Return the vectors that histories are made of, of some rows, float32 [len(rows), dim]."""

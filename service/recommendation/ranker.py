@@ -21,7 +21,7 @@ from service.model.student import BUCKETS, Student
 from service.recommendation.budget import Stage, StageCosts
 from service.recommendation.diversity import MOST_DIVERSIFIED
 from service.recommendation.funnel import count_funnel
-from service.recommendation.job import Answer, Found, Query, Ranking
+from service.recommendation.job import Answer, Explanation, Found, Query, Ranking
 from service.recommendation.observer import RankingMetrics
 from service.recommendation.rule import Page, Rules, Shaping
 from service.recommendation.similar import begin_similar, relate, to_encode
@@ -248,6 +248,7 @@ class Ranker:
             answer.funnel["history"] = min(len(ranking.found.taste.seen), self.max_history)
         if query.is_debug or query.is_explained:
             is_popular = answer.level == "fallback"
+            answer.explanation = Explanation(left_out="fallback") if is_popular and query.is_explained else None
             answer.parts = self._catalogue.describe_parts(
                 answer.ranked, ranking.addend, ranking.job.boost, is_popular=is_popular
             )

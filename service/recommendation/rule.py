@@ -104,7 +104,7 @@ class Shaping:
             chosen = rows[chunk]
             has_room = np.logical_and.reduce([tally.has_room(chosen) for tally in tallies])
             for place, row in zip(chunk[has_room].tolist(), chosen[has_room].tolist(), strict=True):
-                if all([tally.takes(row) for tally in tallies]):
+                if all(tally.takes(row) for tally in tallies):
                     kept.append(place)
                     for tally in tallies:
                         tally.count(row)
@@ -136,9 +136,10 @@ class Shaping:
         done, size = 0, _CHUNK
         if vectors is not None:
             diversified = Diversified(vectors, np.asarray(ranked[1])[: len(vectors)], self._rules.diversity)
+            n_next = self._last - self._n_before
             while done < min(len(vectors), n_wanted):
-                chunk = diversified.take(min(_MMR_CHUNK, n_wanted - done))
-                done += len(chunk)
+                chunk = diversified.take(min(n_next, n_wanted - done))
+                done, n_next = done + len(chunk), _MMR_CHUNK
                 yield chunk
             done = len(vectors) if done >= len(vectors) else n_wanted
         while done < min(len(ranked[0]), n_wanted):
@@ -170,7 +171,7 @@ class _Tally:
 
     def takes(self, row: int) -> bool:
         """Whether a row can be taken."""
-        return not any([self._counts.get(code, 0) >= self._cap.n for code in self._codes(row)])
+        return not any(self._counts.get(code, 0) >= self._cap.n for code in self._codes(row))
 
     def count(self, row: int) -> None:
         """Count a row that is in the list."""
