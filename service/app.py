@@ -27,10 +27,12 @@ from service.access.key import Keys
 from service.access.rate import Ledger, Rates
 from service.bundle import BundleError, HistoryTypes, read_manifest
 from service.errors import StartError
+from service.hour import Hour
 from service.http.api import create_api
 from service.http.events import event_routes
 from service.http.items import ItemWriter, item_routes
 from service.http.model import model_routes, probe_routes
+from service.http.page import Page, page_routes, read_page
 from service.http.query import RECOMMEND, SIMILAR
 from service.http.recommend import ListEndpoint
 from service.http.users import user_routes
@@ -132,14 +134,16 @@ async def open_service(
         stack.push_async_callback(generations.rest)
         readiness = _make_readiness(settings, store, store_kind, generations)
         history, names = history_of(settings, store), _names_of(settings)
-        keys, account, guard = _make_guard(settings, metrics, log, ledger)
+        hour, page = Hour(metrics), read_page() if settings.page else Page()
+        keys, account, guard = _make_guard(settings, metrics, log, ledger, page)
         api = create_api(
             [
                 event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=keys.is_on),
                 user_routes(history, stream_of(settings, store), erasures, generations, names),
                 item_routes(ItemWriter(feed, generations, metrics, settings.live_items), generations),
-                model_routes(generations, published, follower.look_soon),
-                probe_routes(readiness.describe, metrics),
+                model_routes(generations, published, follower.look_soon, settings.budget_ms),
+                probe_routes(readiness.describe, metrics, hour),
+                page_routes(page),
             ],
             is_keyed=keys.is_on,
         )
@@ -149,7 +153,9 @@ async def open_service(
         hearing = erasures.follow(generations.forget_share) if settings.memory_users else None
         following = None if is_pinned else follower.run(generations)
         counting = follow_trends(generations.trends, _note_trend(settings, metrics, generations))
-        _begin(stack, _watch_lag(metrics), hearing, following, counting, feed.follow(generations.catalogues))
+        _begin(
+            stack, _watch_lag(metrics), hour.follow(), hearing, following, counting, feed.follow(generations.catalogues)
+        )
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
@@ -291,8 +297,10 @@ def _make_readiness(settings: Settings, store: Store, store_kind: str | None, ge
     return Readiness(store, kind, partial(trouble_of, settings, store, is_embedded=kind == "embedded"), generations)
 
 
-def _make_guard(settings: Settings, metrics: Metrics, log: Log, ledger: Ledger | None) -> tuple[Keys, Account, Guard]:
-    keys = Keys(settings.parsed_keys, settings.admin_key.get_secret_value())
+def _make_guard(
+    settings: Settings, metrics: Metrics, log: Log, ledger: Ledger | None, page: Page
+) -> tuple[Keys, Account, Guard]:
+    keys = Keys(settings.parsed_keys, settings.admin_key.get_secret_value(), page.paths)
     account = Account(metrics, log if settings.log_requests else None)
     hosts = Hosts([*settings.hosts, settings.host], is_on=not keys.is_on)
     guard = Guard(hosts, keys, Proxies(settings.proxies), Rates(settings.rate_per_s, ledger), account)

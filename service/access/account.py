@@ -48,4 +48,6 @@ def route_of(path: str) -> str:
         return "/items/search" if path == "/items/search" else "/items/{item_id}"
     if path in DOCUMENT_PATHS and path != "/openapi.json":
         return "/docs"
+    if path.startswith("/page/"):
+        return "/"
     return path if path in ROUTES else "unmatched"

@@ -8,6 +8,7 @@ from service.client.answer import (
     Event,
     EventsAnswer,
     Item,
+    ItemsAnswer,
     Quality,
     Recommendation,
     Refusal,
@@ -31,6 +32,6 @@ from service.client.sync import Client
 
 __all__ = [
     "AsyncClient", "Client", "ClientError", "Counts", "DeadlineError", "ErasedUser", "Event", "EventsAnswer",
-    "EventsLostError", "Item", "LostEvent", "Options", "PassingError", "Quality", "QueueFullError", "Recommendation",
-    "Refusal", "RefusedError", "UnreachableError", "UnreadableError", "UserData", "UserEvent",
+    "EventsLostError", "Item", "ItemsAnswer", "LostEvent", "Options", "PassingError", "Quality", "QueueFullError",
+    "Recommendation", "Refusal", "RefusedError", "UnreachableError", "UnreadableError", "UserData", "UserEvent",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from service.client.answer import ErasedUser, Event, EventsAnswer, Recommendation, UserData
+from service.client.answer import ErasedUser, Event, EventsAnswer, ItemsAnswer, Recommendation, UserData
 from service.client.error import (
     KINDS,
     ClientError,
@@ -143,6 +143,36 @@ class AsyncClient:
         """Erase a user. Raises ClientError."""
         return ErasedUser.of(await self._ask("DELETE", f"/users/{quote(user_id, safe='')}"))
 
+    async def item(self, item_id: str) -> Mapping[str, Any]:
+        """Return what an item is now, as GET /items/{item_id} says it. Raises ClientError."""
+        answer: Mapping[str, Any] = await self._ask("GET", _item_path(item_id), is_safe=True)
+        return answer
+
+    async def put_item(self, item_id: str, **fields: Any) -> Mapping[str, Any]:
+        """Put an item, whole, and wait until it is stored. fields: of PUT /items/{item_id}. Raises ClientError."""
+        answer: Mapping[str, Any] = await self._ask("PUT", _item_path(item_id), fields, is_safe=True)
+        return answer
+
+    async def patch_item(self, item_id: str, **fields: Any) -> Mapping[str, Any]:
+        """Change some fields of an item, and wait until that is stored. Raises ClientError."""
+        answer: Mapping[str, Any] = await self._ask("PATCH", _item_path(item_id), fields, is_safe=True)
+        return answer
+
+    async def withdraw_item(self, item_id: str) -> Mapping[str, Any]:
+        """Withdraw an item until it is put again. Raises ClientError."""
+        answer: Mapping[str, Any] = await self._ask("DELETE", _item_path(item_id))
+        return answer
+
+    async def put_items(self, items: Iterable[Mapping[str, Any]]) -> ItemsAnswer:
+        """Put up to 1000 items, each with its item_id, and wait until they are stored. Raises ClientError."""
+        return ItemsAnswer.of(await self._ask("POST", "/items", {"items": [*items]}, is_safe=True))
+
+    async def search_items(self, text: str | None = None, **fields: Any) -> Sequence[Mapping[str, Any]]:
+        """Return items by words of their titles. fields: any others of POST /items/search. Raises ClientError."""
+        asked = fields if text is None else {"text": text, **fields}
+        found: Sequence[Mapping[str, Any]] = (await self._ask("POST", "/items/search", asked, is_safe=True))["items"]
+        return found
+
     async def model(self) -> Mapping[str, Any]:
         """Return what is being served, as GET /model says it. Raises ClientError."""
         answer: Mapping[str, Any] = await self._ask("GET", "/model", is_safe=True)
@@ -158,8 +188,8 @@ class AsyncClient:
     async def _send_batch(self, events: Sequence[Mapping[str, Any]]) -> EventsAnswer:
         return await self.send_events(events)
 
-    async def _ask(self, method: str, path: str, *, is_safe: bool = False) -> Any:
-        return await self._call(method, path, time.monotonic() + self._timeout_s, None, is_safe=is_safe)
+    async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, is_safe: bool = False) -> Any:
+        return await self._call(method, path, time.monotonic() + self._timeout_s, body, is_safe=is_safe)
 
     async def _call(
         self,
@@ -199,6 +229,10 @@ class AsyncClient:
         except httpx.HTTPError as exc:
             raise UnreachableError(f"{method} {path}: {type(exc).__name__}: {exc}") from exc
         return _read(response)
+
+
+def _item_path(item_id: str) -> str:
+    return f"/items/{quote(item_id, safe='')}"
 
 
 def _budget_ms(ends: float) -> int:

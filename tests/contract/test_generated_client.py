@@ -26,6 +26,7 @@ SENT = {
     "user_id": USER, "item_id": "i5", "timestamp": 5.5, "type": "view", "value": 1.5, "recommendation_id": "r",
     "event_id": "e", "position": 3,
 }  # fmt: skip
+ITEM = {"title": "Client", "attributes": {"maker": ["A"]}, "numbers": {"cost": 5.5}, "like": ["i5"]}
 Load = Callable[[str], ModuleType]
 
 
@@ -121,6 +122,12 @@ def test_first_client_works_on_every_route(
     sent = call("events.send_events", body=models.EventsRequest([event, event]))
     answer = call("recommendations.recommend", body=models.RecommendRequest.from_dict(ASKED))
     inline = call("recommendations.recommend", body=models.RecommendRequest(history=["i1", "i2"], k=5))
+    put = call("items.put_item", "n/1", body=models.ItemFields.from_dict(ITEM))
+    patched = call("items.patch_item", "n/1", body=models.ItemFields.from_dict({"title": "Client B"}))
+    listed = call("items.put_items", body=models.ItemsRequest.from_dict({"items": [{**ITEM, "item_id": "n/2"}]}))
+    item = call("items.read_item", "n/1")
+    found = call("items.search_items", body=models.ItemsSearchRequest(text="client b"))
+    gone = [call("items.withdraw_item", item_id).state for item_id in ("n/1", "n/2")]
     like = call("recommendations.similar", body=models.SimilarRequest(item_id="i3", user_id=USER, k=4))
     kept = call("users.read_user", USER)
     erased = call("users.erase_user", USER)
@@ -132,6 +139,9 @@ def test_first_client_works_on_every_route(
     assert (sent.accepted, sent.duplicates, sent.rejected) == (1, 1, [])
     check_answer(answer)
     assert (len(inline.items), len(like.items)) == (5, 4)
+    assert ((put.state, put.from_), patched.state, listed.accepted) == (("live", ["like"]), "live", 1)
+    assert (item.title, item.numbers.to_dict(), found.items[0].item_id) == ("Client B", {"cost": 5.5}, "n/1")
+    assert gone == ["withdrawn", "withdrawn"]
     assert (kept.user_id, kept.count, kept.history[0].item_id, kept.history[0].key) == (USER, 1, "i5", "e")
     assert (erased.user_id, erased.event_stream.erased, erased.event_stream.complete) == (USER, 1, True)
     assert (live.live, live.previous, back.live) == (newer, older, older)
@@ -189,6 +199,13 @@ def test_second_client_works_on_every_route(
         sent = root.EventsApi(client).send_events(models.EventsRequest(events=[event, event]))
         answer = root.RecommendationsApi(client).recommend(models.RecommendRequest.from_dict(ASKED))
         inline = root.RecommendationsApi(client).recommend(models.RecommendRequest(history=["i1", "i2"], k=5))
+        items = root.ItemsApi(client)
+        put = items.put_item("n/1", models.ItemFields.from_dict(ITEM))
+        patched = items.patch_item("n/1", models.ItemFields(title="Client B"))
+        listed = items.put_items(models.ItemsRequest.from_dict({"items": [{**ITEM, "item_id": "n/2"}]}))
+        item = items.read_item("n/1")
+        found = items.search_items(models.ItemsSearchRequest(text="client b"))
+        gone = [items.withdraw_item(item_id).state for item_id in ("n/1", "n/2")]
         like = root.RecommendationsApi(client).similar(models.SimilarRequest(item_ids=["i3", "i4"], k=4))
         kept = users.read_user(USER)
         erased = users.erase_user(USER)
@@ -200,6 +217,9 @@ def test_second_client_works_on_every_route(
         assert (sent.accepted, sent.duplicates, sent.rejected) == (1, 1, [])
         check_answer(answer)
         assert (len(inline.items), len(like.items)) == (5, 4)
+        assert (put.state, patched.state, listed.accepted) == ("live", "live", 1)
+        assert (item.title, item.numbers, found.items[0].item_id) == ("Client B", {"cost": 5.5}, "n/1")
+        assert gone == ["withdrawn", "withdrawn"]
         assert (kept.user_id, kept.count, kept.history[0].item_id, kept.history[0].key) == (USER, 1, "i5", "e")
         assert (erased.user_id, erased.event_stream.erased, erased.event_stream.complete) == (USER, 1, True)
         assert (live.live, live.previous, back.live) == (newer, older, older)
