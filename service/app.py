@@ -8,7 +8,7 @@ import asyncio
 import gc
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -142,7 +142,7 @@ async def open_service(
                 user_routes(history, stream_of(settings, store), erasures, generations, names),
                 item_routes(ItemWriter(feed, generations, metrics, settings.live_items), generations),
                 model_routes(generations, published, follower.look_soon, settings.budget_ms),
-                probe_routes(readiness.describe, metrics, hour),
+                probe_routes(readiness.describe, metrics, hour.describe),
                 page_routes(page),
             ],
             is_keyed=keys.is_on,
@@ -150,12 +150,8 @@ async def open_service(
         lists = _make_lists(settings, generations, metrics, names)
         gate = Gate(api, lists, guard, _make_admission(settings, metrics), account)
         _show(metrics, generations)
-        hearing = erasures.follow(generations.forget_share) if settings.memory_users else None
-        following = None if is_pinned else follower.run(generations)
-        counting = follow_trends(generations.trends, _note_trend(settings, metrics, generations))
-        _begin(
-            stack, _watch_lag(metrics), hour.follow(), hearing, following, counting, feed.follow(generations.catalogues)
-        )
+        _begin(stack, *_hear(settings, erasures, generations, metrics), feed.follow(generations.catalogues))
+        _begin(stack, _watch_lag(metrics), hour.follow(), None if is_pinned else follower.run(generations))
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
@@ -163,6 +159,15 @@ def _begin(stack: AsyncExitStack, *works: Coroutine[Any, Any, None] | None) -> N
     """Begin what goes on until the stack ends."""
     for work in filter(None, works):
         stack.push_async_callback(end_task, asyncio.create_task(work))
+
+
+def _hear(
+    settings: Settings, erasures: Erasures, generations: Generations, metrics: Metrics
+) -> Iterator[Coroutine[Any, Any, None]]:
+    """Yield what hears of erasures and of events."""
+    if settings.memory_users:
+        yield erasures.follow(generations.forget_share)
+    yield follow_trends(generations.trends, _note_trend(settings, metrics, generations))
 
 
 async def _begin_items(shelf: ItemShelf, metrics: Metrics) -> ItemFeed:
