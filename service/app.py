@@ -8,7 +8,7 @@ import asyncio
 import gc
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -145,28 +145,32 @@ async def open_service(
         readiness = _make_readiness(settings, store, store_kind, generations)
         history, names = history_of(settings, store), _names_of(settings)
         keys, account, guard = _make_guard(settings, metrics, log, ledger)
-        api = create_api(
-            [
-                event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=keys.is_on),
-                user_routes(history, stream_of(settings, store), erasures, generations, names),
-                item_routes(ItemWriter(feed, generations, metrics, settings.live_items), generations),
-                scenario_routes(book, generations),
-                model_routes(generations, published, follower.look_soon),
-                probe_routes(readiness.describe, metrics),
-            ],
-            is_keyed=keys.is_on,
-        )
+        routers = [
+            event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=keys.is_on),
+            user_routes(history, stream_of(settings, store), erasures, generations, names),
+            item_routes(ItemWriter(feed, generations, metrics, settings.live_items), generations),
+            scenario_routes(book, generations),
+            model_routes(generations, published, follower.look_soon),
+            probe_routes(readiness.describe, metrics),
+        ]
         admission = _make_admission(settings, metrics)
         means = Means(generations, metrics, budget_rule(settings), Toll(guard.charge, admission.answers), book)
         lists = list_endpoints(means, names.in_log if settings.log_requests else None)
-        gate = Gate(api, *lists, guard, admission, account)
         _show(metrics, generations)
-        hearing = erasures.follow(generations.forget_share) if settings.memory_users else None
-        following = None if is_pinned else follower.run(generations)
-        counting = follow_trends(generations.trends, _note_trend(settings, metrics, generations))
-        _begin(stack, _watch_lag(metrics), hearing, following, counting, feed.follow(generations.catalogues))
-        _begin(stack, book.follow())
+        _begin(stack, *_works(settings, metrics, generations, erasures))
+        _begin(stack, feed.follow(generations.catalogues), book.follow())
+        _begin(stack, None if is_pinned else follower.run(generations))
+        gate = Gate(create_api(routers, is_keyed=keys.is_on), *lists, guard, admission, account)
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
+
+
+def _works(
+    settings: Settings, metrics: Metrics, generations: Generations, erasures: Erasures
+) -> Iterator[Coroutine[Any, Any, None]]:
+    yield _watch_lag(metrics)
+    yield follow_trends(generations.trends, _note_trend(settings, metrics, generations))
+    if settings.memory_users:
+        yield erasures.follow(generations.forget_share)
 
 
 def _begin(stack: AsyncExitStack, *works: Coroutine[Any, Any, None] | None) -> None:
