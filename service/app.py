@@ -38,7 +38,7 @@ from service.http.users import user_routes
 from service.item.feed import ItemFeed
 from service.item.shelf import ItemShelf
 from service.logs import Log
-from service.metrics import TREND_SOURCES, Metrics
+from service.metrics import TREND_SOURCES, Metrics, watch_lag
 from service.model.model import load_model
 from service.private_directory import make_private
 from service.recommendation.explanation import Explainer
@@ -76,8 +76,6 @@ from service.user.key import UserKeys
 from service.user.trend import ANONYMOUS, OTHERS
 from service.user.trend_feed import follow_trends
 from service.wire.crowd import Crowd, most_connections
-
-_LAG_EVERY_S = 0.1
 
 
 class Readiness:
@@ -167,7 +165,7 @@ async def open_service(
 def _works(
     settings: Settings, metrics: Metrics, generations: Generations, erasures: Erasures
 ) -> Iterator[Coroutine[Any, Any, None]]:
-    yield _watch_lag(metrics)
+    yield watch_lag(metrics)
     yield follow_trends(generations.trends, _note_trend(settings, metrics, generations))
     if settings.memory_users:
         yield erasures.follow(generations.forget_share)
@@ -340,14 +338,3 @@ def _make_crowd(settings: Settings, metrics: Metrics, log: Log) -> Crowd:
     crowd = Crowd(most_connections(settings.max_connections), note_shed)
     metrics.watch(metrics.connections, lambda: len(crowd))
     return crowd
-
-
-async def _watch_lag(metrics: Metrics) -> None:
-    try:
-        while True:
-            start = time.monotonic()
-            await asyncio.sleep(_LAG_EVERY_S)
-            metrics.event_loop_lag.observe(max(0.0, time.monotonic() - start - _LAG_EVERY_S))
-            metrics.refresh()
-    finally:
-        metrics.refresh()  # what a worker has counted outlives it
