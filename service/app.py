@@ -28,11 +28,13 @@ from service.access.rate import Ledger, Rates
 from service.access.toll import Toll
 from service.bundle import BundleError, HistoryTypes, read_manifest
 from service.errors import StartError
+from service.hour import Hour
 from service.http.api import create_api
 from service.http.events import event_routes
 from service.http.items import ItemWriter, item_routes
 from service.http.many import Means, list_endpoints
 from service.http.model import model_routes, probe_routes
+from service.http.page import Page, page_routes, read_page
 from service.http.scenarios import scenario_routes
 from service.http.users import user_routes
 from service.item.feed import ItemFeed
@@ -132,9 +134,8 @@ async def open_service(
     metrics = Metrics(__version__)
     async with AsyncExitStack() as stack:
         store = await open_store(settings, stack, metrics=metrics, log=log)
-        erasures = erasures_of(settings, store)
+        erasures, book = erasures_of(settings, store), await scenarios_of(settings, store)
         feed = await _begin_items(items_of(settings, store), metrics)
-        book = await scenarios_of(settings, store)
         loader = GenerationLoader(settings, store, erasures, feed, metrics, log)
         published = PublishedVersions(store, settings.namespace)
         follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
@@ -142,22 +143,25 @@ async def open_service(
         stack.push_async_callback(generations.rest)
         readiness = _make_readiness(settings, store, store_kind, generations)
         history, names = history_of(settings, store), _names_of(settings)
-        keys, account, guard = _make_guard(settings, metrics, log, ledger)
+        hour, page = Hour(metrics), read_page() if settings.page else Page()
+        keys, account, guard = _make_guard(settings, metrics, log, ledger, page)
         routers = [
             event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=keys.is_on),
             user_routes(history, stream_of(settings, store), erasures, generations, names),
             item_routes(ItemWriter(feed, generations, metrics, settings.live_items), generations),
             scenario_routes(book, generations),
-            model_routes(generations, published, follower.look_soon),
-            probe_routes(readiness.describe, metrics),
+            model_routes(generations, published, follower.look_soon, settings.budget_ms),
+            probe_routes(readiness.describe, metrics, hour),
+            page_routes(page),
         ]
         admission = _make_admission(settings, metrics)
         means = Means(generations, metrics, budget_rule(settings), Toll(guard.charge, admission.answers), book)
         lists = list_endpoints(means, names.in_log if settings.log_requests else None)
         _show(metrics, generations)
-        _begin(stack, *_works(settings, metrics, generations, erasures))
-        _begin(stack, feed.follow(generations.catalogues), book.follow())
-        _begin(stack, None if is_pinned else follower.run(generations))
+        _begin(
+            stack, *_works(settings, metrics, generations, erasures), None if is_pinned else follower.run(generations)
+        )
+        _begin(stack, hour.follow(), feed.follow(generations.catalogues), book.follow())
         gate = Gate(create_api(routers, is_keyed=keys.is_on), *lists, guard, admission, account)
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
@@ -309,8 +313,10 @@ def _make_readiness(settings: Settings, store: Store, store_kind: str | None, ge
     return Readiness(store, kind, partial(trouble_of, settings, store, is_embedded=kind == "embedded"), generations)
 
 
-def _make_guard(settings: Settings, metrics: Metrics, log: Log, ledger: Ledger | None) -> tuple[Keys, Account, Guard]:
-    keys = Keys(settings.parsed_keys, settings.admin_key.get_secret_value())
+def _make_guard(
+    settings: Settings, metrics: Metrics, log: Log, ledger: Ledger | None, page: Page
+) -> tuple[Keys, Account, Guard]:
+    keys = Keys(settings.parsed_keys, settings.admin_key.get_secret_value(), page.paths)
     account = Account(metrics, log if settings.log_requests else None)
     hosts = Hosts([*settings.hosts, settings.host], is_on=not keys.is_on)
     guard = Guard(hosts, keys, Proxies(settings.proxies), Rates(settings.rate_per_s, ledger), account)

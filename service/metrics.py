@@ -15,11 +15,11 @@ import os
 import resource
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.errors import REASONS
@@ -35,9 +35,9 @@ STAGE_BUCKETS_S = (
     0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1,
 )  # fmt: skip
 ROUTES = (
-    "/recommend", "/recommend/batch", "/similar", "/page", "/scenarios", "/scenarios/{name}", "/events",
-    "/items", "/items/{item_id}", "/items/search", "/users/{user_id}", "/model", "/model/activate", "/model/rollback",
-    "/livez", "/readyz", "/metrics", "/docs", "/openapi.json",
+    "/recommend", "/recommend/batch", "/similar", "/page", "/scenarios", "/scenarios/{name}", "/events", "/items",
+    "/items/{item_id}", "/items/search", "/users/{user_id}", "/model", "/model/activate", "/model/rollback",
+    "/model/versions", "/livez", "/readyz", "/metrics", "/metrics/hour", "/docs", "/openapi.json", "/",
     "unmatched",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
@@ -124,12 +124,19 @@ class Metrics:
     def render(self) -> bytes:
         """Return all metrics, of all workers, in Prometheus' text format."""
         self.refresh()
+        return generate_latest(self._of_everybody())
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics, of all workers, as they were at the last refresh()."""
+        yield from self._of_everybody().collect()
+
+    def _of_everybody(self) -> CollectorRegistry:
         directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if directory is None:
-            return generate_latest(self.registry)
+            return self.registry
         everybody = CollectorRegistry()
         MultiProcessCollector(everybody, directory)  # type: ignore[no-untyped-call]
-        return generate_latest(everybody)
+        return everybody
 
     def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
         """Set a gauge to what read() returns, at every refresh()."""

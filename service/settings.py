@@ -107,6 +107,7 @@ class Settings(BaseSettings):
     )
     drain_s: float = Field(0.5, ge=0, le=300, description="after SIGTERM: seconds of serving while /readyz says 503")
     shutdown_s: int = Field(5, ge=1, le=300, description="after draining: seconds that requests in flight may take")
+    page: bool = Field(True, description="0: no page at /")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line logged")
     log_requests: bool = Field(True, description="0: no line per request")
     log_users: Literal["alias", "id", "none"] = Field(

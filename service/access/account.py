@@ -50,4 +50,6 @@ def route_of(path: str) -> str:
         return "/scenarios/{name}"
     if path in DOCUMENT_PATHS and path != "/openapi.json":
         return "/docs"
+    if path.startswith("/page/"):
+        return "/"
     return path if path in ROUTES else "unmatched"

@@ -15,7 +15,16 @@ from service.access.caller import Client
 from service.access.guard import Guard
 from service.access.key import OPEN_PATHS
 from service.errors import RequestError
-from service.wire.reply import SECURITY_HEADERS, RawHeaders, Reply, error_body, error_reply, send_reply, write_reply
+from service.wire.reply import (
+    NOT_KEPT,
+    SECURITY_HEADERS,
+    RawHeaders,
+    Reply,
+    error_body,
+    error_reply,
+    send_reply,
+    write_reply,
+)
 from service.wire.trace import Trace
 
 
@@ -156,11 +165,13 @@ def _refusing(receive: Receive, trace: Trace) -> Receive:
 
 
 def _noting(send: Send, trace: Trace) -> Send:
-    """Wrap send so that the trace learns the status."""
+    """Wrap send so that the trace learns the status, and nothing is kept by a browser unless its route says so."""
 
     async def note(message: Message) -> None:
         if message["type"] == "http.response.start":
             trace.status = message["status"]
+            if all(name != NOT_KEPT[0] for name, _ in message["headers"]):
+                message["headers"] = [*message["headers"], NOT_KEPT]
         await send(message)
 
     return note

@@ -5,7 +5,7 @@ routes but those of the admin key, and those that change what everybody is shown
 """
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from service.errors import RequestError
@@ -30,7 +30,8 @@ LEAST_KEY = 16
 _GROUPS = {"users": {"users.read", "users.erase"}, **{scope: {scope} for scope in SCOPES}}
 _OF_PATH = {
     "/recommend": "recommend", "/recommend/batch": "recommend", "/similar": "recommend", "/page": "recommend",
-    "/events": "events", "/model": "model", "/metrics": "metrics",
+    "/events": "events", "/model": "model", "/model/versions": "model", "/metrics": "metrics",
+    "/metrics/hour": "metrics",
 }  # fmt: skip
 
 
@@ -72,10 +73,11 @@ def scope_of(path: str, method: str) -> str | None:
 class Keys:
     """The keys of one service; where none are set, everybody may do everything but what needs the admin key."""
 
-    def __init__(self, keys: Sequence[Key], admin_key: str) -> None:
+    def __init__(self, keys: Sequence[Key], admin_key: str, open_paths: Collection[str] = ()) -> None:
+        """open_paths: further ones that need no key, as those of the page."""
         self._keys, self._admin = keys, admin_key.encode()
         guards_metrics = any(key.scopes is not None and "metrics" in key.scopes for key in keys)
-        self._keyless = _KEYLESS_PATHS - {"/metrics"} if guards_metrics else _KEYLESS_PATHS
+        self._keyless = _KEYLESS_PATHS.union(open_paths) - ({"/metrics"} if guards_metrics else set())
 
     @property
     def is_on(self) -> bool:

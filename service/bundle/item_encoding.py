@@ -13,7 +13,6 @@ item competes with the others as its chances are. prior_count: the count that th
 are known of it, that of an ordinary item.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from service.bundle.strict_json import finite, read_lines
 ITEM_ENCODER = "item_encoder.onnx"
 ITEM_GOLDEN = "item_golden.jsonl"
 MOST_BUCKETS = 1 << 24
+MOST_NUMBER = 1e9
 ITEM_TOLERANCE = 1e-4
 """How far off a number of a golden vector may be, as a share of the greatest of it; and a confidence, as it is."""
 
@@ -74,8 +74,8 @@ def parse_item_encoder(fields: object) -> dict[str, Any]:
         raise ValueError(f"item_encoder: buckets must be a whole number from 1 to {MOST_BUCKETS}")
     numbers = {name: fields.get(name) for name in ("offset", "prior_count")}
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-            raise ValueError(f"item_encoder: {name} must be a finite number")
+        if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= MOST_NUMBER:
+            raise ValueError(f"item_encoder: {name} must be a number, and at most {MOST_NUMBER:g}")
     if float(numbers["prior_count"] or 0) < 0:
         raise ValueError("item_encoder: prior_count is negative")
     return {"buckets": buckets, **{name: float(number or 0) for name, number in numbers.items()}}
@@ -113,7 +113,10 @@ def _golden_of(fields: Any, dim: int) -> ItemGolden:
     if any(value is not None and not isinstance(value, str) for value in (title, description)):
         raise ValueError("title and description are texts")
     attributes = {str(name): [str(value) for value in values] for name, values in fields["attributes"].items()}
-    vector = np.array([finite(number) for number in fields["vector"]], dtype=np.float32)
+    numbers = [finite(number) for number in fields["vector"]]
+    if max(map(abs, numbers), default=0) > MOST_NUMBER:
+        raise ValueError(f"a number of its vector is above {MOST_NUMBER:g}")
+    vector = np.array(numbers, dtype=np.float32)
     if vector.shape != (dim,):
         raise ValueError(f"its vector has {len(vector)} numbers, the bundle's have {dim}")
     return ItemGolden(ItemText(title, description, attributes), vector, finite(fields["confidence"]))

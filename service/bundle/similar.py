@@ -13,14 +13,13 @@ be logits, so that a boost means what it means in the score of a user. usual_rul
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.array import Float32, Int64
 from service.bundle.score import Neighbours, Parts, check_number, check_object
-from service.bundle.table import ItemTable
 
 _LARGEST = 1e6
 _USUAL_NEXT, _USUAL_ANGLE, _USUAL_TREND = 0.25, 1.0, 0.3
@@ -61,10 +60,21 @@ def usual_rule(parts: Parts | None) -> SimilarRule:
     return SimilarRule(following, near, _USUAL_ANGLE, _USUAL_TREND if rule.trend else 0.0)
 
 
+class Picked(Protocol):
+    """A table of vectors, and what a score has beside them."""
+
+    @property
+    def parts(self) -> Parts | None:
+        """What a score has beside user · item."""
+
+    def pick(self, rows: Sequence[int] | Int64) -> Float32:
+        """Return the vectors that users are multiplied with, of some rows, float32 [len(rows), dim]."""
+
+
 class Relations:
     """What the items of a table say of each other, without the trend. rule: how it is weighed."""
 
-    def __init__(self, table: ItemTable, rule: SimilarRule) -> None:
+    def __init__(self, table: Picked, rule: SimilarRule) -> None:
         """Read the neighbours' table backwards, once."""
         self.rule, self._table = rule, table
         parts = table.parts
@@ -84,7 +94,9 @@ class Relations:
         """Return the rows that neighbours speak for, some several times, and what is added to their scores."""
         if self._near is None:
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-        said = [self._near.of(anchor) for anchor in anchors]
+        said = [self._near.of(anchor) for anchor in anchors if anchor < self._near.n_items]
+        if not said:  # live items have no neighbours
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
         values = np.concatenate([each for _, each in said])
         return np.concatenate([rows for rows, _ in said]), values * np.float32(self.rule.neighbours / len(anchors))
 
@@ -93,7 +105,7 @@ class _BothWays:
     """A neighbours' table that can be asked who speaks for an item, too."""
 
     def __init__(self, near: Neighbours) -> None:
-        self._near, self._width = near, near.rows.shape[1]
+        self._near, self._width, self.n_items = near, near.rows.shape[1], len(near.rows)
         rows = near.rows.ravel()
         order = rows.argsort(kind="stable")
         self._starts = np.searchsorted(rows, np.arange(len(near.rows) + 1), sorter=order)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,8 @@ class ItemTable:
     def pick(self, rows: Sequence[int] | Int64) -> Float32:
         """Return the vectors that users are multiplied with, of some rows, float32 [len(rows), dim]."""
         chosen = np.asarray(rows, dtype=np.int64)
-        return _to_float32(self.embeddings[chosen], None if self.scales is None else self.scales[chosen])
+        picked = np.asarray(self.embeddings).take(chosen, axis=0)  # of the file itself it takes three times as long
+        return _to_float32(picked, None if self.scales is None else self.scales[chosen])
 
     def gather(self, rows: Sequence[int] | Int64) -> Float32:
         """Return the vectors that histories are made of, of some rows, float32 [len(rows), dim]."""
@@ -47,7 +48,18 @@ class ItemTable:
         return np.ascontiguousarray(self.inputs[np.asarray(rows, dtype=np.int64)], dtype=np.float32)
 
 
-def pad_histories(table: ItemTable, histories: Sequence[Sequence[int]], max_history: int) -> tuple[Float32, Int64]:
+class Gathered(Protocol):
+    """What histories are gathered from. embeddings: [n_items, dim]."""
+
+    @property
+    def embeddings(self) -> NDArray[Any]:
+        """The vectors that users are multiplied with."""
+
+    def gather(self, rows: Sequence[int] | Int64) -> Float32:
+        """Return the vectors that histories are made of, of some rows, float32 [len(rows), dim]."""
+
+
+def pad_histories(table: Gathered, histories: Sequence[Sequence[int]], max_history: int) -> tuple[Float32, Int64]:
     """Return the two inputs of the encoder for a batch of histories, each the rows of its items, oldest first.
 
     The first is float32 [batch, time, dim]: the vectors of each history's newest max_history items, with zeros on the

@@ -111,6 +111,13 @@ class TextColumn:
                 mask[list(self._rows_of.get(code, ()))] = True
         return mask
 
+    def made_with(self, text: str) -> Int32:
+        """Return the rows that had a text when the column was made."""
+        code = self.values.find(text)
+        if code is None or code >= len(self._ends) - 1:
+            return self._rows[:0]
+        return self._rows[self._ends[code] : self._ends[code + 1]]
+
     def lacking(self) -> Mask:
         """Return which items have no text."""
         mask: Mask = np.ones(self._n_items, dtype=np.bool_)

@@ -71,8 +71,8 @@ class TitleIndex:
         return database
 
     def _take_noted(self, database: sqlite3.Connection) -> None:
-        noted, self._noted = self._noted, {}
-        for row, title in noted.items():
+        while self._noted:
+            row, title = self._noted.popitem()  # in one step, because note() is called by another thread
             database.execute("DELETE FROM live WHERE rowid = ?", (row,))
             self._changed.add(row)
             if title:

@@ -8,6 +8,7 @@ from service.client.answer import (
     Event,
     EventsAnswer,
     Item,
+    ItemsAnswer,
     Quality,
     Recommendation,
     Refusal,
@@ -32,7 +33,7 @@ from service.client.sync import Client
 
 __all__ = [
     "AsyncClient", "Client", "ClientError", "Counts", "DeadlineError", "ErasedUser", "Event", "EventsAnswer",
-    "EventsLostError", "Item", "LostEvent", "Options", "Page", "PassingError", "Quality", "QueueFullError",
-    "Recommendation", "Refusal", "RefusedError", "Scenario", "Slot", "UnreachableError", "UnreadableError",
-    "UserData", "UserEvent",
+    "EventsLostError", "Item", "ItemsAnswer", "LostEvent", "Options", "Page", "PassingError", "Quality",
+    "QueueFullError", "Recommendation", "Refusal", "RefusedError", "Scenario", "Slot", "UnreachableError",
+    "UnreadableError", "UserData", "UserEvent",
 ]  # fmt: skip

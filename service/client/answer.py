@@ -108,6 +108,22 @@ class EventsAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemsAnswer:
+    """An answer of POST /items: what is accepted is stored. visible_ms: until the process that answered showed it."""
+
+    accepted: int
+    rejected: Sequence[Refusal]
+    visible_ms: float
+
+    @classmethod
+    def of(cls, raw: Any) -> Self:
+        """Return an answer. Raises UnreadableError."""
+        with Reading():
+            refused = [Refusal(int(each["index"]), each["reason"], each["message"]) for each in raw["rejected"]]
+            return cls(int(raw["accepted"]), refused, float(raw["visible_ms"]))
+
+
+@dataclass(frozen=True, slots=True)
 class UserEvent:
     """An event that is kept of a user. key: its event_id, or its time in ms."""
 

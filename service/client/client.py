@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from service.client.answer import ErasedUser, Event, EventsAnswer, Recommendation, UserData
+from service.client.answer import ErasedUser, Event, EventsAnswer, ItemsAnswer, Recommendation, UserData
 from service.client.error import (
     KINDS,
     ClientError,
@@ -191,6 +191,36 @@ class AsyncClient:
         """Erase a user. Raises ClientError."""
         return ErasedUser.of(await self._ask("DELETE", f"/users/{quote(user_id, safe='')}"))
 
+    async def item(self, item_id: str) -> Mapping[str, Any]:
+        """Return what an item is now, as GET /items/{item_id} says it. Raises ClientError."""
+        answer: Mapping[str, Any] = await self._ask("GET", _item_path(item_id), is_safe=True)
+        return answer
+
+    async def put_item(self, item_id: str, **fields: Any) -> Mapping[str, Any]:
+        """Put an item, whole, and wait until it is stored. fields: of PUT /items/{item_id}. Raises ClientError."""
+        answer: Mapping[str, Any] = await self._ask("PUT", _item_path(item_id), fields, is_safe=True)
+        return answer
+
+    async def patch_item(self, item_id: str, **fields: Any) -> Mapping[str, Any]:
+        """Change some fields of an item, and wait until that is stored. Raises ClientError."""
+        answer: Mapping[str, Any] = await self._ask("PATCH", _item_path(item_id), fields, is_safe=True)
+        return answer
+
+    async def withdraw_item(self, item_id: str) -> Mapping[str, Any]:
+        """Withdraw an item until it is put again. Raises ClientError."""
+        answer: Mapping[str, Any] = await self._ask("DELETE", _item_path(item_id))
+        return answer
+
+    async def put_items(self, items: Iterable[Mapping[str, Any]]) -> ItemsAnswer:
+        """Put up to 1000 items, each with its item_id, and wait until they are stored. Raises ClientError."""
+        return ItemsAnswer.of(await self._ask("POST", "/items", {"items": [*items]}, is_safe=True))
+
+    async def search_items(self, text: str | None = None, **fields: Any) -> Sequence[Mapping[str, Any]]:
+        """Return items by words of their titles. fields: any others of POST /items/search. Raises ClientError."""
+        asked = fields if text is None else {"text": text, **fields}
+        found: Sequence[Mapping[str, Any]] = (await self._ask("POST", "/items/search", asked, is_safe=True))["items"]
+        return found
+
     async def model(self) -> Mapping[str, Any]:
         """Return what is being served, as GET /model says it. Raises ClientError."""
         answer: Mapping[str, Any] = await self._ask("GET", "/model", is_safe=True)
@@ -209,8 +239,8 @@ class AsyncClient:
     def _deadline(self, deadline_ms: float | None) -> float:
         return time.monotonic() + (self._deadline_ms if deadline_ms is None else deadline_ms) / 1000
 
-    async def _ask(self, method: str, path: str, *, is_safe: bool = False) -> Any:
-        return await self._call(method, path, time.monotonic() + self._timeout_s, None, is_safe=is_safe)
+    async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, is_safe: bool = False) -> Any:
+        return await self._call(method, path, time.monotonic() + self._timeout_s, body, is_safe=is_safe)
 
     async def _call(
         self,
@@ -264,6 +294,10 @@ def _to_each(body: dict[str, Any], budget_ms: int) -> dict[str, Any]:
 
 def _scenario_path(name: str) -> str:
     return f"/scenarios/{quote(name, safe='')}"
+
+
+def _item_path(item_id: str) -> str:
+    return f"/items/{quote(item_id, safe='')}"
 
 
 def _budget_ms(ends: float) -> int:

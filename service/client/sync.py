@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from service.client.answer import ErasedUser, Event, EventsAnswer, Recommendation, UserData
+from service.client.answer import ErasedUser, Event, EventsAnswer, ItemsAnswer, Recommendation, UserData
 from service.client.client import AsyncClient
 from service.client.error import ClientError, RefusedError
 from service.client.lists import Page, Scenario
@@ -116,6 +116,30 @@ class Client:
     def erase_user(self, user_id: str) -> ErasedUser:
         """Erase a user. Raises ClientError."""
         return self._run(self._client.erase_user(user_id))
+
+    def item(self, item_id: str) -> Mapping[str, Any]:
+        """Return what an item is now. Raises ClientError."""
+        return self._run(self._client.item(item_id))
+
+    def put_item(self, item_id: str, **fields: Any) -> Mapping[str, Any]:
+        """Put an item, whole, and wait until it is stored. Raises ClientError."""
+        return self._run(self._client.put_item(item_id, **fields))
+
+    def patch_item(self, item_id: str, **fields: Any) -> Mapping[str, Any]:
+        """Change some fields of an item, and wait until that is stored. Raises ClientError."""
+        return self._run(self._client.patch_item(item_id, **fields))
+
+    def withdraw_item(self, item_id: str) -> Mapping[str, Any]:
+        """Withdraw an item until it is put again. Raises ClientError."""
+        return self._run(self._client.withdraw_item(item_id))
+
+    def put_items(self, items: Iterable[Mapping[str, Any]]) -> ItemsAnswer:
+        """Put up to 1000 items, each with its item_id, and wait until they are stored. Raises ClientError."""
+        return self._run(self._client.put_items(items))
+
+    def search_items(self, text: str | None = None, **fields: Any) -> Sequence[Mapping[str, Any]]:
+        """Return items by words of their titles, see AsyncClient.search_items(). Raises ClientError."""
+        return self._run(self._client.search_items(text, **fields))
 
     def model(self) -> Mapping[str, Any]:
         """Return what is being served, as GET /model says it. Raises ClientError."""

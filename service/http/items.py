@@ -109,6 +109,7 @@ class ItemWriter:
         Raises RequestError.
         """
         good, rejected = check_listed(listed)
+        await self.make_room(len(good))
         accepted: dict[str, Mapping[str, Any]] = {}
         n_accepted = 0
         for index, item in good:
@@ -172,6 +173,14 @@ class ItemWriter:
         self.check_size(self._record("put", fields))
         if self._feed.find(item_id) is None and len(self._feed) + n_more >= self._most_items:
             raise RequestError("too_many_items", f"there are {self._most_items} live items: RETORT_LIVE_ITEMS")
+
+    async def make_room(self, n_items: int) -> None:
+        """Let go of what has expired or was withdrawn, where there would be too many. Raises RequestError."""
+        if len(self._feed) + n_items > self._most_items:
+            try:
+                await self._feed.make_room(time.time(), self._catalogue.is_made)
+            except StoreError as exc:
+                raise store_unavailable() from exc
 
     def check_size(self, record: LiveItem) -> None:
         """Raises RequestError where a record is too large."""
@@ -265,6 +274,7 @@ def _add_writing(router: APIRouter, writer: ItemWriter) -> None:
     async def put_item(request: Request) -> Response:
         """Put an item, whole. Needs the admin key, or a key of the scope items."""
         item_id, fields = await _read_fields(request)
+        await writer.make_room(1)
         writer.check(item_id, fields)
         await writer.put({item_id: fields})
         return json_response({**writer.state_of(item_id, fields), "visible_ms": _since(request)})
@@ -273,6 +283,7 @@ def _add_writing(router: APIRouter, writer: ItemWriter) -> None:
     async def patch_item(request: Request) -> Response:
         """Change some fields of an item. Needs the admin key, or a key of the scope items."""
         item_id, fields = await _read_fields(request)
+        await writer.make_room(1)
         writer.check(item_id, fields)
         await writer.patch(item_id, fields)
         return json_response({**writer.state_of(item_id, fields), "visible_ms": _since(request)})

@@ -3,13 +3,16 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from service import __version__
+from service.bundle import BundleError, parse_manifest
 from service.errors import RefusedError, RequestError, StoreError
+from service.hour import Hour
 from service.http.message import json_response, read_json, store_unavailable
 from service.http.openapi import documented
 from service.metrics import CONTENT_TYPE, Metrics
@@ -55,7 +58,11 @@ class ModelResponse(BaseModel):
         description="what events do by their type: their weight in histories (0: they only go to the stream), or that "
         "they hide the item, or undo an event; * stands for all that are not listed"
     )
+    attributes: dict[str, Literal["text", "number", "boolean"]] = Field(
+        description="the attributes of the items and their kinds, for filter, boost, max_per and fields"
+    )
     index: IndexResponse
+    budget_ms: int = Field(ge=1, le=1000, description="of a request that names none")
     service_version: str = Field(max_length=64)
 
 
@@ -66,6 +73,86 @@ class LiveResponse(BaseModel):
     previous: str | None = Field(max_length=64)
     number: int = Field(ge=1)
     serving: str = Field(max_length=64)
+
+
+class LiveRelease(BaseModel):
+    """The version that the store says is to be served."""
+
+    version: str = Field(max_length=64)
+    number: int = Field(ge=1, description="of its release; it rises with each, of any version")
+    previous: str | None = Field(max_length=64, description="the last version served before it")
+    since: float = Field(ge=0, description="Unix seconds")
+
+
+class VersionManifest(BaseModel):
+    """What the manifest of a version says of it."""
+
+    version: str = Field(max_length=64)
+    format: int = Field(ge=1)
+    created_at: str
+    dim: int = Field(ge=1)
+    max_history: int = Field(ge=1)
+    n_items: int = Field(ge=1)
+    repeat_consumption: bool
+    split: dict[str, Any]
+    refit: bool
+    quality: dict[str, Any] = Field(description="measured before it was exported")
+    lineage: dict[str, Any] = Field(description="the data, settings and versions it was made from")
+
+
+class ListedVersion(BaseModel):
+    """A version in the store."""
+
+    version: str = Field(max_length=64)
+    n_items: int = Field(ge=1)
+    dim: int = Field(ge=1)
+    bytes: int = Field(ge=0, description="of its files")
+    published_at: float = Field(ge=0, description="Unix seconds")
+    manifest: VersionManifest | None = Field(description="null where it is missing or damaged")
+
+
+class ServingReplica(BaseModel):
+    """What a process last said of itself."""
+
+    name: str = Field(max_length=300)
+    version: str = Field(max_length=64)
+    number: int = Field(ge=1, description="of the release that it serves")
+    result: str = Field(max_length=64, description="of its last attempt to follow: ok, or why the version was refused")
+    message: str = Field(max_length=2000)
+    at: float = Field(ge=0, description="Unix seconds")
+
+
+class VersionsResponse(BaseModel):
+    """The answer of GET /model/versions: the newest version first; live is null where none was ever published."""
+
+    live: LiveRelease | None
+    versions: list[ListedVersion]
+    replicas: list[ServingReplica] = Field(description="those that have reported within half a minute")
+
+
+class Sample(BaseModel):
+    """What happened in ten seconds, over all workers. Durations and shares are null where nothing was answered."""
+
+    at: float = Field(ge=0, description="its end, in Unix seconds")
+    rate: float = Field(ge=0, description="answers of /recommend a second")
+    p50_ms: float | None = Field(ge=0, description="of the duration of good answers of /recommend")
+    p99_ms: float | None = Field(ge=0)
+    within_budget: float | None = Field(ge=0, le=1, description="share of the answers of /recommend")
+    levels: dict[Literal["full", "degraded", "fallback"], int] = Field(description="answers of /recommend by level")
+    reasons: dict[str, int] = Field(description="answers of /recommend by their most important reason, if any")
+    refused: int = Field(ge=0, description="requests of any route refused because of overload")
+    events: int = Field(ge=0, description="events accepted")
+    store: Literal["up", "probing", "down"]
+    store_errors: int = Field(ge=0)
+    in_flight: int = Field(ge=0)
+    memory_bytes: int = Field(ge=0)
+
+
+class HourResponse(BaseModel):
+    """The answer of GET /metrics/hour."""
+
+    every_s: float = Field(gt=0)
+    samples: list[Sample] = Field(max_length=360, description="the oldest first")
 
 
 class AliveResponse(BaseModel):
@@ -91,20 +178,39 @@ class ReadyResponse(BaseModel):
     store: StoreResponse
 
 
-def model_routes(generations: Generations, published: PublishedVersions, on_release: Callable[[], None]) -> APIRouter:
-    """Return the routes of the served model. on_release: called once this process has made a version live."""
+def model_routes(
+    generations: Generations, published: PublishedVersions, on_release: Callable[[], None], budget_ms: int
+) -> APIRouter:
+    """Return the routes of the served model.
+
+    on_release: called once this process has made a version live. budget_ms: of a request that names none.
+    """
     router = APIRouter(tags=["model"])
 
     @router.get("/model", **documented(answer=ModelResponse))
     async def read_model() -> Response:
         """What is being served."""
         live = generations.live
+        attributes = live.catalogue.attributes
+        kinds = {"text": attributes.names, "number": attributes.numbers, "boolean": attributes.booleans}
         own = {
+            "attributes": {name: kind for kind, names in kinds.items() for name in names},
             "history_types": live.history_types.to_json(),
             "index": live.catalogue.search.describe(),
+            "budget_ms": budget_ms,
             "service_version": __version__,
         }
         return json_response({name: getattr(live.manifest, name) for name in _SHOWN} | own)
+
+    @router.get("/model/versions", **documented(answer=VersionsResponse))
+    async def list_versions() -> Response:
+        """The versions in the store, which of them is live, and what each process serves."""
+        try:
+            live, listed, replicas = await published.live(), await published.listed(), await published.replicas()
+            versions = [asdict(each) | {"manifest": await _manifest(published, each.version)} for each in listed]
+        except StoreError as exc:
+            raise store_unavailable() from exc
+        return json_response({"live": live, "versions": versions, "replicas": replicas})
 
     @router.post("/model/activate", **documented(404, body=ActivateRequest, answer=LiveResponse))
     async def activate_model(request: Request) -> Response:
@@ -132,6 +238,15 @@ def model_routes(generations: Generations, published: PublishedVersions, on_rele
     return router
 
 
+async def _manifest(published: PublishedVersions, version: str) -> dict[str, Any] | None:
+    """Return what the manifest of a version says of it; None where that cannot be read."""
+    try:
+        manifest = parse_manifest((await published.table(version)).manifest, f"version {version}")
+    except (BundleError, RefusedError):
+        return None
+    return {name: getattr(manifest, name) for name in (*_SHOWN, "lineage")}
+
+
 class Scrape:
     """Renders the metrics for all who ask meanwhile at once, and never for more than a fifth of the time."""
 
@@ -155,7 +270,7 @@ class Scrape:
         return page
 
 
-def probe_routes(readiness: Callable[[], dict[str, Any]], metrics: Metrics) -> APIRouter:
+def probe_routes(readiness: Callable[[], dict[str, Any]], metrics: Metrics, hour: Hour) -> APIRouter:
     """Return the probes and /metrics. readiness: what /readyz says, of which `ready` decides the status."""
     router, scrape = APIRouter(tags=["operation"]), Scrape(metrics.render)
 
@@ -177,5 +292,10 @@ def probe_routes(readiness: Callable[[], dict[str, Any]], metrics: Metrics) -> A
     async def read_metrics() -> Response:
         """Every metric of all workers, in the Prometheus text format."""
         return Response(await scrape.read(), media_type=CONTENT_TYPE)
+
+    @router.get("/metrics/hour", **documented(answer=HourResponse))
+    async def read_hour() -> Response:
+        """The last hour in samples of ten seconds, for where no Prometheus is."""
+        return json_response(hour.describe())
 
     return router

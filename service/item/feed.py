@@ -5,6 +5,8 @@ numbered as they come here; a catalogue that knows them up to a number is given 
 """
 
 import asyncio
+import heapq
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -18,7 +20,7 @@ EVERY_S = 0.2
 _CALL_S = 1.0
 _FIRST_S = 30.0
 _AT_ONCE = 50
-_MOST_ROUNDS = 10
+_MOST_ROUNDS, _MOST_DROPPED = 10, 1000
 
 
 class Follower(Protocol):
@@ -48,6 +50,8 @@ class ItemFeed:
         self._records: dict[str, bytes] = {}
         self._changed: dict[str, int] = {}  # by the number of the change, ascending
         self._serial = 0
+        self._spent: dict[str, None] = {}  # withdrawn or expired, in the order in which that was heard of
+        self._expiring: list[tuple[float, str]] = []
         self._turn = asyncio.Lock()
         self.heard_at = time.monotonic()
 
@@ -58,6 +62,22 @@ class ItemFeed:
         """Return the record of an item; None where there is none."""
         packed = self._records.get(item_id)
         return None if packed is None else read_live_item(packed)
+
+    async def make_room(self, now: float, is_kept: Callable[[str], bool]) -> None:
+        """Let go of a thousand items that were withdrawn or have expired by a Unix time. Raises StoreError.
+
+        is_kept: of which items that must be remembered.
+        """
+        while self._expiring and self._expiring[0][0] <= now:
+            _, item_id = heapq.heappop(self._expiring)
+            record = self.find(item_id)
+            if record is not None and not record.is_shown(now):
+                self._spent[item_id] = None
+        found = list(itertools.islice((each for each in self._spent if not is_kept(each)), _MOST_DROPPED))
+        if found:
+            await self.shelf.remove({each: self._records[each] for each in found}, _CALL_S)
+        for item_id in found:
+            del self._records[item_id], self._spent[item_id]
 
     async def begin(self) -> None:
         """Read everything that is there at the start, as far as the store answers."""
@@ -135,7 +155,17 @@ class ItemFeed:
                 self._records.pop(item_id, None)
             else:
                 self._records[item_id] = packed
+            self._watch(item_id)
             self._serial += 1
             self._changed.pop(item_id, None)
             self._changed[item_id] = self._serial
         self._on_changes(len(found))
+
+    def _watch(self, item_id: str) -> None:
+        """Note whether an item may be let go of, now or later."""
+        self._spent.pop(item_id, None)
+        record = self.find(item_id)
+        if record is not None and record.kind == "gone":
+            self._spent[item_id] = None
+        elif record is not None and record.expires_at is not None:
+            heapq.heappush(self._expiring, (record.expires_at, item_id))

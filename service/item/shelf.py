@@ -44,6 +44,19 @@ end
 return numbers
 """
 
+# KEYS: records, changes. ARGV: of each item its id, and the record that must still be there. Returns how many are gone.
+_REMOVE = """
+local gone = 0
+for i = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
+    redis.call('HDEL', KEYS[1], ARGV[i])
+    redis.call('ZREM', KEYS[2], ARGV[i])
+    gone = gone + 1
+  end
+end
+return gone
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -101,6 +114,15 @@ class ItemShelf:
         await self._store.require(*are_right)
         each = zip(groups.values(), replies, strict=True)
         return {item_id: n for item_ids, numbers in each for item_id, n in zip(item_ids, numbers, strict=True)}
+
+    async def remove(self, records: Mapping[str, bytes], timeout_s: float) -> None:
+        """Let go of records that say nothing any more, unless others stand in their place by now. Nobody is told."""
+        calls: list[Command] = []
+        for shard in sorted({shard_of(item_id) for item_id in records}):
+            own = [part for each, record in records.items() if shard_of(each) == shard for part in (each, record)]
+            calls.append((2, *self.keys[shard][:2], *own))
+        replies = await self._store.call_script(_OP, _REMOVE, calls, timeout_s)
+        await self._store.require(are_numbers(replies, len(calls)))
 
     async def changes(self, places: Sequence[Place], timeout_s: float) -> list[Page]:
         """Return a page of what has changed in each shard after its place, in one round trip.

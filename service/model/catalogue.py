@@ -5,7 +5,6 @@ popular items without a model: by the trend where the score has one, else by the
 shorter than asked for only if no more items are allowed.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,31 +15,24 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.bundle import (
-    Bundle,
-    Float32,
-    Int64,
-    Item,
-    Parts,
-    Relations,
-    parse_similar,
-    popularity_order,
-    usual_rule,
-)
+from service.bundle import Bundle, Float32, Int64, Item, Parts, Relations, parse_similar, usual_rule
 from service.catalogue.attributes import Attributes
 from service.catalogue.field import pick_fields
 from service.catalogue.live_item import LiveItem
 from service.catalogue.title_index import TitleIndex
 from service.errors import NonFiniteError
+from service.model.item_encoder import ItemEncoder
 from service.model.live import LiveRows
-from service.search.addend import Addend, Addends, Boosted, Standing, pick_highest, stand, weigh
+from service.model.newcomer import Newcomers
+from service.model.popular import Popular
+from service.search.addend import Addend, Addends, Boosted, stand, weigh
 from service.search.exact import Exact
 from service.search.protocol import Ranked, Search, rank
 from service.search.scan import scan_scores
+from service.search.segment import Extended, GrownTable
 
 _MAX_READY = 200_000
 """The largest catalogue of which the start of each item's JSON is kept: tests/bench/README.md, "Ready-made JSON"."""
-_POPULAR_AT_ONCE = 256
 _FREED_AT_ONCE = 10_000
 
 
@@ -50,7 +42,9 @@ class Catalogue:
     search: the search. score, best: its methods. item_ids: the id of each row. parts: what the score has beside taste,
     None where it is taste alone. heard_at: the Unix time up to which events are in the trend. attributes: of the items,
     which filters ask for. titles: their words. live: what live items change. live_serial: the last change that is in
-    it. made_at: the Unix time when the bundle was made.
+    it. made_at: the Unix time when the bundle was made. n_made: how many rows it has; those after them are live items.
+    table: the vectors of all. popular: the order without a model. item_encoder: makes vectors of live items, where the
+    bundle has one.
     """
 
     def __init__(self, bundle: Bundle, search: Search[Any] | None = None) -> None:
@@ -60,20 +54,20 @@ class Catalogue:
         self.item_ids, self._items = bundle.items.ids, bundle.items
         self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
         self._openings = [_opening(item_id) for item_id in self.item_ids] if len(self.item_ids) <= _MAX_READY else None
-        self._table, self._biases = bundle.table, bundle.table.biases
-        self._popular = popularity_order(bundle.items)
-        self._places = np.argsort(self._popular)
+        self.table, self.popular = GrownTable(bundle.table), Popular(bundle.items)
         self.attributes = Attributes.of(bundle.items)
         self.n_made = len(bundle.items)
-        self.titles = TitleIndex(self._popular.tolist, lambda rows: (self._items[row].title for row in rows))
+        self.titles = TitleIndex(self.popular.order.tolist, lambda rows: (self._items[row].title for row in rows))
         self.live = LiveRows(self.attributes, self._made, len(bundle.items), self.titles)
         self.live_serial = 0
-        self.made_at, self.version = _seconds(bundle.manifest.created_at), bundle.manifest.version
-        self._popularity = bundle.items.popularity
+        self.made_at = _seconds(bundle.manifest.created_at)
+        self.item_encoder: ItemEncoder | None = None
+        self._newcomers: Newcomers | None = None
+        self._origins: list[list[str]] = []
         self.parts: Parts | None = bundle.table.parts
+        self._version = bundle.manifest.version
         similar = bundle.manifest.similar
-        self._relations = Relations(bundle.table, parse_similar(similar) if similar else usual_rule(self.parts))
-        self._standing: Standing | None = None
+        self._relations = Relations(self.table, parse_similar(similar) if similar else usual_rule(self.parts))
         self.heard_at = math.inf
         if self.has_trend:
             assert self.parts is not None and self.parts.rule.trend is not None  # noqa: S101  # it has one
@@ -101,23 +95,71 @@ class Catalogue:
         now: Unix seconds.
         """
         self.live.expire(now)
+        new: list[tuple[int, LiveItem]] = []
         for item_id, record in changes.items():
             row = self._rows.get(item_id)
-            if row is None:
+            is_known = row is not None and row < self.n_made
+            if record is None or not record.applies_to(is_known=is_known, bundle_at=self.made_at):
+                if row is not None:
+                    self.live.drop(row)
                 continue
-            is_known = row < self.n_made
-            if record is not None and record.applies_to(is_known=is_known, bundle_at=self.made_at):
-                self.live.put(row, item_id, record, now)
-            else:
-                self.live.drop(row)
+            if row is None:
+                row = len(self)
+                self._append(item_id)
+            self.live.put(row, item_id, record, now)
+            if not is_known:
+                new.append((row, record))
+        if new:
+            self._place(new)
+
+    def use_encoder(self, encoder: ItemEncoder) -> None:
+        """Let an encoder make vectors of live items. Called before there are any."""
+        self.item_encoder = encoder
+        if self.has_trend:
+            assert self.parts is not None  # noqa: S101  # it has a trend
+            self.set_counts(self.parts.counts_at(time.time()), self.heard_at)
 
     def origin(self, row: int) -> list[str]:
         """Return what a row's vector is made of, the weightiest first."""
-        return ["bundle"] if row < self.n_made else []
+        return ["bundle"] if row < self.n_made else self._origins[row - self.n_made]
 
     def by_popularity(self) -> Iterator[int]:
         """Yield all rows, the most popular first."""
-        return self._each_popular()
+        return self.popular.each()
+
+    def is_made(self, item_id: str) -> bool:
+        """Whether the bundle has an item."""
+        row = self._rows.get(item_id)
+        return row is not None and row < self.n_made
+
+    @property
+    def has_live_rows(self) -> bool:
+        """Whether there are, or were, items that the bundle does not have."""
+        return self.table.n_live > 0
+
+    def _append(self, item_id: str) -> None:
+        """Take an item that the bundle does not have: it gets the next row."""
+        if not self._origins:
+            self.item_ids = list(self.item_ids)  # the bundle's own list stays as it is
+            extended = Extended(self.search, self.table)
+            self.score, self.best = extended.score, extended.best
+            self._newcomers = Newcomers(self.table, self.attributes, self.find_row, self._version, self.item_encoder)
+        row = len(self)
+        self.item_ids.append(item_id)
+        if self._openings is not None:
+            self._openings.append(_opening(item_id))
+        self._rows[item_id] = row
+        self._origins.append([])
+        self.popular.grow(row + 1)
+        self.attributes.grow(row + 1)
+        self.live.grow(row + 1)
+
+    def _place(self, new: Sequence[tuple[int, LiveItem]]) -> None:
+        """Give live rows their vectors."""
+        assert self._newcomers is not None  # noqa: S101  # there is one since the first live row
+        origins = self._newcomers.add([(row, self.item(row), record) for row, record in new])
+        for (row, _), origin in zip(new, origins, strict=True):
+            self._origins[row - self.n_made] = origin
 
     def _made(self, row: int) -> Item | None:
         """Return what the bundle says of a row, if it has it."""
@@ -130,7 +172,8 @@ class Catalogue:
         """
         assert self.parts is not None  # noqa: S101  # asked of a trend only
         if counts is not None:
-            self._standing = stand(self.parts, counts, self._places)
+            prior = 0.0 if self.item_encoder is None else self.item_encoder.prior_count
+            self.popular.standing = stand(self.parts, counts, self.popular.places, self.n_made, prior)
         self.heard_at = heard_at
 
     def weigh(
@@ -148,15 +191,17 @@ class Catalogue:
         if self.parts is None:
             return users, None
         gaps = np.log1p(np.maximum(0.0, now - np.asarray(last_at, dtype=np.float64)))
-        return weigh(self.parts, users, histories, gaps, self._standing)
+        n_made = self.n_made if self.has_live_rows else None
+        return weigh(self.parts, users, histories, gaps, self.popular.standing, n_made)
 
     def relate(self, anchors: Sequence[int], encoded: Float32) -> tuple[Float32, Addend]:
         """Return what scores items as those that go with anchors, as score() and best_of() take it.
 
         anchors: rows. encoded: by the encoder, of the anchors alone, float32 [dim].
         """
-        weight = 0.0 if self._standing is None else self._relations.rule.trend
-        addend = Addend(np.float32(weight), self._standing, *self._relations.speak(anchors))
+        standing = self.popular.standing
+        weight = 0.0 if standing is None else self._relations.rule.trend
+        addend = Addend(np.float32(weight), standing, *self._relations.speak(anchors))
         return self._relations.direction(anchors, encoded), addend
 
     def describe_parts(
@@ -228,14 +273,14 @@ class Catalogue:
 
     def vectors(self, rows: Sequence[int]) -> Float32:
         """Return the vectors of rows, float32 [len(rows), dim]."""
-        return self._table.pick(np.asarray(rows, dtype=np.int64))
+        return self.table.pick(np.asarray(rows, dtype=np.int64))
 
     def exact_scores(self, users: Float32, addends: Addends | None = None) -> Float32:
         """Return user · item (+ bias, + addend) of every item, float32 [batch, n_items], for checks at load.
 
         users: float32 [batch, dim].
         """
-        scores = scan_scores(self._table, users)
+        scores = scan_scores(self.table.made, users)
         for own, addend in zip(scores, addends or (), strict=False):
             addend.add_to(own)
         return scores
@@ -255,9 +300,9 @@ class Catalogue:
         hidden = set(masked)
         rows: Int64 = np.array([row for row in candidates if row not in hidden], dtype=np.int64)
         with np.errstate(all="ignore"):
-            scores: Float32 = self._table.pick(rows) @ user
-        if self._biases is not None:
-            scores += self._biases[rows]
+            scores: Float32 = self.table.pick(rows) @ user
+        if (biases := self.table.biases_of(rows)) is not None:
+            scores += biases
         if addend is not None:
             scores += addend.at(rows)
         if not np.isfinite(scores).all():
@@ -279,42 +324,7 @@ class Catalogue:
         that may be in the answer, without candidates; None for all. boost: what is added to each item's score, float32
         [n_items], if anything.
         """
-        hidden = set(masked)
-        if allowed is not None or boost is not None:
-            left = np.ones(len(self), dtype=np.bool_) if allowed is None else allowed.copy()
-            left[list(hidden)] = False
-            chosen: Int64 = np.flatnonzero(left)
-            if candidates is not None:
-                chosen = np.array(sorted({row for row in candidates if left[row]}), dtype=np.int64)
-            return self._most_popular_of(chosen, k, boost)
-        if (standing := self._standing) is not None:
-            return self._trending(standing, k, hidden, candidates)
-        rows = self._each_popular() if candidates is None else sorted(set(candidates), key=self._places.__getitem__)
-        best = list(itertools.islice((row for row in rows if row not in hidden), k))
-        return best, self._popularity[best]
-
-    def _most_popular_of(self, rows: Int64, k: int, boost: Float32 | None) -> Ranked:
-        """Return the k most popular of rows."""
-        standing = self._standing
-        popularity: NDArray[Any] = self._popularity if standing is None else standing.logs
-        if boost is not None:
-            popularity = popularity + boost
-        rows = pick_highest(rows, popularity, self._places, k)
-        rows = rows[np.lexsort((self._places[rows], -popularity[rows]))]
-        return rows.tolist(), popularity[rows]
-
-    def _trending(self, standing: Standing, k: int, hidden: set[int], candidates: Sequence[int] | None) -> Ranked:
-        rows = standing.top if candidates is None else np.array(sorted(set(candidates)), dtype=np.int64)
-        left = rows[[row not in hidden for row in rows.tolist()]] if hidden else rows
-        if len(left) < k and candidates is None:
-            left = np.delete(np.arange(len(self)), sorted(hidden))
-        order = np.lexsort((self._places[left], -standing.logs[left]))[:k]
-        return left[order].tolist(), standing.logs[left[order]]
-
-    def _each_popular(self) -> Iterator[int]:
-        """Yield all rows, the most popular first. They are converted 256 at a time, because few are asked for."""
-        for first in range(0, len(self._popular), _POPULAR_AT_ONCE):
-            yield from self._popular[first : first + _POPULAR_AT_ONCE].tolist()
+        return self.popular.rank(k, masked, candidates, allowed, boost)
 
 
 def _shown(scores: NDArray[Any]) -> list[float]:

@@ -16,15 +16,11 @@ from service.search.choice import Kind, open_search
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What requests are answered from. The bundle's items are not kept: the catalogue has what is needed of them.
-
-    item_encoder: makes vectors of items that are not in the bundle; None where the bundle has none.
-    """
+    """What requests are answered from. The bundle's items are not kept: the catalogue has what is needed of them."""
 
     manifest: Manifest
     student: Student
     catalogue: Catalogue
-    item_encoder: ItemEncoder | None = None
 
 
 def load_model(
@@ -48,5 +44,7 @@ def load_model(
     examine(student, bundle.manifest)
     catalogue = Catalogue(bundle, open_search(bundle, student.encode, kind=kind, directory=codes, warn=warn))
     compare_golden(bundle, student, catalogue)
-    item_encoder = None if bundle.table.encoding is None else ItemEncoder(bundle)
-    return Model(bundle.manifest, student, catalogue, item_encoder)
+    student.gather_from(catalogue.table)
+    if bundle.table.encoding is not None:
+        catalogue.use_encoder(ItemEncoder(bundle))
+    return Model(bundle.manifest, student, catalogue)

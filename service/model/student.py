@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.bundle import Bundle, Float32, Int64, pad_histories
+from service.bundle import Bundle, Float32, Gathered, Int64, pad_histories
 from service.errors import ModelError, StartError
 from service.onnx_session import Session
 
@@ -20,11 +20,15 @@ class Student:
 
     def __init__(self, bundle: Bundle) -> None:
         """Load the encoder. Raises StartError unless its inputs and outputs are those of the bundle format."""
-        self._table = bundle.table
+        self._table: Gathered = bundle.table
         self._max_history = bundle.manifest.max_history
         self._dim = bundle.manifest.dim
         self._session = Session(bundle.encoder, str(bundle.path))
         self._check_signature(bundle)
+
+    def gather_from(self, table: Gathered) -> None:
+        """Take the vectors of histories from a table that has further rows after those of the bundle."""
+        self._table = table
 
     def encode(self, histories: Sequence[Sequence[int]]) -> Float32:
         """Return user vectors, float32 [len(histories), dim]. Raises ModelError.

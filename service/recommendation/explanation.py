@@ -44,10 +44,9 @@ class Explainer:
         self._least.update(costs)
 
     async def explain(self, ranking: Ranking) -> None:
-        """Explain a finished answer, or note in it why it is not explained."""
+        """Explain a finished answer, or note in it why it is not; of popular items that is noted already."""
         answer = ranking.answer
-        if answer.level == "fallback":
-            answer.explanation = Explanation(left_out="fallback")
+        if answer.explanation is not None:
             return
         explored = _newest(ranking.found.taste)
         stage, cost = self._stage(ranking, len(explored))

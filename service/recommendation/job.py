@@ -66,12 +66,14 @@ class Taste:
     """What is known of a user: all rows seen, oldest first, int32, and the vector, float32 [dim], once encoded.
 
     last_at: the Unix time of the last event; NaN where it is not known. hidden: rows that the user does not want.
+    is_partial: something of the user was with items that the bundle does not have.
     """
 
     seen: Int32 = field(default_factory=lambda: NO_ROWS)
     user: Float32 | None = None
     last_at: float = math.nan
     hidden: Int32 = field(default_factory=lambda: NO_ROWS)
+    is_partial: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +84,8 @@ class Job:
     added to each item's score, float32 [n_items], if anything. placed: position to row, of the pins that stand.
     dropped: the ids of the pins that do not, because their items are not to be shown. mask: the rows that may be shown,
     bool [n_items]; None for all. withdrawn: rows that may not though there is no mask. anchors: rows; where there are
-    any, what is asked for are items that go with them.
+    any, what is asked for are items that go with them. n_items: of the catalogue when the query was made: it is not
+    answered with what came later. None: as it is now.
     """
 
     query: Query
@@ -97,6 +100,7 @@ class Job:
     mask: Mask | None = None
     withdrawn: Int32 = field(default_factory=lambda: NO_ROWS)
     anchors: Sequence[int] = ()
+    n_items: int | None = None
 
     def may_show(self, row: int) -> bool:
         """Whether a row can be pinned: not excluded, let through by the filter, and one of the candidates, if any."""
@@ -143,7 +147,7 @@ def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]
         taste = Taste(np.array(_find(query.history, catalogue, ignored), dtype=np.int32))
     elif query.user_id is None:
         taste = Taste()
-    job = Job(query, future, taste, candidates, excluded, [], mask=mask, withdrawn=withdrawn)
+    job = Job(query, future, taste, candidates, excluded, [], mask=mask, withdrawn=withdrawn, n_items=len(catalogue))
     if query.similar_to:
         job.anchors = list(dict.fromkeys(_find(query.similar_to, catalogue, ignored)))
         job.excluded = [*excluded, *job.anchors]
@@ -287,6 +291,7 @@ class Ranking:
         """The job that is answered."""
         return self.found.job
 
-    def masked(self) -> Sequence[int] | Int32:
-        """Return the rows that must not be ranked."""
-        return self.found.job.masked(self.found.taste)
+    def masked(self, n_rows: int) -> Sequence[int] | Int32:
+        """Return the rows that must not be ranked: of n_rows also those that came since the query was made."""
+        masked, n_items = self.found.job.masked(self.found.taste), self.found.job.n_items
+        return masked if n_items in (None, n_rows) else [*masked, *range(n_items or 0, n_rows)]

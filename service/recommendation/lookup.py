@@ -20,7 +20,7 @@ from service.recommendation.job import NO_ROWS, Found, Job, Ranking, Taste
 from service.recommendation.memory import Memory
 from service.user.embedding import EmbeddingCache
 from service.user.history import History
-from service.user.record import Past, Record, Sight
+from service.user.record import Int32, Past, Record, Sight
 
 _MAX_WRITES = 4
 _WRITE_TIMEOUT_S = 0.25
@@ -65,7 +65,9 @@ class Lookup:
             self._memory.note(user_id, replace(taste, user=ranking.user))
             if sight is not None and (ranking.user is not None or not len(taste.seen)):
                 hidden = taste.hidden if sight.has_marks else None
-                records.append((user_id, sight, Record(taste.seen, ranking.user, hidden, taste.last_at)))
+                if not (taste.is_partial and self._catalogue.has_live_rows):
+                    record = Record(taste.seen, ranking.user, hidden, taste.last_at, taste.is_partial)
+                    records.append((user_id, sight, record))
         if records and len(self._writes) < _MAX_WRITES:  # dropped when busy: they only save work
             task = asyncio.create_task(self._write(records, self._n_erasures))
             self._writes.add(task)
@@ -149,6 +151,7 @@ class Lookup:
     async def _look(self, jobs: Sequence[Job], until: float) -> list[Sight | StoreError]:
         """Look at the users' records; where there is no time for a second round trip, at their histories too."""
         start = time.monotonic()
+        self._embeddings.believes_partial = not self._catalogue.has_live_rows
         try:
             is_whole = not self._trip.fits_twice(start, until)
             return await self._embeddings.look(_users(jobs), until - start, is_whole=is_whole)
@@ -170,12 +173,18 @@ class Lookup:
         return reading.has(job)
 
     def _taste_of(self, past: Past, sight: Sight) -> Taste:
-        rows, _ = self._catalogue.find_rows(past.item_ids)
+        rows, unknown = self._catalogue.find_rows(past.item_ids)
         seen = np.array(rows, dtype=np.int32)
         if not sight.has_marks and not past.hidden:
-            return Taste(seen, last_at=sight.last_at)
-        hidden, _ = self._catalogue.find_rows(past.hidden)
-        return Taste(seen, last_at=past.last_at, hidden=np.array(hidden, dtype=np.int32))
+            return Taste(seen, last_at=sight.last_at, is_partial=bool(unknown) or self._has_live(seen))
+        hidden, more = self._catalogue.find_rows(past.hidden)
+        unwanted = np.array(hidden, dtype=np.int32)
+        is_partial = bool(unknown or more) or self._has_live(seen) or self._has_live(unwanted)
+        return Taste(seen, last_at=past.last_at, hidden=unwanted, is_partial=is_partial)
+
+    def _has_live(self, rows: Int32) -> bool:
+        """Whether some of the rows are live items, which other processes may have elsewhere."""
+        return self._catalogue.has_live_rows and bool((rows >= self._catalogue.n_made).any())
 
     def _recall(self, reading: "_Reading", job: Job, exc: StoreError) -> None:
         """Note what is remembered of a job's user in the place of what the store did not say."""

@@ -21,7 +21,7 @@ from service.model.student import BUCKETS, Student
 from service.recommendation.budget import Stage, StageCosts
 from service.recommendation.diversity import MOST_DIVERSIFIED
 from service.recommendation.funnel import count_funnel
-from service.recommendation.job import Answer, Found, Query, Ranking
+from service.recommendation.job import Answer, Explanation, Found, Query, Ranking
 from service.recommendation.observer import RankingMetrics
 from service.recommendation.rule import Page, Rules, Shaping
 from service.recommendation.similar import begin_similar, relate, to_encode
@@ -144,7 +144,7 @@ class Ranker:
             return
         start = time.monotonic()
         k = max(_depth(ranking.job.query) for ranking in rankings)
-        masked = [ranking.masked() for ranking in rankings]
+        masked = [ranking.masked(len(self._catalogue)) for ranking in rankings]
         try:
             users, addends = self._weigh(rankings)
             scores = self._catalogue.score(users, k, max(map(len, masked)), addends, _allowed(rankings))
@@ -195,7 +195,7 @@ class Ranker:
         """Return the best rows for one job, whatever its answer's level. Raises ModelError."""
         if ranking.answer.level == "fallback":
             return self._popular(ranking, depth)
-        masked, candidates = ranking.masked(), ranking.job.candidates
+        masked, candidates = ranking.masked(len(self._catalogue)), ranking.job.candidates
         users, addends = self._weigh([ranking])
         if candidates is not None:
             return self._catalogue.best_of(users[0], depth, masked, candidates, addends[0] if addends else None)
@@ -208,7 +208,9 @@ class Ranker:
     def _popular(self, ranking: Ranking, depth: int) -> Ranked:
         job = ranking.job
         allowed = job.mask if job.candidates is None else None
-        return self._catalogue.most_popular(depth, ranking.masked(), job.candidates, allowed, job.boost)
+        return self._catalogue.most_popular(
+            depth, ranking.masked(len(self._catalogue)), job.candidates, allowed, job.boost
+        )
 
     def _fall_back(self, ranking: Ranking, exc: DegradedError) -> None:
         reasons = ranking.answer.reasons
@@ -246,6 +248,7 @@ class Ranker:
             answer.funnel["history"] = min(len(ranking.found.taste.seen), self.max_history)
         if query.is_debug or query.is_explained:
             is_popular = answer.level == "fallback"
+            answer.explanation = Explanation(left_out="fallback") if is_popular and query.is_explained else None
             answer.parts = self._catalogue.describe_parts(
                 answer.ranked, ranking.addend, ranking.job.boost, is_popular=is_popular
             )

@@ -136,9 +136,10 @@ class Shaping:
         done, size = 0, _CHUNK
         if vectors is not None:
             diversified = Diversified(vectors, np.asarray(ranked[1])[: len(vectors)], self._rules.diversity)
+            n_next = self._last - self._n_before
             while done < min(len(vectors), n_wanted):
-                chunk = diversified.take(min(_MMR_CHUNK, n_wanted - done))
-                done += len(chunk)
+                chunk = diversified.take(min(n_next, n_wanted - done))
+                done, n_next = done + len(chunk), _MMR_CHUNK
                 yield chunk
             done = len(vectors) if done >= len(vectors) else n_wanted
         while done < min(len(ranked[0]), n_wanted):

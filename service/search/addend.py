@@ -5,7 +5,7 @@ with the items plus the addend. So searches know nothing of gaps and histories, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,25 @@ MOST_BOOSTED = 2000
 class Standing:
     """Where the items stand in the trend. logs: log(count + e), float32 [n_items]. top: the highest rows, ascending.
 
-    top_many: many of the highest, ascending: the highest of those that a filter allows are looked for among them.
+    top_many: many of the highest, ascending: the highest of those that a filter allows are looked for among them. Both
+    are rows of the bundle; top_live: the highest of the rows after those. least: the log of no count, which items have
+    that came since.
     """
 
     logs: Float32
     top: Int64
     top_many: Int64
+    least: float = -np.inf
+    top_live: Int64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def at(self, rows: Int64) -> Float32:
+        """Return the logs of rows, float32 [len(rows)]."""
+        if not len(rows) or int(rows.max()) < len(self.logs):
+            return self.logs[rows]
+        found: Float32 = np.full(len(rows), self.least, dtype=np.float32)
+        is_counted = rows < len(self.logs)
+        found[is_counted] = self.logs[rows[is_counted]]
+        return found
 
 
 @dataclass(slots=True)
@@ -49,7 +62,7 @@ class Addend:
     def add_to(self, scores: Float32) -> None:
         """Add to the scores of all items, float32 [n_items], in place."""
         if self.standing is not None:
-            scores += self.standing.logs * self.weight
+            scores += self.standing.logs[: len(scores)] * self.weight
         np.add.at(scores, self.rows, self.values)
 
     def at(self, rows: Int64) -> Float32:
@@ -60,7 +73,7 @@ class Addend:
         """Return the trend's part at rows, float32 [len(rows)]."""
         if self.standing is None:
             return np.zeros(len(rows), dtype=np.float32)
-        trend: Float32 = self.standing.logs[rows] * self.weight
+        trend: Float32 = self.standing.at(rows) * self.weight
         return trend
 
     def neighbours_at(self, rows: Int64) -> Float32:
@@ -140,18 +153,24 @@ Addends = Sequence[Addend | Boosted]
 """One for each user of a batch."""
 
 
-def stand(parts: Parts, counts: Float32, places: Int64 | None = None) -> Standing:
+def stand(
+    parts: Parts, counts: Float32, places: Int64 | None = None, n_made: int | None = None, prior: float = 0.0
+) -> Standing:
     """Return where the items stand by their counts, float32 [n_items].
 
     places: of the items in an order in which those are taken that stand equally high, int64 [n_items]; None: that of
-    the rows.
+    the rows. n_made: how many rows the bundle has; None: it has all. prior: the least count of a row after those.
     """
     assert parts.rule.trend is not None  # noqa: S101  # asked of a trend only
-    logs = parts.rule.trend.log(counts)
+    if n_made is not None and prior > 0 and len(counts) > n_made:
+        counts = np.concatenate([counts[:n_made], np.maximum(counts[n_made:], np.float32(prior))])
+    logs, least = parts.rule.trend.log(counts), parts.rule.trend.log(np.full(1, prior, dtype=np.float32))
     places = np.arange(len(logs)) if places is None else places
-    many = pick_highest(np.arange(len(logs)), logs, places, 64 * MOST_TRENDING)
+    rows = np.arange(len(logs))
+    many = pick_highest(rows[:n_made], logs, places, 64 * MOST_TRENDING)
     top = pick_highest(many, logs, places, MOST_TRENDING)
-    return Standing(logs, np.sort(top), np.sort(many))
+    later = pick_highest(rows[len(logs) if n_made is None else n_made :], logs, places, MOST_TRENDING)
+    return Standing(logs, np.sort(top), np.sort(many), float(least[0]), np.sort(later))
 
 
 def pick_highest(rows: Int64, values: NDArray[Any], places: Int64, n: int) -> Int64:
@@ -175,15 +194,19 @@ def weigh(
     histories: Sequence[Sequence[int] | NDArray[np.integer]],
     gaps: NDArray[np.floating],
     standing: Standing | None,
+    n_made: int | None = None,
 ) -> tuple[Float32, Sequence[Addend]]:
     """Return users as a search multiplies them, float32 [batch, dim], and what it adds to their scores.
 
     users: as the encoder gives them. histories, gaps: see service.bundle.add_up(), which says the same by the formula.
+    n_made: where histories may have rows after those of the bundle, how many rows it has; such rows have no neighbours.
     """
     of_taste, of_trend = parts.rule.weigh(gaps)
     if standing is not None and not all(map(len, histories)):
         is_cold = np.array([len(history) == 0 for history in histories], dtype=np.bool_)
         of_taste, of_trend = np.where(is_cold, np.float32(0), of_taste), np.where(is_cold, np.float32(1), of_trend)
+    if n_made is not None:
+        histories = [[row for row in rows if row < n_made] for rows in histories]
     addends = [
         Addend(each, standing, *parts.speak_singly(rows)) for each, rows in zip(of_trend, histories, strict=True)
     ]

@@ -137,12 +137,16 @@ def _reaching(groups: Float32, maxima: Float32, cuts: Float32, most: int) -> tup
     only `most` are returned of each user.
     """
     n_users, n_members, n_groups = groups.shape
+    scores = groups.reshape(n_users, n_members * n_groups)
+    if most > n_groups:  # most groups have one
+        owners, columns = np.divmod(np.flatnonzero(scores >= cuts[:, None]), scores.shape[1])
+        if len(owners) <= most * n_users:
+            return owners, columns, scores[owners, columns]
     users, places = np.nonzero(maxima >= cuts[:, None])
     members = groups[users, :, places]
     at, member = np.nonzero(members >= cuts[users, None])
     if len(at) <= most * n_users:
         return users[at], member * n_groups + places[at], members[at, member]
-    scores = groups.reshape(n_users, n_members * n_groups)
     columns = scores.argpartition(max(0, scores.shape[1] - most), axis=1)[:, -most:]
     owners = np.repeat(np.arange(n_users), columns.shape[1])
     values = scores[owners, columns.ravel()]

@@ -23,11 +23,13 @@ from service.user.history import History, read_seconds
 from service.user.key import UserKeys
 from service.user.record import (
     HEAD_BYTES,
+    VERSION_BYTES,
     Record,
     Sight,
     largest_record,
     make_mark,
     make_marked_mark,
+    mark_partial,
     pack_record,
     unpack_record,
 )
@@ -44,11 +46,17 @@ return 1
 
 
 class EmbeddingCache:
-    """The records of users, as one version of a model makes and reads them."""
+    """The records of users, as one version of a model makes and reads them.
+
+    believes_partial: whether records are read of users who did something with an item that the bundle does not have.
+    """
+
+    believes_partial = True
 
     def __init__(self, store: Store, keys: UserKeys, history: History, *, ttl_s: int, dim: int, version: str) -> None:
         """ttl_s: how long a record lives. dim, version: of the model."""
         self._store, self._keys, self._history = store, keys, history
+        self._partial = mark_partial(version.encode())
         self._ttl_s, self._dim, self._version = ttl_s, dim, version.encode()
         self._largest = largest_record(history.max_events, dim)
 
@@ -124,6 +132,7 @@ class EmbeddingCache:
             return Sight("invalid", mark=mark)
         if not is_ours:
             return Sight("invalid", mark=mark)  # another user's: reading it whole checks and counts every member
-        result, record = unpack_record(value, self._version, mark, self._dim)
+        stamp = self._partial if self.believes_partial and value[:VERSION_BYTES] == self._partial else self._version
+        result, record = unpack_record(value, stamp, mark, self._dim)
         last_at = read_seconds(score) if record is None or record.hidden is None else record.last_at
         return Sight(result, record, value[:HEAD_BYTES], mark, last_at=last_at)

@@ -4,6 +4,9 @@
     | user float32 [dim] | number of hidden rows uint16, time of the last event float64, hidden rows int32 [hidden]
     | crc32 uint32                                                  all little-endian
 
+The highest bit of the version's first byte says that the record is partial. Rows of live items are those of one
+process, so no record has any; and a partial one is believed only where there are none.
+
 What stands after the vector is there only where the user has marks (see history). In the place of a record there may
 be a token: the letter x and the id of a stream entry, written together with a new event.
 """
@@ -26,6 +29,7 @@ HEAD_BYTES = VERSION_BYTES + MARK_BYTES
 _COUNT_BYTES, _CRC_BYTES = 2, 4
 _MORE = struct.Struct("<Hd")
 _TOKEN = b"x"
+_PARTIAL = 0x80  # of the first byte of the version, which is ASCII
 
 
 @dataclass(slots=True)
@@ -46,7 +50,8 @@ class Record:
 
     rows: of the items seen, the oldest first, int32 [rows]. user: float32 [dim]; None, and stored as zeros, where there
     are no rows. hidden: rows not to be shown, int32; None where the user has no marks. last_at: the Unix time of the
-    last event, where the user has marks. Neither this nor `Sight` is frozen, which would cost each request a
+    last event, where the user has marks. is_partial: the user did something with an item that the bundle does not have:
+    where live items are, it may be one of them. Neither this nor `Sight` is frozen, which would cost each request a
     microsecond; nothing writes to them.
     """
 
@@ -54,6 +59,7 @@ class Record:
     user: Float32 | None
     hidden: Int32 | None = None
     last_at: float = math.nan
+    is_partial: bool = False
 
 
 @dataclass(slots=True)
@@ -93,14 +99,24 @@ def largest_record(max_rows: int, dim: int) -> int:
 
 def read_version(head: bytes) -> str | None:
     """Return the version that the first VERSION_BYTES of a stored record name; None for a token or nothing."""
-    return None if not head or head[:1] == _TOKEN else head.decode(errors="replace")
+    return None if not head or head[:1] == _TOKEN else _whole(head).decode(errors="replace")
+
+
+def mark_partial(version: bytes) -> bytes:
+    """Return how the version stands in a record that is partial."""
+    return bytes([version[0] | _PARTIAL]) + version[1:]
+
+
+def _whole(version: bytes) -> bytes:
+    return bytes([version[0] & ~_PARTIAL]) + version[1:]
 
 
 def pack_record(version: str, mark: bytes, record: Record, dim: int) -> bytes:
     """Return the stored form of a record. dim: of the model."""
     vector = np.zeros(dim, dtype=np.float32) if record.user is None else record.user
     rows, user = record.rows.astype("<i4", copy=False).tobytes(), vector.astype("<f4", copy=False).tobytes()
-    body = b"".join((version.encode(), mark, len(record.rows).to_bytes(_COUNT_BYTES, "little"), rows, user))
+    stamp = mark_partial(version.encode()) if record.is_partial else version.encode()
+    body = b"".join((stamp, mark, len(record.rows).to_bytes(_COUNT_BYTES, "little"), rows, user))
     if record.hidden is not None:
         body += _MORE.pack(len(record.hidden), record.last_at) + record.hidden.astype("<i4", copy=False).tobytes()
     return body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little")

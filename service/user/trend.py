@@ -131,6 +131,8 @@ class TrendCounter:
         left = self._rule.fade(now - at)
         for item_id, (total, new) in items.items():
             if (row := self._rows.find_row(item_id)) is not None:
+                if row >= len(self._total):
+                    self._grow(row + 1)
                 self._total[row] = max(self._total[row], total * left)
                 self._fresh[row] = min(new, total) * left
         self._mass = {name: mass * left for name, mass in list(sources.items())[:MOST_SOURCES]}
@@ -169,11 +171,21 @@ class TrendCounter:
         row = self._rows.find_row(item_id)
         at = min(timestamp, arrived)
         window = self._rule.window(at)
+        if row is not None and row >= len(self._total):
+            self._grow(row + 1)
         if row is None or at <= self.since or window < self._first_window:
             return
         is_first = self._pairs.setdefault(window, _KeySet()).add(_key(f"{user_id}\0{item_id}"))
         if is_first and _order(entry_id) > _order(self._known_to):
             self._add(row, self._rule.fade(self._at - at), source, is_new=is_new)
+
+    def _grow(self, n_items: int) -> None:
+        """Count further rows, of live items, from now on: at least so many, and all that there are."""
+        more = max(n_items, len(self._rows.item_ids)) - len(self._total)
+        self._total, self._fresh = (np.concatenate([own, np.zeros(more)]) for own in (self._total, self._fresh))
+        self._of_source = {
+            source: np.concatenate([own, np.zeros(more, dtype=np.float32)]) for source, own in self._of_source.items()
+        }
 
     def _add(self, row: int, weight: float, source: str, *, is_new: bool) -> None:
         """Count an event of a row. weight: what is left of it by now."""

@@ -23,7 +23,7 @@ from service.wire.crowd import ANSWERING, IDLE, IN_BODY, IN_HEAD, Crowd
 from service.wire.lane import Lane
 from service.wire.lingering import LingeringTransport
 from service.wire.path import split_target
-from service.wire.reply import CommonHead, RawHeaders, Reply, error_body, write_reply
+from service.wire.reply import NOT_KEPT, CommonHead, RawHeaders, Reply, error_body, write_reply
 from service.wire.request_parser import MalformedRequestError, RequestParser
 from service.wire.trace import Trace
 from service.wire.whole_post import Post, PostReader
@@ -297,6 +297,7 @@ class Connection(HttpToolsProtocol):
         self.url = b"/"  # what uvicorn makes of it is replaced below
         super().on_headers_complete()
         self.scope["path"], self.scope["raw_path"], self.scope["query_string"] = path, raw_path, query
+        self.cycle.default_headers = [each for each in self.cycle.default_headers if each != NOT_KEPT]  # see the gate
         self.cycle.keep_alive = self._is_wanted and self._parser.is_rest_small  # else a reply before the body ends it
         self.transport.is_sending_expected = True
         self._entrance.admit(self.scope)

@@ -18,7 +18,8 @@ STATUS = {
 }  # fmt: skip
 
 
-SECURITY_HEADERS: "RawHeaders" = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+NOT_KEPT = (b"cache-control", b"no-store")
+SECURITY_HEADERS: "RawHeaders" = ((b"x-content-type-options", b"nosniff"), NOT_KEPT)
 """Of every response: an answer is one user's, and JSON whatever a browser thinks of it."""
 BUG = RequestError("internal", "a bug: see the log")
 

@@ -29,6 +29,7 @@ SENT = {
 SCENARIO = "a scenario's/own %"
 NAMED = {"name": SCENARIO, "source": "store", "scenario": {"k": 4, "exclude": ["i1"]}}
 PAGE = {"user_id": USER, "slots": [{"name": "a", "k": 3}, {"name": "b", "scenario": SCENARIO}]}
+ITEM = {"title": "Client", "attributes": {"maker": ["A"]}, "numbers": {"cost": 5.5}, "like": ["i5"]}
 Load = Callable[[str], ModuleType]
 
 
@@ -124,12 +125,18 @@ def test_first_client_works_on_every_route(
     sent = call("events.send_events", body=models.EventsRequest([event, event]))
     answer = call("recommendations.recommend", body=models.RecommendRequest.from_dict(ASKED))
     inline = call("recommendations.recommend", body=models.RecommendRequest(history=["i1", "i2"], k=5))
+    put = call("items.put_item", "n/1", body=models.ItemFields.from_dict(ITEM))
+    patched = call("items.patch_item", "n/1", body=models.ItemFields.from_dict({"title": "Client B"}))
+    listed = call("items.put_items", body=models.ItemsRequest.from_dict({"items": [{**ITEM, "item_id": "n/2"}]}))
+    item = call("items.read_item", "n/1")
+    found = call("items.search_items", body=models.ItemsSearchRequest(text="client b"))
+    gone = [call("items.withdraw_item", item_id).state for item_id in ("n/1", "n/2")]
     like = call("recommendations.similar", body=models.SimilarRequest(item_id="i3", user_id=USER, k=4))
     batch = call("recommendations.recommend_batch", body=models.BatchRequest.from_dict({"requests": [ASKED, {"k": 5}]}))
     named = call("scenarios.put_scenario", SCENARIO, body=models.Scenario.from_dict({"k": 4, "exclude": ["i1"]}))
     page = call("recommendations.page", body=models.PageRequest.from_dict(PAGE))
-    listed, read = call("scenarios.list_scenarios"), call("scenarios.read_scenario", SCENARIO)
-    gone = call("scenarios.delete_scenario", SCENARIO)
+    names, read = call("scenarios.list_scenarios"), call("scenarios.read_scenario", SCENARIO)
+    dropped = call("scenarios.delete_scenario", SCENARIO)
     kept = call("users.read_user", USER)
     erased = call("users.erase_user", USER)
     for version in (older, newer):
@@ -140,12 +147,15 @@ def test_first_client_works_on_every_route(
     assert (sent.accepted, sent.duplicates, sent.rejected) == (1, 1, [])
     check_answer(answer)
     assert (len(inline.items), len(like.items)) == (5, 4)
+    assert ((put.state, put.from_), patched.state, listed.accepted) == (("live", ["like"]), "live", 1)
+    assert (item.title, item.numbers.to_dict(), found.items[0].item_id) == ("Client B", {"cost": 5.5}, "n/1")
+    assert gone == ["withdrawn", "withdrawn"]
     check_answer(batch.answers[0])
     assert batch.answers[1].error.code == "malformed"
     assert named.to_dict() == read.to_dict() == NAMED
     assert [len(slot.items) for slot in page.slots] == [3, 4]
-    assert SCENARIO in [each.name for each in listed.scenarios]
-    assert (gone.name, gone.falls_back) == (SCENARIO, False)
+    assert SCENARIO in [each.name for each in names.scenarios]
+    assert (dropped.name, dropped.falls_back) == (SCENARIO, False)
     assert (kept.user_id, kept.count, kept.history[0].item_id, kept.history[0].key) == (USER, 1, "i5", "e")
     assert (erased.user_id, erased.event_stream.erased, erased.event_stream.complete) == (USER, 1, True)
     assert (live.live, live.previous, back.live) == (newer, older, older)
@@ -203,13 +213,20 @@ def test_second_client_works_on_every_route(
         sent = root.EventsApi(client).send_events(models.EventsRequest(events=[event, event]))
         answer = root.RecommendationsApi(client).recommend(models.RecommendRequest.from_dict(ASKED))
         inline = root.RecommendationsApi(client).recommend(models.RecommendRequest(history=["i1", "i2"], k=5))
+        items = root.ItemsApi(client)
+        put = items.put_item("n/1", models.ItemFields.from_dict(ITEM))
+        patched = items.patch_item("n/1", models.ItemFields(title="Client B"))
+        listed = items.put_items(models.ItemsRequest.from_dict({"items": [{**ITEM, "item_id": "n/2"}]}))
+        item = items.read_item("n/1")
+        found = items.search_items(models.ItemsSearchRequest(text="client b"))
+        gone = [items.withdraw_item(item_id).state for item_id in ("n/1", "n/2")]
         like = root.RecommendationsApi(client).similar(models.SimilarRequest(item_ids=["i3", "i4"], k=4))
         lists, scenarios = root.RecommendationsApi(client), root.ScenariosApi(client)
         batch = lists.recommend_batch(models.BatchRequest.from_dict({"requests": [ASKED, {"user_id": "u", "k": 5}]}))
         named = scenarios.put_scenario(SCENARIO, models.Scenario.from_dict({"k": 4, "exclude": ["i1"]}))
         page = lists.page(models.PageRequest.from_dict(PAGE))
         read = scenarios.read_scenario(SCENARIO)
-        gone = scenarios.delete_scenario(SCENARIO)
+        dropped = scenarios.delete_scenario(SCENARIO)
         kept = users.read_user(USER)
         erased = users.erase_user(USER)
         for version in (older, newer):
@@ -220,10 +237,13 @@ def test_second_client_works_on_every_route(
         assert (sent.accepted, sent.duplicates, sent.rejected) == (1, 1, [])
         check_answer(answer)
         assert (len(inline.items), len(like.items)) == (5, 4)
+        assert (put.state, patched.state, listed.accepted) == ("live", "live", 1)
+        assert (item.title, item.numbers, found.items[0].item_id) == ("Client B", {"cost": 5.5}, "n/1")
+        assert gone == ["withdrawn", "withdrawn"]
         check_answer(batch.answers[0].actual_instance)
         assert (named.name, read.scenario.k, read.scenario.exclude) == (SCENARIO, 4, ["i1"])
         assert [len(slot.items) for slot in page.slots] == [3, 4]
-        assert (gone.name, gone.falls_back) == (SCENARIO, False)
+        assert (dropped.name, dropped.falls_back) == (SCENARIO, False)
         assert (kept.user_id, kept.count, kept.history[0].item_id, kept.history[0].key) == (USER, 1, "i5", "e")
         assert (erased.user_id, erased.event_stream.erased, erased.event_stream.complete) == (USER, 1, True)
         assert (live.live, live.previous, back.live) == (newer, older, older)

@@ -1,5 +1,6 @@
 """A real Chromium, driven through chromedriver's HTTP interface: a page is opened, clicked and read."""
 
+import base64
 import json
 import os
 import re
@@ -98,6 +99,22 @@ class Browser:
         script = f"const [given, done] = arguments; (async () => {{ {body} }})().then((value) => done({{ value }}),"
         script += "(error) => done({ error: { code: error.code ?? null, message: error.message } }))"
         return self._call("/execute/async", script=script, args=[list(given)])
+
+    def resize(self, width: int, height: int) -> None:
+        """Make the window so many pixels large, be it as narrow as a telephone."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._call("/goog/cdp/execute", cmd="Emulation.setDeviceMetricsOverride", params=metrics)
+
+    def like(self, scheme: str) -> None:
+        """Prefer light or dark, as an operating system says it."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self._call("/goog/cdp/execute", cmd="Emulation.setEmulatedMedia", params={"features": features})
+
+    def screenshot(self) -> bytes:
+        """Return what the window shows, as PNG."""
+        answer = self._client.get(self._session + "/screenshot")
+        assert answer.is_success, answer.text
+        return base64.b64decode(answer.json()["value"])
 
     def requested(self) -> list[str]:
         """Return the URLs that pages asked for since the last call."""

@@ -54,11 +54,13 @@ def round_arrays(arrays: Arrays) -> dict[str, NDArray[Any]]:
     """
     scale = arrays["scale"]
     table, scales = quantise_rows(arrays["table.weight"])
+    weight = np.exp(arrays["log_weight"]).astype(np.float32)
+    weight[0] = 0  # of what is not known
     return {
+        "place": arrays["place"].astype(np.int32),
         "table": table,
         "scales": scales[:, None],
-        "weight": (np.exp(arrays["log_weight"]) * arrays["is_known"]).astype(np.float32),
-        "is_known": arrays["is_known"].astype(np.float32),
+        "weight": weight,
         "mean": (arrays["mean"] * scale).astype(np.float32),
         "linear": (arrays["linear.weight"].T * scale).astype(np.float32),
         "up": np.ascontiguousarray(arrays["up.weight"].T, dtype=np.float32),
@@ -70,13 +72,13 @@ def round_arrays(arrays: Arrays) -> dict[str, NDArray[Any]]:
 
 def encode_plainly(stored: Arrays, features: Sequence[int]) -> tuple[NDArray[np.float32], float]:
     """Return the vector [D] and the confidence of an item's features, by the formula."""
-    rows = np.asarray(features, dtype=np.int64)
+    rows = stored["place"][np.asarray(features, dtype=np.int64)]
     weight = stored["weight"][rows]
     each = stored["table"][rows].astype(np.float32) * stored["scales"][rows]
     bag = (each * weight[:, None]).sum(axis=0) / max(float(np.sqrt((weight**2).sum())), LEAST_NORM)
     inside = np.maximum(bag @ stored["up"] + stored["up_bias"], 0)
     vector = (stored["mean"] + bag @ stored["linear"] + inside @ stored["down"]).astype(np.float32)
-    known = float(stored["is_known"][rows].sum())
+    known = float((rows > 0).sum())
     distance = float(np.linalg.norm(vector - stored["mean"]))
     logit = np.array([distance, np.log1p(known), known / max(1, len(rows)), 1.0]) @ stored["certainty"]
     return vector, float(1 / (1 + np.exp(-logit))) if known else 0.0
@@ -106,10 +108,11 @@ def _vector_nodes() -> list[Any]:
     """Return the nodes from features to vector."""
     node = helper.make_node
     return [
-        node("Gather", ["weight", "features"], ["weights"]),  # [n, F]
-        node("Gather", ["table", "features"], ["integers"]),  # [n, F, H]
+        node("Gather", ["place", "features"], ["rows"]),  # [n, F]
+        node("Gather", ["weight", "rows"], ["weights"]),  # [n, F]
+        node("Gather", ["table", "rows"], ["integers"]),  # [n, F, H]
         node("Cast", ["integers"], ["numbers"], to=TensorProto.FLOAT),
-        node("Gather", ["scales", "features"], ["row_scales"]),  # [n, F, 1]
+        node("Gather", ["scales", "rows"], ["row_scales"]),  # [n, F, 1]
         node("Unsqueeze", ["weights", "last"], ["columns"]),  # [n, F, 1]
         node("Mul", ["row_scales", "columns"], ["factors"]),
         node("Mul", ["numbers", "factors"], ["weighed"]),
@@ -136,7 +139,8 @@ def _confidence_nodes() -> list[Any]:
         node("Mul", ["away", "away"], ["away_squares"]),
         node("ReduceSum", ["away_squares", "axis"], ["away_sum"], keepdims=0),
         node("Sqrt", ["away_sum"], ["distance"]),
-        node("Gather", ["is_known", "features"], ["knowns"]),
+        node("Cast", ["rows"], ["row_floats"], to=TensorProto.FLOAT),
+        node("Sign", ["row_floats"], ["knowns"]),
         node("ReduceSum", ["knowns", "axis"], ["known"], keepdims=0),  # [n]
         node("Add", ["known", "one"], ["known_more"]),
         node("Log", ["known_more"], ["log_known"]),

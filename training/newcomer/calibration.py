@@ -20,7 +20,7 @@ from training.newcomer.example import Examples
 from training.newcomer.network import ItemNetwork
 
 MOST_REQUESTS = 4096
-RESTRAINT = 0.01  # how much scale 1 and offset 0 are preferred where little is known
+RESTRAINT = 0.01  # of the confidence's weights
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _fit_scores(
         scale, offset = fitted[0].exp(), fitted[1]
         whole = torch.logaddexp(theirs, (made * scale + offset).logsumexp(dim=1))
         # the score of a known item that was taken is the same under every scale and offset
-        return (whole - torch.where(of_held, own * scale + offset, 0.0)).mean() + RESTRAINT * (fitted**2).sum()
+        return (whole - torch.where(of_held, own * scale + offset, 0.0)).mean() + (fitted**2).sum() / len(users)
 
     _minimise(fitted, loss)
     log_scale, offset = fitted.detach().tolist()

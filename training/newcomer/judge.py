@@ -24,6 +24,7 @@ from training.newcomer.text import BUCKETS
 NEIGHBOURS = 10  # known items whose vectors are averaged
 SHOWN_TO = 4096  # requests that tell how often new items are shown
 K = 10
+RANKED_AT_ONCE = 1 << 20  # scores
 Scores = NDArray[np.float32]
 
 
@@ -52,6 +53,7 @@ def judge_newcomers(
         "models": _rows(ranks, question),
         "confidence": _by_confidence(ranks["encoder"], confidences[question.target]),
         "shown": _shown(held, model, vectors, made.offset),
+        "data": held.whole.report["fingerprint"],
         **made.about,
     }
 
@@ -110,9 +112,10 @@ def _ranks(scores: Scores, target: Int64) -> Int64:
     """Return the ranks of targets among scores [U, n], or [n] for everybody; equal scores in a random order."""
     rng = np.random.default_rng(0)
     found = []
-    for start in range(0, len(target), 1024):
-        own = target[start : start + 1024]
-        block = scores[start : start + 1024] if scores.ndim == 2 else np.repeat(scores[None], len(own), axis=0)
+    at_once = max(1, RANKED_AT_ONCE // scores.shape[-1])
+    for start in range(0, len(target), at_once):
+        own = target[start : start + at_once]
+        block = scores[start : start + at_once] if scores.ndim == 2 else np.repeat(scores[None], len(own), axis=0)
         order = np.lexsort((rng.random(block.shape), block), axis=1)
         place = np.argsort(order, axis=1).astype(np.float32)
         found.append(rank_targets(place, own))

@@ -7,6 +7,7 @@ item is known to the network by its features alone, of which it must do without 
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ ITEMS_AT_ONCE, USERS_AT_ONCE, TAKEN_AT_ONCE = 512, 256, 512
 HIDDEN = 0.3  # of the features of an item, in each step
 VECTOR_WEIGHT = 0.1  # of the distance of the vectors, in the sum of the three losses
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-2
+LEAST_STEPS = 200  # of a training, however few the items are
 MOST_STEPS = 1000  # of a training, or three epochs where these take more: a minute or two for 20,000 items
 
 
@@ -51,11 +53,11 @@ def teach(examples: Examples, epochs: int, seed: int, progress: Progress) -> Ite
     metric = torch.from_numpy(examples.metric())
     spread = float((((torch.from_numpy(examples.vectors - mean)) @ metric) ** 2).mean()) or 1.0
     per_epoch = -(-len(examples.features) // ITEMS_AT_ONCE)
-    steps = min(epochs * per_epoch, max(MOST_STEPS, 3 * per_epoch))
+    steps = min(max(LEAST_STEPS, epochs * per_epoch), max(MOST_STEPS, 3 * per_epoch))
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps + 1)
     network.train()
-    with progress.bar("item encoder, steps", steps) as bar:
+    with progress.bar("item encoder, steps", steps) as bar, _one_thread():
         for _, batch in zip(range(steps), _batches(examples, trust, seed), strict=False):
             optimiser.zero_grad()
             _loss(network, batch, metric, spread).backward()
@@ -63,6 +65,17 @@ def teach(examples: Examples, epochs: int, seed: int, progress: Progress) -> Ite
             schedule.step()
             bar.advance(1)
     return network.eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: a step is so small that on shared cores threads wait for each other, ten times over."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _loss(network: ItemNetwork, batch: Batch, metric: Tensor, spread: float) -> Tensor:

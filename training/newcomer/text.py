@@ -10,7 +10,7 @@ from training.data.event import Int64
 from training.data.item_file import PREFIX
 
 BUCKETS = 1 << 15
-"""How many numbers features have. Two megabytes of a bundle; more of them found nothing more on the real data sets."""
+"""How many numbers features have: the known features of 12,600 films then share few of them."""
 
 
 def item_texts(frame: pl.DataFrame) -> list[ItemText]:

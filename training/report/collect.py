@@ -14,7 +14,7 @@ from training.data.prepared import Prepared
 from training.data.split import TEST
 from training.errors import InputError
 from training.evaluation.given import Given
-from training.evaluation.judge import Ranking, popularity_scorer, rank, rank_asked
+from training.evaluation.judge import AskedScorer, Ranking, popularity_scorer, rank, rank_asked, with_popularity
 from training.evaluation.metric import ndcg
 from training.evaluation.quality import (
     COMPARED,
@@ -33,6 +33,7 @@ from training.model.checkpoint import load_model
 from training.model.curve import Epoch, load_curve
 from training.model.encoder import count_parameters
 from training.progress import Progress
+from training.report.diversity import measure_diversity
 from training.teacher.kind import CURVE, RANKING, Kind
 from training.teacher.mix import load_shares
 from training.teacher.registry import KINDS, mixed_members, open_member, peer_pairs
@@ -80,8 +81,10 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
         "beside_baselines": beside_baselines(rankings, [name for name in rankings if name not in own]),
         "overlap": overlaps(rankings),
         "diversity_by": yardstick.features.by,
+        "by_diversity": beside_diversity(bundle, question, prepared),
         "meaning": MEANING,
-        "newcomers": read_newcomers(run),
+        "newcomers": read_newcomers(run, prepared),
+        "similar": read_similar(run),
         "bundle": {"version": bundle.manifest.version, "refit": bundle.manifest.refit},
         "seconds": {name: value for name, value in _seconds(run).items() if name in rankings},
         "data": prepared.report,
@@ -164,11 +167,23 @@ def other_rankings(
 
 def rank_bundle(bundle: Bundle, question: Question, prepared: Prepared) -> Ranking:
     """Rank the question with a bundle through onnxruntime, under both rules about seen items."""
-    taste, longest, parts = ExportedStudent(bundle).padded_scores, bundle.manifest.max_history, bundle.table.parts
+    return rank_asked(question, bundle_scorer(bundle, question, prepared), bundle.manifest.max_history, both_rules=True)
+
+
+def bundle_scorer(bundle: Bundle, question: Question, prepared: Prepared) -> AskedScorer:
+    """Return what scores the requests of a question as the bundle does, through onnxruntime."""
+    taste, parts = ExportedStudent(bundle).padded_scores, bundle.table.parts
     if parts is None:
-        return rank(question, taste, longest, both_rules=True)
-    scorer = Given(prepared, parts).scorer(question, taste, parts.rule)
-    return rank_asked(question, scorer, longest, both_rules=True)
+        return with_popularity(question, taste)
+    return Given(prepared, parts).scorer(question, taste, parts.rule)
+
+
+def beside_diversity(bundle: Bundle, question: Question, prepared: Prepared) -> list[dict[str, float]]:
+    """Return what diversity does to the bundle's lists; nothing where it was refitted, so that no request is new."""
+    if bundle.manifest.refit:
+        return []
+    scorer = bundle_scorer(bundle, question, prepared)
+    return measure_diversity(question, scorer, bundle.table.dense(), bundle.manifest.max_history)
 
 
 def learning_curves(run: Path) -> dict[str, list[Epoch]]:
@@ -190,14 +205,22 @@ def read_table(run: Path, name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def read_newcomers(run: Path) -> dict[str, Any]:
-    """Return what the stages of new items left: encoder and judged, each empty where its stage was not run."""
+def read_newcomers(run: Path, prepared: Prepared) -> dict[str, Any]:
+    """Return what the stages of new items left: encoder and judged, each empty where its stage was not run.
+
+    What was judged on other data than prepared is left out.
+    """
     places = {"encoder": "item_encoder/about.json", "judged": "newcomers/newcomers.json"}
     found = {name: run / place for name, place in places.items()}
-    return {
-        "titles": NEWCOMERS,
-        **{name: json.loads(path.read_text(encoding="utf-8")) if path.exists() else {} for name, path in found.items()},
-    }
+    said = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found.items() if path.exists()}
+    judged = said.get("judged", {})
+    is_stale = judged.get("data") != prepared.report["fingerprint"]
+    return {"titles": NEWCOMERS, "encoder": said.get("encoder", {}), "judged": {} if is_stale else judged}
+
+
+def read_similar(run: Path) -> dict[str, Any]:
+    """Return how items that go with others are weighed and how good that is; titles alone where not judged."""
+    return {"titles": SIMILAR_TITLES} | (read_table(run, "similar") or {})
 
 
 def lineage_of(run: Path) -> dict[str, Any]:
@@ -271,6 +294,14 @@ NEWCOMERS = {
     "text_neighbour": "Mean of the nearest texts",
     "popular_in_category": "Most popular attribute",
     "random": "Chance",
+}
+SIMILAR_TITLES = {
+    "mix": "What is served",
+    "next": "What users do next",
+    "neighbours": "Neighbours, in both directions",
+    "angle": "Direction of the vectors",
+    "trend": "Trend",
+    "together": "Co-occurrence in training",
 }
 TITLES = {
     "teacher": "Teacher",

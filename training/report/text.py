@@ -25,7 +25,12 @@ def summary_lines(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{titles[name]:40}{row['ndcg@10']:9.4f}{_interval(row['ndcg@10_interval']):>18}{row['hr@10']:8.4f}{sizes}"
         )
-    return [*lines, *request_lines(metrics, titles), *newcomer_lines(metrics.get("newcomers", {}))]
+    return [
+        *lines,
+        *request_lines(metrics, titles),
+        *newcomer_lines(metrics.get("newcomers", {})),
+        *similar_lines(metrics.get("similar", {})),
+    ]
 
 
 def newcomer_lines(found: Mapping[str, Any]) -> list[str]:
@@ -35,7 +40,7 @@ def newcomer_lines(found: Mapping[str, Any]) -> list[str]:
         return []
     lines = [
         "",
-        f"{judged['held_out']:,} items held out whole, {judged['requests']:,} requests, ranked among themselves",
+        f"{judged['held_out']:,} items held out whole, ranked among themselves; {judged['requests']:,} requests",
     ]
     for name, row in judged["models"].items():
         ahead = f"  encoder {_difference(row['encoder_ahead'])}" if "encoder_ahead" in row else ""
@@ -43,6 +48,18 @@ def newcomer_lines(found: Mapping[str, Any]) -> list[str]:
             f"{found['titles'][name]:40}{row['ndcg@10']:9.4f}{_interval(row['ndcg@10_interval']):>18}{row['hr@10']:8.4f}"
             f"{ahead}"
         )
+    return lines
+
+
+def similar_lines(found: Mapping[str, Any]) -> list[str]:
+    """Return how good items that go with others are; no lines where that was not judged. found: see read_similar."""
+    if not found.get("models"):
+        return []
+    lines = ["", f"items that go with others, {found['pairs']:,} pairs of a basket or session"]
+    for name, row in found["models"].items():
+        ahead = f"  served {_difference(row['mix_ahead'])}" if "mix_ahead" in row else ""
+        interval = _interval(row["ndcg@10_interval"])
+        lines.append(f"{found['titles'][name]:40}{row['ndcg@10']:9.4f}{interval:>18}{row['hr@10']:8.4f}{ahead}")
     return lines
 
 

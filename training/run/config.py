@@ -266,7 +266,7 @@ class Refresh:
     # events, the newest, on which both models are judged; as many before them validate the new one
     judged_most: AtLeast1 = 5000  # of them, at most
     judged_least: AtLeast1 = 100  # with fewer a refresh waits
-    margin: ShareBelow1 = 0.02  # what is not worse than the live model by more, with 97.5 % confidence, is published
+    margin: ShareBelow1 = 0.03  # what is not worse than the live model by more, with 97.5 % confidence, is published
 
 
 @dataclass(frozen=True, config=KNOWN_ONLY)

@@ -91,15 +91,16 @@ def _judge(out: Path, run: Run, prepared: Prepared) -> None:
     run.progress.note(f"{len(held.rows):,} items held out whole; {requests:,} events of validation and test took them")
     known = [features[row] for row in held.known_rows.tolist()]
     if is_too_little(known) or not requests:
-        _write(out / TABLE, {"left_out": "no event of validation or test took one" if requests == 0 else NOT_SAID})
+        why = NOT_SAID if requests else "no event of validation or test took one"
+        _write(out / TABLE, {"left_out": why, "data": prepared.report["fingerprint"]})
         return
     schedule = open_schedule(run.config.student)
     size = replace(open_alone_size(run.config), has_trend=False)
     fresh = make_model(len(held.known.items), size, schedule.seed).to(choose_device())
     model = train_or_load(out / STUDENT, fresh, learn_alone, open_course(held.known, schedule, run.progress)).cpu()
     made = make_network_of(model, held.known, known, run.config.newcomers.epochs, run.progress)
-    table = {"left_out": NOT_SAID} if made is None else judge_newcomers(held, model, made, features, texts)
-    _write(out / TABLE, table)
+    if made is not None:
+        _write(out / TABLE, judge_newcomers(held, model, made, features, texts))
 
 
 def _texts(run: Run) -> list[ItemText]:

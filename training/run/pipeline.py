@@ -52,6 +52,7 @@ from training.run.forecast import say_forecast
 from training.run.given import has_table, open_given, run_neighbours, run_trend, with_parts
 from training.run.newcomer import ENCODER, run_item_encoder, with_encoder
 from training.run.reading import data_lines, open_cleaning
+from training.run.similar import SIMILAR, run_similar, similar_weights
 from training.stage import make_key
 from training.teacher.item_text import describe, encode_texts, fingerprint_language_model
 from training.teacher.kind import RANKING
@@ -165,7 +166,8 @@ def run_export(run: Run) -> None:
     prepared = run.prepared()
     source = "refit" if run.refit else "student"
     run_item_encoder(run, source)
-    inputs = {name: run.key(name) for name in (source, "compressed", ENCODER)}
+    run_similar(run)
+    inputs = {name: run.key(name) for name in (source, "compressed", ENCODER, SIMILAR)}
     key = make_key("bundle", {"refit": run.refit}, inputs)
     out = run.out / "bundle"
     if _exported_key(out) == key:
@@ -179,6 +181,7 @@ def run_export(run: Run) -> None:
         "refit": run.refit,
         "quality": run_quality(run),
         "lineage": _lineage(run, prepared, key),
+        "similar": similar_weights(run),
         "history_types": prepared.report["settings"].get("history_types") or {},
     }
     rule = files_of(run.out / "student", STUDENT).rule

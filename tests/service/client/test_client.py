@@ -69,6 +69,25 @@ def test_every_method_works_against_a_service(shared_service: Running) -> None:
     assert client.counts.stored == 1 and client.counts.lost == 0
 
 
+def test_items_are_put_changed_found_and_withdrawn(shared_service: Running) -> None:
+    item_id = "an item/ünï 100%"
+    with Client(shared_service.url) as client:
+        state = client.put_item(item_id, title="Client lamp", numbers={"client_price": 5}, like=["i5"])
+        client.patch_item(item_id, numbers={"client_price": 6})
+        listed = client.put_items([{"item_id": f"{item_id}2", "title": "Client sofa"}, {"item_id": ""}])
+        found = client.search_items("client", filter={"client_price": 6}, k=5)
+        item = client.item(item_id)
+        gone = [client.withdraw_item(each)["state"] for each in (item_id, f"{item_id}2")]
+        with pytest.raises(RefusedError) as caught:
+            client.item(item_id)
+
+    assert (state["state"], state["from"]) == ("live", ["like"])
+    assert (listed.accepted, [each.index for each in listed.rejected]) == (1, [1])
+    assert [each["item_id"] for each in found] == [item_id]
+    assert (item["title"], item["numbers"]) == ("Client lamp", {"client_price": 6})
+    assert (gone, caught.value.code) == (["withdrawn", "withdrawn"], "not_found")
+
+
 async def test_async_client_does_the_same(shared_service: Running) -> None:
     async with AsyncClient(shared_service.url) as client:
         answers = await asyncio.gather(*[client.recommend(history=[f"i{n}"], k=2) for n in range(20)])

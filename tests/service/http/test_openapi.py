@@ -36,6 +36,8 @@ OPERATIONS = {
     ("POST", "/items"): ("put_items", {"200"} | OF_A_BODY | OF_THE_GATE),
     ("POST", "/items/search"): ("search_items", {"200"} | OF_A_BODY | OF_THE_GATE),
     ("GET", "/model"): ("read_model", {"200"} | OF_THE_GATE),
+    ("GET", "/model/versions"): ("list_versions", {"200"} | OF_THE_GATE),
+    ("GET", "/metrics/hour"): ("read_hour", {"200"} | OF_THE_GATE),
     ("POST", "/model/activate"): ("activate_model", {"200", "404"} | OF_A_BODY | OF_THE_GATE),
     ("POST", "/model/rollback"): ("roll_back_model", {"200", "404"} | OF_THE_GATE),
     ("GET", "/livez"): ("check_alive", {"200"}),

@@ -165,7 +165,7 @@ def test_page_is_that_of_the_plain_slow_way(parts, asked, seen, excluded, candid
         scores = {row: score + added * bool(raised[row]) for row, score in scores.items()}
     let_through = [row for row in (range(N_ITEMS) if listed is None else listed) if mask is None or mask[row]]
     allowed = [row for row in let_through if row not in excluded | set(seen)]
-    order = sorted(allowed, key=lambda row: (-scores[row], row if seen else catalogue._places[row]))
+    order = sorted(allowed, key=lambda row: (-scores[row], row if seen else catalogue.popular.places[row]))
     whole = slow_list(order, rules, values, N_ITEMS + 100)
     expected = [row for row in whole[rules.offset : rules.offset + k] if row is not None]
     assert list(answer.ranked[0]) == expected

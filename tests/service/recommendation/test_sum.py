@@ -50,7 +50,7 @@ def query(**fields) -> Query:
 
 def rank(ranker: Ranker, taste: Taste, asked: Query, excluded: list[int], candidates: list[int] | None) -> Ranking:
     with closing(asyncio.new_event_loop()) as loop:
-        job = Job(asked, loop.create_future(), taste, candidates, excluded, [])
+        job = Job(asked, loop.create_future(), taste, candidates, excluded, [], mask=asked.mask)
         (ranking,) = ranker.rank([Found(job, taste)])
     return ranking
 
@@ -86,7 +86,7 @@ def test_answer_is_that_of_the_formula(ranker, history, k, excluded, candidates,
 
     answer = rank(ranker, taste, asked, sorted(excluded), listed).answer
 
-    table = catalogue._table
+    table = catalogue.table.made
     seconds = None if math.isnan(gap_s) else max(0.0, gap_s)
     scores = slow_sum(table, exact_scores(table, history), history, seconds, counts)
     hidden = excluded | (set(history) if hides_seen else set())
@@ -103,7 +103,7 @@ def test_answer_is_that_of_the_formula(ranker, history, k, excluded, candidates,
 
 def test_parts_of_a_score_are_what_they_are_called(ranker) -> None:
     ranker, catalogue = ranker
-    parts, table = catalogue.parts, catalogue._table
+    parts, table = catalogue.parts, catalogue.table.made
     counts = np.random.default_rng(5).uniform(0, 9, N_ITEMS).astype(np.float32)
     catalogue.set_counts(counts, time.time())
     history = [4, 9, 4]

