@@ -8,7 +8,7 @@ import asyncio
 import gc
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from service.access.guard import Guard
 from service.access.key import Keys
 from service.access.rate import Ledger, Rates
 from service.access.toll import Toll
-from service.bundle import BundleError, HistoryTypes, read_manifest
+from service.bundle import BundleError, read_manifest
 from service.errors import StartError
 from service.hour import Hour
 from service.http.api import create_api
@@ -39,15 +39,10 @@ from service.http.scenarios import scenario_routes
 from service.http.users import user_routes
 from service.item.feed import ItemFeed
 from service.item.shelf import ItemShelf
+from service.loading import GenerationLoader, codes_of
 from service.logs import Log
-from service.metrics import TREND_SOURCES, Metrics, watch_lag
-from service.model.model import load_model
+from service.metrics import TREND_SOURCES, Metrics
 from service.private_directory import make_private
-from service.recommendation.explanation import Explainer
-from service.recommendation.lookup import Lookup
-from service.recommendation.memory import Memory
-from service.recommendation.ranker import Ranker
-from service.recommendation.recommender import Recommender
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
 from service.release.generation import Generation, Generations
@@ -55,6 +50,7 @@ from service.release.published import PublishedVersions
 from service.release.record import OWN_NUMBER
 from service.release.signature import Trust
 from service.release.trial import try_bundle
+from service.scenario.book import ScenarioBook
 from service.settings import Settings
 from service.storage import (
     budget_rule,
@@ -64,20 +60,18 @@ from service.storage import (
     open_store,
     scenarios_of,
     stream_of,
-    trend_of,
     trouble_of,
 )
 from service.store.client import Store
 from service.task import end_task
 from service.user.alias import Aliases, UserNames, kept_key
-from service.user.embedding import EmbeddingCache
 from service.user.erasure import Erasures
 from service.user.event import source_of
-from service.user.history import History
-from service.user.key import UserKeys
 from service.user.trend import ANONYMOUS, OTHERS
 from service.user.trend_feed import follow_trends
 from service.wire.crowd import Crowd, most_connections
+
+_LAG_EVERY_S = 0.1
 
 
 class Readiness:
@@ -131,53 +125,84 @@ async def open_service(
     callers, where several processes share them. is_pinned: serve --bundle whatever version the store calls live.
     """
     check_places(settings, is_pinned=is_pinned)
-    metrics = Metrics(__version__)
     async with AsyncExitStack() as stack:
-        store = await open_store(settings, stack, metrics=metrics, log=log)
-        erasures, book = erasures_of(settings, store), await scenarios_of(settings, store)
-        feed = await _begin_items(items_of(settings, store), metrics)
-        loader = GenerationLoader(settings, store, erasures, feed, metrics, log)
-        published = PublishedVersions(store, settings.namespace)
-        follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
-        generations = Generations(await _find_first(settings, loader, None if is_pinned else follower))
-        stack.push_async_callback(generations.rest)
-        readiness = _make_readiness(settings, store, store_kind, generations)
-        history, names = history_of(settings, store), _names_of(settings)
-        hour, page = Hour(metrics), read_page() if settings.page else Page()
+        inside = await _open_inside(settings, log, stack, is_pinned=is_pinned)
+        metrics, generations = inside.metrics, inside.generations
+        readiness = _make_readiness(settings, inside.store, store_kind, generations)
+        hour, page, names = Hour(metrics), read_page() if settings.page else Page(), _names_of(settings)
         keys, account, guard = _make_guard(settings, metrics, log, ledger, page)
         routers = [
-            event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=keys.is_on),
-            user_routes(history, stream_of(settings, store), erasures, generations, names),
-            item_routes(ItemWriter(feed, generations, metrics, settings.live_items), generations),
-            scenario_routes(book, generations),
-            model_routes(generations, published, follower.look_soon, settings.budget_ms),
+            *_data_routes(inside, guard, names, is_keyed=keys.is_on),
             probe_routes(readiness.describe, metrics, hour),
             page_routes(page),
         ]
         admission = _make_admission(settings, metrics)
-        means = Means(generations, metrics, budget_rule(settings), Toll(guard.charge, admission.answers), book)
+        toll = Toll(guard.charge, admission.answers)
+        means = Means(generations, metrics, budget_rule(settings), toll, inside.book)
         lists = list_endpoints(means, names.in_log if settings.log_requests else None)
-        _show(metrics, generations)
-        _begin(
-            stack, *_works(settings, metrics, generations, erasures), None if is_pinned else follower.run(generations)
-        )
-        _begin(stack, hour.follow(), feed.follow(generations.catalogues), book.follow())
         gate = Gate(create_api(routers, is_keyed=keys.is_on), *lists, guard, admission, account)
+        _show(metrics, generations)
+        _begin(stack, _watch_lag(metrics), hour.follow(), *_followers(inside, is_pinned=is_pinned))
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
-def _works(
-    settings: Settings, metrics: Metrics, generations: Generations, erasures: Erasures
-) -> Iterator[Coroutine[Any, Any, None]]:
-    yield watch_lag(metrics)
-    yield follow_trends(generations.trends, _note_trend(settings, metrics, generations))
-    if settings.memory_users:
-        yield erasures.follow(generations.forget_share)
+@dataclass(frozen=True, slots=True)
+class _Inside:
+    """What stands behind the routes, opened."""
+
+    settings: Settings
+    metrics: Metrics
+    store: Store
+    erasures: Erasures
+    feed: ItemFeed
+    book: ScenarioBook
+    published: PublishedVersions
+    follower: Follower
+    generations: Generations
 
 
-def _begin(stack: AsyncExitStack, *works: Coroutine[Any, Any, None] | None) -> None:
+async def _open_inside(settings: Settings, log: Log, stack: AsyncExitStack, *, is_pinned: bool) -> _Inside:
+    metrics = Metrics(__version__)
+    store = await open_store(settings, stack, metrics=metrics, log=log)
+    erasures = erasures_of(settings, store)
+    feed = await _begin_items(items_of(settings, store), metrics)
+    book = await scenarios_of(settings, store)
+    loader = GenerationLoader(settings, store, erasures, feed, metrics, log)
+    published = PublishedVersions(store, settings.namespace)
+    follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
+    generations = Generations(await _find_first(settings, loader, None if is_pinned else follower))
+    stack.push_async_callback(generations.rest)
+    return _Inside(settings, metrics, store, erasures, feed, book, published, follower, generations)
+
+
+def _data_routes(inside: _Inside, guard: Guard, names: UserNames, *, is_keyed: bool) -> list[Any]:
+    """Return the routes of what is kept: events, users, items, scenarios, versions."""
+    settings, metrics, generations = inside.settings, inside.metrics, inside.generations
+    history = history_of(settings, inside.store)
+    stream = stream_of(settings, inside.store)
+    writer = ItemWriter(inside.feed, generations, metrics, settings.live_items)
+    return [
+        event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=is_keyed),
+        user_routes(history, stream, inside.erasures, generations, names),
+        item_routes(writer, generations),
+        scenario_routes(inside.book, generations),
+        model_routes(generations, inside.published, inside.follower.look_soon, settings.budget_ms),
+    ]
+
+
+def _followers(inside: _Inside, *, is_pinned: bool) -> list[Coroutine[Any, Any, None]]:
+    """Return what listens to the store until the service ends."""
+    settings, generations = inside.settings, inside.generations
+    note = _note_trend(settings, inside.metrics, generations)
+    hearing = [inside.erasures.follow(generations.forget_share)] if settings.memory_users else []
+    following = [] if is_pinned else [inside.follower.run(generations)]
+    feeds = [inside.book.follow(), inside.feed.follow(generations.catalogues)]
+    return [*hearing, *following, follow_trends(generations.trends, note), *feeds]
+
+
+def _begin(stack: AsyncExitStack, *works: Coroutine[Any, Any, None]) -> None:
     """Begin what goes on until the stack ends."""
-    for work in filter(None, works):
+    for work in works:
         stack.push_async_callback(end_task, asyncio.create_task(work))
 
 
@@ -222,46 +247,6 @@ def _show(metrics: Metrics, generations: Generations) -> None:
     metrics.model_swaps["ok"].inc()
     metrics.refresh()
     _freeze()
-
-
-class GenerationLoader:
-    """Makes generations out of bundles, all with the same store and settings."""
-
-    def __init__(
-        self, settings: Settings, store: Store, erasures: Erasures, feed: ItemFeed, metrics: Metrics, log: Log
-    ) -> None:
-        """feed: of the live items, which are in a generation from its start."""
-        self._settings, self._store, self._erasures, self._metrics, self._log = settings, store, erasures, metrics, log
-        self._feed = feed
-
-    def load(self, path: Path, number: int) -> Generation:
-        """Load a bundle, hold it against its golden answers, and warm it. Raises StartError."""
-        model = load_model(path, kind=self._settings.index, codes=codes_of(self._settings), warn=self._warn)
-        manifest, catalogue = model.manifest, model.catalogue
-        history = history_of(self._settings, self._store)
-        embeddings = self._embeddings(history, manifest.dim, manifest.version)
-        memory = Memory(self._settings.memory_users, lambda: self._erasures.is_heard)
-        lookup = Lookup(history, embeddings, catalogue, memory, self._metrics)
-        ranker = Ranker(model.student, catalogue, self._metrics, max_history=manifest.max_history)
-        explainer = Explainer(ranker, model.student, self._metrics)
-        recommender = Recommender(catalogue, lookup, ranker, explainer, self._metrics)
-        recommender.warm()
-        for _ in self._feed.bring(catalogue):
-            pass
-        trend = trend_of(self._settings, self._store, catalogue, HistoryTypes(manifest.history_types))
-        return Generation(manifest, catalogue, recommender, number, trend)
-
-    def _embeddings(self, history: History, dim: int, version: str) -> EmbeddingCache:
-        keys, ttl_s = UserKeys(self._settings.namespace), max(1, round(self._settings.embedding_ttl_hours * 3600))
-        return EmbeddingCache(self._store, keys, history, ttl_s=ttl_s, dim=dim, version=version)
-
-    def _warn(self, message: str) -> None:
-        self._log.write("warning", "index", message=message)
-
-
-def codes_of(settings: Settings) -> Path:
-    """Return where the codes of large catalogues are kept."""
-    return settings.data_dir / "index"
 
 
 def trial_of(settings: Settings) -> Callable[[Path], Awaitable[None]]:
@@ -344,3 +329,14 @@ def _make_crowd(settings: Settings, metrics: Metrics, log: Log) -> Crowd:
     crowd = Crowd(most_connections(settings.max_connections), note_shed)
     metrics.watch(metrics.connections, lambda: len(crowd))
     return crowd
+
+
+async def _watch_lag(metrics: Metrics) -> None:
+    try:
+        while True:
+            start = time.monotonic()
+            await asyncio.sleep(_LAG_EVERY_S)
+            metrics.event_loop_lag.observe(max(0.0, time.monotonic() - start - _LAG_EVERY_S))
+            metrics.refresh()
+    finally:
+        metrics.refresh()  # what a worker has counted outlives it

@@ -9,11 +9,9 @@ With several workers, `serve` sets PROMETHEUS_MULTIPROC_DIR in their environment
 directory, and every worker reports the sum over all workers, dead ones included.
 """
 
-import asyncio
 import math
 import os
 import resource
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +22,6 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.errors import REASONS
 
-_LAG_EVERY_S = 0.1
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_BUCKETS_S = (
     0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04,
@@ -288,18 +285,6 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"retort_{name}", text, labels, buckets=buckets, registry=self.registry)
-
-
-async def watch_lag(metrics: Metrics) -> None:
-    """Note how late the loop wakes, and hand on what was counted, until cancelled."""
-    try:
-        while True:
-            start = time.monotonic()
-            await asyncio.sleep(_LAG_EVERY_S)
-            metrics.event_loop_lag.observe(max(0.0, time.monotonic() - start - _LAG_EVERY_S))
-            metrics.refresh()
-    finally:
-        metrics.refresh()  # what a worker has counted outlives it
 
 
 def _resident_bytes() -> int:

@@ -284,6 +284,10 @@ class AsyncClient:
         return _read(response)
 
 
+def _item_path(item_id: str) -> str:
+    return f"/items/{quote(item_id, safe='')}"
+
+
 def _to_all(body: dict[str, Any], budget_ms: int) -> dict[str, Any]:
     return {**body, "budget_ms": budget_ms}
 
@@ -294,10 +298,6 @@ def _to_each(body: dict[str, Any], budget_ms: int) -> dict[str, Any]:
 
 def _scenario_path(name: str) -> str:
     return f"/scenarios/{quote(name, safe='')}"
-
-
-def _item_path(item_id: str) -> str:
-    return f"/items/{quote(item_id, safe='')}"
 
 
 def _budget_ms(ends: float) -> int:

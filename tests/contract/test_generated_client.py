@@ -26,10 +26,10 @@ SENT = {
     "user_id": USER, "item_id": "i5", "timestamp": 5.5, "type": "view", "value": 1.5, "recommendation_id": "r",
     "event_id": "e", "position": 3,
 }  # fmt: skip
+ITEM = {"title": "Client", "attributes": {"maker": ["A"]}, "numbers": {"cost": 5.5}, "like": ["i5"]}
 SCENARIO = "a scenario's/own %"
 NAMED = {"name": SCENARIO, "source": "store", "scenario": {"k": 4, "exclude": ["i1"]}}
 PAGE = {"user_id": USER, "slots": [{"name": "a", "k": 3}, {"name": "b", "scenario": SCENARIO}]}
-ITEM = {"title": "Client", "attributes": {"maker": ["A"]}, "numbers": {"cost": 5.5}, "like": ["i5"]}
 Load = Callable[[str], ModuleType]
 
 
@@ -135,7 +135,7 @@ def test_first_client_works_on_every_route(
     batch = call("recommendations.recommend_batch", body=models.BatchRequest.from_dict({"requests": [ASKED, {"k": 5}]}))
     named = call("scenarios.put_scenario", SCENARIO, body=models.Scenario.from_dict({"k": 4, "exclude": ["i1"]}))
     page = call("recommendations.page", body=models.PageRequest.from_dict(PAGE))
-    names, read = call("scenarios.list_scenarios"), call("scenarios.read_scenario", SCENARIO)
+    all_named, read = call("scenarios.list_scenarios"), call("scenarios.read_scenario", SCENARIO)
     dropped = call("scenarios.delete_scenario", SCENARIO)
     kept = call("users.read_user", USER)
     erased = call("users.erase_user", USER)
@@ -154,7 +154,7 @@ def test_first_client_works_on_every_route(
     assert batch.answers[1].error.code == "malformed"
     assert named.to_dict() == read.to_dict() == NAMED
     assert [len(slot.items) for slot in page.slots] == [3, 4]
-    assert SCENARIO in [each.name for each in names.scenarios]
+    assert SCENARIO in [each.name for each in all_named.scenarios]
     assert (dropped.name, dropped.falls_back) == (SCENARIO, False)
     assert (kept.user_id, kept.count, kept.history[0].item_id, kept.history[0].key) == (USER, 1, "i5", "e")
     assert (erased.user_id, erased.event_stream.erased, erased.event_stream.complete) == (USER, 1, True)
