@@ -83,13 +83,17 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
         "diversity_by": yardstick.features.by,
         "by_diversity": beside_diversity(bundle, question, prepared),
         "meaning": MEANING,
-        "newcomers": read_newcomers(run, prepared),
-        "similar": read_similar(run),
+        **_beside_the_models(run, prepared),
         "bundle": {"version": bundle.manifest.version, "refit": bundle.manifest.refit},
         "seconds": {name: value for name, value in _seconds(run).items() if name in rankings},
         "data": prepared.report,
         "lineage": bundle.manifest.lineage,
     }, rankings
+
+
+def _beside_the_models(run: Path, prepared: Prepared) -> dict[str, Any]:
+    """Return what stages left that are about other questions than what a user takes next of what is known."""
+    return {"newcomers": read_newcomers(run, prepared), "similar": read_similar(run)}
 
 
 def read_refreshes(run: Path) -> list[dict[str, Any]]:
