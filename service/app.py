@@ -133,7 +133,7 @@ async def open_service(
         keys, account, guard = _make_guard(settings, metrics, log, ledger, page)
         routers = [
             *_data_routes(inside, guard, names, is_keyed=keys.is_on),
-            probe_routes(readiness.describe, metrics, hour),
+            probe_routes(readiness.describe, metrics, hour.describe),
             page_routes(page),
         ]
         admission = _make_admission(settings, metrics)

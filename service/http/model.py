@@ -10,13 +10,11 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from service import __version__
-from service.bundle import BundleError, parse_manifest
 from service.errors import RefusedError, RequestError, StoreError
-from service.hour import Hour
 from service.http.message import json_response, read_json, store_unavailable
 from service.http.openapi import documented
 from service.metrics import CONTENT_TYPE, Metrics
-from service.release.generation import Generations
+from service.release.generation import Generation, Generations
 from service.release.published import PublishedVersions
 from service.release.record import Live
 from service.request.activate import ActivateRequest
@@ -190,27 +188,9 @@ def model_routes(
     @router.get("/model", **documented(answer=ModelResponse))
     async def read_model() -> Response:
         """What is being served."""
-        live = generations.live
-        attributes = live.catalogue.attributes
-        kinds = {"text": attributes.names, "number": attributes.numbers, "boolean": attributes.booleans}
-        own = {
-            "attributes": {name: kind for kind, names in kinds.items() for name in names},
-            "history_types": live.history_types.to_json(),
-            "index": live.catalogue.search.describe(),
-            "budget_ms": budget_ms,
-            "service_version": __version__,
-        }
-        return json_response({name: getattr(live.manifest, name) for name in _SHOWN} | own)
+        return json_response(_describe(generations.live) | {"budget_ms": budget_ms, "service_version": __version__})
 
-    @router.get("/model/versions", **documented(answer=VersionsResponse))
-    async def list_versions() -> Response:
-        """The versions in the store, which of them is live, and what each process serves."""
-        try:
-            live, listed, replicas = await published.live(), await published.listed(), await published.replicas()
-            versions = [asdict(each) | {"manifest": await _manifest(published, each.version)} for each in listed]
-        except StoreError as exc:
-            raise store_unavailable() from exc
-        return json_response({"live": live, "versions": versions, "replicas": replicas})
+    _add_versions(router, published)
 
     @router.post("/model/activate", **documented(404, body=ActivateRequest, answer=LiveResponse))
     async def activate_model(request: Request) -> Response:
@@ -238,13 +218,34 @@ def model_routes(
     return router
 
 
-async def _manifest(published: PublishedVersions, version: str) -> dict[str, Any] | None:
-    """Return what the manifest of a version says of it; None where that cannot be read."""
-    try:
-        manifest = parse_manifest((await published.table(version)).manifest, f"version {version}")
-    except (BundleError, RefusedError):
-        return None
-    return {name: getattr(manifest, name) for name in (*_SHOWN, "lineage")}
+def _describe(live: Generation) -> dict[str, Any]:
+    """Return what a generation serves, as GET /model says it."""
+    attributes = live.catalogue.attributes
+    kinds = {"text": attributes.names, "number": attributes.numbers, "boolean": attributes.booleans}
+    own = {
+        "attributes": {name: kind for kind, names in kinds.items() for name in names},
+        "history_types": live.history_types.to_json(),
+        "index": live.catalogue.search.describe(),
+    }
+    return {name: getattr(live.manifest, name) for name in _SHOWN} | own
+
+
+def _add_versions(router: APIRouter, published: PublishedVersions) -> None:
+    """Add the route that lists what is published."""
+
+    @router.get("/model/versions", **documented(answer=VersionsResponse))
+    async def list_versions() -> Response:
+        """The versions in the store, which of them is live, and what each process serves."""
+        try:
+            live, listed, replicas = await published.live(), await published.listed(), await published.replicas()
+            versions = [asdict(each) | {"manifest": await describe(each.version)} for each in listed]
+        except StoreError as exc:
+            raise store_unavailable() from exc
+        return json_response({"live": live, "versions": versions, "replicas": replicas})
+
+    async def describe(version: str) -> dict[str, Any] | None:
+        manifest = await published.manifest(version)
+        return None if manifest is None else {name: getattr(manifest, name) for name in (*_SHOWN, "lineage")}
 
 
 class Scrape:
@@ -270,8 +271,13 @@ class Scrape:
         return page
 
 
-def probe_routes(readiness: Callable[[], dict[str, Any]], metrics: Metrics, hour: Hour) -> APIRouter:
-    """Return the probes and /metrics. readiness: what /readyz says, of which `ready` decides the status."""
+def probe_routes(
+    readiness: Callable[[], dict[str, Any]], metrics: Metrics, hour: Callable[[], dict[str, Any]]
+) -> APIRouter:
+    """Return the probes and /metrics. readiness: what /readyz says, of which `ready` decides the status.
+
+    hour: what /metrics/hour says.
+    """
     router, scrape = APIRouter(tags=["operation"]), Scrape(metrics.render)
 
     @router.head("/livez", include_in_schema=False)
@@ -296,6 +302,6 @@ def probe_routes(readiness: Callable[[], dict[str, Any]], metrics: Metrics, hour
     @router.get("/metrics/hour", **documented(answer=HourResponse))
     async def read_hour() -> Response:
         """The last hour in samples of ten seconds, for where no Prometheus is."""
-        return json_response(hour.describe())
+        return json_response(hour())
 
     return router

@@ -197,6 +197,13 @@ class PublishedVersions:
             )
         return table
 
+    async def manifest(self, version: str) -> Manifest | None:
+        """Return what a version's manifest says; None where it is missing or damaged."""
+        try:
+            return parse_manifest((await self.table(version)).manifest, f"version {version}")
+        except (BundleError, RefusedError):
+            return None
+
     async def chunks(self, version: str, name: str, size: int, chunk_bytes: int) -> AsyncIterator[bytes]:
         """Yield a file of a version, chunk by chunk, each checked. Raises RefusedError naming file and chunk."""
         for number in range(-(-size // chunk_bytes)):
