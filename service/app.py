@@ -234,19 +234,14 @@ def _note_trend(settings: Settings, metrics: Metrics, generations: Generations) 
     return note
 
 
-def _freeze() -> None:
-    """Keep what lives as long as the process from being scanned for garbage again and again."""
-    gc.collect()
-    gc.freeze()
-
-
 def _show(metrics: Metrics, generations: Generations) -> None:
     """Set the gauges before the service is ready: another worker may be the one that is scraped."""
     metrics.watch(metrics.queue_depth, lambda: generations.live.recommender.depth)
     show_generation(metrics, generations.live)
     metrics.model_swaps["ok"].inc()
     metrics.refresh()
-    _freeze()
+    gc.collect()
+    gc.freeze()  # what lives as long as the process is not scanned for garbage again and again
 
 
 def trial_of(settings: Settings) -> Callable[[Path], Awaitable[None]]:
