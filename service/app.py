@@ -8,7 +8,7 @@ import asyncio
 import gc
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,28 +25,24 @@ from service.access.gate import Gate
 from service.access.guard import Guard
 from service.access.key import Keys
 from service.access.rate import Ledger, Rates
-from service.bundle import BundleError, HistoryTypes, read_manifest
+from service.access.toll import Toll
+from service.bundle import BundleError, read_manifest
 from service.errors import StartError
 from service.hour import Hour
 from service.http.api import create_api
 from service.http.events import event_routes
 from service.http.items import ItemWriter, item_routes
+from service.http.many import Means, list_endpoints
 from service.http.model import model_routes, probe_routes
 from service.http.page import Page, page_routes, read_page
-from service.http.query import RECOMMEND, SIMILAR
-from service.http.recommend import ListEndpoint
+from service.http.scenarios import scenario_routes
 from service.http.users import user_routes
 from service.item.feed import ItemFeed
 from service.item.shelf import ItemShelf
+from service.loading import GenerationLoader, codes_of
 from service.logs import Log
 from service.metrics import TREND_SOURCES, Metrics
-from service.model.model import load_model
 from service.private_directory import make_private
-from service.recommendation.explanation import Explainer
-from service.recommendation.lookup import Lookup
-from service.recommendation.memory import Memory
-from service.recommendation.ranker import Ranker
-from service.recommendation.recommender import Recommender
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
 from service.release.generation import Generation, Generations
@@ -54,16 +50,23 @@ from service.release.published import PublishedVersions
 from service.release.record import OWN_NUMBER
 from service.release.signature import Trust
 from service.release.trial import try_bundle
+from service.scenario.book import ScenarioBook
 from service.settings import Settings
-from service.storage import budget_rule, erasures_of, history_of, items_of, open_store, stream_of, trend_of, trouble_of
+from service.storage import (
+    budget_rule,
+    erasures_of,
+    history_of,
+    items_of,
+    open_store,
+    scenarios_of,
+    stream_of,
+    trouble_of,
+)
 from service.store.client import Store
 from service.task import end_task
 from service.user.alias import Aliases, UserNames, kept_key
-from service.user.embedding import EmbeddingCache
 from service.user.erasure import Erasures
 from service.user.event import source_of
-from service.user.history import History
-from service.user.key import UserKeys
 from service.user.trend import ANONYMOUS, OTHERS
 from service.user.trend_feed import follow_trends
 from service.wire.crowd import Crowd, most_connections
@@ -122,52 +125,85 @@ async def open_service(
     callers, where several processes share them. is_pinned: serve --bundle whatever version the store calls live.
     """
     check_places(settings, is_pinned=is_pinned)
-    metrics = Metrics(__version__)
     async with AsyncExitStack() as stack:
-        store = await open_store(settings, stack, metrics=metrics, log=log)
-        erasures = erasures_of(settings, store)
-        feed = await _begin_items(items_of(settings, store), metrics)
-        loader = GenerationLoader(settings, store, erasures, feed, metrics, log)
-        published = PublishedVersions(store, settings.namespace)
-        follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
-        generations = Generations(await _find_first(settings, loader, None if is_pinned else follower))
-        stack.push_async_callback(generations.rest)
-        readiness = _make_readiness(settings, store, store_kind, generations)
-        history, names = history_of(settings, store), _names_of(settings)
-        hour, page = Hour(metrics), read_page() if settings.page else Page()
+        inside = await _open_inside(settings, log, stack, is_pinned=is_pinned)
+        metrics, generations = inside.metrics, inside.generations
+        readiness = _make_readiness(settings, inside.store, store_kind, generations)
+        hour, page, names = Hour(metrics), read_page() if settings.page else Page(), _names_of(settings)
         keys, account, guard = _make_guard(settings, metrics, log, ledger, page)
-        api = create_api(
-            [
-                event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=keys.is_on),
-                user_routes(history, stream_of(settings, store), erasures, generations, names),
-                item_routes(ItemWriter(feed, generations, metrics, settings.live_items), generations),
-                model_routes(generations, published, follower.look_soon, settings.budget_ms),
-                probe_routes(readiness.describe, metrics, hour.describe),
-                page_routes(page),
-            ],
-            is_keyed=keys.is_on,
-        )
-        lists = _make_lists(settings, generations, metrics, names)
-        gate = Gate(api, lists, guard, _make_admission(settings, metrics), account)
+        routers = [
+            *_data_routes(inside, guard, names, is_keyed=keys.is_on),
+            probe_routes(readiness.describe, metrics, hour.describe),
+            page_routes(page),
+        ]
+        admission = _make_admission(settings, metrics)
+        toll = Toll(guard.charge, admission.answers)
+        means = Means(generations, metrics, budget_rule(settings), toll, inside.book)
+        lists = list_endpoints(means, names.in_log if settings.log_requests else None)
+        gate = Gate(create_api(routers, is_keyed=keys.is_on), *lists, guard, admission, account)
         _show(metrics, generations)
-        _begin(stack, *_hear(settings, erasures, generations, metrics), feed.follow(generations.catalogues))
-        _begin(stack, _watch_lag(metrics), hour.follow(), None if is_pinned else follower.run(generations))
+        _begin(stack, _watch_lag(metrics), hour.follow(), *_followers(inside, is_pinned=is_pinned))
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
-def _begin(stack: AsyncExitStack, *works: Coroutine[Any, Any, None] | None) -> None:
+@dataclass(frozen=True, slots=True)
+class _Inside:
+    """What stands behind the routes, opened."""
+
+    settings: Settings
+    metrics: Metrics
+    store: Store
+    erasures: Erasures
+    feed: ItemFeed
+    book: ScenarioBook
+    published: PublishedVersions
+    follower: Follower
+    generations: Generations
+
+
+async def _open_inside(settings: Settings, log: Log, stack: AsyncExitStack, *, is_pinned: bool) -> _Inside:
+    metrics = Metrics(__version__)
+    store = await open_store(settings, stack, metrics=metrics, log=log)
+    erasures = erasures_of(settings, store)
+    feed = await _begin_items(items_of(settings, store), metrics)
+    book = await scenarios_of(settings, store)
+    loader = GenerationLoader(settings, store, erasures, feed, metrics, log)
+    published = PublishedVersions(store, settings.namespace)
+    follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
+    generations = Generations(await _find_first(settings, loader, None if is_pinned else follower))
+    stack.push_async_callback(generations.rest)
+    return _Inside(settings, metrics, store, erasures, feed, book, published, follower, generations)
+
+
+def _data_routes(inside: _Inside, guard: Guard, names: UserNames, *, is_keyed: bool) -> list[Any]:
+    """Return the routes of what is kept: events, users, items, scenarios, versions."""
+    settings, metrics, generations = inside.settings, inside.metrics, inside.generations
+    history = history_of(settings, inside.store)
+    stream = stream_of(settings, inside.store)
+    writer = ItemWriter(inside.feed, generations, metrics, settings.live_items)
+    return [
+        event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=is_keyed),
+        user_routes(history, stream, inside.erasures, generations, names),
+        item_routes(writer, generations),
+        scenario_routes(inside.book, generations),
+        model_routes(generations, inside.published, inside.follower.look_soon, settings.budget_ms),
+    ]
+
+
+def _followers(inside: _Inside, *, is_pinned: bool) -> list[Coroutine[Any, Any, None]]:
+    """Return what listens to the store until the service ends."""
+    settings, generations = inside.settings, inside.generations
+    note = _note_trend(settings, inside.metrics, generations)
+    hearing = [inside.erasures.follow(generations.forget_share)] if settings.memory_users else []
+    following = [] if is_pinned else [inside.follower.run(generations)]
+    feeds = [inside.book.follow(), inside.feed.follow(generations.catalogues)]
+    return [*hearing, *following, follow_trends(generations.trends, note), *feeds]
+
+
+def _begin(stack: AsyncExitStack, *works: Coroutine[Any, Any, None]) -> None:
     """Begin what goes on until the stack ends."""
-    for work in filter(None, works):
+    for work in works:
         stack.push_async_callback(end_task, asyncio.create_task(work))
-
-
-def _hear(
-    settings: Settings, erasures: Erasures, generations: Generations, metrics: Metrics
-) -> Iterator[Coroutine[Any, Any, None]]:
-    """Yield what hears of erasures and of events."""
-    if settings.memory_users:
-        yield erasures.follow(generations.forget_share)
-    yield follow_trends(generations.trends, _note_trend(settings, metrics, generations))
 
 
 async def _begin_items(shelf: ItemShelf, metrics: Metrics) -> ItemFeed:
@@ -206,46 +242,6 @@ def _show(metrics: Metrics, generations: Generations) -> None:
     metrics.refresh()
     gc.collect()
     gc.freeze()  # what lives as long as the process is not scanned for garbage again and again
-
-
-class GenerationLoader:
-    """Makes generations out of bundles, all with the same store and settings."""
-
-    def __init__(
-        self, settings: Settings, store: Store, erasures: Erasures, feed: ItemFeed, metrics: Metrics, log: Log
-    ) -> None:
-        """feed: of the live items, which are in a generation from its start."""
-        self._settings, self._store, self._erasures, self._metrics, self._log = settings, store, erasures, metrics, log
-        self._feed = feed
-
-    def load(self, path: Path, number: int) -> Generation:
-        """Load a bundle, hold it against its golden answers, and warm it. Raises StartError."""
-        model = load_model(path, kind=self._settings.index, codes=codes_of(self._settings), warn=self._warn)
-        manifest, catalogue = model.manifest, model.catalogue
-        history = history_of(self._settings, self._store)
-        embeddings = self._embeddings(history, manifest.dim, manifest.version)
-        memory = Memory(self._settings.memory_users, lambda: self._erasures.is_heard)
-        lookup = Lookup(history, embeddings, catalogue, memory, self._metrics)
-        ranker = Ranker(model.student, catalogue, self._metrics, max_history=manifest.max_history)
-        explainer = Explainer(ranker, model.student, self._metrics)
-        recommender = Recommender(catalogue, lookup, ranker, explainer, self._metrics)
-        recommender.warm()
-        for _ in self._feed.bring(catalogue):
-            pass
-        trend = trend_of(self._settings, self._store, catalogue, HistoryTypes(manifest.history_types))
-        return Generation(manifest, catalogue, recommender, number, trend)
-
-    def _embeddings(self, history: History, dim: int, version: str) -> EmbeddingCache:
-        keys, ttl_s = UserKeys(self._settings.namespace), max(1, round(self._settings.embedding_ttl_hours * 3600))
-        return EmbeddingCache(self._store, keys, history, ttl_s=ttl_s, dim=dim, version=version)
-
-    def _warn(self, message: str) -> None:
-        self._log.write("warning", "index", message=message)
-
-
-def codes_of(settings: Settings) -> Path:
-    """Return where the codes of large catalogues are kept."""
-    return settings.data_dir / "index"
 
 
 def trial_of(settings: Settings) -> Callable[[Path], Awaitable[None]]:
@@ -310,14 +306,6 @@ def _make_guard(
 def _names_of(settings: Settings) -> UserNames:
     key = settings.log_key.get_secret_value().encode() or kept_key(settings.data_dir)
     return UserNames(settings.log_users, Aliases(key))
-
-
-def _make_lists(
-    settings: Settings, generations: Generations, metrics: Metrics, names: UserNames
-) -> dict[str, ListEndpoint]:
-    """Return what answers requests for a list, by path."""
-    rule, naming = budget_rule(settings), names.in_log if settings.log_requests else None
-    return {each.path: ListEndpoint(each, generations, metrics, rule, naming) for each in (RECOMMEND, SIMILAR)}
 
 
 def _make_admission(settings: Settings, metrics: Metrics) -> Admission:

@@ -67,7 +67,8 @@ class FieldError(RequestError):
 
     def __init__(self, field: str, message: str) -> None:
         """field: its path in the body, such as filter.price.gte. message: what is wrong with it."""
-        field = field[:200]
+        self.field = field = field[:200]
+        self.text = message
         super().__init__("malformed", f"{field}: {message}", details=[{"field": field, "message": message}])
 
 

@@ -32,9 +32,9 @@ STAGE_BUCKETS_S = (
     0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1,
 )  # fmt: skip
 ROUTES = (
-    "/recommend", "/similar", "/events", "/items", "/items/{item_id}", "/items/search", "/users/{user_id}", "/model",
-    "/model/activate", "/model/rollback", "/model/versions", "/livez", "/readyz", "/metrics", "/metrics/hour",
-    "/docs", "/openapi.json", "/",
+    "/recommend", "/recommend/batch", "/similar", "/page", "/scenarios", "/scenarios/{name}", "/events", "/items",
+    "/items/{item_id}", "/items/search", "/users/{user_id}", "/model", "/model/activate", "/model/rollback",
+    "/model/versions", "/livez", "/readyz", "/metrics", "/metrics/hour", "/docs", "/openapi.json", "/",
     "unmatched",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
@@ -43,7 +43,7 @@ _LEVELS_AND_REASONS = [
     ("full", "none"), ("full", "stale_trend"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
     *[("fallback", reason) for reason in REASONS if not reason.startswith("stale") and reason != "not_enough_items"],
 ]  # fmt: skip
-STORE_OPS = ("read", "write_embedding", "append", "user", "erase", "items", "ping", "release")
+STORE_OPS = ("read", "write_embedding", "append", "user", "erase", "items", "scenarios", "ping", "release")
 STORE_KINDS = (
     "timeout", "connection", "pool_exhausted", "loading", "readonly", "oom", "wrongtype", "decode", "noauth",
     "noperm", "other",
@@ -52,6 +52,7 @@ SHED_REASONS = ("concurrency", "events", "other_routes", "rate", "gone", "connec
 EVENT_RESULTS = ("accepted", "duplicate", "invalid", "future", "too_old", "unavailable")
 EVENT_EFFECTS = ("history", "stream", "hide", "undo")
 ATTRIBUTIONS = ("whole", "no_position", "no_recommendation", "unknown_form", "position_out_of_range")
+SCENARIO_RESULTS = ("used", "unknown", "misfit")
 CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
 MASK_RESULTS = ("hit", "miss")
 TREND_SOURCES = ("bundle", "anonymous", "admin", *(f"key_{number}" for number in range(1, 10)), "other")
@@ -188,7 +189,8 @@ class Metrics:
             "http_request_duration_seconds", "Duration of HTTP requests", REQUEST_BUCKETS_S, "route", "code"
         )
         posted = {
-            "/recommend", "/similar", "/events", "/items", "/items/search", "/model/activate", "/model/rollback",
+            "/recommend", "/recommend/batch", "/similar", "/page", "/events", "/items", "/items/search",
+            "/model/activate", "/model/rollback",
         }  # fmt: skip
         for route in ROUTES:
             method = "POST" if route in posted else "GET"
@@ -222,6 +224,8 @@ class Metrics:
         self.deadline_exceeded = {
             name: exceeded.labels(name) for name in ("queue", "store", "encode", "score", "explain")
         }
+        scenarios = self._counter("scenario_requests", "Requests that name a scenario", "result")
+        self.scenario_requests = {name: self._tally(scenarios.labels(name)) for name in SCENARIO_RESULTS}
         cache = self._counter("embedding_cache", "Cached user embeddings asked for", "result")
         self.embedding_cache = {name: self._tally(cache.labels(name)) for name in CACHE_RESULTS}
         masks = self._counter("filter_masks", "Filters asked for, by whether their items were known", "result")

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
         None, description="1: only signed versions are followed; unset: as soon as there are trusted keys"
     )
     signing_key: Path | None = Field(None, description="file of the private key with which publish signs")
+    scenarios: Path | None = Field(
+        None, description="file of scenarios, JSON or TOML; one of the store wins over one of the same name"
+    )
     budget_ms: int = Field(50, ge=1, le=1000, description="budget of a request that names none, from its arrival")
     store_share: float = Field(0.4, gt=0, lt=1, description="share of the budget that the store may use")
     store_connections: int = Field(
@@ -137,7 +140,7 @@ class Settings(BaseSettings):
             raise ValueError("set RETORT_TRUSTED_KEYS too: without a key nothing could be followed")
         return is_required
 
-    @field_validator("data_dir", "bundle", "signing_key")
+    @field_validator("data_dir", "bundle", "signing_key", "scenarios")
     @classmethod
     def _expand_home(cls, path: Path | None) -> Path | None:
         try:

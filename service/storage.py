@@ -19,6 +19,9 @@ from service.logs import Log
 from service.metrics import Metrics
 from service.model.catalogue import Catalogue
 from service.recommendation.budget import BudgetRule
+from service.scenario.book import ScenarioBook
+from service.scenario.file import read_scenarios
+from service.scenario.shelf import ScenarioShelf
 from service.settings import Settings
 from service.store.breaker import Breaker
 from service.store.client import Store
@@ -167,6 +170,13 @@ def trend_of(settings: Settings, store: Store, catalogue: Catalogue, types: Hist
 def items_of(settings: Settings, store: Store) -> ItemShelf:
     """Return the live items in the store."""
     return ItemShelf(store, settings.namespace)
+
+
+async def scenarios_of(settings: Settings, store: Store) -> ScenarioBook:
+    """Return the scenarios, of a file and of the store as far as it answers. Raises StartError for a wrong file."""
+    book = ScenarioBook(ScenarioShelf(store, settings.namespace), read_scenarios(settings.scenarios))
+    await book.begin()
+    return book
 
 
 def erasures_of(settings: Settings, store: Store) -> Erasures:

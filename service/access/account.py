@@ -46,6 +46,8 @@ def route_of(path: str) -> str:
         return "/users/{user_id}"
     if path.startswith("/items/") and len(path) > len("/items/"):
         return "/items/search" if path == "/items/search" else "/items/{item_id}"
+    if path.startswith("/scenarios/") and len(path) > len("/scenarios/"):
+        return "/scenarios/{name}"
     if path in DOCUMENT_PATHS and path != "/openapi.json":
         return "/docs"
     if path.startswith("/page/"):

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 
-LIST_PATHS = ("/recommend", "/similar")
+LIST_PATHS = ("/recommend", "/recommend/batch", "/similar", "/page")
 """Where answers are given."""
 LEAST = 48
 """A full batch that runs and half of one that waits: fewer in flight would not be answered sooner, a pause of the
@@ -84,6 +84,13 @@ class Shares:
         if self._is_shared:
             self._held[caller] = self._held.get(caller, 0) + 1
         return True
+
+    def enter_more(self, caller: bytes, n: int) -> None:
+        """Give a caller n places more, whatever is left: a request that was let in is worth several."""
+        for _ in range(n):
+            self.limit.enter()
+        if self._is_shared:
+            self._held[caller] = self._held.get(caller, 0) + n
 
     def leave(self, caller: bytes, seconds: float) -> None:
         """Take a place back, which was held for an answer that took so long."""

@@ -42,10 +42,17 @@ class Gate:
     """ASGI middleware around the whole application."""
 
     def __init__(
-        self, app: ASGIApp, lists: Mapping[str, Endpoint], guard: Guard, admission: Admission, account: Account
+        self,
+        app: ASGIApp,
+        recommend: Endpoint,
+        lists: Mapping[str, ASGIApp],
+        guard: Guard,
+        admission: Admission,
+        account: Account,
     ) -> None:
-        """lists: what answers a POST to each of these paths, /recommend among them. app: answers everything else."""
-        self._app, self._lists, self._recommend = app, lists, lists["/recommend"]
+        """recommend: answers POST /recommend. lists: what answers a POST to each of some paths, that one among them.
+        app: answers everything else."""
+        self._app, self._lists, self._recommend = app, lists, recommend
         self._guard, self._admission, self._account = guard, admission, account
 
     @property

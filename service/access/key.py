@@ -22,15 +22,16 @@ DOCUMENT_PATHS = frozenset(
 any user: they need none, but unlike the open paths they are limited like every other."""
 _KEYLESS_PATHS = OPEN_PATHS | DOCUMENT_PATHS
 ADMIN_PATHS = frozenset({"/model/activate", "/model/rollback"})
-SCOPES = ("recommend", "events", "users.read", "users.erase", "model", "metrics", "items")
-NAMED_SCOPES = frozenset({"items"})
+SCOPES = ("recommend", "events", "users.read", "users.erase", "model", "metrics", "items", "scenarios")
+NAMED_SCOPES = frozenset({"items", "scenarios"})
 """Only the admin key, and keys that name such a scope, open what needs it."""
 LEAST_KEY = 16
 """The shortest key, in characters, that may stand between this service and more than this machine."""
 _GROUPS = {"users": {"users.read", "users.erase"}, **{scope: {scope} for scope in SCOPES}}
 _OF_PATH = {
-    "/recommend": "recommend", "/similar": "recommend", "/events": "events", "/model": "model",
-    "/model/versions": "model", "/metrics": "metrics", "/metrics/hour": "metrics",
+    "/recommend": "recommend", "/recommend/batch": "recommend", "/similar": "recommend", "/page": "recommend",
+    "/events": "events", "/model": "model", "/model/versions": "model", "/metrics": "metrics",
+    "/metrics/hour": "metrics",
 }  # fmt: skip
 
 
@@ -64,6 +65,8 @@ def scope_of(path: str, method: str) -> str | None:
     if path == "/items" or path.startswith("/items/"):
         is_read = method in ("GET", "HEAD") or (method == "POST" and path == "/items/search")
         return None if is_read else "items"
+    if path == "/scenarios" or path.startswith("/scenarios/"):
+        return None if method in ("GET", "HEAD") else "scenarios"
     return _OF_PATH.get(path)
 
 

@@ -27,11 +27,13 @@ from service.client.error import (
     UnreachableError,
     UnreadableError,
 )
+from service.client.lists import Page, Scenario, Slot
 from service.client.outbox import Counts
 from service.client.sync import Client
 
 __all__ = [
     "AsyncClient", "Client", "ClientError", "Counts", "DeadlineError", "ErasedUser", "Event", "EventsAnswer",
-    "EventsLostError", "Item", "ItemsAnswer", "LostEvent", "Options", "PassingError", "Quality", "QueueFullError",
-    "Recommendation", "Refusal", "RefusedError", "UnreachableError", "UnreadableError", "UserData", "UserEvent",
+    "EventsLostError", "Item", "ItemsAnswer", "LostEvent", "Options", "Page", "PassingError", "Quality",
+    "QueueFullError", "Recommendation", "Refusal", "RefusedError", "Scenario", "Slot", "UnreachableError",
+    "UnreadableError", "UserData", "UserEvent",
 ]  # fmt: skip

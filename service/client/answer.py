@@ -43,6 +43,11 @@ class Quality:
     reasons: Sequence[str]
 
 
+def read_items(raw: Any) -> list[Item]:
+    """Return the items of a list."""
+    return [Item(each["item_id"], float(each["score"]), each) for each in raw["items"]]
+
+
 @dataclass(frozen=True, slots=True)
 class Recommendation:
     """An answer of POST /recommend or POST /similar. raw: as it came, with what was asked for beside."""
@@ -64,12 +69,12 @@ class Recommendation:
     @classmethod
     def of(cls, raw: Any) -> Self:
         """Return an answer. Raises UnreadableError."""
-        with _Reading():
+        with Reading():
             return cls(
                 recommendation_id=raw["recommendation_id"],
                 user_id=raw["user_id"],
                 model_version=raw["model_version"],
-                items=[Item(each["item_id"], float(each["score"]), each) for each in raw["items"]],
+                items=read_items(raw),
                 quality=Quality(raw["quality"]["level"], raw["quality"]["reasons"]),
                 ignored_ids=raw["ignored_ids"],
                 took_ms=float(raw["took_ms"]),
@@ -97,7 +102,7 @@ class EventsAnswer:
     @classmethod
     def of(cls, raw: Any) -> Self:
         """Return an answer. Raises UnreadableError."""
-        with _Reading():
+        with Reading():
             refused = [Refusal(int(each["index"]), each["reason"], each["message"]) for each in raw["rejected"]]
             return cls(int(raw["accepted"]), int(raw["duplicates"]), refused)
 
@@ -113,7 +118,7 @@ class ItemsAnswer:
     @classmethod
     def of(cls, raw: Any) -> Self:
         """Return an answer. Raises UnreadableError."""
-        with _Reading():
+        with Reading():
             refused = [Refusal(int(each["index"]), each["reason"], each["message"]) for each in raw["rejected"]]
             return cls(int(raw["accepted"]), refused, float(raw["visible_ms"]))
 
@@ -145,7 +150,7 @@ class UserData:
         def events(name: str) -> list[UserEvent]:
             return [UserEvent(*(each[part] for part in ("item_id", "timestamp", "key", "type"))) for each in raw[name]]
 
-        with _Reading():
+        with Reading():
             return cls(raw["user_id"], events("history"), events("hidden"), events("removed"), raw)
 
 
@@ -160,12 +165,12 @@ class ErasedUser:
     @classmethod
     def of(cls, raw: Any) -> Self:
         """Return an answer. Raises UnreadableError."""
-        with _Reading():
+        with Reading():
             is_complete = bool(raw["event_stream"]["complete"] and raw["memory"]["complete"])
             return cls(raw["user_id"], is_complete, raw)
 
 
-class _Reading:
+class Reading:
     """Words what goes wrong while an answer is taken apart."""
 
     def __enter__(self) -> None:

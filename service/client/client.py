@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -22,11 +22,13 @@ from service.client.error import (
     UnreachableError,
     UnreadableError,
 )
+from service.client.lists import Page, Scenario, read_batch, read_names
 from service.client.outbox import Counts, OnLost, Outbox
 from service.client.retry import RetryBudget, backoff_s
 
 _PASSING = (429, 503)
 _LONGEST_BUDGET_MS = 1000
+GiveBudget = Callable[[dict[str, Any], int], dict[str, Any]]
 _ROUTE_MS = 10.0
 """What is left of a deadline for the way there and back; of a short one, a fifth."""
 
@@ -99,9 +101,55 @@ class AsyncClient:
         deadline_ms: when the answer must be here. What is left of it is sent as budget_ms, less the way there and back.
         fields: any others of POST /recommend, such as history, exclude, candidates or debug.
         """
-        ends = time.monotonic() + (self._deadline_ms if deadline_ms is None else deadline_ms) / 1000
+        ends = self._deadline(deadline_ms)
         asked = {"k": k, **fields} | ({} if user_id is None else {"user_id": user_id})
-        return Recommendation.of(await self._call("POST", "/recommend", ends, asked, is_safe=True, has_budget=True))
+        return Recommendation.of(await self._call("POST", "/recommend", ends, asked, is_safe=True, give_budget=_to_all))
+
+    async def batch(
+        self, requests: Iterable[Mapping[str, Any]], *, deadline_ms: float | None = None
+    ) -> Sequence[Recommendation | RefusedError]:
+        """Return up to 100 answers in the order of their requests, an error in the place of one that was refused.
+
+        requests: bodies of POST /recommend. Those that name no budget_ms get what is left of the deadline. Raises
+        ClientError where there is no answer at all.
+        """
+        asked = {"requests": [dict(request) for request in requests]}
+        ends = self._deadline(deadline_ms)
+        answer = await self._call("POST", "/recommend/batch", ends, asked, is_safe=True, give_budget=_to_each)
+        return read_batch(answer)
+
+    async def page(
+        self,
+        user_id: str | None = None,
+        *,
+        slots: Sequence[Mapping[str, Any]],
+        deadline_ms: float | None = None,
+        **fields: Any,
+    ) -> Page:
+        """Return several lists for one user, no item twice. Raises ClientError.
+
+        slots: as POST /page takes them. fields: any others of it, such as history or distinct.
+        """
+        asked = {"slots": list(slots), **fields} | ({} if user_id is None else {"user_id": user_id})
+        ends = self._deadline(deadline_ms)
+        return Page.of(await self._call("POST", "/page", ends, asked, is_safe=True, give_budget=_to_all))
+
+    async def scenarios(self) -> Mapping[str, str]:
+        """Return the names of all scenarios, and where each comes from: file or store. Raises ClientError."""
+        return read_names(await self._ask("GET", "/scenarios", is_safe=True))
+
+    async def scenario(self, name: str) -> Scenario:
+        """Return a scenario. Raises ClientError."""
+        return Scenario.of(await self._ask("GET", _scenario_path(name), is_safe=True))
+
+    async def put_scenario(self, name: str, **fields: Any) -> Scenario:
+        """Put a scenario, whole, and return it. Raises ClientError."""
+        ends = time.monotonic() + self._timeout_s
+        return Scenario.of(await self._call("PUT", _scenario_path(name), ends, fields, is_safe=True))
+
+    async def delete_scenario(self, name: str) -> None:
+        """Delete a scenario that was put. Raises ClientError."""
+        await self._ask("DELETE", _scenario_path(name))
 
     async def similar(
         self, *item_ids: str, k: int = 10, deadline_ms: float | None = None, **fields: Any
@@ -112,7 +160,7 @@ class AsyncClient:
         """
         ends = time.monotonic() + (self._deadline_ms if deadline_ms is None else deadline_ms) / 1000
         asked = {"item_ids": list(item_ids), "k": k, **fields}
-        return Recommendation.of(await self._call("POST", "/similar", ends, asked, is_safe=True, has_budget=True))
+        return Recommendation.of(await self._call("POST", "/similar", ends, asked, is_safe=True, give_budget=_to_all))
 
     async def send_events(self, events: Iterable[Event | Mapping[str, Any]]) -> EventsAnswer:
         """Store up to 1000 events, and wait until they are. Raises ClientError.
@@ -188,6 +236,9 @@ class AsyncClient:
     async def _send_batch(self, events: Sequence[Mapping[str, Any]]) -> EventsAnswer:
         return await self.send_events(events)
 
+    def _deadline(self, deadline_ms: float | None) -> float:
+        return time.monotonic() + (self._deadline_ms if deadline_ms is None else deadline_ms) / 1000
+
     async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, is_safe: bool = False) -> Any:
         return await self._call(method, path, time.monotonic() + self._timeout_s, body, is_safe=is_safe)
 
@@ -199,17 +250,19 @@ class AsyncClient:
         body: dict[str, Any] | None,
         *,
         is_safe: bool,
-        has_budget: bool = False,
+        give_budget: GiveBudget | None = None,
     ) -> Any:
-        """Make a call, and make it again as long as that may help. ends: of time.monotonic()."""
+        """Make a call, and make it again as long as that may help. ends: of time.monotonic().
+
+        give_budget: puts what is left of the time into the body.
+        """
         self.counts.calls += 1
         self._budget.earn()
         n_retries = 0
         while True:
-            if has_budget and body is not None:
-                body = {**body, "budget_ms": _budget_ms(ends)}
+            sent = give_budget(body, _budget_ms(ends)) if give_budget is not None and body is not None else body
             try:
-                return await self._once(method, path, ends, body)
+                return await self._once(method, path, ends, sent)
             except ClientError as exc:
                 wait_s = backoff_s(n_retries) if exc.retry_after_s is None else exc.retry_after_s
                 may_help = is_safe and isinstance(exc, KINDS) and time.monotonic() + wait_s < ends
@@ -233,6 +286,18 @@ class AsyncClient:
 
 def _item_path(item_id: str) -> str:
     return f"/items/{quote(item_id, safe='')}"
+
+
+def _to_all(body: dict[str, Any], budget_ms: int) -> dict[str, Any]:
+    return {**body, "budget_ms": budget_ms}
+
+
+def _to_each(body: dict[str, Any], budget_ms: int) -> dict[str, Any]:
+    return {**body, "requests": [{"budget_ms": budget_ms, **request} for request in body["requests"]]}
+
+
+def _scenario_path(name: str) -> str:
+    return f"/scenarios/{quote(name, safe='')}"
 
 
 def _budget_ms(ends: float) -> int:

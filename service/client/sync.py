@@ -14,7 +14,8 @@ from typing import Any, Self, TypeVar
 
 from service.client.answer import ErasedUser, Event, EventsAnswer, ItemsAnswer, Recommendation, UserData
 from service.client.client import AsyncClient
-from service.client.error import ClientError
+from service.client.error import ClientError, RefusedError
+from service.client.lists import Page, Scenario
 from service.client.outbox import Counts
 
 T = TypeVar("T")
@@ -61,6 +62,39 @@ class Client:
     def similar(self, *item_ids: str, k: int = 10, deadline_ms: float | None = None, **fields: Any) -> Recommendation:
         """Return the k items that go best with some items, see AsyncClient.similar(). Raises ClientError."""
         return self._run(self._client.similar(*item_ids, k=k, deadline_ms=deadline_ms, **fields))
+
+    def batch(
+        self, requests: Iterable[Mapping[str, Any]], *, deadline_ms: float | None = None
+    ) -> Sequence[Recommendation | RefusedError]:
+        """Return many answers, see AsyncClient.batch(). Raises ClientError."""
+        return self._run(self._client.batch(requests, deadline_ms=deadline_ms))
+
+    def page(
+        self,
+        user_id: str | None = None,
+        *,
+        slots: Sequence[Mapping[str, Any]],
+        deadline_ms: float | None = None,
+        **fields: Any,
+    ) -> Page:
+        """Return several lists for one user, see AsyncClient.page(). Raises ClientError."""
+        return self._run(self._client.page(user_id, slots=slots, deadline_ms=deadline_ms, **fields))
+
+    def scenarios(self) -> Mapping[str, str]:
+        """Return the names of all scenarios, see AsyncClient.scenarios(). Raises ClientError."""
+        return self._run(self._client.scenarios())
+
+    def scenario(self, name: str) -> Scenario:
+        """Return a scenario. Raises ClientError."""
+        return self._run(self._client.scenario(name))
+
+    def put_scenario(self, name: str, **fields: Any) -> Scenario:
+        """Put a scenario, whole, and return it. Raises ClientError."""
+        return self._run(self._client.put_scenario(name, **fields))
+
+    def delete_scenario(self, name: str) -> None:
+        """Delete a scenario that was put. Raises ClientError."""
+        self._run(self._client.delete_scenario(name))
 
     def send_events(self, events: Iterable[Event | Mapping[str, Any]]) -> EventsAnswer:
         """Store events, and wait until they are, see AsyncClient.send_events(). Raises ClientError."""

@@ -4,6 +4,7 @@ The bytes are put together piece by piece, because a JSON encoder over all of it
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from service.recommendation.explanation import MOST_NAMED
 from service.recommendation.job import Answer, Explanation, Query
 from service.release.generation import Generation
+from service.request.many import MAX_SLOTS
 from service.request.recommend import MAX_K
 
 _FIELD_SCHEMA: dict[str, Any] = {
@@ -130,6 +132,39 @@ class RecommendResponse(BaseModel):
     )
 
 
+class SlotAnswer(BaseModel):
+    """One list of a page."""
+
+    name: str = Field(max_length=64)
+    items: list[ScoredItem] = Field(max_length=MAX_K)
+    quality: Quality
+    dropped_pins: list[Annotated[str, StringConstraints(max_length=128)]] = Field(
+        default_factory=list, max_length=100, description="left out where there are none"
+    )
+    funnel: Funnel = Field(default_factory=_no_funnel, description="left out unless there are fewer items than k")
+
+
+class PageResponse(BaseModel):
+    """The answer of POST /page."""
+
+    recommendation_id: str = Field(max_length=64)
+    user_id: str | None = Field(max_length=128)
+    model_version: str = Field(max_length=64)
+    slots: list[SlotAnswer] = Field(max_length=MAX_SLOTS, description="in the order of the request")
+    ignored_ids: list[Annotated[str, StringConstraints(max_length=128)]]
+    took_ms: float = Field(ge=0)
+
+
+@dataclass(frozen=True, slots=True)
+class PageAnswer:
+    """A page that is to be written: of each slot the name, the query and the answer."""
+
+    recommendation_id: str
+    names: Sequence[str]
+    queries: Sequence[Query]
+    answers: Sequence[Answer]
+
+
 class AnswerWriter:
     """Writes answers as JSON."""
 
@@ -153,6 +188,26 @@ class AnswerWriter:
             parts.append(_extra_of(query, answer))
         parts.append(b"}")
         return b"".join(parts)
+
+    def write_page(self, page: PageAnswer, generation: Generation, took_s: float) -> bytes:
+        """Return a page as JSON. took_s: since the request arrived."""
+        ignored = dict.fromkeys(each for answer in page.answers for each in answer.ignored_ids)
+        slots = zip(page.names, page.queries, page.answers, strict=True)
+        parts = [
+            b'{"recommendation_id":"', page.recommendation_id.encode(),
+            b'","user_id":', orjson.dumps(page.queries[0].user_id),
+            b',"model_version":', generation.version_json,
+            b',"slots":[', b",".join([self._slot(*slot, generation) for slot in slots]),
+            b'],"ignored_ids":', orjson.dumps(list(ignored)),
+            b',"took_ms":', b"%.3f" % (took_s * 1000), b"}",
+        ]  # fmt: skip
+        return b"".join(parts)
+
+    def _slot(self, name: str, query: Query, answer: Answer, generation: Generation) -> bytes:
+        more = _extra_of(query, answer) if answer.funnel or answer.dropped_pins else b""
+        items = generation.catalogue.render(answer.ranked, query.fields)
+        quality = self._quality(answer)
+        return b'{"name":%b,"items":[%b],"quality":%b%b}' % (orjson.dumps(name), items, quality, more)
 
     def _quality(self, answer: Answer) -> bytes:
         """The JSON of the answer's quality; there are few different ones."""

@@ -1,8 +1,8 @@
 """The FastAPI application: the routes, each from its own file, and the one place where errors become responses.
 
-POST /recommend and POST /similar are answered by the gate without passing here; they are listed so that the OpenAPI
-document is whole. /docs is made of nothing but what is served here: it works without internet, and no key leaves for
-elsewhere.
+POST /recommend, /recommend/batch, /similar and /page are answered by the gate without passing here; they are listed so
+that the OpenAPI document is whole. /docs is made of nothing but what is served here: it works without internet, and no
+key leaves for elsewhere.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -15,8 +15,9 @@ from starlette.routing import Route
 
 from service import __version__
 from service.errors import RequestError
-from service.http.answer import RecommendResponse
-from service.http.openapi import describe, documented, name_operation
+from service.http.answer import PageResponse, RecommendResponse
+from service.http.openapi import BatchResponse, describe, documented, name_operation
+from service.request.many import BatchRequest, PageRequest
 from service.request.recommend import RecommendRequest
 from service.request.similar import SimilarRequest
 from service.wire.reply import BUG, STATUS, error_body
@@ -69,7 +70,7 @@ def create_api(routers: Iterable[APIRouter], *, is_keyed: bool) -> FastAPI:
     )
     api.add_exception_handler(RequestError, _on_request_error)
     api.add_exception_handler(Exception, _on_bug)
-    all_routers = [_listed_routes(), *routers, _page_routes(), _later_routes()]
+    all_routers = [_listed_routes(), *routers, _page_routes()]
     for router in all_routers:
         api.include_router(router)
     api.add_exception_handler(HTTPException, _on_http_error(all_routers))
@@ -88,6 +89,16 @@ def _listed_routes() -> APIRouter:
     @router.post("/similar", **documented(body=SimilarRequest, answer=RecommendResponse))
     async def similar() -> None:
         """The k items that go best with others: by what users do next, and by how alike they are."""
+        raise RequestError("internal", "the gate answers this path")
+
+    @router.post("/recommend/batch", **documented(body=BatchRequest, answer=BatchResponse))
+    async def recommend_batch() -> None:
+        """Up to 100 lists, each with its own answer or error, in the order of the requests."""
+        raise RequestError("internal", "the gate answers this path")
+
+    @router.post("/page", **documented(body=PageRequest, answer=PageResponse))
+    async def page() -> None:
+        """Several lists for one user under one budget, no item twice."""
         raise RequestError("internal", "the gate answers this path")
 
     return router
@@ -117,16 +128,6 @@ def _page_routes() -> APIRouter:
 
     for name, kind in _SWAGGER_FILES.items():
         serve(name, kind)
-    return router
-
-
-def _later_routes() -> APIRouter:
-    router = APIRouter(include_in_schema=False)
-
-    async def refuse(request: Request) -> Response:
-        raise RequestError("not_built", f"{request.method} {request.url.path}: not built yet")
-
-    router.add_api_route("/recommend/batch", refuse, methods=["POST"], response_model=None)
     return router
 
 

@@ -14,11 +14,14 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
 from service.access.key import OPEN_PATHS
+from service.http.answer import RecommendResponse
 from service.request.activate import ActivateRequest
 from service.request.event import EventsRequest
-from service.request.field import USER_ID
+from service.request.field import LABEL, USER_ID
 from service.request.item import ItemFields, ItemsRequest, ItemsSearchRequest
+from service.request.many import MAX_REQUESTS, BatchRequest, PageRequest
 from service.request.recommend import RecommendRequest
+from service.request.scenario import Scenario
 from service.request.similar import SimilarRequest
 
 _OF_A_BODY = (408, 413, 415, 422)
@@ -26,7 +29,7 @@ _OF_THE_GATE = (401, 403, 429, 500, 503)
 _MEANINGS = {
     401: "No key was sent.",
     403: "The key does not open this path.",
-    404: "There is no such thing: item, version, or version before the live one.",
+    404: "There is no such thing: item, scenario, version, or version before the live one.",
     408: "The body took too long to come.",
     409: "There are as many live items as there may be.",
     413: "The body is too large.",
@@ -47,7 +50,7 @@ _SCHEMES = {
         "type": "http",
         "scheme": "bearer",
         "description": "One of RETORT_API_KEYS, or RETORT_ADMIN_KEY, which /model/activate and /model/rollback need. "
-        "Writing items needs it too, or a key of the scope items.",
+        "Writing items and scenarios needs it too, or a key of the scope items, or scenarios.",
     },
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same keys, bare."},
 }
@@ -55,7 +58,10 @@ _USER_ID_PARAMETER = {
     "name": "user_id", "in": "path", "required": True, "description": "percent-encoded, slashes included",
     "schema": USER_ID.json_schema(),
 }  # fmt: skip
-_PARAMETERS = {"/users/": _USER_ID_PARAMETER, "/items/{": {**_USER_ID_PARAMETER, "name": "item_id"}}
+_PARAMETERS = {
+    "/users/": _USER_ID_PARAMETER, "/items/{": {**_USER_ID_PARAMETER, "name": "item_id"},
+    "/scenarios/{": {**_USER_ID_PARAMETER, "name": "name", "schema": LABEL.json_schema()},
+}  # fmt: skip
 
 
 class FieldError(BaseModel):
@@ -82,9 +88,17 @@ class ErrorResponse(BaseModel):
 
 
 _REQUESTS: tuple[type[BaseModel], ...] = (
-    RecommendRequest, SimilarRequest, EventsRequest, ActivateRequest, ItemFields, ItemsRequest, ItemsSearchRequest,
-    ErrorResponse,
+    RecommendRequest, SimilarRequest, BatchRequest, PageRequest, Scenario, EventsRequest, ActivateRequest, ItemFields,
+    ItemsRequest, ItemsSearchRequest, ErrorResponse,
 )  # fmt: skip
+
+
+class BatchResponse(BaseModel):
+    """The answer of POST /recommend/batch."""
+
+    answers: list[RecommendResponse | ErrorResponse] = Field(
+        max_length=MAX_REQUESTS, description="of each request, in their order"
+    )
 
 
 def documented(

@@ -15,7 +15,7 @@ from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Query
 from service.recommendation.rule import Cap, Rules
 from service.release.generation import Generation
-from service.request.recommend import ListRequest, MaxPer, RecommendRequest, parse_recommend
+from service.request.recommend import ChoiceDefaults, ListRequest, MaxPer, RecommendRequest
 from service.request.similar import SimilarRequest, parse_similar_request
 from service.wire.trace import Trace
 
@@ -83,6 +83,18 @@ def _complete(query: Query, asked: ListRequest, generation: Generation, metrics:
     return query
 
 
+def check_fit(asked: ChoiceDefaults, attributes: Attributes) -> None:
+    """Raises FieldError where a list asks for what the items of a version do not have."""
+    for place, boost in enumerate(asked.boost):
+        parse(boost.if_, attributes, f"boost.{place}.if")
+    for place, cap in enumerate(asked.max_per):
+        _cap(cap, attributes, f"max_per.{place}.attribute")
+    if asked.filter:
+        parse(asked.filter, attributes)
+    if asked.fields:
+        check_fields(asked.fields, attributes)
+
+
 def _mask(asked: Filter, metrics: Metrics) -> Mask:
     metrics.filter_masks["hit" if asked.is_known else "miss"].inc()
     return asked.mask()
@@ -114,5 +126,4 @@ def _cap(asked: MaxPer, attributes: Attributes, path: str) -> Cap:
     return Cap(codes, starts, len(values), asked.n)
 
 
-RECOMMEND = Asking("/recommend", parse_recommend, make_query)
 SIMILAR = Asking("/similar", parse_similar_request, make_similar_query)

@@ -7,7 +7,7 @@ microseconds; nothing writes to them.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -40,7 +40,8 @@ class Query:
     mask: the rows that its filter lets through, bool [n_items]; None without a filter. fields: what is returned of each
     item beside its id and score. rules: what is asked of the list, if anything. is_explained: whether the parts of each
     score, and what carried each item, are told. similar_to: what is asked for are items that go with these, of which
-    one at least is in the catalogue; a user or a history then makes the answer personal.
+    one at least is in the catalogue; a user or a history then makes the answer personal. visit: where
+    several queries are one user's at one time.
     """
 
     user_id: str | None
@@ -57,6 +58,7 @@ class Query:
     rules: Rules | None = None
     is_explained: bool = False
     similar_to: Sequence[str] = ()
+    visit: "Visit | None" = None
 
 
 @dataclass(slots=True)
@@ -139,7 +141,9 @@ def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]
             candidates = [row for row in candidates if mask[row]]
     excluded = _find(query.exclude, catalogue, ignored)
     taste = None
-    if query.history is not None:
+    if query.visit is not None and query.visit.found is not None:
+        taste = query.visit.found.taste
+    elif query.history is not None:
         taste = Taste(np.array(_find(query.history, catalogue, ignored), dtype=np.int32))
     elif query.user_id is None:
         taste = Taste()
@@ -213,6 +217,29 @@ class Explanation:
     because: Sequence[Sequence[Cause]] = ()
     without: Mapping[int, Sequence[int]] = field(default_factory=dict)
     left_out: str | None = None
+
+
+@dataclass(slots=True)
+class Visit:
+    """What queries of one user at one time share, so that it is looked up and encoded once.
+
+    found: what the first one has found, its vector included; None before it is answered.
+    """
+
+    found: Found | None = None
+
+    def note(self, found: Found, user: Float32 | None) -> None:
+        """Keep what a query has found, unless one before it has. user: the vector, float32 [dim], if it is known."""
+        if self.found is None:
+            self.found = replace(found, taste=replace(found.taste, user=user), sight=None, store_s=None)
+
+
+def known(job: Job) -> Found:
+    """Return what is found of a job whose user's taste is known without the store."""
+    visit = job.query.visit
+    if visit is not None and visit.found is not None:
+        return replace(visit.found, job=job)
+    return Found(job, job.taste or Taste())
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from service.model.student import BUCKETS
 from service.recommendation.batcher import Batcher
 from service.recommendation.budget import QUEUE
 from service.recommendation.explanation import Explainer
-from service.recommendation.job import Answer, Found, Job, Query, Ranking, Taste, make_job
+from service.recommendation.job import Answer, Job, Query, Ranking, known, make_job
 from service.recommendation.lookup import Lookup
 from service.recommendation.ranker import Ranker
 
@@ -93,7 +93,7 @@ class Recommender:
     async def _answer(self, jobs: list[Job]) -> None:
         now = time.monotonic()
         jobs = [job for job in jobs if self._is_worth_it(job, now)]
-        await self._finish(self._ranker.rank([Found(job, job.taste) for job in jobs if job.taste is not None]))
+        await self._finish(self._ranker.rank([known(job) for job in jobs if job.taste is not None]))
         asking = [job for job in jobs if job.taste is None]
         if asking:
             async for found in self._lookup.find(asking):
@@ -112,6 +112,8 @@ class Recommender:
 
     def _hand_out(self, rankings: Iterable[Ranking]) -> None:
         for ranking in rankings:
+            if ranking.job.query.visit is not None:
+                ranking.job.query.visit.note(ranking.found, ranking.user)
             if not ranking.job.future.done():
                 ranking.job.future.set_result(ranking.answer)
 
@@ -124,6 +126,6 @@ class Recommender:
             job.future.set_exception(RequestError("caller_gone", "the caller hung up"))
             return False
         if not query.budget.has_time_for(QUEUE):
-            self._hand_out([self._ranker.fall_back(Found(job, job.taste or Taste()), QUEUE)])
+            self._hand_out([self._ranker.fall_back(known(job), QUEUE)])
             return False
         return True

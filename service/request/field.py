@@ -13,7 +13,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from service.errors import RequestError
 
 MAX_LISTED = 1000
-NOT_BUILT = ("scenario",)
 MAX_FIELDS = 32
 _MAX_ERRORS = 100
 _MOST_POSITION = 1_000_000_000
@@ -25,6 +24,8 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_NO_
 USER_ID: TypeAdapter[str] = TypeAdapter(Id)
 Ids = Annotated[list[Id], Field(fail_fast=True)]  # the first that is wrong is told, not each of a thousand
 Label = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_CONTROL)]
+
+LABEL: TypeAdapter[str] = TypeAdapter(Label)
 
 Label128 = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
@@ -95,11 +96,17 @@ def check_item_id(raw: bytes) -> str:
     return _check_id("item_id", raw)
 
 
-def _check_id(name: str, raw: bytes) -> str:
+def check_name(raw: bytes) -> str:
+    """Return the name in a path segment, percent-decoded bytes. Raises RequestError unless it can be one."""
+    return _check_id("name", raw, LABEL, 64)
+
+
+def _check_id(name: str, raw: bytes, form: TypeAdapter[str] = USER_ID, most: int = 128) -> str:
     try:
-        return USER_ID.validate_python(raw.decode(), strict=True)
+        return form.validate_python(raw.decode(), strict=True)
     except (UnicodeDecodeError, ValidationError):
-        raise RequestError("malformed", f"{name}: 1 to 128 characters of UTF-8 without control characters") from None
+        text = f"{name}: 1 to {most} characters of UTF-8 without control characters"
+        raise RequestError("malformed", text) from None
 
 
 def refusal(exc: ValidationError) -> RequestError:
@@ -119,8 +126,6 @@ def refusal(exc: ValidationError) -> RequestError:
 
 
 def _message(loc: tuple[int | str, ...], text: str) -> str:
-    if loc and loc[0] in NOT_BUILT:
-        return "not built yet; leave it out of the request"
     if loc and loc[-1] == "timestamp" and "less than" in text:
         return "Unix seconds; are these milliseconds?"
     return text.removeprefix("Value error, ")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from service.errors import RequestError
-from service.request.field import MAX_FIELDS, MAX_LISTED, Body, Id, Ids, Model, check_body, check_once
+from service.request.field import MAX_FIELDS, MAX_LISTED, Body, Id, Ids, Label, Model, check_body, check_once
 
 MAX_K = 200
 MAX_HISTORY = 200
@@ -17,6 +17,9 @@ _MAX_QUOTES = 2 * (
     MAX_HISTORY + 4 * MAX_LISTED + 3 * MAX_PINS + MAX_RETURNED + 10 * MAX_FIELDS
 )  # of all strings a good body can have
 
+BudgetMs = Annotated[
+    int | None, Field(ge=1, le=1000, description="deadline from the arrival of the request"),
+]  # fmt: skip
 FieldName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
@@ -41,10 +44,21 @@ class MaxPer(Body):
     n: int = Field(ge=1, le=MAX_DEPTH)
 
 
-class ListRequest(Body):
-    """What every request for a list of items may say of it."""
+def check_reach(offset: int, k: int) -> None:
+    """Raises ValueError where a page lies beyond what can be asked for."""
+    if offset and offset + k > MAX_DEPTH:
+        raise ValueError(f"with k it is {MAX_DEPTH} at most, and {offset} + {k} is more")
 
-    k: int = Field(10, ge=1, le=MAX_K, description="how many items")
+
+def _unsent(schema: dict[str, Any]) -> None:
+    """Leave a default out of the document: clients that send it would override what a scenario says."""
+    del schema["default"]
+
+
+class ListDefaults(Body):
+    """What may be said of a list of items, in a request or beforehand."""
+
+    k: int = Field(10, ge=1, le=MAX_K, description="how many items; 10 if nothing says it", json_schema_extra=_unsent)
     exclude: Ids = Field(default_factory=list, max_length=MAX_LISTED, description="item ids never to be returned")
     filter: dict[str, Any] | None = Field(
         None,
@@ -55,7 +69,6 @@ class ListRequest(Body):
     fields: list[FieldName] | None = Field(
         None, max_length=MAX_RETURNED, description="returned of each item beside its id and score: title, attributes"
     )
-    budget_ms: int | None = Field(None, ge=1, le=1000, description="deadline from the arrival of the request")
     boost: list[Boost] = Field(
         default_factory=list, max_length=MAX_RULES, description="what is added to the scores of some items"
     )
@@ -63,9 +76,12 @@ class ListRequest(Body):
         default_factory=list, max_length=MAX_RULES, description="at most n items of one value, over all pages"
     )
     diversity: float = Field(
-        0.0, ge=0, le=1, description="0: best first; the higher, the less an item is like those before it"
+        0.0,
+        ge=0,
+        le=1,
+        description="0: best first, as if nothing says it; the higher, the less an item is like those before it",
+        json_schema_extra=_unsent,
     )
-    debug: bool = Field(False, description="add stage timings, the funnel and the parts of each score")
 
     @field_validator("max_per")
     @classmethod
@@ -74,7 +90,31 @@ class ListRequest(Body):
         return caps
 
 
-class RecommendRequest(ListRequest):
+class ListRequest(ListDefaults):
+    """What every request for a list of items may say of it."""
+
+    budget_ms: BudgetMs = None
+    debug: bool = Field(False, description="add stage timings, the funnel and the parts of each score")
+
+
+class ChoiceDefaults(ListDefaults):
+    """What may be said of a list beside that: whom it is not for, which items compete, and which have their place."""
+
+    exclude_seen: bool | None = Field(None, description="leave out the history used; the bundle sets the default")
+    candidates: Ids | None = Field(None, max_length=MAX_LISTED, description="rank only these item ids")
+    pin: list[Pin] = Field(
+        default_factory=list, max_length=MAX_PINS, description="items that stand at a position whatever their score"
+    )
+
+    @field_validator("pin")
+    @classmethod
+    def _pin_once(cls, pins: list[Pin]) -> list[Pin]:
+        check_once("position", [pin.position for pin in pins])
+        check_once("item_id", [pin.item_id for pin in pins])
+        return pins
+
+
+class RecommendRequest(ListRequest, ChoiceDefaults):
     """Ask for the k best items of a user, or of a history."""
 
     # What the validator below checks, said so that generators of clients, which know no `if`, still see every field:
@@ -91,11 +131,7 @@ class RecommendRequest(ListRequest):
     history: Ids | None = Field(
         None, max_length=MAX_HISTORY, description="item ids, oldest first; used instead of the stored history"
     )
-    exclude_seen: bool | None = Field(None, description="leave out the history used; the bundle sets the default")
-    candidates: Ids | None = Field(None, max_length=MAX_LISTED, description="rank only these item ids")
-    pin: list[Pin] = Field(
-        default_factory=list, max_length=MAX_PINS, description="items that stand at a position whatever their score"
-    )
+    scenario: Label | None = Field(None, description="whose fields hold where the request does not give them")
     explain: bool = Field(False, description="add the parts of each score, and which items of the history carried it")
     offset: int = Field(
         0, ge=0, le=MAX_DEPTH, description=f"how many items come before this page; with k {MAX_DEPTH} at most"
@@ -110,17 +146,9 @@ class RecommendRequest(ListRequest):
     @field_validator("offset")
     @classmethod
     def _page_within_reach(cls, offset: int, info: ValidationInfo) -> int:
-        k = info.data.get("k", 1)
-        if offset and offset + k > MAX_DEPTH:
-            raise ValueError(f"with k it is {MAX_DEPTH} at most, and {offset} + {k} is more")
+        if "k" in info.data and info.data.get("scenario") is None:  # whose k may be another
+            check_reach(offset, info.data["k"])
         return offset
-
-    @field_validator("pin")
-    @classmethod
-    def _pin_once(cls, pins: list[Pin]) -> list[Pin]:
-        check_once("position", [pin.position for pin in pins])
-        check_once("item_id", [pin.item_id for pin in pins])
-        return pins
 
 
 def parse_recommend(body: bytes) -> RecommendRequest:

@@ -12,7 +12,7 @@ STATUS = {
     "malformed_request": 400, "head_timeout": 408, "head_too_large": 431,
     "malformed": 422, "unsupported_media_type": 415, "too_large": 413, "body_timeout": 408, "no_key": 401,
     "wrong_key": 403, "wrong_scope": 403,
-    "wrong_host": 403, "admin_key_needed": 403, "not_found": 404, "method_not_allowed": 405, "not_built": 501,
+    "wrong_host": 403, "admin_key_needed": 403, "not_found": 404, "method_not_allowed": 405,
     "overloaded": 503, "rate_limited": 429, "caller_gone": 499, "store_unavailable": 503, "not_ready": 503,
     "too_many_items": 409, "internal": 500,
 }  # fmt: skip

@@ -5,8 +5,8 @@
 First a service with four workers is asked for answers by four callers all the time, while items are put one after the
 other: from each PUT's beginning until all workers, each over a connection of its own, answer with the new title.
 Then items are put in lists while workers and the store are killed by turns: whatever was acknowledged must be there.
-Last, one search of a large catalogue through codes is timed on one core, without live items and with them. JSON last. It exits with 1
-where the 99th percentile until visible is above a second, or an item was lost.
+Last, one search of a large catalogue through codes is timed on one core, without live items and with them. JSON last.
+It exits with 1 where the 99th percentile until visible is above a second, or an item was lost.
 """
 
 import argparse

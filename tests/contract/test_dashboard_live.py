@@ -5,7 +5,6 @@ import math
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -24,6 +23,7 @@ from tests.contract.prometheus import (
     run_promtool,
 )
 from tests.service.running import Running, stopped, wait_for
+from tests.service.toy import described_items, write_toy
 
 WINDOW_S = 10
 ALERT_AFTER = "3s"
@@ -40,7 +40,8 @@ class Load:
         with httpx.Client(base_url=self._url, timeout=30, trust_env=False) as client:
             number = 0
             while not self._is_over.wait(0.005):
-                client.post("/recommend", json={"user_id": f"u{number % 50}"})
+                some = {"filter": {"brand": "ABC"[number % 3]}} if number % 5 == 0 else {}
+                client.post("/recommend", json={"user_id": f"u{number % 50}", **some})
                 if number % 10 == 0:
                     event = {"user_id": f"u{number % 40}", "item_id": f"i{number % 60}", "timestamp": number}
                     client.post("/events", json={"events": [event]})
@@ -59,9 +60,10 @@ def logged_p99_s(service: Running, since: float, until: float) -> float:
 
 
 @pytest.fixture(scope="module")
-def service(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     find_tool("prometheus")
-    with Running(toy_bundle, tmp_path_factory.mktemp("store") / "data") as running:
+    bundle = write_toy(tmp_path_factory.mktemp("described") / "bundle", items=described_items())
+    with Running(bundle.path, tmp_path_factory.mktemp("store") / "data") as running:
         yield running
 
 

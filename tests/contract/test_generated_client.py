@@ -27,6 +27,9 @@ SENT = {
     "event_id": "e", "position": 3,
 }  # fmt: skip
 ITEM = {"title": "Client", "attributes": {"maker": ["A"]}, "numbers": {"cost": 5.5}, "like": ["i5"]}
+SCENARIO = "a scenario's/own %"
+NAMED = {"name": SCENARIO, "source": "store", "scenario": {"k": 4, "exclude": ["i1"]}}
+PAGE = {"user_id": USER, "slots": [{"name": "a", "k": 3}, {"name": "b", "scenario": SCENARIO}]}
 Load = Callable[[str], ModuleType]
 
 
@@ -100,7 +103,7 @@ def test_second_client_keeps_every_field(client_b: Load) -> None:
 
     assert models.RecommendRequest.from_dict(ASKED).to_dict() == ASKED | {
         "history": None,
-        "diversity": 0.0,
+        "scenario": None,
         "offset": 0,
     }
     assert models.Event.from_dict(SENT).to_dict() == SENT
@@ -129,6 +132,11 @@ def test_first_client_works_on_every_route(
     found = call("items.search_items", body=models.ItemsSearchRequest(text="client b"))
     gone = [call("items.withdraw_item", item_id).state for item_id in ("n/1", "n/2")]
     like = call("recommendations.similar", body=models.SimilarRequest(item_id="i3", user_id=USER, k=4))
+    batch = call("recommendations.recommend_batch", body=models.BatchRequest.from_dict({"requests": [ASKED, {"k": 5}]}))
+    named = call("scenarios.put_scenario", SCENARIO, body=models.Scenario.from_dict({"k": 4, "exclude": ["i1"]}))
+    page = call("recommendations.page", body=models.PageRequest.from_dict(PAGE))
+    all_named, read = call("scenarios.list_scenarios"), call("scenarios.read_scenario", SCENARIO)
+    dropped = call("scenarios.delete_scenario", SCENARIO)
     kept = call("users.read_user", USER)
     erased = call("users.erase_user", USER)
     for version in (older, newer):
@@ -142,6 +150,12 @@ def test_first_client_works_on_every_route(
     assert ((put.state, put.from_), patched.state, listed.accepted) == (("live", ["like"]), "live", 1)
     assert (item.title, item.numbers.to_dict(), found.items[0].item_id) == ("Client B", {"cost": 5.5}, "n/1")
     assert gone == ["withdrawn", "withdrawn"]
+    check_answer(batch.answers[0])
+    assert batch.answers[1].error.code == "malformed"
+    assert named.to_dict() == read.to_dict() == NAMED
+    assert [len(slot.items) for slot in page.slots] == [3, 4]
+    assert SCENARIO in [each.name for each in all_named.scenarios]
+    assert (dropped.name, dropped.falls_back) == (SCENARIO, False)
     assert (kept.user_id, kept.count, kept.history[0].item_id, kept.history[0].key) == (USER, 1, "i5", "e")
     assert (erased.user_id, erased.event_stream.erased, erased.event_stream.complete) == (USER, 1, True)
     assert (live.live, live.previous, back.live) == (newer, older, older)
@@ -207,6 +221,12 @@ def test_second_client_works_on_every_route(
         found = items.search_items(models.ItemsSearchRequest(text="client b"))
         gone = [items.withdraw_item(item_id).state for item_id in ("n/1", "n/2")]
         like = root.RecommendationsApi(client).similar(models.SimilarRequest(item_ids=["i3", "i4"], k=4))
+        lists, scenarios = root.RecommendationsApi(client), root.ScenariosApi(client)
+        batch = lists.recommend_batch(models.BatchRequest.from_dict({"requests": [ASKED, {"user_id": "u", "k": 5}]}))
+        named = scenarios.put_scenario(SCENARIO, models.Scenario.from_dict({"k": 4, "exclude": ["i1"]}))
+        page = lists.page(models.PageRequest.from_dict(PAGE))
+        read = scenarios.read_scenario(SCENARIO)
+        dropped = scenarios.delete_scenario(SCENARIO)
         kept = users.read_user(USER)
         erased = users.erase_user(USER)
         for version in (older, newer):
@@ -220,6 +240,10 @@ def test_second_client_works_on_every_route(
         assert (put.state, patched.state, listed.accepted) == ("live", "live", 1)
         assert (item.title, item.numbers, found.items[0].item_id) == ("Client B", {"cost": 5.5}, "n/1")
         assert gone == ["withdrawn", "withdrawn"]
+        check_answer(batch.answers[0].actual_instance)
+        assert (named.name, read.scenario.k, read.scenario.exclude) == (SCENARIO, 4, ["i1"])
+        assert [len(slot.items) for slot in page.slots] == [3, 4]
+        assert (dropped.name, dropped.falls_back) == (SCENARIO, False)
         assert (kept.user_id, kept.count, kept.history[0].item_id, kept.history[0].key) == (USER, 1, "i5", "e")
         assert (erased.user_id, erased.event_stream.erased, erased.event_stream.complete) == (USER, 1, True)
         assert (live.live, live.previous, back.live) == (newer, older, older)

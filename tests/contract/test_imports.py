@@ -39,8 +39,11 @@ MAY_USE = {
         "release": {"recommendation", "model", "search", "store", "bundle"},
         "wire": set(),
         "request": set(),
+        "scenario": {"store", "request"},
         "access": {"wire"},
-        "http": {"wire", "request", "access", "release", "recommendation", "model", "catalogue", "item", "user"},
+        "http": {
+            "wire", "request", "scenario", "access", "release", "recommendation", "model", "catalogue", "item", "user",
+        },
         "command": {"wire", "access", "http", "release", "user", "store", "bundle", "bench"},
     },
     "training": {
@@ -88,7 +91,7 @@ HOMES = {
     "httpx": {"service.client"},
 }
 """The folder, or the file at the root, where a library is named; in service and in training at most one each."""
-SEES_SETTINGS = {"service.app", "service.storage", "service.command"}
+SEES_SETTINGS = {"service.app", "service.loading", "service.storage", "service.command"}
 COMPOSES = {"service.library", *SEES_SETTINGS}
 """What puts the folders together. Those that see settings may import it."""
 SEES_CONFIG = {"training.__main__", "training.run", "training.loop"}

@@ -216,13 +216,12 @@ class Refresher:
     def _record(self, generation: Generation, verdict: Verdict, cost: dict[str, float] | None = None) -> None:
         plan = generation.plan
         assert plan is not None  # noqa: S101  # begun
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         groups = read_json(generation.path / JUDGED)["groups"] if (generation.path / JUDGED).exists() else {}
         row: dict[str, Any] = asdict(plan) | {"version": generation.version} | asdict(verdict)
         row |= {"live": plan.live, "live_ndcg@10": verdict.live, "new_ndcg@10": verdict.new}
         del row["new"]
         ended = datetime.now(UTC).isoformat(timespec="seconds")
-        add_to_history(self._out, row | {"groups": groups, "ended": ended, **(cost or {}), "peak_mb": peak_mb})
+        add_to_history(self._out, row | {"groups": groups, "ended": ended, **(cost or {}), "peak_mb": _peak_mb()})
 
     def _report(self, run: Run) -> None:
         """Write the report of a refresh, with all refreshes up to it."""
@@ -259,6 +258,15 @@ def _keep_full_items(generation: Generation, base: Generation, plan: Plan) -> No
         aside = path.with_name(f".{path.name}.part")
         pl.DataFrame({"item_id": sorted(base.full_items())}).write_parquet(aside)
         aside.rename(path)
+
+
+def _peak_mb() -> float:
+    """Return the most memory that this process has had, in MB. What getrusage says may be of the process before it."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _made_at(first: Generation) -> str:

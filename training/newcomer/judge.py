@@ -151,12 +151,14 @@ def _by_confidence(ranks: Int64, confidences: Scores) -> list[dict[str, float]]:
 def _shown(held: Held, model: SequenceModel, vectors: Scores, offset: float) -> dict[str, float]:
     """Return the share of places in lists of K that new items get in the whole catalogue, and of what users took."""
     question = held.ask_all(SHOWN_TO)
-    users = users_of(model, question)
+    warm = np.flatnonzero(question.lengths() > 0)  # a user without a history has no taste, and is answered otherwise
+    users = users_of(model, question, warm)
     known = users @ model.items.weight.detach().cpu().numpy().T
     new = users @ vectors.T + offset
-    edge = -np.partition(-np.concatenate([known, new], axis=1), K - 1, axis=1)[:, K - 1 : K]
+    both = np.concatenate([known, new], axis=1)
+    best = np.argpartition(-both, min(K, both.shape[1]) - 1, axis=1)[:, :K]
     return {
-        "places": float((new >= edge).sum() / (K * len(users))),
-        "taken": float((question.target >= 0).mean()),
+        "places": float((best >= known.shape[1]).sum() / max(1, best.size)),
+        "taken": float((question.target[warm] >= 0).sum() / max(1, len(warm))),
         "items": len(held.rows) / (len(held.rows) + len(held.known_rows)),
     }

@@ -78,4 +78,5 @@ def _requests(model: SequenceModel, prepared: Prepared, whole: Examples) -> tupl
         drawn = np.random.default_rng(2).permutation(len(whole.taken))[:MOST_REQUESTS]
         return whole.states[drawn], whole.taken[drawn]
     question = ask(prepared, VAL, limit=MOST_REQUESTS)
-    return users_of(model, question), question.target
+    warm = np.flatnonzero(question.lengths() > 0)  # without a history there is no taste
+    return users_of(model, question, warm), question.target[warm]

@@ -80,16 +80,19 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
         **beside_the_bar(rankings, question, about, progress),
         "beside_baselines": beside_baselines(rankings, [name for name in rankings if name not in own]),
         "overlap": overlaps(rankings),
-        "diversity_by": yardstick.features.by,
-        "by_diversity": beside_diversity(bundle, question, prepared),
+        **beside_diversity(bundle, question, prepared, yardstick.features.by),
         "meaning": MEANING,
-        "newcomers": read_newcomers(run, prepared),
-        "similar": read_similar(run),
+        **_beside_the_models(run, prepared),
         "bundle": {"version": bundle.manifest.version, "refit": bundle.manifest.refit},
         "seconds": {name: value for name, value in _seconds(run).items() if name in rankings},
         "data": prepared.report,
         "lineage": bundle.manifest.lineage,
     }, rankings
+
+
+def _beside_the_models(run: Path, prepared: Prepared) -> dict[str, Any]:
+    """Return what stages left that are about other questions than what a user takes next of what is known."""
+    return {"newcomers": read_newcomers(run, prepared), "similar": read_similar(run)}
 
 
 def read_refreshes(run: Path) -> list[dict[str, Any]]:
@@ -178,12 +181,16 @@ def bundle_scorer(bundle: Bundle, question: Question, prepared: Prepared) -> Ask
     return Given(prepared, parts).scorer(question, taste, parts.rule)
 
 
-def beside_diversity(bundle: Bundle, question: Question, prepared: Prepared) -> list[dict[str, float]]:
-    """Return what diversity does to the bundle's lists; nothing where it was refitted, so that no request is new."""
+def beside_diversity(bundle: Bundle, question: Question, prepared: Prepared, by: str) -> dict[str, Any]:
+    """Return diversity_by, and by_diversity: what diversity does to the bundle's lists.
+
+    Nothing is measured where the bundle was refitted, so that no request is new to it. by: what diversity goes by.
+    """
     if bundle.manifest.refit:
-        return []
+        return {"diversity_by": by, "by_diversity": []}
     scorer = bundle_scorer(bundle, question, prepared)
-    return measure_diversity(question, scorer, bundle.table.dense(), bundle.manifest.max_history)
+    rows = measure_diversity(question, scorer, bundle.table.dense(), bundle.manifest.max_history)
+    return {"diversity_by": by, "by_diversity": rows}
 
 
 def learning_curves(run: Path) -> dict[str, list[Epoch]]:

@@ -21,6 +21,7 @@ from service.client import (
     Options,
     PassingError,
     QueueFullError,
+    Recommendation,
     RefusedError,
     UnreachableError,
     UnreadableError,
@@ -96,6 +97,47 @@ async def test_async_client_does_the_same(shared_service: Running) -> None:
 
     assert {len(answer.items) for answer in answers} == {2}
     assert [event.item_id for event in kept.history] == ["i1"]
+
+
+def test_many_lists_and_scenarios(shared_service: Running) -> None:
+    name = "the client's/own %"
+    with Client(shared_service.url, deadline_ms=2000) as client:
+        put = client.put_scenario(name, k=4, exclude=["i9"])
+        answers = client.batch(
+            [{"history": ["i7"], "scenario": name}, {"history": [], "k": 0}, {"user_id": "u", "k": 2}]
+        )
+        page = client.page(
+            history=["i7", "gone"], slots=[{"name": "top", "k": 3}, {"name": "more", "scenario": name, "k": 2}]
+        )
+        names, read = client.scenarios(), client.scenario(name)
+        client.delete_scenario(name)
+        with pytest.raises(RefusedError) as caught:
+            client.scenario(name)
+
+    assert put == read
+    assert (read.name, read.source, read.fields) == (name, "store", {"k": 4, "exclude": ["i9"]})
+    assert names[name] == "store"
+    assert caught.value.status == 404
+    first, second, third = answers
+    assert isinstance(first, Recommendation) and isinstance(third, Recommendation)
+    assert (len(first.items), len(third.items)) == (4, 2)
+    assert isinstance(second, RefusedError) and second.details[0]["field"] == "k"
+    assert list(page.slots) == ["top", "more"]
+    assert page.slots["top"].item_ids == first.item_ids[:3]
+    assert len({*page.slots["top"].item_ids, *page.slots["more"].item_ids}) == 5
+    assert (page.ignored_ids, page.slots["more"].quality.level) == (["gone"], "full")
+
+
+def test_deadline_is_sent_to_each_request_of_a_batch_and_to_a_page() -> None:
+    with Scripted((200, {}, {"answers": []}), failure(503), (200, {}, {})) as server, Client(server.url) as client:
+        client.batch([{"user_id": "u"}, {"user_id": "u", "budget_ms": 7}], deadline_ms=500)
+        with pytest.raises(UnreadableError):
+            generous(client).page("u", slots=[{"name": "a"}], deadline_ms=900)
+
+    budgets = [request["budget_ms"] for request in server.asked[0][2]["requests"]]
+    assert 400 <= budgets[0] <= 490 and budgets[1] == 7
+    first, again = (asked[2]["budget_ms"] for asked in server.asked[1:])
+    assert 900 > first > again > 100
 
 
 def test_key_is_sent_and_a_wrong_one_is_told(keyed_service: Running) -> None:

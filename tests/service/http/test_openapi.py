@@ -20,6 +20,12 @@ OF_A_BODY = {"408", "413", "415", "422"}
 OPERATIONS = {
     ("POST", "/recommend"): ("recommend", {"200"} | OF_A_BODY | OF_THE_GATE),
     ("POST", "/similar"): ("similar", {"200"} | OF_A_BODY | OF_THE_GATE),
+    ("POST", "/recommend/batch"): ("recommend_batch", {"200"} | OF_A_BODY | OF_THE_GATE),
+    ("POST", "/page"): ("page", {"200"} | OF_A_BODY | OF_THE_GATE),
+    ("GET", "/scenarios"): ("list_scenarios", {"200"} | OF_THE_GATE),
+    ("GET", "/scenarios/{name}"): ("read_scenario", {"200", "404", "422"} | OF_THE_GATE),
+    ("PUT", "/scenarios/{name}"): ("put_scenario", {"200"} | OF_A_BODY | OF_THE_GATE),
+    ("DELETE", "/scenarios/{name}"): ("delete_scenario", {"200", "404", "422"} | OF_THE_GATE),
     ("POST", "/events"): ("send_events", {"200"} | OF_A_BODY | OF_THE_GATE),
     ("GET", "/users/{user_id}"): ("read_user", {"200", "422"} | OF_THE_GATE),
     ("DELETE", "/users/{user_id}"): ("erase_user", {"200", "422"} | OF_THE_GATE),
@@ -38,6 +44,7 @@ OPERATIONS = {
     ("GET", "/readyz"): ("check_ready", {"200", "503"}),
     ("GET", "/metrics"): ("read_metrics", {"200"}),
 }
+SHORT = {"name": "short", "candidates": ["i1"], "pin": [{"item_id": "i2", "position": 1}], "fields": ["title"]}
 EVENT = {"user_id": "u", "item_id": "i1"}
 KEYED = {"X-API-Key": KEY}
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -117,6 +124,21 @@ def test_security_is_what_the_keys_ask_for(document: dict[str, Any], shared_serv
         ("POST", "/recommend", {"json": {"user_id": "u" * (1 << 20)}, "headers": KEYED}, 413),
         ("POST", "/recommend", {"json": {"user_id": "u", "k": 0, "limit": 1}, "headers": KEYED}, 422),
         ("POST", "/recommend", {"content": b"{", "headers": KEYED | {"Content-Type": "application/json"}}, 422),
+        ("POST", "/recommend", {"json": {"user_id": "u", "scenario": "?"}, "headers": KEYED}, 422),
+        ("POST", "/recommend/batch", {"json": {"requests": [{"user_id": "u"}, {}, {"k": 0}]}, "headers": KEYED}, 200),
+        ("POST", "/recommend/batch", {"json": {"requests": []}, "headers": KEYED}, 422),
+        ("POST", "/page", {"json": {"history": ["?"], "slots": [{"name": "a"}, SHORT]}, "headers": KEYED}, 200),
+        ("POST", "/page", {"json": {"user_id": "u", "slots": [{"name": "a", "k": 0}]}, "headers": KEYED}, 422),
+        ("PUT", "/scenarios/s", {"json": {"k": 3, "exclude": ["i1"]}, "headers": ADMIN}, 200),
+        ("PUT", "/scenarios/s", {"json": {"k": 0}, "headers": ADMIN}, 422),
+        ("PUT", "/scenarios/s", {"json": {}, "headers": KEYED}, 403),
+        ("PUT", "/scenarios/s", {"json": {"exclude": ["x" * 100] * 999}, "headers": ADMIN}, 413),
+        ("GET", "/scenarios/s", {"headers": KEYED}, 200),
+        ("GET", "/scenarios/no", {"headers": KEYED}, 404),
+        ("GET", "/scenarios", {"headers": KEYED}, 200),
+        ("DELETE", "/scenarios/s", {"headers": ADMIN}, 200),
+        ("DELETE", "/scenarios/s", {"headers": ADMIN}, 404),
+        ("DELETE", "/scenarios/%00", {"headers": ADMIN}, 422),
         ("POST", "/events", {"json": {"events": [EVENT, {}, EVENT | {"timestamp": 9e10}]}, "headers": KEYED}, 200),
         ("POST", "/events", {"json": {}, "headers": KEYED}, 422),
         ("POST", "/events", {"content": b"", "headers": KEYED}, 415),
@@ -142,7 +164,9 @@ def test_answer_keeps_to_its_schema(
     response = keyed_service.client.request(method, path, **given)
 
     assert response.status_code == status, response.text
-    check(document, (method, "/users/{user_id}" if path.startswith("/users/") else path), response)
+    for start, template in (("/users/", "/users/{user_id}"), ("/scenarios/", "/scenarios/{name}")):
+        path = template if path.startswith(start) else path
+    check(document, (method, path), response)
 
 
 def test_user_with_a_history_and_an_embedding_keeps_to_its_schema(
@@ -190,7 +214,7 @@ def _unready(url: str) -> httpx.Response | None:
 def test_answers_of_a_service_in_trouble_keep_to_their_schemas(
     document: dict[str, Any], toy_bundle: Path, tmp_path: Path
 ) -> None:
-    keys = {"api_keys": KEY, "admin_key": ADMIN_KEY, "rate_per_s": "5"}
+    keys = {"api_keys": KEY, "admin_key": ADMIN_KEY, "rate_per_s": "8"}
     with Running(toy_bundle, tmp_path, drain_s="5", **keys) as service:
         os.kill(service.store_pid(), signal.SIGSTOP)
         lost = {
@@ -198,6 +222,8 @@ def test_answers_of_a_service_in_trouble_keep_to_their_schemas(
             ("GET", "/users/{user_id}"): service.client.get("/users/u", headers=KEYED),
             ("DELETE", "/users/{user_id}"): service.client.delete("/users/u", headers=KEYED),
             ("POST", "/model/rollback"): service.client.post("/model/rollback", headers=ADMIN),
+            ("PUT", "/scenarios/{name}"): service.client.put("/scenarios/s", json={}, headers=ADMIN),
+            ("DELETE", "/scenarios/{name}"): service.client.delete("/scenarios/s", headers=ADMIN),
         }
         os.kill(service.store_pid(), signal.SIGCONT)
         limited = wait_for(
@@ -241,7 +267,7 @@ def test_id_is_accepted_where_its_schema_allows_it(
 
 REQUESTS = {
     "/recommend": "RecommendRequest", "/similar": "SimilarRequest", "/events": "EventsRequest",
-    "/items/search": "ItemsSearchRequest",
+    "/items/search": "ItemsSearchRequest", "/recommend/batch": "BatchRequest", "/page": "PageRequest",
 }  # fmt: skip
 EVENTS = [
     EVENT, {}, {"user_id": "u"}, {"item_id": "i1"}, [], None, 5, "event",
@@ -300,7 +326,7 @@ def test_examples_of_the_document_are_accepted(document: dict[str, Any], keyed_s
 def test_method_that_is_not_there_is_told_which_are(document: dict[str, Any], keyed_service: Running) -> None:
     for path, operations in document["paths"].items():
         response = keyed_service.client.request(
-            "TRACE", path.replace("{user_id}", "u").replace("{item_id}", "i"), headers=ADMIN
+            "TRACE", path.replace("{user_id}", "u").replace("{item_id}", "i").replace("{name}", "n"), headers=ADMIN
         )
 
         assert response.status_code == 405, path

@@ -45,7 +45,8 @@ def test_keys_open_what_they_should_and_nothing_else(toy_bundle: Path, tmp_path:
                 ("POST", "/recommend", 200), ("POST", "/events", 200), ("GET", "/model", 200), ("GET", "/users/u", 200),
                 ("GET", "/model/versions", 200), ("GET", "/metrics/hour", 200),
                 ("DELETE", "/users/u", 200), ("GET", "/docs/no", 404), ("GET", "/no", 404),
-                ("POST", "/similar", 200),
+                ("POST", "/similar", 200), ("POST", "/page", 200), ("POST", "/recommend/batch", 200),
+                ("GET", "/scenarios", 200), ("GET", "/scenarios/no", 404),
             ]
         },
         ("POST", "/model/activate"): {
@@ -54,6 +55,7 @@ def test_keys_open_what_they_should_and_nothing_else(toy_bundle: Path, tmp_path:
     }  # fmt: skip
     bodies = {
         "/recommend": {"user_id": "u"}, "/similar": {"item_id": "i1"},
+        "/page": {"user_id": "u", "slots": [{"name": "a"}]}, "/recommend/batch": {"requests": [{"user_id": "u"}]},
         "/events": {"events": [{"user_id": "u", "item_id": "i1"}]},
         "/model/activate": {"version": "0" * 16},
     }  # fmt: skip

@@ -103,13 +103,6 @@ def test_diversity_changes_the_order_and_0_changes_nothing(shared_service: Runni
     assert other[0] == plain[0]
 
 
-@pytest.mark.parametrize("field", ["scenario"])
-def test_recommend_says_that_a_later_field_is_not_built_yet(shared_service: Running, field: str) -> None:
-    response = shared_service.client.post(RECOMMEND, json={"user_id": "u", field: 1})
-
-    assert f"{field}: not built yet" in response.json()["error"]["message"]
-
-
 @pytest.mark.parametrize(
     "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
 )
@@ -143,7 +136,7 @@ def test_body_over_the_cap_is_413(shared_service: Running, path: str, limit: int
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("POST", "/recommend/batch", 501, "not_built"),
+        ("GET", "/recommend/batch", 405, "method_not_allowed"),
         ("POST", "/similar", 415, "unsupported_media_type"),
         ("GET", "/similar", 405, "method_not_allowed"),
         ("GET", "/items/nobody", 404, "not_found"),

@@ -8,6 +8,7 @@ from training.report.text import (
     comparison_lines,
     compression_lines,
     findings,
+    newcomer_lines,
     request_lines,
     row_title,
     summary_lines,
@@ -148,3 +149,28 @@ def test_a_difference_from_next_to_nothing_is_no_percentage():
         "times,",
         "-10.0%",
     ]
+
+
+AHEAD = {"difference": 0.5, "low": 0.25, "high": 0.75}
+JUDGED = {
+    "held_out": 1234, "requests": 2345, "users": 2000, "data": "d",
+    "models": {
+        "encoder": {"ndcg@10": 0.3, "ndcg@10_interval": [0.2, 0.4], "hr@10": 0.5},
+        "random": {"ndcg@10": 0.2, "ndcg@10_interval": [0.1, 0.3], "hr@10": 0.4, "encoder_ahead": AHEAD},
+    },
+}  # fmt: skip
+
+
+def test_the_lines_of_new_items_say_how_far_the_encoder_is_ahead():
+    titles = {"encoder": "Item encoder", "random": "Chance"}
+
+    _, heading, ours, chance = newcomer_lines({"titles": titles, "judged": JUDGED})
+
+    assert heading == "1,234 items held out whole, ranked among themselves; 2,345 requests"
+    assert ours.split() == ["Item", "encoder", "0.3000", "0.2000", "to", "0.4000", "0.5000"]
+    assert chance.endswith("0.4000  encoder +50.0% (+25.0% to +75.0%)")
+
+
+@pytest.mark.parametrize("found", [{}, {"judged": {}}, {"judged": {"left_out": "why"}}])
+def test_there_are_no_lines_of_new_items_when_none_were_judged(found):
+    assert newcomer_lines(found) == []

@@ -1,0 +1,198 @@
+"""POST /recommend/batch and POST /page: many lists at once, each as POST /recommend would give it.
+
+ASGI applications that the gate calls straight, as it does for one list.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.access.toll import Toll
+from service.errors import FieldError, RequestError
+from service.http.answer import AnswerWriter, PageAnswer
+from service.http.defaults import Defaults
+from service.http.message import read_json
+from service.http.query import SIMILAR, Asking, check_anchors
+from service.http.recommend import ListEndpoint
+from service.metrics import Metrics
+from service.recommendation.budget import BudgetRule
+from service.recommendation.job import Answer, Query, Visit
+from service.recommendation.page import fill_slots
+from service.release.generation import Generation, Generations
+from service.request.many import parse_batch, parse_page
+from service.request.recommend import parse_recommend
+from service.scenario.book import ScenarioBook
+from service.wire.reply import BUG, RawHeaders, error_body, error_reply, send_reply
+from service.wire.trace import Trace
+
+BATCH_BODY_BYTES = 4 << 20
+PAGE_BODY_BYTES = 1 << 20
+_AT_ONCE = 32
+_LOGGER = logging.getLogger(__name__)
+NameUser = Callable[[str], dict[str, str]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What answers are made with.
+
+    rule: makes the budget of a request. toll: what many lists weigh.
+    """
+
+    generations: Generations
+    metrics: Metrics
+    rule: BudgetRule
+    toll: Toll
+    book: ScenarioBook
+
+    def recommending(self) -> Asking:
+        """Return how one list is asked for."""
+        return Asking("/recommend", parse_recommend, Defaults(self.book, self.metrics).make)
+
+    def count(self, query: Query, answer: Answer) -> None:
+        """Count an answer that is ready now."""
+        reason = answer.reasons[0] if answer.reasons else "none"
+        self.metrics.count_answer(answer.level, reason, is_within=query.budget.is_kept(time.monotonic()))
+
+
+class _ManyEndpoint:
+    """Answers a body with one JSON."""
+
+    path: str
+    _most_bytes: int
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request whose body is still to come."""
+        trace: Trace = scope["retort"]
+        reply: tuple[int, bytes, RawHeaders]
+        try:
+            body = await read_json(scope, receive, self._most_bytes)
+            trace.began = time.monotonic()
+            reply = 200, await self._answer(body, trace), ()
+        except RequestError as exc:
+            reply = error_reply(exc)
+        except Exception as exc:  # a border: a bug must still be answered
+            _LOGGER.error("a bug in %s", self.path, exc_info=exc)
+            reply = error_reply(BUG)
+        await send_reply(send, *reply)
+
+    async def _answer(self, body: bytes, trace: Trace) -> bytes:
+        raise NotImplementedError
+
+
+class BatchEndpoint(_ManyEndpoint):
+    """Answers POST /recommend/batch. Each request has its own budget, from the arrival of all."""
+
+    path, _most_bytes = "/recommend/batch", BATCH_BODY_BYTES
+
+    def __init__(self, means: Means) -> None:
+        self._means, self._asking, self._writer = means, means.recommending(), AnswerWriter()
+
+    async def _answer(self, body: bytes, trace: Trace) -> bytes:
+        listed = parse_batch(body)
+        self._means.toll.charge(trace.caller, len(listed))
+        generation = self._means.generations.live  # to the end, whatever is swapped meanwhile
+        begun: list[tuple[Query, asyncio.Future[Answer]] | bytes] = []
+        for first in range(0, len(listed), _AT_ONCE):
+            begun += self._begin(listed[first : first + _AT_ONCE], generation, trace)
+            await asyncio.sleep(0)
+        await asyncio.gather(*(each[1] for each in begun if isinstance(each, tuple)), return_exceptions=True)
+        answers = [each if isinstance(each, bytes) else self._render(*each, generation, trace) for each in begun]
+        trace.fields = {"answers": len(begun), "refused": sum(isinstance(each, bytes) for each in begun)}
+        return b'{"answers":[' + b",".join(answers) + b"]}"
+
+    def _begin(
+        self, listed: Sequence[bytes], generation: Generation, trace: Trace
+    ) -> list[tuple[Query, "asyncio.Future[Answer]"] | bytes]:
+        """Begin to answer some requests: the query and the future of each, or the error of one that is refused."""
+        begun: list[tuple[Query, asyncio.Future[Answer]] | bytes] = []
+        asking, rule = self._asking, self._means.rule
+        for body in listed:
+            try:
+                query = asking.make(asking.parse(body), generation, rule, trace, self._means.metrics)
+            except RequestError as exc:
+                begun.append(error_body(exc))
+            else:
+                begun.append((query, generation.recommender.recommend(query)))
+        self._means.toll.hold(trace.caller, [each[1] for each in begun if isinstance(each, tuple)])
+        return begun
+
+    def _render(self, query: Query, future: "asyncio.Future[Answer]", generation: Generation, trace: Trace) -> bytes:
+        try:
+            answer = future.result()
+        except RequestError as exc:
+            return error_body(exc)
+        except Exception as exc:  # a border: the other answers are good
+            _LOGGER.error("a bug in %s", self.path, exc_info=exc)
+            return error_body(BUG)
+        took_s = time.monotonic() - trace.arrived
+        self._means.count(query, answer)
+        return self._writer.write(_new_id(), query, answer, generation, took_s)
+
+
+class PageEndpoint(_ManyEndpoint):
+    """Answers POST /page: one user, one budget, one look into the store."""
+
+    path, _most_bytes = "/page", PAGE_BODY_BYTES
+
+    def __init__(self, means: Means, name_user: NameUser) -> None:
+        """name_user: returns the fields by which the log names a user; None where requests are not logged."""
+        self._means, self._asking = means, means.recommending()
+        self._name_user, self._writer = name_user, AnswerWriter()
+
+    async def _answer(self, body: bytes, trace: Trace) -> bytes:
+        asked = parse_page(body)
+        self._means.toll.charge(trace.caller, len(asked.slots))
+        generation = self._means.generations.live
+        budget, visit = self._means.rule.start(trace.arrived, asked.budget_ms), Visit()
+        queries = []
+        for place, request in enumerate(asked.requests()):
+            try:
+                query = self._asking.make(request, generation, self._means.rule, trace, self._means.metrics)
+            except FieldError as exc:
+                raise FieldError(f"slots.{place}.{exc.field}", exc.text) from exc
+            if anchors := asked.slots[place].anchors():
+                query.similar_to = anchors
+                check_anchors(f"slots.{place}.similar_to", anchors, generation)
+            query.budget, query.visit = budget, visit
+            queries.append(query)
+        answers = await fill_slots(queries, generation.recommender, generation.catalogue, is_distinct=asked.distinct)
+        for query, answer in zip(queries, answers, strict=True):
+            self._means.count(query, answer)
+        page = PageAnswer(_new_id(), [slot.name for slot in asked.slots], queries, answers)
+        self._note(page, trace)
+        return self._writer.write_page(page, generation, time.monotonic() - trace.arrived)
+
+    def _note(self, page: PageAnswer, trace: Trace) -> None:
+        """Say what the log line says of a page."""
+        if self._name_user is None:
+            return
+        user_id = page.queries[0].user_id
+        named: dict[str, Any] = self._name_user(user_id) if user_id is not None else {}
+        levels = sorted({answer.level for answer in page.answers})
+        trace.fields = {
+            "recommendation_id": page.recommendation_id, **named, "levels": levels, "slots": len(page.names),
+        }  # fmt: skip
+
+
+def list_endpoints(means: Means, name_user: NameUser) -> tuple[ListEndpoint, dict[str, ASGIApp]]:
+    """Return what answers POST /recommend, and what answers requests for lists, by path.
+
+    name_user: returns the fields by which the log names a user; None where requests are not logged.
+    """
+    recommend, similar = (
+        ListEndpoint(asking, means.generations, means.metrics, means.rule, name_user)
+        for asking in (means.recommending(), SIMILAR)
+    )
+    many = (BatchEndpoint(means), PageEndpoint(means, name_user))
+    return recommend, {"/recommend": recommend, SIMILAR.path: similar, **{each.path: each for each in many}}
+
+
+def _new_id() -> str:
+    return f"{random.getrandbits(128):032x}"  # a name, not a secret
