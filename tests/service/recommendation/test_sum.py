@@ -73,7 +73,7 @@ ROWS = st.integers(0, N_ITEMS - 1)
     st.integers(1, N_ITEMS),
     st.sets(ROWS, max_size=20),
     st.none() | st.sets(ROWS, max_size=20),
-    st.sampled_from([math.nan, 0.0, 60.0, 86_400.0, 1e8, -60.0]),
+    st.sampled_from([math.nan, 3600.0, 86_400.0, 1e8, -60.0]),  # a pause of the test moves none of them
     st.booleans(),
 )
 def test_answer_is_that_of_the_formula(ranker, history, k, excluded, candidates, gap_s, hides_seen) -> None:
