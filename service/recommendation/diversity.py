@@ -6,7 +6,7 @@ item chosen before, at least 0.
 
 Similarities are computed with the item that was chosen, in one product; those that are chosen leave the arrays some
 hundreds at a time. Neither depends on how long the list is to be; so an item has the same place in every list, and
-pages share none.
+pages share none. What it takes: tests/bench/README.md, "Diversity is compared one product at a time".
 """
 
 import numpy as np

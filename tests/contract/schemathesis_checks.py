@@ -1,5 +1,6 @@
 """What schemathesis cannot know of this API, as checks of its own; it loads this file by SCHEMATHESIS_HOOKS."""
 
+import time
 from typing import Any
 
 import jsonschema_rs
@@ -13,6 +14,21 @@ _OF_THE_MODEL = {
     "filter", "fields", "boost", "max_per", "pin", "offset", "scenario", "slots", "item_id",
     "item_ids", "similar_to",
 }  # fmt: skip
+
+
+_PAUSE_S = 0.3
+_seen: set[str] = set()
+
+
+@schemathesis.hook
+def before_call(ctx: Any, case: Any, kwargs: dict[str, Any]) -> None:
+    """Wait before the first call of an operation, after which two wrong keys are tried.
+
+    Who guesses faster than ten a second is told to wait, and not that the key is wrong.
+    """
+    if case.operation.label not in _seen:
+        _seen.add(case.operation.label)
+        time.sleep(_PAUSE_S)
 
 
 @schemathesis.check

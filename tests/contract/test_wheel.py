@@ -79,7 +79,12 @@ def test_wheel_holds_every_module_and_template_and_no_test(wheel: Path) -> None:
         for package in ("service", "training")
         for kind in kinds
         for path in (ROOT / package).rglob(kind)
-    } | {str(path.relative_to(ROOT)) for path in (ROOT / "service" / "edge").iterdir()}
+    } | {
+        str(path.relative_to(ROOT))
+        for folder in ("edge", "page")
+        for path in (ROOT / "service" / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
     names = set(zipfile.ZipFile(wheel).namelist())
 

@@ -21,7 +21,7 @@ from training.evaluation.question import ask, judged_part
 from training.model.checkpoint import load_weights
 from training.stage import read_key
 
-STAGES = ("prepared", "teacher", "mix", "soft_labels", "student", "compressed", "item_encoder", "baselines")
+STAGES = ("prepared", "teacher", "mix", "soft_labels", "student", "compressed", "item_encoder", "similar", "baselines")
 
 
 def keys(run):
