@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from training.data.prepare import parse_columns
@@ -31,7 +32,7 @@ from training.run.config_file import differing_settings, dump_config, load_confi
 from training.run.fault import machine_fault, write_whole
 from training.run.lock import hold
 from training.run.newcomer import run_newcomers
-from training.run.demo import SMALL, check_port, serve_demo
+from training.run.demo import FIRST, FIRST_RUN, SMALL, WHOLE_RUN, check_port, serve_demo
 from training.run.directory import Run, check_prepared
 from training.run.parser import build_parser
 from training.run.pipeline import (
@@ -106,16 +107,24 @@ def _simulate(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    run = _make(arguments)
+    print("\n".join(summary_lines(json.loads((run.out / "metrics.json").read_text()))))
+    print(f"report: {run.out / 'report.html'}\nserve:  python -m service --bundle {run.out / 'bundle'}")
+
+
+def _make(arguments: argparse.Namespace, last: str = "report") -> Run:
+    """Run the stages of a run, up to the last one that is wanted."""
     budget = _budget(arguments)
     arguments.set = [*arguments.set, *budget]
     run = _prepare(arguments)
     run_teacher(run)
     if budget:
         run = run_search(run)
-    for work in STAGES.values():
+    for name, work in STAGES.items():
         work(run)
-    print("\n".join(summary_lines(json.loads((run.out / "metrics.json").read_text()))))
-    print(f"report: {run.out / 'report.html'}\nserve:  python -m service --bundle {run.out / 'bundle'}")
+        if name == last:
+            break
+    return run
 
 
 def _prepare(arguments: argparse.Namespace) -> Run:
@@ -199,12 +208,27 @@ def _demo(arguments: argparse.Namespace) -> None:
             simulate(world, users=2000, items=1000, days=180, seed=1)
         arguments.interactions, arguments.items = world / "interactions.csv.gz", world / "items.csv"
         arguments.set = [*SMALL, *arguments.set]
-    arguments.out = arguments.out / "run"
-    with ExitStack() as arguments.held:  # let go of before the service runs
-        _run(arguments)
-    code = serve_demo(arguments.out, arguments.port)
+    first, whole = arguments.out / FIRST_RUN, arguments.out / WHOLE_RUN
+
+    def train_first() -> Path:
+        with ExitStack() as held:
+            settings = {"out": first, "set": [*arguments.set, *FIRST], "held": held}
+            return _make(argparse.Namespace(**vars(arguments) | settings), "export").out
+
+    def train() -> Path:
+        if not whole.exists() and first.exists():  # the files are read once
+            shutil.copytree(first / "prepared", whole / ".copied")
+            (whole / ".copied").rename(whole / "prepared")
+        with ExitStack() as held:
+            _run(argparse.Namespace(**vars(arguments) | {"out": whole, "held": held}))
+        return whole
+
+    if (whole / "report.html").exists():
+        code = serve_demo(train(), arguments.port)  # skips what is made already
+    else:
+        code = serve_demo(train_first(), arguments.port, train)
     if code:
-        raise StageError(f"the service ended with exit code {code}; see {arguments.out.parent / 'service.log'}")
+        raise StageError(f"the service ended with exit code {code}; see {whole.parent / 'service.log'}")
 
 
 def _continue_run(arguments: argparse.Namespace) -> Run:

@@ -1,9 +1,9 @@
-"""The second half of the demo: serve a trained bundle, ask for recommendations, print the answer and keep serving.
+"""The demo: serve a small model at once, train the whole one behind it, and swap that in while the service answers.
 
     python -m training demo --out .demo --port 8000 [--interactions FILE [--items FILE] [--columns ...]]
 
-The service is started by its own command, in its own process. training/__main__.py trains the bundle before; a second
-demo in the same directory finds it trained and serves within seconds.
+The service is started by its own command, in its own process, and models are published to it by theirs, as an operator
+would do it. A second demo in the same directory finds the whole model trained, and serves it within seconds.
 """
 
 import json
@@ -12,8 +12,8 @@ import shlex
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from time import monotonic, sleep
@@ -30,38 +30,87 @@ SMALL = (
     "student.dim=16", "student.epochs=16", "student.patience=3",
 )  # fmt: skip
 """The settings for the simulated world, which needs no more. A user's own file is trained with the defaults."""
+FIRST = (
+    "teacher.members=linear", "student.dim=16", "student.epochs=1", "student.positions=50000", "distill.smoothing=0",
+    "newcomers.epochs=0",
+)  # fmt: skip
+"""The settings of the model that is served first: what is there within seconds."""
+FIRST_RUN, WHOLE_RUN = "first", "run"
+_NICE = 10
 
 
-def serve_demo(run: Path, port: int) -> int:
+def serve_demo(run: Path, port: int, train: Callable[[], Path] | None = None) -> int:
     """Serve run/bundle with the run's histories, print a curl command and its answer, and wait for the service to end.
 
+    train: trains a better model while the first one is served, and returns its run; None: there is none to train.
     Returns the service's exit code, 0 after Ctrl-C or SIGTERM. Raises StageError where it does not become ready.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a terminated demo stops its service too
-    environment = os.environ | {"RETORT_DATA_DIR": str((run.parent / "store").absolute())}
-    histories = run / "prepared" / "histories.jsonl.gz"
-    imported = subprocess.run(python_module("service", "import", str(histories)), env=environment, check=False)
-    if imported.returncode:
-        raise StageError("the histories were not imported; the line above says why")
-    with (run.parent / "service.log").open("ab") as log:
-        process = subprocess.Popen(
-            python_module("service", "--bundle", str(run / "bundle"), "--port", str(port)),
-            env=environment,
-            stdout=log,
-            stderr=log,
-        )
+    demo = _Demo(run.parent, port)
+    demo.command("import", str(run / "prepared" / "histories.jsonl.gz"))
+    demo.command("publish", str(run / "bundle"))  # whatever was live in the store of an earlier demo
     try:
-        _wait_until_ready(process, port, run.parent / "service.log")
-        _show(run, port)
-        while process.poll() is None:  # not wait(), in which Ctrl-C can go unheard
-            sleep(0.2)
-        return process.returncode
+        with demo.serving(run) as process:
+            _show(run, port)
+            if train is not None:
+                demo.improve(run, train)
+            while process.poll() is None:  # not wait(), in which Ctrl-C can go unheard
+                sleep(0.2)
+            return process.returncode
     except KeyboardInterrupt:
         return 0
-    finally:
-        process.terminate()
-        with suppress(KeyboardInterrupt):
-            process.wait(timeout=30)
+
+
+class _Demo:
+    """The service of a demo. out: holds its store and its log."""
+
+    def __init__(self, out: Path, port: int) -> None:
+        self._port, self._log = port, out / "service.log"
+        self._environment = os.environ | {"RETORT_DATA_DIR": str((out / "store").absolute())}
+
+    def command(self, name: str, argument: str) -> None:
+        """Run a command of the service. Raises StageError where it fails."""
+        done = subprocess.run(
+            python_module("service", name, argument), env=self._environment, stdout=subprocess.DEVNULL, check=False
+        )
+        if done.returncode:
+            raise StageError(f"'python -m service {name} {argument}' failed; the line above says why")
+
+    @contextmanager
+    def serving(self, run: Path) -> "Iterator[subprocess.Popen[bytes]]":
+        """Start the service and wait until it is ready; end it with the context."""
+        command = python_module("service", "--bundle", str(run / "bundle"), "--port", str(self._port))
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
+        try:
+            _wait_until_ready(process, self._port, self._log)
+            yield process
+        finally:
+            process.terminate()
+            with suppress(KeyboardInterrupt):
+                process.wait(timeout=30)
+
+    def improve(self, first: Path, train: Callable[[], Path]) -> None:
+        """Train behind the service, and swap the new model in."""
+        print("\nThis model was made in seconds. The whole one is now trained behind the service, and swapped in")
+        print("while it answers: watch the version on the page.\n", flush=True)
+        os.nice(_NICE)  # callers first
+        whole = train()
+        version = open_bundle(whole / "bundle").manifest.version
+        self.command("publish", str(whole / "bundle"))
+        deadline = monotonic() + READY_WITHIN_S
+        while _version(self._port) != version:
+            if monotonic() > deadline:
+                raise StageError(
+                    f"the service does not follow {version}; the end of {self._log} says:\n{_tail(self._log)}"
+                )
+            sleep(0.1)
+        before, after = (_quality(run / "bundle") for run in (first, whole))
+        print(
+            f"\nswapped in: version {version}. NDCG@10 on held-out events: {before:.4f} before, {after:.4f} now.\n"
+            f"report: {whole / 'report.html'}",
+            flush=True,
+        )
 
 
 def check_port(port: int) -> None:
@@ -88,12 +137,16 @@ def _show(run: Path, port: int) -> None:
     body = {"user_id": prepared.users[0], "k": 5}
     answer = ask_service(port, body)
     recent = prepared.item[prepared.user == 0][-3:]
-    print(f"\nserving on http://127.0.0.1:{port} (docs at /docs, metrics at /metrics); Ctrl-C stops it. Try:\n")
+    print(
+        f"\nserving: open http://127.0.0.1:{port}/ in a browser (docs at /docs, metrics at /metrics); Ctrl-C stops it."
+    )
+    print("Or ask it here:\n")
     print(f"  {curl_command(port, body)}\n")
     print(json.dumps(answer, indent=1))
     _print_titles(f"user {body['user_id']} last took", [prepared.items[row].item_id for row in recent], titles)
     _print_titles("and is recommended", [item["item_id"] for item in answer["items"]], titles)
-    print(f"\nreport: {run / 'report.html'}", flush=True)
+    report = run / "report.html"
+    print(f"\nreport: {report}" if report.exists() else "", flush=True)
 
 
 def curl_command(port: int, body: Mapping[str, Any]) -> str:
@@ -116,6 +169,15 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) 
             return
         sleep(0.1)
     raise StageError(f"the service did not become ready; the end of {log} says:\n{_tail(log)}")
+
+
+def _version(port: int) -> str:
+    return str(json.loads(_request(port, "GET", "/readyz"))["model_version"])
+
+
+def _quality(bundle: Path) -> float:
+    """Return the NDCG@10 of a bundle's student on held-out events."""
+    return float(open_bundle(bundle).manifest.quality["compressed"]["ndcg@10"])
 
 
 def _request(port: int, method: str, path: str, body: str | None = None) -> bytes:

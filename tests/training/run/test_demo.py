@@ -6,13 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
+from urllib.request import urlopen
 
 import pytest
 
 from tests.service.running import clean_environment, wait_for
 from tests.training.world import heed_interrupts, tiny_settings
 from training.__main__ import main
-from training.run.demo import curl_command
+from training.run.demo import FIRST_RUN, WHOLE_RUN, curl_command
+
+NAMES = (FIRST_RUN, WHOLE_RUN)
 
 
 def free_port():
@@ -73,3 +76,26 @@ def test_curl_command_survives_quotes_in_ids():
     command = curl_command(8000, {"user_id": "o'neil"})
 
     assert """'{"user_id": "o'"'"'neil"}'""" in command
+
+
+def test_demo_serves_a_first_model_and_swaps_the_whole_one_in(chain_world, tmp_path):
+    port = free_port()
+    process = start_demo(chain_world, tmp_path / "demo", port)
+
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("swapped in: version"):
+            break
+    with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as ready:
+        served = json.load(ready)["model_version"]
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+    text = "".join(lines)
+    first, whole = (json.loads((tmp_path / "demo" / name / "bundle/manifest.json").read_text()) for name in NAMES)
+    assert f"open http://127.0.0.1:{port}/ in a browser" in text and "curl -s" in text
+    assert text.index("curl -s") < text.index("The whole one is now trained behind the service")
+    assert served == whole["version"] != first["version"]
+    assert lines[-1].startswith(f"swapped in: version {served}. NDCG@10 on held-out events: ")
+    assert not (tmp_path / "demo" / "run" / ".copied").exists()
