@@ -13,6 +13,7 @@ from service.request.similar import MAX_ANCHORS
 MAX_REQUESTS = 100
 MAX_SLOTS = 20
 _OF_A_PAGE = frozenset({"name", "similar_to"})
+_BARE = RecommendRequest(user_id=None, history=[])  # copied: model_construct() takes a third of a page's time
 Anchors = Annotated[Ids, Field(min_length=1, max_length=MAX_ANCHORS)]
 
 
@@ -71,9 +72,7 @@ class PageRequest(Body):
         """Return what each slot asks for, as a request of its own."""
         who: dict[str, Any] = {"user_id": self.user_id, "history": self.history}
         return [
-            RecommendRequest.model_construct(
-                **who, **{name: getattr(slot, name) for name in slot.model_fields_set - _OF_A_PAGE}
-            )
+            _BARE.model_copy(update=who | {name: getattr(slot, name) for name in slot.model_fields_set - _OF_A_PAGE})
             for slot in self.slots
         ]
 
