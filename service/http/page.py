@@ -50,10 +50,9 @@ def read_page(folder: Path = FOLDER) -> Page:
         total.update(f"\n{name} {hashlib.sha256(body).hexdigest()}".encode())
     place = total.hexdigest()[:16]
     start = start.replace(_MARK, f"page/{place}".encode())
-    headers = {"Cache-Control": "no-cache", "Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
-    files = {"/": _file(start, "text/html", headers)}
+    files = {"/": _file(start, "text/html", "no-cache")}
     for name, body in bodies.items():
-        files[f"/page/{place}/{name}"] = _file(body, _KINDS[found[name].suffix], {"Cache-Control": _FOR_GOOD})
+        files[f"/page/{place}/{name}"] = _file(body, _KINDS[found[name].suffix], _FOR_GOOD)
     return Page(files)
 
 
@@ -74,5 +73,7 @@ def page_routes(page: Page) -> APIRouter:
     return router
 
 
-def _file(body: bytes, kind: str, headers: dict[str, str]) -> _File:
+def _file(body: bytes, kind: str, kept: str) -> _File:
+    """Return a file with its headers: the policy is on each, because each can be opened alone."""
+    headers = {"Cache-Control": kept, "Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
     return _File(body, kind, {**headers, "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"'})

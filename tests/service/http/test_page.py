@@ -32,8 +32,11 @@ def test_every_module_that_is_imported_is_served() -> None:
 
 
 def test_a_browser_may_run_and_ask_nothing_from_elsewhere(keyed_service: Running) -> None:
-    policy = keyed_service.client.get("/").headers["content-security-policy"]
+    found = [keyed_service.client.get(path).headers for path in ("/", *SERVED)]
+    policy = found[0]["content-security-policy"]
 
+    assert {headers["content-security-policy"] for headers in found} == {policy}
+    assert {headers["referrer-policy"] for headers in found} == {"no-referrer"}
     directives = dict(each.strip().split(" ", 1) for each in policy.split(";"))
     assert directives["default-src"] == directives["frame-ancestors"] == "'none'"
     assert directives["script-src"] == directives["style-src"] == directives["connect-src"] == "'self'"
