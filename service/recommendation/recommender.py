@@ -38,6 +38,8 @@ class Recommender:
         self._batcher: Batcher[Job] = Batcher(
             self._run, max_batch=BUCKETS[-1], max_running=_MAX_RUNNING, patience_s=_PATIENCE_S
         )
+        self._explaining: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
 
     @property
     def depth(self) -> int:
@@ -65,6 +67,8 @@ class Recommender:
     async def rest(self) -> None:
         """Finish what was begun, and remember nobody: this version may not be asked again for long."""
         await self._batcher.drain()
+        while self._explaining:
+            await asyncio.wait(self._explaining)
         await self._lookup.rest()
 
     async def close(self) -> None:
@@ -86,28 +90,37 @@ class Recommender:
         try:
             await self._answer(jobs)
         except Exception as exc:  # a border: a bug must reach the callers, or they would wait for ever
-            for job in jobs:
-                if not job.future.done():
-                    job.future.set_exception(exc)
+            _fail(jobs, exc)
 
     async def _answer(self, jobs: list[Job]) -> None:
         now = time.monotonic()
         jobs = [job for job in jobs if self._is_worth_it(job, now)]
-        await self._finish(self._ranker.rank([known(job) for job in jobs if job.taste is not None]))
+        self._finish(self._ranker.rank([known(job) for job in jobs if job.taste is not None]))
         asking = [job for job in jobs if job.taste is None]
         if asking:
             async for found in self._lookup.find(asking):
                 rankings = self._ranker.rank(found)
-                await self._finish(rankings)
+                self._finish(rankings)
                 self._lookup.keep(rankings)
 
-    async def _finish(self, rankings: Sequence[Ranking]) -> None:
-        """Hand out the answers; those that are to be explained after the others."""
+    def _finish(self, rankings: Sequence[Ranking]) -> None:
+        """Hand out the answers; those that are to be explained later, while other batches run."""
         explained = [ranking for ranking in rankings if ranking.job.query.is_explained]
         self._hand_out([ranking for ranking in rankings if ranking not in explained] if explained else rankings)
-        for ranking in explained:
-            await asyncio.sleep(0)
-            await self._explainer.explain(ranking)
+        if explained:
+            task = asyncio.create_task(self._explain(explained))
+            self._explaining.add(task)
+            task.add_done_callback(self._explaining.discard)
+
+    async def _explain(self, rankings: Sequence[Ranking]) -> None:
+        """Explain answers and hand them out: one at a time of all, so that many of them hold up nobody else."""
+        for ranking in rankings:
+            try:
+                async with self._turn:
+                    await asyncio.sleep(0)
+                    await self._explainer.explain(ranking)
+            except Exception as exc:  # a border, as in _run
+                _fail([ranking.job], exc)
             self._hand_out([ranking])
 
     def _hand_out(self, rankings: Iterable[Ranking]) -> None:
@@ -129,3 +142,9 @@ class Recommender:
             self._hand_out([self._ranker.fall_back(known(job), QUEUE)])
             return False
         return True
+
+
+def _fail(jobs: Iterable[Job], exc: Exception) -> None:
+    for job in jobs:
+        if not job.future.done():
+            job.future.set_exception(exc)

@@ -12,8 +12,9 @@ from service.model.catalogue import Catalogue
 from service.model.student import BUCKETS, Student
 from service.recommendation.budget import Budget
 from service.recommendation.explanation import Explainer
-from service.recommendation.job import Found, Query, Ranking, make_job
+from service.recommendation.job import Answer, Found, Query, Ranking, make_job
 from service.recommendation.ranker import Ranker
+from service.recommendation.recommender import Recommender
 from tests.service.recommendation.test_similar import Nobody
 from tests.service.toy import MAX_HISTORY, write_toy
 
@@ -47,3 +48,32 @@ async def test_explanation_is_begun_where_it_fits(tmp_path: Path, left_s: float,
     assert set(explanation.without) == (set() if left_out else {1, 2})
     assert metrics.deadline_exceeded["explain"]._value.get() == (left_out is not None)
     assert np.isfinite(ranking.answer.ranked[1]).all()
+
+
+async def test_explanations_hold_up_no_other_answers(tmp_path: Path) -> None:
+    bundle = write_toy(tmp_path / "bundle")
+    student, catalogue, metrics = Student(bundle), Catalogue(bundle), Metrics("0")
+    ranker = Ranker(student, catalogue, metrics, max_history=MAX_HISTORY)
+    explainer = Explainer(ranker, student, metrics)
+    recommender = Recommender(catalogue, None, ranker, explainer, metrics)  # no history is looked up here
+
+    def recommend(*, is_explained: bool) -> "asyncio.Future[Answer]":
+        now = time.monotonic()
+        asked = {"user_id": None, "k": 60, "exclude": (), "exclude_seen": True, "candidates": None}
+        budget = Budget(now, now + 60, now + 60)
+        history = [f"i{n}" for n in range(20)]
+        return recommender.recommend(
+            Query(**asked, history=history, caller=Nobody(), budget=budget, is_explained=is_explained)
+        )
+
+    explained = []
+    for _ in range(4):  # as many batches as run at once
+        explained += [recommend(is_explained=True) for _ in range(10)]
+        while recommender.depth:
+            await asyncio.sleep(0)
+    before = sum(future.done() for future in explained)
+    await recommend(is_explained=False)
+
+    assert sum(future.done() for future in explained) - before <= 2
+    for future in explained:
+        assert len((await future).explanation.because) == 40
