@@ -5,6 +5,7 @@ request makes new ones.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from service.bundle import Item
 from service.catalogue.column import BooleanColumn, Column, Int32, NumberColumn, TextColumn, TextColumnBuilder, Words
 from service.catalogue.mask_cache import MaskCache
+
+MOST_NEW = 200
+"""So many attributes may come with live items: each is a column of the whole catalogue, and is there for good."""
 
 
 class Attributes:
@@ -27,6 +31,9 @@ class Attributes:
         self._columns, self._n_items = columns, n_items
         self.masks = MaskCache()
         self._merged: dict[str, tuple[Int32, Int32]] = {}
+        self._most = len(columns) + MOST_NEW
+        self._n_made = n_items
+        self._given: dict[int, list[str]] = {}  # by row that was changed: the names that it has
         self._sort_names()
 
     def _sort_names(self) -> None:
@@ -91,6 +98,10 @@ class Attributes:
         column = self._columns.get(name)
         return None if column is None else column.kind
 
+    def has_room(self, n_names: int) -> bool:
+        """Whether so many attributes that no item has may come with live items."""
+        return len(self._columns) + n_names <= self._most
+
     def grow(self, n_items: int) -> None:
         """Make room for n_items; those that are new have nothing until change() says what."""
         if n_items > self._n_items:
@@ -100,18 +111,26 @@ class Attributes:
             self._forget()
 
     def change(self, row: int, item: Item) -> None:
-        """Let a row be an item as it is now. A value of another kind than its attribute's is left out."""
+        """Let a row be an item as it is now.
+
+        A value of another kind than its attribute's is left out, and so are attributes that there is no room for.
+        """
         given: dict[str, tuple[str, Any]] = {
             name: (kind, value)
             for kind, values in (("text", item.attributes), ("number", item.numbers), ("boolean", item.booleans))
             for name, value in values.items()
         }
         if new := {name: kind for name, (kind, _) in given.items() if name not in self._columns}:
-            self._columns |= {name: self._empty(kind) for name, kind in new.items()}
+            room = max(0, self._most - len(self._columns))
+            self._columns |= {name: self._empty(kind) for name, kind in islice(new.items(), room)}
             self._sort_names()
-        for name, column in self._columns.items():
+        known = [name for name in given if name in self._columns]
+        before = self._given.get(row, self._columns if row < self._n_made else ())
+        for name in {*before, *known}:
+            column = self._columns[name]
             kind, value = given.get(name, (column.kind, None))
             column.set(row, value if kind == column.kind else None)
+        self._given[row] = known
         self._forget()
 
     def _empty(self, kind: str) -> Column:

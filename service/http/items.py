@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Literal
 from urllib.parse import unquote_to_bytes
 
@@ -15,8 +16,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 from starlette.convertors import register_url_convertor
 
+from service.catalogue.attributes import MOST_NEW
 from service.catalogue.column import Mask
-from service.catalogue.filter import parse
+from service.catalogue.filter import nearest, parse
 from service.catalogue.live_item import MOST_RECORD_BYTES, NAMED, LiveItem, without_nulls
 from service.errors import FieldError, RequestError, StoreError
 from service.http.message import STORE_TIMEOUT_S, json_response, read_json, store_unavailable
@@ -111,16 +113,18 @@ class ItemWriter:
         good, rejected = check_listed(listed)
         await self.make_room(len(good))
         accepted: dict[str, Mapping[str, Any]] = {}
+        known, names = self._catalogue.attributes, set[str]()
         n_accepted = 0
         for index, item in good:
             fields = item.said()
             try:
-                self.check(item.item_id, fields, n_more=len(accepted))
+                self.check(item.item_id, fields, n_more=len(accepted), names=names)
             except RequestError as exc:
                 reason: Literal["full", "invalid"] = "full" if exc.code == "too_many_items" else "invalid"
                 rejected.append(RejectedItem(index=index, reason=reason, message=exc.message[:1000]))
             else:
                 accepted[item.item_id] = fields
+                names.update(name for kind in _KINDS for name in fields.get(kind) or {} if name not in known)
                 n_accepted += 1
         await self.put(accepted)
         return n_accepted, sorted(rejected, key=lambda refusal: refusal.index)
@@ -169,12 +173,19 @@ class ItemWriter:
         row = self._catalogue.find_row(item_id)
         return row is not None and row not in self._catalogue.live.withdrawn
 
-    def check(self, item_id: str, fields: Mapping[str, Any], n_more: int = 0) -> None:
+    def check(
+        self, item_id: str, fields: Mapping[str, Any], n_more: int = 0, names: AbstractSet[str] = frozenset()
+    ) -> None:
         """Raises RequestError where an item does not fit the model that is served, or there are too many.
 
-        n_more: items that are about to be written too.
+        n_more, names: items that are about to be written too, and their attributes.
         """
         attributes = self._catalogue.attributes
+        new = {name: field for field in _KINDS for name in fields.get(field) or {} if name not in attributes}
+        if new and not attributes.has_room(len({*new, *names})):
+            name, field = next(iter(new.items()))
+            text = f"live items can bring {MOST_NEW} attributes of their own, which are there already"
+            raise FieldError(f"{field}.{name}", f"{text}; {nearest(name, list(attributes))}")
         for field, kind in _KINDS.items():
             for name, value in (fields.get(field) or {}).items():
                 known = attributes.kind_of(name)

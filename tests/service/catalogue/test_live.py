@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.bundle import Item
-from service.catalogue.attributes import Attributes
+from service.catalogue.attributes import MOST_NEW, Attributes
 from service.catalogue.filter import parse
 from service.catalogue.live_item import LiveItem, read_live_item
 from service.catalogue.title_index import TitleIndex
@@ -72,6 +72,19 @@ def test_record_is_read_as_it_was_packed_and_nothing_else_is() -> None:
     assert read_live_item(record.pack()) == record
     for packed in (b"", b"{}", b"[]", b'{"at":1,"kind":"x","fields":{},"version":""}', b"\xff"):
         assert read_live_item(packed) is None
+
+
+def test_attributes_that_there_is_no_room_for_are_left_out() -> None:
+    attributes = Attributes.of(described_items(3))
+    n_made = len(list(attributes))
+
+    for n in range(3):
+        attributes.change(n, Item(f"i{n}", 0.0, numbers={f"{n} {each}": 1.0 for each in range(100)}))
+
+    assert len(list(attributes)) == n_made + MOST_NEW
+    assert not attributes.has_room(1)
+    attributes.change(2, Item("i2", 0.0, numbers={"0 5": 2.0}))
+    assert parse({"0 5": 2}, attributes).mask().tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -283,6 +283,21 @@ def test_what_is_withdrawn_or_expired_makes_room(bundle: Bundle, tmp_path: Path)
         assert shown == [404, 404, 200, 200, 404]
 
 
+def test_live_items_bring_only_so_many_attributes(bundle: Bundle, tmp_path: Path) -> None:
+    with Running(bundle.path, tmp_path / "data") as service:
+        items = [{"item_id": f"n{n}", "numbers": {f"size{n}_{each}": 1 for each in range(60)}} for n in range(5)]
+        answer = service.client.post("/items", json={"items": items}).json()
+        put(service, "n9", numbers={f"more{n}": 1 for n in range(20)})
+        refused = service.client.put("/items/n8", json={"booleans": {"size0_x": True}, "numbers": {"price": 1}})
+
+        assert (answer["accepted"], [each["index"] for each in answer["rejected"]]) == (3, [3, 4])
+        assert refused.status_code == 422
+        assert refused.json()["error"]["details"][0]["field"] == "booleans.size0_x"
+        assert "did you mean" in refused.json()["error"]["message"]
+        put(service, "n8", numbers={"price": 1, "size0_3": 2}, attributes={"brand": "A"})
+        assert ids(service.recommend(history=[], filter={"size0_3": 2})) == ["n8"]
+
+
 def test_foreign_records_and_changes_stop_nobody(bundle: Bundle, tmp_path: Path) -> None:
     with Running(bundle.path, tmp_path / "data") as service:
         put(service, "n1", title="a")
