@@ -85,12 +85,15 @@ class Shares:
             self._held[caller] = self._held.get(caller, 0) + 1
         return True
 
-    def enter_more(self, caller: bytes, n: int) -> None:
-        """Give a caller n places more, whatever is left: a request that was let in is worth several."""
-        for _ in range(n):
-            self.limit.enter()
-        if self._is_shared:
-            self._held[caller] = self._held.get(caller, 0) + n
+    def enter_more(self, caller: bytes, n: int) -> int:
+        """Give a caller up to n places more, as long as half of them are free; return how many.
+
+        A request that was let in is worth several: it may not keep out those of others.
+        """
+        n_given = 0
+        while n_given < n and 2 * self.limit.n_in_flight < self.limit.value and self.enter(caller):
+            n_given += 1
+        return n_given
 
     def leave(self, caller: bytes, seconds: float) -> None:
         """Take a place back, which was held for an answer that took so long."""

@@ -1,9 +1,6 @@
 """What a request weighs that is worth several: in the rate of its caller, and among the answers in flight."""
 
-import asyncio
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from service.access.admission import Shares
 
@@ -19,9 +16,11 @@ class Toll:
         """Count a request as n in its caller's rate."""
         self._charge(caller, n_requests - 1)
 
-    def hold(self, caller: bytes, answers: Sequence["asyncio.Future[Any]"]) -> None:
-        """Let a request hold a place for each of its answers, until that is there; it has one already."""
-        began = time.monotonic()
-        self._answers.enter_more(caller, max(0, len(answers) - 1))
-        for answer in answers[1:]:
-            answer.add_done_callback(lambda _: self._answers.leave(caller, time.monotonic() - began))
+    def take(self, caller: bytes, n_answers: int) -> int:
+        """Take the places of up to n answers, at least of one: that of the request itself; return of how many."""
+        return 1 + self._answers.enter_more(caller, n_answers - 1)
+
+    def give_back(self, caller: bytes, n_answers: int, seconds: float) -> None:
+        """Give back the places of n answers, which took so long, but that of the request itself."""
+        for _ in range(n_answers - 1):
+            self._answers.leave(caller, seconds)

@@ -98,13 +98,21 @@ class BatchEndpoint(_ManyEndpoint):
         listed = parse_batch(body)
         self._means.toll.charge(trace.caller, len(listed))
         generation = self._means.generations.live  # to the end, whatever is swapped meanwhile
-        begun: list[tuple[Query, asyncio.Future[Answer]] | bytes] = []
-        for first in range(0, len(listed), _AT_ONCE):
-            begun += self._begin(listed[first : first + _AT_ONCE], generation, trace)
-            await asyncio.sleep(0)
-        await asyncio.gather(*(each[1] for each in begun if isinstance(each, tuple)), return_exceptions=True)
-        answers = [each if isinstance(each, bytes) else self._render(*each, generation, trace) for each in begun]
-        trace.fields = {"answers": len(begun), "refused": sum(isinstance(each, bytes) for each in begun)}
+        answers: list[bytes] = []
+        n_refused = 0
+        while left := listed[len(answers) :]:
+            n_taken, start = self._means.toll.take(trace.caller, min(len(left), _AT_ONCE)), time.monotonic()
+            try:
+                begun = self._begin(left[:n_taken], generation, trace)
+                futures = [each[1] for each in begun if isinstance(each, tuple)]
+                await asyncio.gather(*futures, return_exceptions=True)
+            finally:
+                self._means.toll.give_back(trace.caller, n_taken, time.monotonic() - start)
+            n_refused += len(begun) - len(futures)
+            for each in begun:
+                answers.append(each if isinstance(each, bytes) else self._render(*each, generation, trace))
+                await asyncio.sleep(0)  # others are answered meanwhile
+        trace.fields = {"answers": len(answers), "refused": n_refused}
         return b'{"answers":[' + b",".join(answers) + b"]}"
 
     def _begin(
@@ -120,7 +128,6 @@ class BatchEndpoint(_ManyEndpoint):
                 begun.append(error_body(exc))
             else:
                 begun.append((query, generation.recommender.recommend(query)))
-        self._means.toll.hold(trace.caller, [each[1] for each in begun if isinstance(each, tuple)])
         return begun
 
     def _render(self, query: Query, future: "asyncio.Future[Answer]", generation: Generation, trace: Trace) -> bytes:

@@ -104,3 +104,17 @@ def test_nobody_waits_for_a_share_while_half_of_the_places_are_free() -> None:
 
     assert all(shares.enter(b"a") for _ in range(8))
     assert all(shares.enter(b"b") for _ in range(4))
+
+
+def test_more_places_are_given_only_while_half_of_them_are_free() -> None:
+    for n_callers in (1, 2):
+        shares = Shares(Limit(target_s=1, most=20), n_callers)
+        assert shares.enter(b"a")
+
+        assert shares.enter_more(b"a", 4) == 4
+        assert shares.enter_more(b"a", 100) == 5
+        assert shares.enter(b"b")
+        assert shares.enter_more(b"b", 1) == 0
+        for caller in [b"a"] * 10 + [b"b"]:
+            shares.leave(caller, 0.001)
+        assert shares.limit.n_in_flight == 0

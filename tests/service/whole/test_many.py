@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,23 @@ def test_batch_may_hold_anything_and_answers_it_in_its_place(service: Running) -
     answers = post(service, "/recommend/batch", {"requests": listed})["answers"]
 
     assert ["error" in answer for answer in answers] == [True] * 5 + [False, True, True]
+
+
+def test_batch_of_heavy_requests_keeps_nobody_out(tmp_path: Path) -> None:
+    bundle = write_toy(tmp_path / "bundle", items=described_items())
+    heavy = {"history": [f"i{row}" for row in range(9)], "k": 60, "explain": True, "diversity": 0.5}
+    settings = {"max_in_flight": "8", "api_keys": f"{KEY},{KEY}-of-another", "budget_ms": "1000"}
+    with Running(bundle.path, tmp_path / "data", **settings) as service, ThreadPoolExecutor(1) as pool:
+        service.client.headers["X-API-Key"] = KEY
+        others = httpx.Client(base_url=service.url, headers={"X-API-Key": f"{KEY}-of-another"}, trust_env=False)
+        batch = pool.submit(post, service, "/recommend/batch", {"requests": [heavy] * 100})
+        statuses = {others.post("/recommend", json={"history": ["i1"], "k": 3}).status_code for _ in range(5)}
+        while not batch.done():
+            statuses.add(others.post("/recommend", json={"history": ["i1"], "k": 3}).status_code)
+        others.close()
+
+        assert statuses == {200}
+        assert ["items" in answer for answer in batch.result()["answers"]] == [True] * 100
 
 
 def test_batch_is_counted_by_its_number_and_looks_into_the_store_as_often_as_its_batches(service: Running) -> None:
