@@ -1,7 +1,10 @@
+import { makeColumns } from "./column.js";
 import { RetortError } from "./error.js";
+import { Filters } from "./filter.js";
 import { randomName } from "./request.js";
 import { Sum } from "./score.js";
 import { Greatest, Search } from "./search.js";
+import { compare } from "./text.js";
 
 // A loaded bundle, which answers as the service does.
 
@@ -27,12 +30,14 @@ export class Model {
   async recommend(options, known, now) {
     const start = performance.now();
     const ignored = new Set();
-    const candidates = options.candidates && [...new Set(this.find(options.candidates, ignored))];
+    const allowed = options.filter === null ? null : this.filters().mask(options.filter);
+    const named = options.candidates && [...new Set(this.find(options.candidates, ignored))];
+    const candidates = named && allowed ? named.filter((row) => allowed[row]) : named;
     const excluded = this.find(options.exclude, ignored);
     const history = this.find(options.history ?? known.ids, options.history ? ignored : new Set());
     const hidden = options.exclude_seen ? [...excluded, ...history] : excluded;
     const gap = options.history || known.lastAt === null ? NaN : Math.log1p(Math.max(0, now - known.lastAt));
-    const asked = { history, gap, k: options.k, hidden, candidates, logs: this.logsAt(now) };
+    const asked = { history, gap, k: options.k, hidden, candidates, allowed, logs: this.logsAt(now) };
     const { ranked, reasons } = await this.answer(asked);
     if (this.sum?.rule.trend && this.sum.rule.trend.as_of < now - STALE_TREND_S) reasons.push("stale_trend");
     if (ranked.rows.length < options.k) reasons.push("not_enough_items");
@@ -60,11 +65,22 @@ export class Model {
     });
   }
 
-  async answer({ history, gap, k, hidden, candidates, logs }) {
+  /** Return what makes masks of filters; the columns are made when the first is asked for. */
+  filters() {
+    this.madeFilters ??= new Filters(makeColumns(this.readItems(), this.items.ids.length), this.items.ids.length);
+    return this.madeFilters;
+  }
+
+  *readItems() {
+    const decoder = new TextDecoder();
+    for (const line of this.items.lines) yield JSON.parse(decoder.decode(line));
+  }
+
+  async answer(asked) {
     let reason = "cold_user";
-    if (history.length) {
+    if (asked.history.length) {
       try {
-        const ranked = await this.rank(history, gap, k, hidden, candidates, logs);
+        const ranked = await this.rank(asked);
         if (ranked !== null) return { ranked, reasons: [] };
         reason = "nonfinite_scores";
       } catch (error) {
@@ -72,11 +88,11 @@ export class Model {
         reason = "model_error";
       }
     }
-    return { ranked: this.popular(k, hidden, candidates, logs), reasons: [reason] };
+    return { ranked: this.popular(asked), reasons: [reason] };
   }
 
   /** Return the k best of all items, or of the candidates; null if a score is not finite. */
-  async rank(history, gap, k, hidden, candidates, logs) {
+  async rank({ history, gap, k, hidden, candidates, allowed, logs }) {
     let user = await this.encode(history);
     if (!user.every(Number.isFinite)) return null;
     let added = null;
@@ -85,7 +101,7 @@ export class Model {
       user = user.map((value) => value * weights.taste);
       added = { logs, weight: weights.trend, values: this.sum.speak(history) };
     }
-    if (candidates === null) return this.search.best(user, k, hidden, added);
+    if (candidates === null) return this.search.best(user, k, hidden, added, allowed);
     const without = new Set(hidden);
     return this.search.rank(user, candidates.filter((row) => !without.has(row)), k, added);
   }
@@ -116,14 +132,15 @@ export class Model {
    * Return the k most popular rows: by the trend where there is one, else as in training. Those that tie in the trend
    * are in the order of their popularity, and those that tie in this too in the order of their ids.
    */
-  popular(k, hidden, candidates, logs) {
+  popular({ k, hidden, candidates, allowed, logs }) {
     const { ids, popularity } = this.items;
     const worth = logs ?? popularity;
     const without = new Set(hidden);
-    const allowed = (candidates ?? Array.from(ids.keys())).filter((row) => !without.has(row));
+    const isFree = (row) => !without.has(row) && (!allowed || allowed[row]);
+    const rows = (candidates ?? Array.from(ids.keys())).filter(isFree);
     const greatest = new Greatest(k);
-    for (const row of allowed) if (worth[row] > greatest.least) greatest.push(worth[row]);
-    const best = allowed
+    for (const row of rows) if (worth[row] > greatest.least) greatest.push(worth[row]);
+    const best = rows
       .filter((row) => worth[row] >= greatest.least)
       .sort((a, b) => worth[b] - worth[a] || popularity[b] - popularity[a] || compare(ids[a], ids[b]))
       .slice(0, k);
@@ -171,7 +188,9 @@ export class Model {
     const gap = (golden.gap_s ?? null) === null ? NaN : Math.log1p(golden.gap_s);
     const changed = Object.entries(golden.counts ?? {}).map(([id, count]) => [this.items.rowOf.get(id), count]);
     const logs = this.sum?.rule.trend ? this.sum.logsAt(golden.now, changed) : null;
-    const ranked = await this.rank(history, gap, golden.items.length, [], null, logs);
+    const ranked = await this.rank({
+      history, gap, k: golden.items.length, hidden: [], candidates: null, allowed: null, logs,
+    });
     return ranked !== null && this.isGolden(golden, ranked);
   }
 
@@ -180,21 +199,6 @@ export class Model {
     for (const score of this.search.rough) most = Math.max(most, Math.abs(score));
     return golden.items.every(([, score], i) => Math.abs(score - ranked.scores[i]) <= GOLDEN_TOLERANCE * most);
   }
-}
-
-/** Compare texts by code points, as Python does; JavaScript's own order puts U+10000 before U+E000. */
-function compare(a, b) {
-  const n = Math.min(a.length, b.length);
-  for (let i = 0; i < n; i++) {
-    const [one, other] = [a.charCodeAt(i), b.charCodeAt(i)];
-    if (one !== other) return lift(one) - lift(other);
-  }
-  return a.length - b.length;
-}
-
-function lift(unit) {
-  if (unit < 0xd800) return unit;
-  return unit < 0xe000 ? unit + 0x2000 : unit - 0x800;
 }
 
 /** Return a score as the service writes it: the shortest number that is the same in float32. */

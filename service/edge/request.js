@@ -1,12 +1,13 @@
 import { RetortError } from "./error.js";
 import { CRYPTO } from "./file.js";
+import { findNearest, shown } from "./text.js";
 
 // What a caller may give, checked as POST /recommend and POST /events check it.
 
 const MOST = { k: 200, history: 200, exclude: 1000, candidates: 1000 };
-const OPTIONS = ["k", "history", "exclude", "candidates", "exclude_seen"];
+const OPTIONS = ["k", "history", "exclude", "candidates", "exclude_seen", "filter"];
 const OF_THE_SERVICE = [
-  "user_id", "budget_ms", "debug", "filter", "boost", "pin", "max_per", "diversity", "fields", "offset", "explain",
+  "user_id", "budget_ms", "debug", "boost", "pin", "max_per", "diversity", "fields", "offset", "explain",
   "scenario",
 ];
 const CONTROL = /[\u0000-\u001f\u007f-\u009f]|[\ud800-\udfff]/u;
@@ -15,7 +16,7 @@ const MILLISECONDS_FROM = 1e11;
 /** Return the options of recommend() with their defaults; excludeSeen: the bundle's. */
 export function checkOptions(options, excludeSeen) {
   checkNames("recommend", options, OPTIONS, OF_THE_SERVICE);
-  const { k = 10, history = null, exclude = [], candidates = null, exclude_seen = null } = options;
+  const { k = 10, history = null, exclude = [], candidates = null, exclude_seen = null, filter = null } = options;
   if (!Number.isInteger(k) || k < 1 || k > MOST.k) {
     throw new RetortError("malformed", `k: a whole number from 1 to ${MOST.k}, not ${shown(k)}`);
   }
@@ -28,6 +29,7 @@ export function checkOptions(options, excludeSeen) {
     exclude: checkIds("exclude", exclude),
     candidates: candidates === null ? null : checkIds("candidates", candidates),
     exclude_seen: exclude_seen ?? excludeSeen,
+    filter,
   };
 }
 
@@ -61,10 +63,10 @@ export function checkNames(where, options, known, ofTheService) {
     if (ofTheService.includes(name)) {
       throw new RetortError("malformed", `${name}: not supported here yet; the service takes it in POST /recommend`);
     }
-    const nearest = known.find((each) => distance(each, name) <= 2);
+    const like = findNearest(name, known);
     throw new RetortError(
       "malformed",
-      `${name.slice(0, 100)}: unknown${nearest ? `; did you mean ${nearest}?` : `, known are ${known.join(", ")}`}`,
+      `${name.slice(0, 100)}: unknown${like !== null ? `; did you mean ${like}?` : `, known are ${known.join(", ")}`}`,
     );
   }
 }
@@ -92,21 +94,4 @@ export function randomName() {
 function isId(id) {
   if (typeof id !== "string" || id.length < 1 || id.length > 256 || CONTROL.test(id)) return false;
   return id.length <= 128 || [...id].length <= 128;
-}
-
-function shown(value) {
-  return String(typeof value === "string" ? JSON.stringify(value) : value).slice(0, 100);
-}
-
-/** How many letters must be changed, put in or left out to make one word the other. */
-function distance(a, b) {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      next[j] = Math.min(row[j] + 1, next[j - 1] + 1, row[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1));
-    }
-    row = next;
-  }
-  return row[b.length];
 }

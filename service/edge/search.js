@@ -29,14 +29,17 @@ export class Search {
 
   /**
    * Return the k best rows {rows, scores} that are not hidden; null if a score is not finite. user: Float32Array [dim].
-   * added: {logs, weight, values} or null, what is added to the scores of all rows and of some.
+   * added: {logs, weight, values} or null, what is added to the scores of all rows and of some. allowed: the mask of
+   * those that may be among them, or null.
    */
-  async best(user, k, hidden, added) {
+  async best(user, k, hidden, added, allowed) {
     const { products, unit, lost } = await this.multiply(user);
+    if (allowed) for (let row = 0; row < allowed.length; row++) this.hidden[row] = 1 - allowed[row];
     for (const row of hidden) this.hidden[row] = 1;
     const isFinite = this.roughen(products, unit, added);
     const rows = isFinite ? this.within(k, lost) : [];
-    for (const row of hidden) this.hidden[row] = 0;
+    if (allowed) this.hidden.fill(0);
+    else for (const row of hidden) this.hidden[row] = 0;
     return isFinite ? this.rank(user, rows, k, added) : null;
   }
 
