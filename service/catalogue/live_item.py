@@ -5,7 +5,7 @@ an item counts until a bundle that is newer than the record brings that item. A 
 again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,11 +86,43 @@ def read_live_item(packed: bytes) -> LiveItem | None:
     try:
         found = orjson.loads(packed)
         item = LiveItem(float(found["at"]), found["kind"], found["fields"], str(found["version"]))
-        is_right = item.kind in ("put", "patch", "gone") and isinstance(item.fields, dict)
-        is_right = is_right and all(isinstance(item.fields.get(kind, _NONE), dict) for kind in NAMED)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None
-    return item if is_right else None
+    return item if item.kind in ("put", "patch", "gone") and _are_fields(item.fields, item.kind) else None
+
+
+def _are_fields(fields: Any, kind: str) -> bool:
+    """Whether fields have the forms that this service writes: others would fail wherever an item is shown."""
+    if not isinstance(fields, dict) or not all(fits(fields.get(name)) for name, fits in _SINGLE.items()):
+        return False
+    null = (None,) if kind == "patch" else ()
+    for name, fits in _OF_NAMES.items():
+        named = fields.get(name, _NONE)
+        if not isinstance(named, dict) or not all(value in null or fits(value) for value in named.values()):
+            return False
+    return True
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+_SINGLE: Mapping[str, Callable[[Any], bool]] = {
+    "title": lambda value: value is None or isinstance(value, str),
+    "description": lambda value: value is None or isinstance(value, str),
+    "like": lambda value: value is None or _are_texts(value),
+    "vectors": lambda value: value is None or (isinstance(value, list) and all(map(_is_number, value))),
+    "expires_at": lambda value: value is None or _is_number(value),
+}
+_OF_NAMES: Mapping[str, Callable[[Any], bool]] = {
+    "attributes": _are_texts,
+    "numbers": _is_number,
+    "booleans": lambda value: isinstance(value, bool),
+}
 
 
 def without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:

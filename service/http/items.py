@@ -133,8 +133,8 @@ class ItemWriter:
     async def patch(self, item_id: str, fields: Mapping[str, Any]) -> None:
         """Change some fields of an item. Raises RequestError: also where the item is not there."""
         for _ in range(_MOST_TRIES):
+            await self._find_shown(item_id)
             before, now = self._feed.find(item_id), time.time()
-            self.describe(item_id)
             if before is None or before.kind == "gone":
                 record = self._record("patch", fields)
             else:
@@ -152,8 +152,22 @@ class ItemWriter:
 
     async def withdraw(self, item_id: str) -> None:
         """Withdraw an item until it is put again. Raises RequestError: also where there is none."""
-        self.describe(item_id)
+        await self._find_shown(item_id)
         await self._write({item_id: self._record("gone", {})})
+
+    async def _find_shown(self, item_id: str) -> None:
+        """Raises RequestError unless there is an item, which another process may have put a moment ago."""
+        if not self._is_shown(item_id):
+            try:
+                await self._feed.advance()
+            except StoreError as exc:
+                raise store_unavailable() from exc
+            await self._feed.hand_on()
+            self.describe(item_id)
+
+    def _is_shown(self, item_id: str) -> bool:
+        row = self._catalogue.find_row(item_id)
+        return row is not None and row not in self._catalogue.live.withdrawn
 
     def check(self, item_id: str, fields: Mapping[str, Any], n_more: int = 0) -> None:
         """Raises RequestError where an item does not fit the model that is served, or there are too many.
@@ -207,7 +221,7 @@ class ItemWriter:
     def describe(self, item_id: str) -> dict[str, Any]:
         """Return the body of an ItemResponse. Raises RequestError where there is no such item, or it is withdrawn."""
         row = self._catalogue.find_row(item_id)
-        if row is None or row in self._catalogue.live.withdrawn:
+        if row is None or not self._is_shown(item_id):
             raise _not_there(item_id)
         return describe_row(self._catalogue, row)
 
@@ -215,10 +229,9 @@ class ItemWriter:
         """Return the body of an ItemState, but the time it took."""
         catalogue = self._catalogue
         row = catalogue.find_row(item_id)
-        is_withdrawn = row is None or row in catalogue.live.withdrawn
         _, unknown = catalogue.find_rows(fields.get("like") or ())
         return {
-            "state": "withdrawn" if is_withdrawn else "live",
+            "state": "live" if self._is_shown(item_id) else "withdrawn",
             "from": [] if row is None else catalogue.origin(row),
             "ignored_ids": unknown,
         }

@@ -74,10 +74,13 @@ class ItemFeed:
             if record is not None and not record.is_shown(now):
                 self._spent[item_id] = None
         found = list(itertools.islice((each for each in self._spent if not is_kept(each)), _MOST_DROPPED))
-        if found:
-            await self.shelf.remove({each: self._records[each] for each in found}, _CALL_S)
-        for item_id in found:
-            del self._records[item_id], self._spent[item_id]
+        spent = {each: self._records[each] for each in found}
+        if spent:
+            await self.shelf.remove(spent, _CALL_S)
+        for item_id, packed in spent.items():
+            if self._records.get(item_id) == packed:  # else it was put again meanwhile
+                del self._records[item_id]
+                self._spent.pop(item_id, None)
 
     async def begin(self) -> None:
         """Read everything that is there at the start, as far as the store answers."""

@@ -26,6 +26,8 @@ _PAGE = 500
 _AT_ONCE = 100
 _ID_BYTES = 1024
 _MOST_REPLY_BYTES = _AT_ONCE * (MOST_RECORD_BYTES + 64)
+_MOST_NUMBER = 2**53
+"""No change has a greater number: a member that somebody else has written with one must not hide those that come."""
 _OP = "items"
 # KEYS: records, changes, state. ARGV: a token; then of each item its id, its record, and the record that must still be
 # there, or "*" where any may be. Returns the number of each change, 0 where another record was there.
@@ -132,7 +134,7 @@ class ItemShelf:
         groups: list[list[Command]] = [
             [
                 ("HGETALL", state),
-                ("ZRANGEBYSCORE", changes, f"({place.number}", "+inf", "WITHSCORES", "LIMIT", 0, _PAGE),
+                ("ZRANGEBYSCORE", changes, f"({place.number}", _MOST_NUMBER, "WITHSCORES", "LIMIT", 0, _PAGE),
             ]
             for (_, changes, state), place in zip(self.keys, places, strict=True)
         ]
@@ -146,7 +148,7 @@ class ItemShelf:
             token = read_hash(unless_wrong_type(state, [])).get(b"token", b"")
             pairs = read_scores(unless_wrong_type(changes, []))
             numbers = [int(float(score)) for _, score in pairs]
-            item_ids = [member.decode() for member, _ in pairs]
+            item_ids = [found for member, _ in pairs if (found := _text_of(member)) is not None]
         except (StoreError, ValueError):
             return Page(place, [], is_anew=False)
         if token != place.token:
@@ -164,3 +166,11 @@ class ItemShelf:
             await self._store.require(is_list)
             found |= {each: value for each, value in zip(some, reply, strict=True) if isinstance(value, bytes)}
         return found
+
+
+def _text_of(member: bytes) -> str | None:
+    """Return an item id; None of what this service has not written."""
+    try:
+        return member.decode()
+    except UnicodeDecodeError:
+        return None

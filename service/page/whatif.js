@@ -67,7 +67,7 @@ export function WhatIf({ abilities, model, who, setWho }) {
       <${Part} title="What if" name="rules" aside=${html`<button type="button" class="quiet"
         onClick=${() => setRules(PLAIN)}>Start over</button>`}>
         <${Rules} rules=${rules} setRules=${setRules} model=${model} />
-        <${Scenario} abilities=${abilities} rules=${said} />
+        <${Scenario} abilities=${abilities} rules=${rulesOf(rules, model.attributes)} />
       <//>
     </div>
     <${Trouble} error=${after.error ?? before.error} />

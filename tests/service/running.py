@@ -201,6 +201,7 @@ class Proxy:
     async def _serve(self) -> None:
         self._loop, self._done = asyncio.get_running_loop(), asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         server = await asyncio.start_unix_server(self._accept, str(self._path))
         self._is_open.set()
         await self._done.wait()
@@ -208,9 +209,13 @@ class Proxy:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:  # of those that were to be closed later, too
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_unix_connection(str(self._target))
+        self._writers |= {writer, there_writer}
         for source, sink, is_reply in ((reader, there_writer, False), (there_reader, writer, True)):
             task = asyncio.create_task(self._pump(source, sink, is_reply))
             self._tasks.add(task)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,6 +72,25 @@ def test_record_is_read_as_it_was_packed_and_nothing_else_is() -> None:
     assert read_live_item(record.pack()) == record
     for packed in (b"", b"{}", b"[]", b'{"at":1,"kind":"x","fields":{},"version":""}', b"\xff"):
         assert read_live_item(packed) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"title": 5}, {"description": []}, {"expires_at": "soon"}, {"expires_at": True}, {"like": "i1"},
+        {"like": [[1]]}, {"vectors": 5}, {"vectors": ["a"]}, {"attributes": None}, {"attributes": {"brand": "A"}},
+        {"attributes": {"brand": [5]}}, {"attributes": {"brand": None}}, {"numbers": {"price": "x"}},
+        {"numbers": {"price": [1]}}, {"numbers": {"price": True}}, {"booleans": {"old": 1}}, {"booleans": []},
+    ],
+)  # fmt: skip
+def test_record_with_fields_of_other_forms_is_not_read(fields: dict[str, Any]) -> None:
+    assert read_live_item(LiveItem(5.0, "put", fields).pack()) is None
+
+
+def test_only_a_patch_takes_names_away() -> None:
+    fields = {"title": None, "attributes": {"brand": None}, "numbers": {"price": None}, "booleans": {"old": None}}
+
+    assert read_live_item(LiveItem(5.0, "patch", fields).pack()) == LiveItem(5.0, "patch", fields)
 
 
 def test_merged_record_has_the_later_fields() -> None:

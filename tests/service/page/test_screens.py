@@ -179,6 +179,34 @@ def test_an_item_is_put_and_its_price_changes(page: Browser, service: Running) -
     assert wait_for(lambda: page.count(".pick[title=i5]") == 1)
 
 
+def test_an_item_that_no_model_knows_is_live_at_once(page: Browser, service: Running) -> None:
+    go(page, "items")
+    for name, text in {"item_id": "new/1", "title": "Copper kettle", "like": "i3", "text brand": "A"}.items():
+        page.type(f"#new input[name='{name}']", text)
+    page.click("#new button[type=submit]")
+
+    assert wait_for(lambda: page.count("#item h2") and page.text("#item h2") == "Copper kettle")
+    assert wait_for(lambda: page.count("#neighbours .card") == 10)
+    asked = {"history": ["i3"], "filter": {"brand": ["A"]}, "k": 200, "exclude_seen": False}
+    assert "new/1" in [item["item_id"] for item in service.recommend(**asked)["items"]]
+    page.type(".search input", "copper")
+    assert wait_for(lambda: page.count(".pick[title='new/1']") == 1)
+
+
+def test_rules_are_saved_as_a_scenario(page: Browser, service: Running) -> None:
+    go(page, "whatif")
+    wait_for(lambda: page.count("#after .card") == 10)
+    page.click("#rules fieldset:nth-of-type(3) > button")
+    page.type("input[name=name]", "a shelf / 1\ue007")  # Enter
+
+    assert wait_for(lambda: page.count("#rules [role=status]") and "a shelf / 1" in page.text("#rules [role=status]"))
+    named = service.recommend(history=["i2"], k=10, scenario="a shelf / 1")["items"]
+    rules = {"max_per": service.client.get("/scenarios/a%20shelf%20%2F%201").json()["scenario"]["max_per"]}
+    assert [item["item_id"] for item in named] == [
+        item["item_id"] for item in service.recommend(history=["i2"], k=10, **rules)["items"]
+    ]
+
+
 def test_a_published_version_is_made_live(page: Browser, service: Running, tmp_path: Path) -> None:
     other = write_toy_sum(tmp_path / "other", seed=5, items=described_items())
     done = run_command("publish", str(other.path), "--data-dir", str(service.data_dir))

@@ -1,5 +1,6 @@
 """The routes of items against a running service: what is put counts at once, and outlives the process and the store."""
 
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ import httpx
 import pytest
 
 from service.bundle import Bundle
+from service.catalogue.live_item import LiveItem
+from service.item.shelf import shard_of
 from tests.service.running import ADMIN_KEY, KEY, Running, wait_for
 from tests.service.toy import DIM, described_items, write_toy, write_toy_sum
 
@@ -278,6 +281,39 @@ def test_what_is_withdrawn_or_expired_makes_room(bundle: Bundle, tmp_path: Path)
         service.start()
         shown = [service.client.get(f"/items/n{n}").status_code for n in range(1, 6)]
         assert shown == [404, 404, 200, 200, 404]
+
+
+def test_foreign_records_and_changes_stop_nobody(bundle: Bundle, tmp_path: Path) -> None:
+    with Running(bundle.path, tmp_path / "data") as service:
+        put(service, "n1", title="a")
+        store = service.store()
+        shard = f"retort:items:{{retort:items:{shard_of('n1')}}}"
+        fields: list[dict[str, Any]] = [{"expires_at": "soon"}, {"title": 5}, {"attributes": {"brand": 5}}, {"like": 5}]
+        ids_here = (each for n in itertools.count() if shard_of(each := f"x{n}") == shard_of("n1"))
+        for item_id, wrong in zip(ids_here, fields, strict=False):
+            store.hset(f"{shard}:records", item_id, LiveItem(time.time(), "put", wrong).pack())
+            store.zadd(f"{shard}:changes", {item_id: store.hincrby(f"{shard}:state", "n", 1)})
+        store.zadd(f"{shard}:changes", {b"\xff": store.hincrby(f"{shard}:state", "n", 1), "i5": "inf", "i6": 1e300})
+
+        put(service, "n1", title="b")
+        service.kill()
+        service.start()
+
+        assert get(service, "n1")["title"] == "b"
+        assert put(service, "n2", title="c")["state"] == "live"
+        assert "Traceback" not in service.log_text()
+
+
+def test_item_can_be_withdrawn_wherever_it_was_put(bundle: Bundle, tmp_path: Path) -> None:
+    with Running(bundle.path, tmp_path / "data", "--workers", "2") as service:
+        callers = [httpx.Client(base_url=service.url, trust_env=False) for _ in range(6)]  # each of one worker
+        for n, caller in enumerate(callers * 3):
+            put(service, f"w{n}", title="a")
+            assert caller.patch(f"/items/w{n}", json={"title": "b"}).status_code == 200
+            put(service, f"v{n}", title="a")
+            assert caller.delete(f"/items/v{n}").status_code == 200
+        for caller in callers:
+            caller.close()
 
 
 def test_other_workers_follow_within_a_second(bundle: Bundle, tmp_path: Path) -> None:
