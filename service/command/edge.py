@@ -25,8 +25,8 @@ from service.library import Retort
 
 SOURCES = Path(__file__).parents[1] / "edge"
 JOINED = (
-    "error", "file", "text", "request", "array", "column", "filter", "graph", "score", "bundle", "search", "runtime",
-    "model", "history", "retort",
+    "error", "file", "text", "request", "array", "column", "filter", "rule", "graph", "score", "bundle", "search",
+    "runtime", "model", "history", "retort",
 )  # fmt: skip
 """The modules that become one, in an order in which each comes after those that it needs."""
 _PAGE = ("index.html", "demo.css", "demo.js")

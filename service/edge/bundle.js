@@ -85,12 +85,13 @@ function parseFiles(manifest, files) {
 }
 
 function parseParts(manifest, files) {
-  if (manifest.format === 1) return null;
-  const rule = readRule(manifest.score);
+  const { score } = manifest;
   for (const [part, names] of Object.entries(SUM_FILES)) {
-    const odd = names.find((name) => name in files !== part in manifest.score);
+    const odd = names.find((name) => name in files !== part in Object(score));
     if (odd) throw new RetortError("bundle_corrupt", `${odd}: belongs to a part of the score, and only to that`);
   }
+  if (!("score" in manifest)) return null; // format 2 may have other things than a sum
+  const rule = readRule(score);
   const n = manifest.n_items;
   let neighbours = null, counts = null;
   if (rule.neighbours) {

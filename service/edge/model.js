@@ -2,6 +2,7 @@ import { makeColumns } from "./column.js";
 import { RetortError } from "./error.js";
 import { Filters } from "./filter.js";
 import { randomName } from "./request.js";
+import { pickFields, readFields, readRules, shape } from "./rule.js";
 import { Sum } from "./score.js";
 import { Greatest, Search } from "./search.js";
 import { compare } from "./text.js";
@@ -9,6 +10,7 @@ import { compare } from "./text.js";
 // A loaded bundle, which answers as the service does.
 
 const REASONS = ["cold_user", "model_error", "nonfinite_scores", "stale_trend", "not_enough_items"];
+const DECODER = new TextDecoder();
 const STALE_TREND_S = 6 * 3600;
 const FADE_EVERY_S = 30;
 const GOLDEN_TOLERANCE = 1e-4;
@@ -29,16 +31,14 @@ export class Model {
   /** Answer checked options. known: {ids, lastAt} of the stored history, where no other is given. */
   async recommend(options, known, now) {
     const start = performance.now();
-    const ignored = new Set();
+    const rules = readRules(options, () => this.filters());
     const allowed = options.filter === null ? null : this.filters().mask(options.filter);
-    const named = options.candidates && [...new Set(this.find(options.candidates, ignored))];
-    const candidates = named && allowed ? named.filter((row) => allowed[row]) : named;
-    const excluded = this.find(options.exclude, ignored);
-    const history = this.find(options.history ?? known.ids, options.history ? ignored : new Set());
-    const hidden = options.exclude_seen ? [...excluded, ...history] : excluded;
-    const gap = options.history || known.lastAt === null ? NaN : Math.log1p(Math.max(0, now - known.lastAt));
-    const asked = { history, gap, k: options.k, hidden, candidates, allowed, logs: this.logsAt(now) };
-    const { ranked, reasons } = await this.answer(asked);
+    const fields = readFields(options.fields, () => this.filters());
+    const ignored = new Set();
+    const asked = { ...this.ask(options, known, now, allowed, ignored), boost: rules?.boost ?? null };
+    const pins = this.place(options.pin, asked, ignored);
+    asked.hidden = [...asked.hidden, ...pins.placed.values()];
+    const { ranked, reasons } = await this.answer(asked, rules, pins.placed);
     if (this.sum?.rule.trend && this.sum.rule.trend.as_of < now - STALE_TREND_S) reasons.push("stale_trend");
     if (ranked.rows.length < options.k) reasons.push("not_enough_items");
     const isFull = !reasons.some((reason) => REASONS.indexOf(reason) < 3);
@@ -46,41 +46,74 @@ export class Model {
       recommendation_id: randomName(),
       user_id: null,
       model_version: this.manifest.version,
-      items: ranked.rows.map((row, i) => ({ item_id: this.items.ids[row], score: brief(ranked.scores[i]) })),
+      items: ranked.rows.map((row, i) => this.write(row, ranked.scores[i], fields)),
       quality: {
         level: isFull ? "full" : "fallback",
         reasons: reasons.sort((a, b) => REASONS.indexOf(a) - REASONS.indexOf(b)),
       },
       ignored_ids: [...ignored],
+      ...(pins.dropped.length ? { dropped_pins: pins.dropped } : {}),
       took_ms: Math.round((performance.now() - start) * 1000) / 1000,
     };
   }
 
+  /** Turn the ids of options into rows. ignored: takes those that are not known. */
+  ask(options, known, now, allowed, ignored) {
+    const named = options.candidates && [...new Set(this.find(options.candidates, ignored))];
+    const candidates = named && allowed ? named.filter((row) => allowed[row]) : named;
+    const excluded = this.find(options.exclude, ignored);
+    const history = this.find(options.history ?? known.ids, options.history ? ignored : new Set());
+    const hidden = options.exclude_seen ? [...excluded, ...history] : excluded;
+    const gap = options.history || known.lastAt === null ? NaN : Math.log1p(Math.max(0, now - known.lastAt));
+    return { history, gap, k: options.k, excluded, hidden, candidates, allowed, logs: this.logsAt(now) };
+  }
+
+  /** Return {placed, dropped}: position to row of the pins that may stand, and the ids of those that may not. */
+  place(pin, { excluded, candidates, allowed }, ignored) {
+    const placed = new Map(), dropped = [];
+    for (const { item_id } of pin) if (!this.items.rowOf.has(item_id)) ignored.add(item_id);
+    for (const { item_id, position } of [...pin].sort((a, b) => a.position - b.position)) {
+      const row = this.items.rowOf.get(item_id);
+      if (row === undefined) continue;
+      const isOut = excluded.includes(row) || (allowed && !allowed[row]) || (candidates && !candidates.includes(row));
+      if (isOut) dropped.push(item_id);
+      else placed.set(position, row);
+    }
+    return { placed, dropped };
+  }
+
+  write(row, score, fields) {
+    const more = fields.length ? pickFields(this.read(row), fields) : {};
+    return { item_id: this.items.ids[row], score: brief(score), ...more };
+  }
+
   /** Return {item_id, title, attributes, popularity} of ids, null where one is not known. */
   describe(ids) {
-    const decoder = new TextDecoder();
     return ids.map((id) => {
       const row = this.items.rowOf.get(id);
-      return row === undefined ? null : JSON.parse(decoder.decode(this.items.lines[row]));
+      return row === undefined ? null : this.read(row);
     });
+  }
+
+  read(row) {
+    return JSON.parse(DECODER.decode(this.items.lines[row]));
   }
 
   /** Return what makes masks of filters; the columns are made when the first is asked for. */
   filters() {
-    this.madeFilters ??= new Filters(makeColumns(this.readItems(), this.items.ids.length), this.items.ids.length);
+    this.madeFilters ??= new Filters(makeColumns(this.readAll(), this.items.ids.length), this.items.ids.length);
     return this.madeFilters;
   }
 
-  *readItems() {
-    const decoder = new TextDecoder();
-    for (const line of this.items.lines) yield JSON.parse(decoder.decode(line));
+  *readAll() {
+    for (const row of this.items.lines.keys()) yield this.read(row);
   }
 
-  async answer(asked) {
+  async answer(asked, rules, placed) {
     let reason = "cold_user";
     if (asked.history.length) {
       try {
-        const ranked = await this.rank(asked);
+        const ranked = await this.page(await this.byModel(asked), asked.k, rules, placed);
         if (ranked !== null) return { ranked, reasons: [] };
         reason = "nonfinite_scores";
       } catch (error) {
@@ -88,22 +121,33 @@ export class Model {
         reason = "model_error";
       }
     }
-    return { ranked: this.popular(asked), reasons: [reason] };
+    return { ranked: await this.page(this.byPopularity(asked), asked.k, rules, placed), reasons: [reason] };
   }
 
-  /** Return the k best of all items, or of the candidates; null if a score is not finite. */
-  async rank({ history, gap, k, hidden, candidates, allowed, logs }) {
+  page(way, k, rules, placed) {
+    if (way === null) return null;
+    return rules === null ? way.best(k) : shape(way, rules, k, placed, (row) => this.search.vector(row));
+  }
+
+  /**
+   * Return how the model ranks: best(k) of all items or of the candidates, of(rows) of some; null if that user's vector
+   * is not finite. Both return null if a score is not.
+   */
+  async byModel({ history, gap, hidden, candidates, allowed, logs, boost }) {
     let user = await this.encode(history);
     if (!user.every(Number.isFinite)) return null;
-    let added = null;
+    let added = boost && { logs: null, weight: 0, values: new Map(), boost };
     if (this.sum) {
       const weights = this.sum.weigh(history, gap);
       user = user.map((value) => value * weights.taste);
-      added = { logs, weight: weights.trend, values: this.sum.speak(history) };
+      added = { logs, weight: weights.trend, values: this.sum.speak(history), boost };
     }
-    if (candidates === null) return this.search.best(user, k, hidden, added, allowed);
     const without = new Set(hidden);
-    return this.search.rank(user, candidates.filter((row) => !without.has(row)), k, added);
+    const rows = candidates?.filter((row) => !without.has(row));
+    return {
+      best: (k) => (rows ? this.search.rank(user, rows, k, added) : this.search.best(user, k, hidden, added, allowed)),
+      of: (some) => this.search.rank(user, some, some.length, added),
+    };
   }
 
   /** Return the user vector of a history, rows, the oldest first. */
@@ -129,22 +173,26 @@ export class Model {
   }
 
   /**
-   * Return the k most popular rows: by the trend where there is one, else as in training. Those that tie in the trend
-   * are in the order of their popularity, and those that tie in this too in the order of their ids.
+   * Return how popularity ranks, see byModel(): by the trend where there is one, else as in training. Those that tie in
+   * the trend are in the order of their popularity, and those that tie in this too in the order of their ids.
    */
-  popular({ k, hidden, candidates, allowed, logs }) {
+  byPopularity({ hidden, candidates, allowed, logs, boost }) {
     const { ids, popularity } = this.items;
-    const worth = logs ?? popularity;
+    const plain = logs ?? popularity;
+    const worth = boost ? plain.map((each, row) => each + boost[row]) : plain;
     const without = new Set(hidden);
     const isFree = (row) => !without.has(row) && (!allowed || allowed[row]);
     const rows = (candidates ?? Array.from(ids.keys())).filter(isFree);
-    const greatest = new Greatest(k);
-    for (const row of rows) if (worth[row] > greatest.least) greatest.push(worth[row]);
-    const best = rows
-      .filter((row) => worth[row] >= greatest.least)
-      .sort((a, b) => worth[b] - worth[a] || popularity[b] - popularity[a] || compare(ids[a], ids[b]))
-      .slice(0, k);
-    return { rows: best, scores: best.map((row) => worth[row]) };
+    const of = (some) => ({ rows: some, scores: some.map((row) => worth[row]) });
+    const best = (k) => {
+      const greatest = new Greatest(k);
+      for (const row of rows) if (worth[row] > greatest.least) greatest.push(worth[row]);
+      const found = rows
+        .filter((row) => worth[row] >= greatest.least)
+        .sort((a, b) => worth[b] - worth[a] || popularity[b] - popularity[a] || compare(ids[a], ids[b]));
+      return of(found.slice(0, k));
+    };
+    return { best, of };
   }
 
   /** Return the logs of the trend's counts, which fade from time to time; null where there is no trend. */
@@ -188,10 +236,9 @@ export class Model {
     const gap = (golden.gap_s ?? null) === null ? NaN : Math.log1p(golden.gap_s);
     const changed = Object.entries(golden.counts ?? {}).map(([id, count]) => [this.items.rowOf.get(id), count]);
     const logs = this.sum?.rule.trend ? this.sum.logsAt(golden.now, changed) : null;
-    const ranked = await this.rank({
-      history, gap, k: golden.items.length, hidden: [], candidates: null, allowed: null, logs,
-    });
-    return ranked !== null && this.isGolden(golden, ranked);
+    const way = await this.byModel({ history, gap, hidden: [], candidates: null, allowed: null, logs, boost: null });
+    const ranked = await way?.best(golden.items.length);
+    return ranked && this.isGolden(golden, ranked);
   }
 
   isGolden(golden, ranked) {

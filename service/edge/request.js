@@ -4,12 +4,15 @@ import { findNearest, shown } from "./text.js";
 
 // What a caller may give, checked as POST /recommend and POST /events check it.
 
-const MOST = { k: 200, history: 200, exclude: 1000, candidates: 1000 };
-const OPTIONS = ["k", "history", "exclude", "candidates", "exclude_seen", "filter"];
-const OF_THE_SERVICE = [
-  "user_id", "budget_ms", "debug", "boost", "pin", "max_per", "diversity", "fields", "offset", "explain",
-  "scenario",
+const MOST = { k: 200, history: 200, exclude: 1000, candidates: 1000, boost: 20, max_per: 20, pin: 100, fields: 64 };
+const MOST_DEEP = 1000;
+const MOST_CONDITIONS = 32; // of a boost
+const LARGEST_BOOST = 1e9;
+const OPTIONS = [
+  "k", "history", "exclude", "candidates", "exclude_seen", "filter", "fields", "boost", "max_per", "diversity", "pin",
+  "offset",
 ];
+const OF_THE_SERVICE = ["user_id", "budget_ms", "debug", "explain", "scenario"];
 const CONTROL = /[\u0000-\u001f\u007f-\u009f]|[\ud800-\udfff]/u;
 const MILLISECONDS_FROM = 1e11;
 
@@ -17,9 +20,7 @@ const MILLISECONDS_FROM = 1e11;
 export function checkOptions(options, excludeSeen) {
   checkNames("recommend", options, OPTIONS, OF_THE_SERVICE);
   const { k = 10, history = null, exclude = [], candidates = null, exclude_seen = null, filter = null } = options;
-  if (!Number.isInteger(k) || k < 1 || k > MOST.k) {
-    throw new RetortError("malformed", `k: a whole number from 1 to ${MOST.k}, not ${shown(k)}`);
-  }
+  checkWhole("k", k, 1, MOST.k);
   if (exclude_seen !== null && typeof exclude_seen !== "boolean") {
     throw new RetortError("malformed", `exclude_seen: true, false or null, not ${shown(exclude_seen)}`);
   }
@@ -30,7 +31,71 @@ export function checkOptions(options, excludeSeen) {
     candidates: candidates === null ? null : checkIds("candidates", candidates),
     exclude_seen: exclude_seen ?? excludeSeen,
     filter,
+    ...checkRules(options, k),
   };
+}
+
+function checkRules({ fields = null, boost = [], max_per = [], diversity = 0, pin = [], offset = 0 }, k) {
+  if (fields !== null) {
+    checkList("fields", fields, (path, name) => {
+      if (typeof name !== "string" || !name) refuseOption(path, `a name, not ${shown(name)}`);
+    });
+  }
+  checkObjects("boost", boost, ["if", "by"], (path, { if: whom, by }) => {
+    if (typeof by !== "number" || !(by > 0 && by <= LARGEST_BOOST)) {
+      refuseOption(`${path}.by`, `a number above 0, at most ${LARGEST_BOOST}, not ${shown(by)}`);
+    }
+    if (Object.keys(whom ?? {}).length > MOST_CONDITIONS) {
+      refuseOption(`${path}.if`, `at most ${MOST_CONDITIONS} conditions`);
+    }
+  });
+  checkObjects("max_per", max_per, ["attribute", "n"], (path, { attribute, n }) => {
+    checkId(`${path}.attribute`, attribute);
+    checkWhole(`${path}.n`, n, 1, MOST_DEEP);
+  });
+  checkOnce("max_per", "attribute", max_per);
+  if (typeof diversity !== "number" || !(diversity >= 0 && diversity <= 1)) {
+    refuseOption("diversity", `a number from 0 to 1, not ${shown(diversity)}`);
+  }
+  checkObjects("pin", pin, ["item_id", "position"], (path, { item_id, position }) => {
+    checkId(`${path}.item_id`, item_id);
+    checkWhole(`${path}.position`, position, 1, MOST_DEEP);
+  });
+  checkOnce("pin", "position", pin);
+  checkOnce("pin", "item_id", pin);
+  checkWhole("offset", offset, 0, MOST_DEEP);
+  if (offset && offset + k > MOST_DEEP) {
+    refuseOption("offset", `with k it is ${MOST_DEEP} at most, and ${offset} + ${k} is more`);
+  }
+  return { fields, boost, max_per, diversity, pin, offset };
+}
+
+function refuseOption(path, why) {
+  throw new RetortError("malformed", `${path}: ${why}`);
+}
+
+function checkWhole(path, value, least, most) {
+  if (Number.isInteger(value) && value >= least && value <= most) return;
+  refuseOption(path, `a whole number from ${least} to ${most}, not ${shown(value)}`);
+}
+
+function checkList(name, list, check) {
+  if (!Array.isArray(list)) refuseOption(name, `a list, not ${shown(list)}`);
+  if (list.length > MOST[name]) refuseOption(name, `${list.length} given, at most ${MOST[name]}`);
+  for (let place = 0; place < list.length; place++) check(`${name}.${place}`, list[place]);
+}
+
+function checkObjects(name, list, known, check) {
+  checkList(name, list, (path, each) => {
+    checkNames(path, each, known, [], `${path}.`);
+    check(path, each);
+  });
+}
+
+function checkOnce(name, field, list) {
+  const values = list.map((each) => each[field]);
+  const twice = values.find((value, place) => values.indexOf(value) < place);
+  if (twice !== undefined) refuseOption(name, `the ${field} ${twice} is there twice`);
 }
 
 /** Return an event of observe() as it is kept. */
@@ -49,12 +114,12 @@ export function checkEvent(item_id, details, now) {
   if (value !== undefined && !(Math.abs(value) <= 1e12)) {
     throw new RetortError("malformed", `value: a number from -1e12 to 1e12, not ${shown(value)}`);
   }
-  const event = { item_id: checkIds("item_id", [item_id])[0], timestamp, event_id: randomName() };
+  const event = { item_id: checkId("item_id", item_id), timestamp, event_id: randomName() };
   return { ...event, ...(type === undefined ? {} : { type }), ...(value === undefined ? {} : { value }) };
 }
 
-/** Refuse names that are not known; those of the service are told apart from mistakes. */
-export function checkNames(where, options, known, ofTheService) {
+/** Refuse names that are not known; those of the service are told apart from mistakes. path: what stands before them. */
+export function checkNames(where, options, known, ofTheService, path = "") {
   if (options === null || typeof options !== "object" || Array.isArray(options)) {
     throw new RetortError("malformed", `${where}: give an object of options`);
   }
@@ -66,7 +131,7 @@ export function checkNames(where, options, known, ofTheService) {
     const like = findNearest(name, known);
     throw new RetortError(
       "malformed",
-      `${name.slice(0, 100)}: unknown${like !== null ? `; did you mean ${like}?` : `, known are ${known.join(", ")}`}`,
+      `${path}${name.slice(0, 100)}: unknown${like !== null ? `; did you mean ${like}?` : `, known are ${known.join(", ")}`}`,
     );
   }
 }
@@ -77,13 +142,13 @@ export function checkIds(name, ids) {
   if (ids.length > (MOST[name] ?? Infinity)) {
     throw new RetortError("malformed", `${name}: ${ids.length} ids, at most ${MOST[name]}`);
   }
-  ids.forEach((id, place) => {
-    if (!isId(id)) {
-      const where = name === "item_id" ? name : `${name}.${place}`;
-      throw new RetortError("malformed", `${where}: 1 to 128 characters without control characters, not ${shown(id)}`);
-    }
-  });
+  Array.from(ids).forEach((id, place) => checkId(`${name}.${place}`, id));
   return ids;
+}
+
+function checkId(path, id) {
+  if (!isId(id)) refuseOption(path, `1 to 128 characters without control characters, not ${shown(id)}`);
+  return id;
 }
 
 /** Return 32 hex digits that nobody else has. */

@@ -29,8 +29,8 @@ export class Search {
 
   /**
    * Return the k best rows {rows, scores} that are not hidden; null if a score is not finite. user: Float32Array [dim].
-   * added: {logs, weight, values} or null, what is added to the scores of all rows and of some. allowed: the mask of
-   * those that may be among them, or null.
+   * added: {logs, weight, values, boost} or null, what is added to the scores of all rows, of some, and again of all.
+   * allowed: the mask of those that may be among them, or null.
    */
   async best(user, k, hidden, added, allowed) {
     const { products, unit, lost } = await this.multiply(user);
@@ -60,7 +60,14 @@ export class Search {
     if (biases) sum = Math.fround(sum + biases[row]);
     if (!added) return sum;
     const trend = added.logs ? Math.fround(added.logs[row] * added.weight) : 0;
-    return Math.fround(sum + Math.fround(trend + Math.fround(added.values.get(row) ?? 0)));
+    const total = Math.fround(trend + Math.fround(added.values.get(row) ?? 0));
+    return Math.fround(sum + (added.boost ? Math.fround(total + added.boost[row]) : total));
+  }
+
+  /** Return the vector of a row, but for its length. */
+  vector(row) {
+    const { dim, embeddings } = this.table;
+    return embeddings.subarray(row * dim, (row + 1) * dim);
   }
 
   /** Return the products of a user with all items, what one is worth, and how much rounding took off the user. */
@@ -91,13 +98,14 @@ export class Search {
   roughen(products, unit, added) {
     const { n, scales, biases } = this.table;
     const { rough, hidden } = this;
-    const logs = added?.logs ?? null, weight = added?.weight ?? 0;
+    const logs = added?.logs ?? null, weight = added?.weight ?? 0, boost = added?.boost ?? null;
     let total = 0;
     for (let row = 0; row < n; row++) {
       let score = products[row] * unit;
       if (scales !== null) score *= scales[row];
       if (biases !== null) score += biases[row];
       if (logs !== null) score += weight * logs[row];
+      if (boost !== null) score += boost[row];
       rough[row] = score;
       total += Math.abs(score);
     }

@@ -151,5 +151,5 @@ def test_what_is_wrong_is_told_through_the_worker(browser: Browser, bundle: Bund
 
 def test_what_is_not_offered_is_refused_through_the_worker(browser: Browser, site: Site) -> None:
     browser.open(f"{site.url}edge.json")
-    refused = browser.run(ASK, "/bundle/", {}, [["recommend", {"boost": []}]])
-    assert refused["error"]["message"].startswith("boost: not supported here yet")
+    refused = browser.run(ASK, "/bundle/", {}, [["recommend", {"explain": True}]])
+    assert refused["error"]["message"].startswith("explain: not supported here yet")

@@ -100,9 +100,13 @@ def test_events_go_by_their_time_and_a_history_can_be_given(folder: Path) -> Non
 
 
 WRONG = [
-    ("recommend", {"boost": []}, "boost: not supported here yet"),
+    ("recommend", {"explain": True}, "explain: not supported here yet"),
     ("recommend", {"exlude": []}, "exlude: unknown; did you mean exclude?"),
-    ("recommend", {"zzz": 1}, "zzz: unknown, known are k, history, exclude, candidates, exclude_seen, filter"),
+    (
+        "recommend",
+        {"zzz": 1},
+        "zzz: unknown, known are k, history, exclude, candidates, exclude_seen, filter, fields, ",
+    ),
     ("recommend", {"k": 0}, "k: a whole number from 1 to 200, not 0"),
     ("recommend", {"k": 2.5}, "k: a whole number from 1 to 200, not 2.5"),
     ("recommend", {"k": "3"}, 'k: a whole number from 1 to 200, not "3"'),
