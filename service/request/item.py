@@ -19,6 +19,7 @@ _NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_NO_CONTROL)]
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 Number = Annotated[float, Field(ge=-1e300, le=1e300)]
+Coordinate = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 class ItemFields(Body):
@@ -43,13 +44,22 @@ class ItemFields(Body):
     booleans: dict[Name, bool | None] | None = Field(
         None, max_length=MAX_NAMES, description="true or false by name; null takes a name away"
     )
-    vectors: list[Number] | None = Field(
+    vectors: list[Coordinate] | None = Field(
         None, min_length=1, max_length=MAX_DIM, description="the item's vector in the model that is served, if known"
     )
     like: Ids | None = Field(None, max_length=MAX_LIKE, description="ids of items that a new item is like")
     expires_at: float | None = Field(
         None, ge=0, lt=MILLISECONDS_FROM, description="Unix seconds from which it is not shown"
     )
+
+    @field_validator("attributes", mode="before")
+    @classmethod
+    def _few_values(cls, named: Any) -> Any:
+        """Say it of the attribute: of a text or a list of texts, pydantic says that the first is not there."""
+        for name, value in named.items() if isinstance(named, dict) else ():
+            if isinstance(value, list) and len(value) > MAX_VALUES:
+                raise ValueError(f"{str(name)[:64]} has {len(value):,} values; at most {MAX_VALUES}")
+        return named
 
     @field_validator("attributes", "numbers", "booleans")
     @classmethod
