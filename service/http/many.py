@@ -7,6 +7,7 @@ import asyncio
 import logging
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ class Means:
         self.metrics.count_answer(answer.level, reason, is_within=query.budget.is_kept(time.monotonic()))
 
 
-class _ManyEndpoint:
+class _ManyEndpoint(ABC):
     """Answers a body with one JSON."""
 
     path: str
@@ -82,8 +83,9 @@ class _ManyEndpoint:
             reply = error_reply(BUG)
         await send_reply(send, *reply)
 
+    @abstractmethod
     async def _answer(self, body: bytes, trace: Trace) -> bytes:
-        raise NotImplementedError
+        """Return the JSON that answers a body. Raises RequestError."""
 
 
 class BatchEndpoint(_ManyEndpoint):

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 from cryptography import x509
@@ -107,22 +106,23 @@ def test_a_bucket_is_read_by_address_and_by_glob(monkeypatch: pytest.MonkeyPatch
     server.start()
     host, port = server.get_host_and_port()
     secrets = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in (secrets | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
+        monkeypatch.setenv(name, value)
     try:
-        with patch.dict(os.environ, secrets | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}):
-            import s3fs
+        import s3fs
 
-            system = s3fs.S3FileSystem()
-            system.mkdir("shop")
-            for number in range(3):
-                system.pipe(f"shop/events/part-{number}.csv", ROWS.encode())
-            system.pipe("shop/events/_SUCCESS", b"")
+        system = s3fs.S3FileSystem()
+        system.mkdir("shop")
+        for number in range(3):
+            system.pipe(f"shop/events/part-{number}.csv", ROWS.encode())
+        system.pipe("shop/events/_SUCCESS", b"")
 
-            one = find_source("s3://shop/events/part-1.csv")
-            assert one.parts[0].path.read_text() == ROWS
-            assert len(find_source("s3://shop/events/part-*.csv").parts) == 3
-            assert len(find_source("s3://shop/events").parts) == 3, "a directory of parts, without what lies beside"
-            with pytest.raises(InputError, match=r"s3://shop/none\.csv"):
-                find_source("s3://shop/none.csv")
+        one = find_source("s3://shop/events/part-1.csv")
+        assert one.parts[0].path.read_text() == ROWS
+        assert len(find_source("s3://shop/events/part-*.csv").parts) == 3
+        assert len(find_source("s3://shop/events").parts) == 3, "a directory of parts, without what lies beside"
+        with pytest.raises(InputError, match=r"s3://shop/none\.csv"):
+            find_source("s3://shop/none.csv")
     finally:
         server.stop()
 
