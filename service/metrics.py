@@ -58,6 +58,7 @@ MASK_RESULTS = ("hit", "miss")
 TREND_SOURCES = ("bundle", "anonymous", "admin", *(f"key_{number}" for number in range(1, 10)), "other")
 """Whose events the trend is made of. A key is named by its place in RETORT_API_KEYS; later ones are "other"."""
 SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "rejected_signature", "error")
+SPAN_RESULTS = ("sent", "failed", "dropped")
 _Sum = Literal["livesum", "livemin", "livemax"]
 """What a gauge of several workers is: the sum, the least or the greatest over those that live."""
 
@@ -264,6 +265,8 @@ class Metrics:
         self.event_loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the event loop woke a sleeping task", STAGE_BUCKETS_S
         )
+        spans = self._counter("trace_spans", "Spans of recorded requests by what became of them", "result")
+        self.trace_spans = {name: spans.labels(name) for name in SPAN_RESULTS}
         self.watch(self._gauge("resident_memory_bytes", "Resident memory of the service"), _resident_bytes)
         self._gauge("build_info", "1, labelled with the version", "version", of="livemax").labels(version).set(1)
 

@@ -20,7 +20,7 @@ from service.http.answer import AnswerWriter, PageAnswer
 from service.http.defaults import Defaults
 from service.http.message import read_json
 from service.http.query import SIMILAR, Asking, check_anchors
-from service.http.recommend import ListEndpoint
+from service.http.recommend import ListEndpoint, note_answer
 from service.metrics import Metrics
 from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Answer, Query, Visit
@@ -126,6 +126,7 @@ class BatchEndpoint(_ManyEndpoint):
         for body in listed:
             try:
                 query = asking.make(asking.parse(body), generation, rule, trace, self._means.metrics)
+                _begin_part(query, trace, "answer")
             except RequestError as exc:
                 begun.append(error_body(exc))
             else:
@@ -140,9 +141,14 @@ class BatchEndpoint(_ManyEndpoint):
         except Exception as exc:  # a border: the other answers are good
             _LOGGER.error("a bug in %s", self.path, exc_info=exc)
             return error_body(BUG)
-        took_s = time.monotonic() - trace.arrived
+        start = time.monotonic()
         self._means.count(query, answer)
-        return self._writer.write(_new_id(), query, answer, generation, took_s)
+        body = self._writer.write(_new_id(), query, answer, generation, start - trace.arrived)
+        if query.span is not None:
+            query.span.end = time.monotonic()
+            query.span.add("serialize", start, query.span.end)
+            note_answer(query.span, answer, generation)
+        return body
 
 
 class PageEndpoint(_ManyEndpoint):
@@ -170,13 +176,20 @@ class PageEndpoint(_ManyEndpoint):
                 query.similar_to = anchors
                 check_anchors(f"slots.{place}.similar_to", anchors, generation)
             query.budget, query.visit = budget, visit
+            _begin_part(query, trace, "slot")
             queries.append(query)
         answers = await fill_slots(queries, generation.recommender, generation.catalogue, is_distinct=asked.distinct)
         for query, answer in zip(queries, answers, strict=True):
             self._means.count(query, answer)
+            if query.span is not None:
+                note_answer(query.span, answer, generation)
         page = PageAnswer(_new_id(), [slot.name for slot in asked.slots], queries, answers)
         self._note(page, trace)
-        return self._writer.write_page(page, generation, time.monotonic() - trace.arrived)
+        start = time.monotonic()
+        body = self._writer.write_page(page, generation, start - trace.arrived)
+        if trace.span is not None:
+            trace.span.add("serialize", start, time.monotonic())
+        return body
 
     def _note(self, page: PageAnswer, trace: Trace) -> None:
         """Say what the log line says of a page."""
@@ -201,6 +214,12 @@ def list_endpoints(means: Means, name_user: NameUser) -> tuple[ListEndpoint, dic
     )
     many = (BatchEndpoint(means), PageEndpoint(means, name_user))
     return recommend, {"/recommend": recommend, SIMILAR.path: similar, **{each.path: each for each in many}}
+
+
+def _begin_part(query: Query, trace: Trace, name: str) -> None:
+    """Record one list of several as a part of the request, with its own stages."""
+    if trace.span is not None:
+        query.span = trace.span.add(name, time.monotonic())
 
 
 def _new_id() -> str:

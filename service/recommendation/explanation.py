@@ -65,6 +65,8 @@ class Explainer:
         cost.note(seconds)
         self._metrics.stage[stage.name].observe(seconds)
         answer.stages_ms[stage.name] = round(seconds * 1000, 3)
+        if ranking.job.query.span is not None:
+            ranking.job.query.span.add(stage.name, start, start + seconds)
 
     def _stage(self, ranking: Ranking, n_variants: int) -> tuple[Stage, Estimate]:
         """Return the stage that explains an answer by so many variants, and what is known of what that takes lately."""

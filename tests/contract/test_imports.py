@@ -35,14 +35,16 @@ MAY_USE = {
         "catalogue": {"search", "bundle"},
         "item": {"catalogue", "store", "bundle"},
         "model": {"catalogue", "search", "bundle"},
-        "recommendation": {"catalogue", "model", "search", "user", "bundle"},
+        "tracing": set(),
+        "recommendation": {"catalogue", "model", "search", "user", "bundle", "tracing"},
         "release": {"recommendation", "model", "search", "store", "bundle"},
-        "wire": set(),
+        "wire": {"tracing"},
         "request": set(),
         "scenario": {"store", "request"},
-        "access": {"wire"},
+        "access": {"wire", "tracing"},
         "http": {
             "wire", "request", "scenario", "access", "release", "recommendation", "model", "catalogue", "item", "user",
+            "tracing",
         },
         "command": {"wire", "access", "http", "release", "user", "store", "bundle", "bench"},
     },
@@ -89,6 +91,7 @@ HOMES = {
     "implicit": {"training.evaluation"},
     "rich": {"training.progress"},
     "httpx": {"service.client"},
+    "opentelemetry": {"service.tracing"},
 }
 """The folder, or the file at the root, where a library is named; in service and in training at most one each."""
 SEES_SETTINGS = {"service.app", "service.loading", "service.storage", "service.command"}
