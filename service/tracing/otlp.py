@@ -47,7 +47,8 @@ class Collector:
         since = time.time() - time.monotonic()
         for span in spans:
             self._begin(span, since)
-        return self._exporter.export(self._ended.spans) is SpanExportResult.SUCCESS
+        ended = self._ended.spans  # none where OTEL_SDK_DISABLED says so
+        return bool(ended) and self._exporter.export(ended) is SpanExportResult.SUCCESS
 
     def close(self) -> None:
         """Try nothing again: what is being sent may end."""
