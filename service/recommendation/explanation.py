@@ -155,7 +155,7 @@ def _without(job: Job, row: int) -> Job:
     """Return the job of the same request with a row excluded."""
     return replace(
         job,
-        query=replace(job.query, is_debug=False, is_explained=False),
+        query=replace(job.query, is_debug=False, is_explained=False, span=None),
         excluded=[*job.excluded, row],
         placed={position: pinned for position, pinned in job.placed.items() if pinned != row},
     )

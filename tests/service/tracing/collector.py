@@ -11,8 +11,6 @@ from typing import Any
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Exported
 
-from tests.service.running import wait_for
-
 
 class Receiver:
     """What has arrived. status: what it answers. is_open: cleared, it takes a request and does not answer."""
@@ -45,11 +43,6 @@ class Receiver:
     def roots(self) -> list[Exported]:
         """The spans of whole requests."""
         return [span for span in self.spans if span.kind == Exported.SPAN_KIND_SERVER]
-
-    def wait_for_roots(self, n_roots: int) -> list[Exported]:
-        """Return the spans of whole requests once there are so many, with all their parts."""
-        wait_for(lambda: len(self.roots()) >= n_roots)
-        return self.roots()
 
     def tree(self, root: Exported) -> Any:
         """Return a span and what is below it: its name, and the trees of its parts in the order of their start."""
