@@ -85,7 +85,12 @@ def take_turn(
     drawn = random.Random(len(kinds["off"].cpu_ns))
     with ExitStack() as stack:
         for number, (name, own) in enumerate(settings.items()):
-            common = {"data_dir": str(folder / f"data{number}"), "budget_ms": "1000", "log_requests": "0"}
+            common = {
+                "data_dir": str(folder / f"data{number}"),
+                "budget_ms": "1000",
+                "log_requests": "0",
+                "keep_alive_s": "3600",
+            }
             cwd = arguments.before if name == "before" else ROOT
             started = started_process(folder / "bundle", cwd=cwd, **common, **own)
             kinds[name].begin(*stack.enter_context(started), stack)
