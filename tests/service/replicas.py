@@ -99,6 +99,7 @@ class Load:
             thread.join()
 
     def _read(self) -> None:
+        pause = threading.Event()
         with httpx.Client(base_url=self._url, trust_env=False, timeout=30) as client:
             while not self._is_over.is_set():
                 phase, began = self.phase, time.perf_counter()
@@ -106,6 +107,7 @@ class Load:
                 self.times_ms[phase].append((time.perf_counter() - began) * 1000)
                 if answer is not None and answer.status_code == 200:
                     self.levels[phase][answer.json()["quality"]["level"]] += 1
+                pause.wait(0.005)
 
     def _write(self) -> None:
         pause = threading.Event()
