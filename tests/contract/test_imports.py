@@ -50,6 +50,7 @@ MAY_USE = {
         "loss": set(),
         "file": set(),
         "data": {"file"},
+        "engine": {"data", "file"},
         "model": {"data"},
         "evaluation": {"model", "data"},
         "newcomer": {"evaluation", "model", "data"},
@@ -59,8 +60,8 @@ MAY_USE = {
         "study": {"distillation", "export", "evaluation", "model", "data"},
         "report": {"study", "teacher", "export", "evaluation", "model", "data"},
         "run": {
-            "report", "study", "distillation", "teacher", "newcomer", "export", "evaluation", "model", "data", "file",
-            "loss",
+            "report", "study", "distillation", "teacher", "newcomer", "export", "evaluation", "model", "engine",
+            "data", "file", "loss",
         },
         "loop": {"run", "export", "evaluation", "model", "data", "file"},
     },
