@@ -143,7 +143,7 @@ def _prepare(arguments: argparse.Namespace) -> Run:
         raise InputError(f"{arguments.out}: {exc.strerror}; --out takes a directory") from exc
     run = _open_run(arguments, settings, saved=settings)
     try:
-        wish = EngineWish(arguments.engine, arguments.memory_mb)
+        wish = EngineWish(arguments.engine, arguments.memory_mb, arguments.master)
         run_prepare(run, arguments.interactions, arguments.items, wish)
     except Exception:  # whatever it is, it is raised again
         if not existed:

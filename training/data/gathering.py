@@ -3,7 +3,7 @@
 An id becomes a code, the place at which it was met first; what an id means is decided later, over the distinct ones.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from training.file.delimited import LINE
 from training.file.identifier import as_id, as_text
 from training.file.moment import UNREAD, is_plausible
 from training.file.source import Source
-from training.file.table import Chunk, read_chunks
+from training.file.table import Chunk, read_chunks, read_part
 
 WANTED = ("user_id", "item_id", "timestamp", "weight", "event")
 
@@ -177,10 +177,20 @@ def gather(source: Source, wishes: Wishes, account: Account, rows: Gathering) ->
     rows: takes them, and what is told of them.
     """
     choice = _choice(wishes)
+    _add_chunks(read_chunks(source, choice, wishes.form, account), source, wishes, account, rows)
+
+
+def gather_part(source: Source, number: int, wishes: Wishes, account: Account, rows: Gathering) -> None:
+    """Read the rows of one part by itself, as gather() does those of a table. Raises InputError."""
+    chunks = read_part(source, number, _choice(wishes), wishes.form, account)
+    _add_chunks(chunks, source, wishes, account, rows)
+
+
+def _add_chunks(chunks: Iterator[Chunk], source: Source, wishes: Wishes, account: Account, rows: Gathering) -> None:
     by_order = wishes.times.rule == "order"
-    for chunk in read_chunks(source, choice, wishes.form, account):
+    for chunk in chunks:
         if not rows.n and not by_order and "timestamp" not in account.columns:
-            _check_no_times(source, choice, account)
+            _check_no_times(source, _choice(wishes), account)
         if "timestamp" not in account.columns or by_order:
             rows.has_times = False
         rows.add(chunk.row, _arrays(chunk, rows, account))

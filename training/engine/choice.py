@@ -1,4 +1,4 @@
-"""Which engine prepares the data: polars in memory, DuckDB on disk. All write the same bytes."""
+"""Which engine prepares the data: polars in memory, DuckDB on disk, Spark on a cluster. All write the same bytes."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -8,24 +8,26 @@ from typing import Any
 import polars as pl
 
 from training.data.interaction_file import Engine
+from training.engine.cluster import Cluster, open_spark
 from training.engine.disk import MEMORY_MB, Disk, open_duckdb
 from training.errors import InputError
 from training.file.columnar import PARQUET
 from training.file.compression import open_part
 from training.file.source import Part, Source
 
-ENGINES = ("auto", "polars", "duckdb")
-BYTES_A_ROW = 160  # that preparing in memory takes at its peak; see tests/bench/README.md, "Engines of prepare"
-BASE_BYTES = 700 << 20  # of the process without rows
+ENGINES = ("auto", "polars", "duckdb", "spark")
+BYTES_A_ROW = 100  # that preparing in memory takes at its peak; see tests/bench/README.md, "Engines of prepare"
+BASE_BYTES = 450 << 20  # of the process without rows
 _SAMPLE = 1 << 22  # bytes of a part, uncompressed, whose lines are counted
 
 
 @dataclass(frozen=True)
 class EngineWish:
-    """The engine that is asked for, one of ENGINES, and the memory that DuckDB may take."""
+    """The engine that is asked for."""
 
-    name: str = "auto"
-    memory_mb: int = MEMORY_MB
+    name: str = "auto"  # one of ENGINES
+    memory_mb: int = MEMORY_MB  # that DuckDB may take
+    master: str = ""  # of Spark
 
     def __post_init__(self) -> None:
         if self.memory_mb < 64:
@@ -46,6 +48,9 @@ def choose_engine(wish: EngineWish, source: Source, room: Path, available: int |
     if wish.name == "duckdb":
         open_duckdb()
         return disk, f"engine: duckdb, {wish.memory_mb} MB of memory"
+    if wish.name == "spark":
+        open_spark()
+        return Cluster(wish.master), f"engine: spark, {wish.master or 'the master of its configuration'}"
     n_rows = estimate_rows(source)
     need = BASE_BYTES + BYTES_A_ROW * n_rows
     if available is None or need <= available:

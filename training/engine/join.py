@@ -25,7 +25,7 @@ _TYPES: dict[str, Any] = {"user": np.int32, "item": np.int32, "timestamp_ms": np
 
 def join_shards(shards: Iterable[Cleaned], most: int) -> Cleaned:
     """Return the shards as one. shards: in the order of their users; most: rows of the table."""
-    joined: dict[str, Any] = {}
+    joined: dict[str, Any] = {name: np.empty(most, dtype=_TYPES[name]) for name in ("user", "item", "timestamp_ms")}
     users, coder, n, n_users = [pl.Series("user_id", [], dtype=pl.String)], Coder(), 0, 0
     dropped: Counter[str] = Counter()
     lates, malformed = [Late()], 0
@@ -50,4 +50,4 @@ def join_shards(shards: Iterable[Cleaned], most: int) -> Cleaned:
         at = slice(start, min(n, start + _AT_ONCE))
         joined["item"][at] = items.lookup[joined["item"][at]]
     events = pl.DataFrame({name: array[:n] for name, array in joined.items()})
-    return Cleaned(events, pl.concat(users), items.ids, dropped, malformed, examples, reduce(add, lates))
+    return Cleaned(events, pl.concat(users, rechunk=True), items.ids, dropped, malformed, examples, reduce(add, lates))

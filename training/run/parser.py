@@ -108,9 +108,10 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=ENGINES,
         default="auto",
-        help="polars: in memory; duckdb: on disk, beyond memory; auto: polars where the rows fit in memory",
+        help="polars: in memory; duckdb: on disk; spark: on a cluster; auto: polars where the rows fit in memory",
     )
     group.add_argument("--memory-mb", type=int, default=MEMORY_MB, help="that DuckDB may take")
+    group.add_argument("--master", default="", metavar="URL", help="of Spark: spark://HOST:7077, local[2]")
 
 
 def _add_stage(parser: argparse.ArgumentParser) -> None:
@@ -178,7 +179,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8000)
     _add_set(parser)
     parser.set_defaults(config=None, refit=False, tensorboard=None, budget_ms=None, budget_mb=None)  # as run has them
-    parser.set_defaults(engine="auto", memory_mb=MEMORY_MB)
+    parser.set_defaults(engine="auto", memory_mb=MEMORY_MB, master="")
 
 
 COMMANDS: dict[str, tuple[str, AddOptions]] = {

@@ -1,24 +1,30 @@
 """Whatever engine prepares the data, the bytes are the same: clean files, dirty ones, shards of any size."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import replace
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from tests.training.data.test_files_of_people import CASES, write
 from training.__main__ import main
-from training.data.interaction_file import Cleaning, read_interactions
+from training.data.interaction_file import Cleaned, Cleaning, Engine, Found, read_interactions
 from training.data.prepare import prepare
 from training.data.simulate import simulate
 from training.data.split import SplitRule
 from training.engine.choice import EngineWish, choose_engine
 from training.engine.disk import Disk
+from training.engine.parts import read_parts
+from training.engine.piece import PartRead, Piece, Settled, Told, clean_pieces, cut, read_one, told_by
 from training.errors import InputError
-from training.file.source import find_source
+from training.file.account import Account
+from training.file.source import Source, find_source
 
+T = TypeVar("T")
 RULES = [SplitRule(), SplitRule("time", "time"), SplitRule("users")]
 EFFECTS = """user_id,item_id,timestamp,event,weight
 a,x,1600000000,view,1
@@ -41,6 +47,9 @@ def read(place: Any, cleaning: Cleaning) -> tuple[Any, ...] | str:
         found = read_interactions(place, cleaning)
     except InputError as error:
         return str(error)
+    assert {found.users.n_chunks(), found.items.n_chunks(), found.events.n_chunks()} == {
+        1
+    }  # the bytes of Parquet differ
     events = [(name, found.events[name].to_list()) for name in found.events.columns]
     ids = found.users.to_list(), found.items.to_list()
     return (*ids, *events, vars(found.account), list(found.dropped.items()), found.times, found.event_values)
@@ -57,14 +66,46 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@dataclass
+class Apart:
+    """Parts that are read one by one and sent as a cluster sends them."""
+
+    source: Source
+    cleaning: Cleaning
+
+    def told(self) -> list[Told | InputError]:
+        self.parts = [sent(read_one(self.source, at, self.cleaning)) for at in range(len(self.source.parts))]
+        return [told_by(part) for part in self.parts]
+
+    def shards(self, settled: Settled) -> Iterator[Cleaned]:
+        pieces: list[list[Piece]] = [[] for _ in range(len(settled.bounds) + 1)]
+        for part in reversed(self.parts):
+            assert isinstance(part, PartRead)
+            for shard, piece in cut(part, sent(settled)):
+                pieces[shard].append(sent(piece))
+        return (sent(clean_pieces(found, settled)) for found in pieces if found)
+
+
+def apart(most: int) -> Engine:
+    def engine(source: Source, cleaning: Cleaning, account: Account) -> Found:
+        bare = replace(cleaning, engine=None)
+        return read_parts(Apart(replace(source, watch=int, kept=None), bare), source, bare, account, most)
+
+    return engine
+
+
+def sent(value: T) -> T:
+    return pickle.loads(pickle.dumps(value))
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_a_dirty_file_is_read_or_refused_on_disk_as_in_memory(tmp_path: Path, name: str) -> None:
+def test_a_dirty_file_is_read_or_refused_by_every_engine_as_in_memory(tmp_path: Path, name: str) -> None:
     place = write(tmp_path, CASES[name])
 
     expected = read(place, Cleaning())
-    found = read(place, Cleaning(engine=Disk(tmp_path / "room", 128, shard=7)))
 
-    assert found == expected
+    assert read(place, Cleaning(engine=apart(50))) == expected
+    assert read(place, Cleaning(engine=Disk(tmp_path / "room", 128, shard=50))) == expected
     assert not (tmp_path / "room").exists()
 
 
@@ -76,7 +117,8 @@ def test_effects_weights_and_ties_are_the_same_in_shards_of_any_size(tmp_path: P
 
     expected = read(tmp_path / "log.csv", cleaning)
 
-    assert read(tmp_path / "log.csv", replace(cleaning, engine=Disk(tmp_path / "room", 128, shard=shard))) == expected
+    for engine in (Disk(tmp_path / "room", 128, shard=shard), apart(shard)):
+        assert read(tmp_path / "log.csv", replace(cleaning, engine=engine)) == expected
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.test)
@@ -127,6 +169,6 @@ def test_a_missing_engine_is_refused_with_the_extra_to_install(
 @pytest.fixture
 def hide_package(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def hide(name: str) -> None:
-        monkeypatch.setitem(__import__("sys").modules, name, None)
+        monkeypatch.setitem(sys.modules, name, None)
 
     return hide
