@@ -35,6 +35,7 @@ NAMES = {
     NANOSECONDS: "Unix nanoseconds", TEXT: "text", DAY_FIRST: "text, day first", MONTH_FIRST: "text, month first",
 }  # fmt: skip
 _EXCEL_ZERO = -25_569  # Excel's day 0, in days since 1970
+_TICKS = ((1, ".NET ticks"), (1601, "Windows file times"))  # units of 100 ns since that year began
 _HINTS = (
     (19_000, 60_000, "Excel's days", "excel"),
     (1_900, 2_100, "bare years", "year"),
@@ -50,15 +51,16 @@ class Tally:
 
     n: int = 0  # rows
     forms: tuple[int, ...] = (0,) * (EITHER + 1)  # how many values have each form
-    dates: tuple[int, int] = (0, 0)  # seconds and milliseconds whose digits are a date
+    dates: tuple[int, ...] = (0, 0)  # seconds and milliseconds whose digits are a date
+    ticks: tuple[int, ...] = (0, 0)  # nanoseconds that would be of our days as ticks, by _TICKS
 
     def __add__(self, other: "Tally") -> "Tally":
         """Return what the rows of both say."""
-        forms, dates = (
+        forms, dates, ticks = (
             tuple(one + two for one, two in zip(ours, theirs, strict=True))
-            for ours, theirs in ((self.forms, other.forms), (self.dates, other.dates))
+            for ours, theirs in ((self.forms, other.forms), (self.dates, other.dates), (self.ticks, other.ticks))
         )
-        return Tally(self.n + other.n, forms, (dates[0], dates[1]))
+        return Tally(self.n + other.n, forms, dates, ticks)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Meaning:
     unit: int  # of its numbers, by their size; that of the rule where it names one
     has_numbers: bool
     is_dates: bool  # the digits of its numbers are dates
+    ticks_since: int | None  # microseconds of the day since which numbers count units of 100 ns; None: they do not
     days: int  # DAY_FIRST, MONTH_FIRST; 0 where no value needs it
     said: tuple[str, ...]  # the form, for a person
 
@@ -152,6 +155,8 @@ class Meaning:
         if self.is_dates:
             micro[at] = _dates(micro[at], self.unit)
             bad |= micro == _NONE
+        elif self.ticks_since is not None:
+            micro[at] = micro[at] * 100 + self.ticks_since
 
 
 def tally_times(microseconds: Int64, forms: Forms) -> Tally:
@@ -160,7 +165,11 @@ def tally_times(microseconds: Int64, forms: Forms) -> Tally:
     seconds, milliseconds = (
         int((_dates(microseconds[forms == unit], unit) != _NONE).sum()) for unit in (SECONDS, MILLISECONDS)
     )
-    return Tally(len(forms), tuple(counts), (seconds, milliseconds))
+    as_ticks = microseconds[forms == NANOSECONDS]
+    low, high = _year_start(1990), _year_start(2035)
+    ticks = (as_ticks * 100 + _year_start(year) for year, _ in _TICKS)
+    of_our_days = tuple(int(((one >= low) & (one <= high)).sum()) for one in ticks)
+    return Tally(len(forms), tuple(counts), (seconds, milliseconds), of_our_days)
 
 
 def decide_times(tally: Tally, bounds: Bounds) -> Meaning:
@@ -171,15 +180,30 @@ def decide_times(tally: Tally, bounds: Bounds) -> Meaning:
     days = _day_order(counts, rule)
     n_dates = dict(zip((SECONDS, MILLISECONDS), tally.dates, strict=True)).get(unit, 0)
     is_dates = rule not in (*UNITS, "year", "yyyymm", "excel") and n_dates > 0.9 * counts[unit]
+    ticks = _ticks(tally) if unit == NANOSECONDS and rule == "auto" else None
     said = []
     if numbers and rule in ("year", "yyyymm", "excel"):
         said.append(rule)
     elif numbers and is_dates:
         said.append("dates of digits (yyyymmdd)" if unit == SECONDS else "times of digits (yyyymmddHHMM)")
     elif numbers:
-        said.append(NAMES[unit])
+        said.append(NAMES[unit] if ticks is None else ticks[1])
     said += [NAMES[form] for form in (days, TEXT if counts[TEXT] else 0) if form]
-    return Meaning(bounds, unit, bool(numbers), is_dates, days, tuple(said))
+    return Meaning(bounds, unit, bool(numbers), is_dates, ticks and _year_start(ticks[0]), days, tuple(said))
+
+
+def _ticks(tally: Tally) -> tuple[int, str] | None:
+    """Return the units of 100 ns that most numbers are, which were taken for nanoseconds; None where they are.
+
+    Such numbers of our days would be nanoseconds before May of 1990.
+    """
+    n = tally.forms[NANOSECONDS]
+    return next((one for one, count in zip(_TICKS, tally.ticks, strict=True) if count > 0.5 * n), None)
+
+
+def _year_start(year: int) -> int:
+    """Return the microseconds of the first of January."""
+    return (datetime(year, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
 
 
 def _dates(micro: Int64, unit: int) -> Int64:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.training.engine.test_engine import hashes, read
+from tests.training.engine.test_engine import apart, hashes, read
 from training.data.interaction_file import Cleaning
 from training.data.prepare import prepare
 from training.data.simulate import simulate
@@ -122,3 +123,18 @@ def test_prepared_data_have_the_same_bytes(tmp_path: Path) -> None:
         prepare(place, tmp_path / "world" / "items.csv", tmp_path / name, Cleaning(engine=engine), SplitRule())
 
     assert hashes(tmp_path / "spark") == hashes(tmp_path / "memory")
+
+
+def test_what_is_sent_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
+    names = zipfile.ZipFile(zip_package(tmp_path / "retort.zip")).namelist()
+
+    assert "training/engine/piece.py" in names
+    assert all(name.endswith(".py") and name.startswith(("service/", "training/")) for name in names)
+
+
+def test_parts_of_different_columns_are_refused_with_an_engine_that_takes_them(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "a.csv").write_text("user_id,item_id,timestamp\nu,i,1600000000\n")
+    (tmp_path / "parts" / "b.csv").write_text("user_id,item_id,timestamp,weight\nu,i,1600000000,2\n")
+
+    assert "--engine duckdb" in read(tmp_path / "parts", Cleaning(engine=apart(50)))
