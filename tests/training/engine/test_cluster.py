@@ -5,17 +5,17 @@ import os
 import shutil
 import signal
 import subprocess
-import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 
 import polars as pl
 import pytest
 
-from tests.training.engine.test_engine import apart, hashes, read
+from tests.training.engine.test_engine import hashes, read
 from training.data.interaction_file import Cleaning
 from training.data.prepare import prepare
 from training.data.simulate import simulate
@@ -67,6 +67,7 @@ def started(until: str, *command: str) -> Iterator[tuple[subprocess.Popen[str], 
                     break
             else:
                 raise AssertionError("".join(seen))
+            Thread(target=process.stderr.read, daemon=True).start()  # or it stands still when the pipe is full
             yield process, line
         finally:
             kill(process)
@@ -123,18 +124,3 @@ def test_prepared_data_have_the_same_bytes(tmp_path: Path) -> None:
         prepare(place, tmp_path / "world" / "items.csv", tmp_path / name, Cleaning(engine=engine), SplitRule())
 
     assert hashes(tmp_path / "spark") == hashes(tmp_path / "memory")
-
-
-def test_what_is_sent_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
-    names = zipfile.ZipFile(zip_package(tmp_path / "retort.zip")).namelist()
-
-    assert "training/engine/piece.py" in names
-    assert all(name.endswith(".py") and name.startswith(("service/", "training/")) for name in names)
-
-
-def test_parts_of_different_columns_are_refused_with_an_engine_that_takes_them(tmp_path: Path) -> None:
-    (tmp_path / "parts").mkdir()
-    (tmp_path / "parts" / "a.csv").write_text("user_id,item_id,timestamp\nu,i,1600000000\n")
-    (tmp_path / "parts" / "b.csv").write_text("user_id,item_id,timestamp,weight\nu,i,1600000000,2\n")
-
-    assert "--engine duckdb" in read(tmp_path / "parts", Cleaning(engine=apart(50)))

@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from training.data.prepare import prepare
 from training.data.simulate import simulate
 from training.data.split import SplitRule
 from training.engine.choice import EngineWish, choose_engine
+from training.engine.cluster import zip_package
 from training.engine.disk import Disk
 from training.engine.parts import read_parts
 from training.engine.piece import PartRead, Piece, Settled, Told, clean_pieces, cut, read_one, told_by
@@ -172,3 +174,19 @@ def hide_package(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setitem(sys.modules, name, None)
 
     return hide
+
+
+def test_what_is_sent_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
+    with zipfile.ZipFile(zip_package(tmp_path / "retort.zip")) as file:
+        names = file.namelist()
+
+    assert "training/engine/piece.py" in names
+    assert all(name.endswith(".py") and name.startswith(("service/", "training/")) for name in names)
+
+
+def test_parts_of_different_columns_are_refused_with_an_engine_that_takes_them(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "a.csv").write_text("user_id,item_id,timestamp\nu,i,1600000000\n")
+    (tmp_path / "parts" / "b.csv").write_text("user_id,item_id,timestamp,weight\nu,i,1600000000,2\n")
+
+    assert "--engine duckdb" in read(tmp_path / "parts", Cleaning(engine=apart(50)))
