@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -15,12 +16,14 @@ from threading import Thread
 import polars as pl
 import pytest
 
-from tests.training.engine.test_engine import hashes, read
+from tests.training.engine.test_engine import hashes
 from training.data.interaction_file import Cleaning
 from training.data.prepare import prepare
 from training.data.simulate import simulate
 from training.data.split import SplitRule
+from training.engine.choice import EngineWish, choose_engine
 from training.engine.cluster import Cluster
+from training.errors import InputError
 from training.file.source import find_source
 
 MASTER, WORKER = "org.apache.spark.deploy.master.Master", "org.apache.spark.deploy.worker.Worker"
@@ -53,24 +56,27 @@ def spark_class() -> str:
 
 
 @contextmanager
-def started(until: str, *command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start a process and what it starts as a group, wait until it says something, and yield it with that line."""
+def started(*command: str) -> Iterator["subprocess.Popen[str]"]:
+    """Start a process and what it starts as a group."""
     with subprocess.Popen(
         [spark_class(), *command], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
     ) as process:
-        assert process.stderr is not None
         try:
-            seen = []
-            for line in process.stderr:
-                seen.append(line)
-                if until in line:
-                    break
-            else:
-                raise AssertionError("".join(seen))
-            Thread(target=process.stderr.read, daemon=True).start()  # or it stands still when the pipe is full
-            yield process, line
+            yield process
         finally:
             kill(process)
+
+
+def wait_for(process: "subprocess.Popen[str]", words: str) -> str:
+    """Wait until a process says something, and return that line."""
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if words in line:
+            Thread(target=process.stderr.read, daemon=True).start()  # or it stands still when the pipe is full
+            return line
+    raise AssertionError("".join(seen))
 
 
 def kill(process: "subprocess.Popen[str]") -> None:
@@ -93,34 +99,36 @@ def write_parts(folder: Path, world: Path) -> Path:
     return folder
 
 
-def test_a_cluster_that_loses_a_worker_finds_what_memory_finds(tmp_path: Path) -> None:
+def test_a_cluster_that_loses_a_worker_writes_the_bytes_that_memory_writes(tmp_path: Path) -> None:
     simulate(tmp_path / "world", users=120, items=60, days=60, seed=3)
     source = find_source(write_parts(tmp_path / "parts", tmp_path / "world"))
-    killed = []
+    items, killed = tmp_path / "world" / "items.csv", []
 
     with ExitStack() as stack:
         common = "--host", "127.0.0.1", "--port", "0", "--webui-port", "0"
-        _, line = stack.enter_context(started("Starting Spark master at", MASTER, *common))
-        address = line.split()[-1]
+        master = stack.enter_context(started(MASTER, *common))
+        address = wait_for(master, "Starting Spark master at").split()[-1]
         worker = (*common, "--cores", "1", "--memory", "600m", "--work-dir", str(tmp_path / "work"), address)
-        workers = [stack.enter_context(started("Successfully registered", WORKER, *worker))[0] for _ in range(2)]
+        workers = [stack.enter_context(started(WORKER, *worker)) for _ in range(2)]
+        for process in workers:
+            wait_for(process, "Successfully registered")
 
         def lose_a_worker(n_bytes: int) -> None:
             """It is told of the bytes when all parts were read, and nothing else was done."""
             killed.append(n_bytes)
             kill(workers[0])
 
-        expected = read(source, Cleaning())
-        found = read(replace(source, watch=lose_a_worker), Cleaning(engine=Cluster(address, shard=500)))
+        watched, cleaning = replace(source, watch=lose_a_worker), Cleaning(engine=Cluster(address, shard=2000))
+        prepare(watched, items, tmp_path / "spark", cleaning, SplitRule())
+    prepare(source, items, tmp_path / "memory", Cleaning(), SplitRule())
 
     assert killed == [source.size]
-    assert found == expected
-
-
-def test_prepared_data_have_the_same_bytes(tmp_path: Path) -> None:
-    simulate(tmp_path / "world", users=120, items=60, days=60, seed=3)
-    place = write_parts(tmp_path / "parts", tmp_path / "world")
-    for name, engine in (("memory", None), ("spark", Cluster("local[2]", shard=1000))):
-        prepare(place, tmp_path / "world" / "items.csv", tmp_path / name, Cleaning(engine=engine), SplitRule())
-
     assert hashes(tmp_path / "spark") == hashes(tmp_path / "memory")
+
+
+def test_without_spark_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pyspark", None)
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n")
+
+    with pytest.raises(InputError, match=r"pip install 'retort\[spark\]'"):
+        choose_engine(EngineWish("spark"), find_source(tmp_path / "log.csv"), tmp_path, None)
