@@ -43,9 +43,11 @@ from service.loading import GenerationLoader, codes_of
 from service.logs import Log
 from service.metrics import TREND_SOURCES, Metrics
 from service.private_directory import make_private
+from service.release.beside import BesideFollower
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
 from service.release.generation import Generation, Generations
+from service.release.loader import VersionLoader
 from service.release.published import PublishedVersions
 from service.release.record import OWN_NUMBER
 from service.release.signature import Trust
@@ -55,6 +57,7 @@ from service.settings import Settings
 from service.storage import (
     budget_rule,
     erasures_of,
+    experiments_of,
     history_of,
     items_of,
     open_store,
@@ -169,9 +172,14 @@ async def _open_inside(settings: Settings, log: Log, stack: AsyncExitStack, *, i
     book = await scenarios_of(settings, store)
     loader = GenerationLoader(settings, store, erasures, feed, metrics, log)
     published = PublishedVersions(store, settings.namespace)
-    follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
+    fetched = _fetched_of(settings, published, log)
+    versions = VersionLoader(fetched, loader.load, log)
+    beside = BesideFollower(experiments_of(settings, store), published, fetched, versions, metrics, log)
+    follower = Follower(published, fetched, versions, beside, metrics, log)
     generations = Generations(await _find_first(settings, loader, None if is_pinned else follower))
     stack.push_async_callback(generations.rest)
+    if not is_pinned:
+        await beside.begin(generations)
     return _Inside(settings, metrics, store, erasures, feed, book, published, follower, generations)
 
 
@@ -236,7 +244,7 @@ def _note_trend(settings: Settings, metrics: Metrics, generations: Generations) 
 
 def _show(metrics: Metrics, generations: Generations) -> None:
     """Set the gauges before the service is ready: another worker may be the one that is scraped."""
-    metrics.watch(metrics.queue_depth, lambda: generations.live.recommender.depth)
+    metrics.watch(metrics.queue_depth, generations.depth)
     show_generation(metrics, generations.live)
     metrics.model_swaps["ok"].inc()
     metrics.refresh()

@@ -57,6 +57,11 @@ CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
 MASK_RESULTS = ("hit", "miss")
 TREND_SOURCES = ("bundle", "anonymous", "admin", *(f"key_{number}" for number in range(1, 10)), "other")
 """Whose events the trend is made of. A key is named by its place in RETORT_API_KEYS; later ones are "other"."""
+EXPERIMENT_KINDS = ("shadow", "canary", "experiment")
+VERSION_ROLES = ("live", "other")
+"""Of the versions that an experiment compares, so that no label grows with them."""
+VERSION_LEVELS = ("full", "degraded", "fallback", "refused", "error")
+"""refused: a field of the request is nothing that the version's items have. error: a bug."""
 SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "rejected_signature", "error")
 _Sum = Literal["livesum", "livemin", "livemax"]
 """What a gauge of several workers is: the sum, the least or the greatest over those that live."""
@@ -115,6 +120,7 @@ class Metrics:
         self._answer_children: dict[tuple[str, str], Tally] = {}
         self._declare_http()
         self._declare_recommendations()
+        self._declare_experiment()
         self._declare_store()
         self._declare_process(version)
 
@@ -243,6 +249,33 @@ class Metrics:
         self.trend_age = self._gauge("trend_age_seconds", "Since when no event was heard of", of="livemax")
         mass = self._gauge("trend_mass", "Events counted in the trend, decayed, by source", "source", of="livemax")
         self.trend_mass = {name: mass.labels(name) for name in TREND_SOURCES}
+
+    def _declare_experiment(self) -> None:
+        share = self._gauge("experiment_share", "Percent that is tried beside the live version", "kind", of="livemax")
+        self.experiment_share = {kind: share.labels(kind) for kind in EXPERIMENT_KINDS}
+        self.experiment_missing = self._gauge("experiment_missing", "Processes that lack the version to be tried")
+        answers = self._counter("version_answers", "Answers to users while versions are compared", "version", "level")
+        within = self._counter("version_within_budget", "The same, inside and past the budget", "version", "within")
+        duration = self._histogram(
+            "version_duration_seconds", "From request to answer, of the same", REQUEST_BUCKETS_S, "version"
+        )
+        self.version_answers = {
+            (role, level): self._tally(answers.labels(role, level))
+            for role in VERSION_ROLES
+            for level in VERSION_LEVELS
+        }
+        self.version_within = {
+            (role, is_within): self._tally(within.labels(role, "yes" if is_within else "no"))
+            for role in VERSION_ROLES
+            for is_within in (True, False)
+        }
+        self.version_duration = {role: self._spread(duration.labels(role), REQUEST_BUCKETS_S) for role in VERSION_ROLES}
+
+    def count_version(self, role: str, level: str, seconds: float, *, is_within: bool) -> None:
+        """Count an answer to a user while two versions are compared. role: one of VERSION_ROLES."""
+        self.version_answers[role, level].inc()
+        self.version_within[role, is_within].inc()
+        self.version_duration[role].observe(seconds)
 
     def _declare_store(self) -> None:
         operation = self._histogram(

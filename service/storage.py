@@ -14,6 +14,7 @@ from typing import Any
 
 from service.bundle import HistoryTypes
 from service.errors import StartError, StoreError
+from service.experiment.shelf import ExperimentShelf
 from service.item.shelf import ItemShelf
 from service.logs import Log
 from service.metrics import Metrics
@@ -170,6 +171,11 @@ def trend_of(settings: Settings, store: Store, catalogue: Catalogue, types: Hist
 def items_of(settings: Settings, store: Store) -> ItemShelf:
     """Return the live items in the store."""
     return ItemShelf(store, settings.namespace)
+
+
+def experiments_of(settings: Settings, store: Store) -> ExperimentShelf:
+    """Return the record of what is tried beside the live version."""
+    return ExperimentShelf(store, settings.namespace)
 
 
 async def scenarios_of(settings: Settings, store: Store) -> ScenarioBook:
