@@ -1,8 +1,8 @@
 """A shadow: a sample of the requests is answered by another version too, aside, once they were answered.
 
 It takes spare time only. A request is taken up while the live version answers nobody, else it waits a little and is
-then dropped; few may wait. One answer at a time is made, within a quarter of the default budget, and at most a tenth of the
-time goes into them. So a request that comes meanwhile waits for one answer at most, as for that of anybody else.
+then dropped; few may wait. One answer at a time is made, within a quarter of the default budget, and at most a tenth
+of the time goes into them. So a request that comes meanwhile waits for one at most, as for that of anybody else.
 """
 
 import asyncio
@@ -119,7 +119,7 @@ class Shadow:
         live, other = sides["live"].ids(asked.answer.ranked), sides["other"].ids(answer.ranked)
         metrics.shadow_overlap.observe(overlap(live, other))
         if (tau := rank_correlation(live, other)) is not None:
-            metrics.shadow_correlation.observe(tau)
+            metrics.shadow_same_order.observe((tau + 1) / 2)  # a histogram of negative values has no sum
         for role, each, seconds in (("live", asked.answer, asked.took_s), ("other", answer, took_s)):
             metrics.shadow_levels[role, each.level].inc()
             metrics.shadow_duration[role].observe(seconds)
