@@ -10,7 +10,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,11 +19,9 @@ from service.experiment.comparison import overlap, rank_correlation
 from service.metrics import Metrics
 from service.recommendation.budget import Budget
 from service.recommendation.job import Answer, Query
+from service.release.generation import Generation
 from service.search.protocol import Ranked
 from service.task import end_task
-
-if TYPE_CHECKING:
-    from service.release.generation import Generation
 
 MOST_WAITING = 8
 _PATIENCE_S = 0.25
@@ -32,7 +30,7 @@ _STORE_S = 0.25
 _BITS = 32
 _REST = 9
 """So many times what an answer took nothing is begun."""
-Make = Callable[["Generation"], Query]
+Make = Callable[[Generation], Query]
 
 
 class _Asked(NamedTuple):
@@ -45,7 +43,7 @@ class Shadow:
     """Compares the answers of the live version with those that another one would have given."""
 
     def __init__(
-        self, live: "Generation", other: "Generation", share: float, *, longest_s: float, metrics: Metrics
+        self, live: Generation, other: Generation, share: float, *, longest_s: float, metrics: Metrics
     ) -> None:
         """share: percent of the requests. longest_s: what one answer of the other version may take."""
         self._live, self._other, self._end = live, other, round((1 << _BITS) * share / 100)
@@ -131,7 +129,7 @@ class Shadow:
 class _Side:
     """What the answers of one version come to."""
 
-    def __init__(self, generation: "Generation") -> None:
+    def __init__(self, generation: Generation) -> None:
         self._item_ids = generation.catalogue.item_ids
         self._shown = np.zeros(max(1, len(generation.catalogue)), dtype=np.bool_)
         self._n_shown = self._n_scores = 0
