@@ -17,7 +17,7 @@ Work = Callable[["Room"], Awaitable[None]]
 
 
 class Catalogue:
-    item_ids = [f"i{row}" for row in range(10)]
+    item_ids = tuple(f"i{row}" for row in range(10))
 
     def __len__(self) -> int:
         return len(self.item_ids)

@@ -258,8 +258,8 @@ def test_no_answer_fails_or_mixes_versions_while_an_experiment_begins_changes_an
             while not is_over.wait(0.005):
                 first = client.post("/recommend", json=one)
                 many = client.post("/recommend/batch", json={"requests": [one] * 40})
-                for each in (first.json(), *many.json()["answers"]):
-                    seen.append((first.status_code, each["model_version"], json.dumps(each["items"])))
+                answers = [first.json(), *many.json()["answers"]]
+                seen.extend((first.status_code, each["model_version"], json.dumps(each["items"])) for each in answers)
                 assert len({each["model_version"] for each in many.json()["answers"]}) == 1
 
     with ThreadPoolExecutor(1) as pool:
