@@ -12,7 +12,6 @@ An object is used by one thread at a time. What it needs: tests/bench/README.md,
 """
 
 import math
-import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ import orjson
 
 from service.bundle import Bundle, BundleError, check_item_id, open_bundle
 from service.errors import RequestError, StartError
+from service.experiment.answer_id import new_answer_id
 from service.model.catalogue import Catalogue
 from service.model.golden import compare_golden
 from service.model.student import BUCKETS, Student
@@ -118,7 +118,7 @@ class Retort:
 
     def _describe(self, answer: Answer, took_ms: float) -> dict[str, Any]:
         described = {
-            "recommendation_id": f"{random.getrandbits(128):032x}",  # a name, not a secret
+            "recommendation_id": new_answer_id(self.version),
             "user_id": None,
             "model_version": self.version,
             "items": orjson.loads(b"[" + self._catalogue.render(answer.ranked) + b"]"),

@@ -5,7 +5,6 @@ ASGI applications that the gate calls straight, as it does for one list.
 
 import asyncio
 import logging
-import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.toll import Toll
 from service.errors import FieldError, RequestError
+from service.experiment.answer_id import new_answer_id
 from service.http.answer import AnswerWriter, PageAnswer
 from service.http.defaults import Defaults
 from service.http.message import read_json
@@ -142,7 +142,7 @@ class BatchEndpoint(_ManyEndpoint):
             return error_body(BUG)
         took_s = time.monotonic() - trace.arrived
         self._means.count(query, answer)
-        return self._writer.write(_new_id(), query, answer, generation, took_s)
+        return self._writer.write(new_answer_id(generation.version), query, answer, generation, took_s)
 
 
 class PageEndpoint(_ManyEndpoint):
@@ -174,7 +174,7 @@ class PageEndpoint(_ManyEndpoint):
         answers = await fill_slots(queries, generation.recommender, generation.catalogue, is_distinct=asked.distinct)
         for query, answer in zip(queries, answers, strict=True):
             self._means.count(query, answer)
-        page = PageAnswer(_new_id(), [slot.name for slot in asked.slots], queries, answers)
+        page = PageAnswer(new_answer_id(generation.version), [slot.name for slot in asked.slots], queries, answers)
         self._note(page, trace)
         return self._writer.write_page(page, generation, time.monotonic() - trace.arrived)
 
@@ -201,7 +201,3 @@ def list_endpoints(means: Means, name_user: NameUser) -> tuple[ListEndpoint, dic
     )
     many = (BatchEndpoint(means), PageEndpoint(means, name_user))
     return recommend, {"/recommend": recommend, SIMILAR.path: similar, **{each.path: each for each in many}}
-
-
-def _new_id() -> str:
-    return f"{random.getrandbits(128):032x}"  # a name, not a secret

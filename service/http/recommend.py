@@ -7,7 +7,6 @@ OpenAPI document stays whole.
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from service.errors import RequestError
+from service.experiment.answer_id import new_answer_id
 from service.http.answer import AnswerWriter
 from service.http.message import read_json
 from service.http.query import Asking
@@ -90,7 +90,7 @@ class ListEndpoint:
     def _render(self, query: Query, answer: Answer, generation: Generation, trace: Trace) -> bytes:
         start = time.monotonic()
         took_s = start - trace.arrived
-        recommendation_id = f"{random.getrandbits(128):032x}"  # a name, not a secret
+        recommendation_id = new_answer_id(generation.version)
         body = self._writer.write(recommendation_id, query, answer, generation, took_s)
         reason = answer.reasons[0] if answer.reasons else "none"
         self._metrics.count_answer(answer.level, reason, is_within=query.budget.is_kept(start))
