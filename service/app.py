@@ -60,6 +60,7 @@ from service.storage import (
     open_store,
     scenarios_of,
     stream_of,
+    tally_of,
     trouble_of,
 )
 from service.store.client import Store
@@ -183,7 +184,7 @@ def _data_routes(inside: _Inside, guard: Guard, names: UserNames, *, is_keyed: b
     writer = ItemWriter(inside.feed, generations, metrics, settings.live_items)
     return [
         event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=is_keyed),
-        user_routes(history, stream, inside.erasures, generations, names),
+        user_routes(history, stream, tally_of(settings, inside.store), inside.erasures, generations, names),
         item_routes(writer, generations),
         scenario_routes(inside.book, generations),
         model_routes(generations, inside.published, inside.follower.look_soon, settings.budget_ms),

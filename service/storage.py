@@ -14,6 +14,7 @@ from typing import Any
 
 from service.bundle import HistoryTypes
 from service.errors import StartError, StoreError
+from service.experiment.tally import Tally
 from service.item.shelf import ItemShelf
 from service.logs import Log
 from service.metrics import Metrics
@@ -152,6 +153,11 @@ def stream_of(settings: Settings, store: Store) -> EventStream:
     """Return the stream of events that the service has accepted."""
     keys = UserKeys(settings.namespace)
     return EventStream(store, keys, EntryIndex(store, keys, retention_of(settings).history_ttl_s))
+
+
+def tally_of(settings: Settings, store: Store) -> Tally:
+    """Return what is counted of an experiment."""
+    return Tally(store, UserKeys(settings.namespace), stream_of(settings, store))
 
 
 def trend_of(settings: Settings, store: Store, catalogue: Catalogue, types: HistoryTypes) -> TrendFeed | None:

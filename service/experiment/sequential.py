@@ -83,11 +83,12 @@ def lift_interval(counts: Counts, share: float, alpha: float) -> Interval:
     return Interval(_lift_of(low, share), _lift_of(high, share))
 
 
-def observed_lift(converted: Counts, users: Counts) -> float | None:
-    """Return the relative lift of the other version's rate as it was counted; None where there is no rate yet."""
-    if not (users.other and users.live and converted.live):
-        return None
-    return (converted.other / users.other) / (converted.live / users.live) - 1
+def observed_lift(converted: Counts, share: float) -> float | None:
+    """Return the relative lift of the other version as it was counted; None while nobody of the live one converted.
+
+    It is of those who converted among all users that are assigned, also those of whom nothing was heard.
+    """
+    return _lift_of(converted.other / (converted.other + converted.live), share) if converted.live else None
 
 
 def users_needed(rate: float, lift: float, share: float, alpha: float, power: float = 0.8) -> int:

@@ -78,10 +78,14 @@ def test_e_value_of_a_large_difference_is_infinite_and_no_error():
     assert e_value(Counts(1_000_000, 100), 0.05) == math.inf
 
 
-def test_observed_lift_is_none_before_there_is_a_rate():
-    assert observed_lift(Counts(1, 0), Counts(5, 5)) is None
-    assert observed_lift(Counts(1, 1), Counts(0, 5)) is None
-    assert observed_lift(Counts(11, 10), Counts(100, 100)) == pytest.approx(0.1)
+@given(NUMBERS, NUMBERS, SHARES)
+def test_observed_lift_is_of_those_who_converted_for_each_user_assigned(other, live, share):
+    found = observed_lift(Counts(other, live), share)
+
+    assert found == (pytest.approx((other / share) / (live / (1 - share)) - 1, abs=1e-9) if live else None)
+    if live:
+        interval = lift_interval(Counts(other, live), share, 0.05)
+        assert interval.low <= found <= interval.high
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 1.1])
