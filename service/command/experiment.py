@@ -3,8 +3,8 @@
 Each takes the parsed arguments and returns its exit code. Each raises StartError if it cannot do as asked.
 
 `status` counts the events that have come since somebody last counted, and says what they come to. `stop` ends the
-experiment: all users are answered by the live version. `promote` ends it too, and makes the other version live; it does
-so only where the live version still is the one that the other was set beside, so that of two that decide one is heard.
+experiment: all users are answered by the live version. `promote` makes the other version live, and so ends it too; it
+does so only where the live version still is the one that the other was set beside: of two that decide, one is heard.
 """
 
 import argparse
@@ -99,12 +99,10 @@ async def _promote(arguments: argparse.Namespace, settings: Settings, store: Sto
     if live is None or live.version != experiment.live:
         shown = live.version if live else "none"
         raise StartError(f"not promoted: {experiment.version} is set beside {experiment.live}, and live is {shown}")
-    await published.table(experiment.version)  # an experiment is not ended for a version that cannot be made live
-    await _end(shelf, experiment, "promoted")
-    try:
-        made = await published.activate(experiment.version, Expected(experiment.live))
-    except (RefusedError, StoreError) as exc:
-        raise StartError(f"the experiment is ended, and {experiment.version} not made live: {exc}") from exc
+    made = await published.activate(experiment.version, Expected(experiment.live))
+    ended = await shelf.end(experiment, f"promoted: version {experiment.version} is live") or await shelf.read()
+    if ended is not None and not ended.reason.startswith("promoted"):
+        _say(f"it was ended at this moment: {ended.reason}; 'rollback' makes {experiment.live} live again")
     return await announce(published, made, arguments.wait)
 
 

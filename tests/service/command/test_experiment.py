@@ -112,7 +112,7 @@ def test_experiment_is_looked_at_and_promoted_once(
     assert f"live: {other}" in capsys.readouterr().err
     with pytest.raises(StartError, match="has ended: promoted"):
         command.promote(arguments(service))
-    assert look(service, capsys)["experiment"]["reason"] == "promoted"
+    assert look(service, capsys)["experiment"]["reason"] == f"promoted: version {other} is live"
 
 
 def test_experiment_beside_a_version_that_is_live_no_more_is_not_promoted(
@@ -135,7 +135,7 @@ def test_version_that_is_not_in_the_store_is_not_promoted_and_its_experiment_goe
 ) -> None:
     begin(service, "canary", "f" * 16, versions[0], 5)
 
-    with pytest.raises(StartError, match="its manifest in the store is missing"):
+    with pytest.raises(StartError, match="is not in the store"):
         command.promote(arguments(service))
     assert look(service, capsys)["experiment"]["ended"] is None
 
