@@ -78,7 +78,7 @@ async def _show(arguments: argparse.Namespace, settings: Settings, store: Store)
 
 
 async def _count(settings: Settings, store: Store, experiment: Experiment) -> Counted:
-    attribution = Attribution(experiment, await find_types(settings, store), settings.conversion_types)
+    attribution = Attribution(experiment, (await find_types(settings, store)).effect, settings.conversion_types)
     counted = await tally_of(settings, store).catch_up(experiment, attribution, _CALL_S)
     if counted is None:
         raise StartError("another experiment has begun meanwhile: ask again")

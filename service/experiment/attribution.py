@@ -23,10 +23,11 @@ from typing import Any
 
 import orjson
 
-from service.bundle import Effect, HistoryTypes
+from service.bundle import Effect
 from service.experiment.answer_id import prefix_of
 from service.experiment.assignment import Assignment
 from service.experiment.record import Experiment
+from service.user.event import EffectOf
 from service.user.stream import Entry
 
 IMPRESSION = "impression"
@@ -68,25 +69,23 @@ def name_user(user_id: str) -> bytes:
 class Attribution:
     """Attributes the events of one experiment."""
 
-    def __init__(self, experiment: Experiment, types: HistoryTypes, conversions: Set[str] = frozenset()) -> None:
-        """types: of the live version. conversions: types of events that are conversions; empty: those of histories."""
-        self._types, self._conversions = types, conversions
+    def __init__(self, experiment: Experiment, effect_of: EffectOf, conversions: Set[str] = frozenset()) -> None:
+        """effect_of: of the live version. conversions: types that are conversions; empty: those of histories."""
+        self._effect_of, self._conversions = effect_of, conversions
         self._assignment = Assignment(experiment.salt, experiment.share)
         self._started = experiment.started
         self._of_prefix = {prefix_of(experiment.version): Version.OTHER, prefix_of(experiment.live): Version.LIVE}
 
-    def count(self, entries: Iterable[Entry]) -> Page:
-        """Count entries of the stream that came after the beginning; what is no event, or is older, adds nothing."""
-        page = Page()
+    def count(self, entries: Iterable[Entry], page: Page) -> None:
+        """Add entries of the stream that came after the beginning; what is no event, or is older, adds nothing."""
         for _, event in entries:
             fields = _read(event)
             if fields is not None and fields["timestamp"] >= self._started:
                 self._add(page, fields)
-        return page
 
     def _add(self, page: Page, fields: dict[str, Any]) -> None:
         type_ = fields.get("event")
-        effect = self._types.effect(type_)
+        effect = self._effect_of(type_)
         if type_ != IMPRESSION and effect in (Effect.HIDE, Effect.UNDO):
             return
         is_other = self._assignment.takes(fields["user_id"])

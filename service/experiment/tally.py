@@ -9,7 +9,8 @@ more than MOST_USERS are known; later ones are left out in both versions alike, 
 user is taken out of the counts of users.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -20,12 +21,13 @@ from service.store.connection import Command
 from service.store.reply import are_pairs, read_hash
 from service.user.key import UserKeys
 from service.user.position import order
-from service.user.stream import EventStream
+from service.user.stream import Entry, EventStream
 
 MOST_USERS = 1_000_000
 KEEP_S = 180 * 86_400
 """How long counts live after the last change."""
 _TRIES = 20
+_AT_ONCE = 25
 _MARKS = """
 local names = {shown = 1, converted = 2, hit = 4}
 local function add(old, new, sign)
@@ -166,7 +168,7 @@ class Tally:
             async for entries in pages:
                 if not entries:
                     continue
-                page, after = attribution.count(entries), entries[-1][0]
+                page, after = await _count_slowly(attribution, entries), entries[-1][0]
                 added = self._adding(experiment, page, (cursor, after), counted.erasures)
                 (is_added,) = await self._store.call_script("user", _ADD, [added], timeout_s)
                 if not is_added:
@@ -180,6 +182,15 @@ class Tally:
         before, after = between
         head = (experiment.id, before, erasures, after, self._most_users, KEEP_S, len(page.events))
         return (*self._keys, *head, *counts, *users)
+
+
+async def _count_slowly(attribution: Attribution, entries: Sequence[Entry]) -> Page:
+    """Count a page, a little in each turn of the loop: it may be one that answers requests."""
+    page = Page()
+    for first in range(0, len(entries), _AT_ONCE):
+        attribution.count(entries[first : first + _AT_ONCE], page)
+        await asyncio.sleep(0)
+    return page
 
 
 def _read_counts(found: Mapping[bytes, bytes]) -> Counted:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from service.bundle import HistoryTypes
 from service.experiment.answer_id import new_answer_id
 from service.experiment.assignment import Assignment
-from service.experiment.attribution import Attribution, Mark, name_user
+from service.experiment.attribution import Attribution, Mark, Page, name_user
 from service.experiment.record import Experiment
 
 OTHER, LIVE, THIRD = "0" * 16, "a" * 16, "b" * 16
@@ -29,7 +29,9 @@ def entry(**fields):
 
 
 def count(*entries, types=None, conversions=frozenset(), experiment=EXPERIMENT):
-    return Attribution(experiment, HistoryTypes(types), conversions).count(entries)
+    page = Page()
+    Attribution(experiment, HistoryTypes(types).effect, conversions).count(entries, page)
+    return page
 
 
 EVENTS = st.fixed_dictionaries(

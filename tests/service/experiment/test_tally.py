@@ -51,7 +51,7 @@ class World:
     async def count(self, experiment: Experiment | None = None, tally: Tally | None = None) -> Counted | None:
         """Count what has come."""
         running = experiment or self.experiment
-        return await (tally or self.tally).catch_up(running, Attribution(running, HistoryTypes()), 5)
+        return await (tally or self.tally).catch_up(running, Attribution(running, HistoryTypes().effect), 5)
 
     def split(self, users: Sequence[str]) -> dict[Version, int]:
         """How many of some users are assigned to each version."""
@@ -117,11 +117,11 @@ async def test_page_read_before_an_erasure_is_read_again(store: Store) -> None:
 
         is_read = False
 
-        def count(self, entries):  # type: ignore[no-untyped-def]
+        def count(self, entries, page):  # type: ignore[no-untyped-def]
             self.is_read = True
-            return super().count(entries)
+            super().count(entries, page)
 
-    late = Late(world.experiment, HistoryTypes())
+    late = Late(world.experiment, HistoryTypes().effect)
     pages_after = world.stream.pages_after
 
     async def pages(*arguments):  # type: ignore[no-untyped-def]
