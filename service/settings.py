@@ -105,6 +105,13 @@ class Settings(BaseSettings):
     conversions: str = Field(
         "", description="comma-separated types of events that an experiment counts; empty: those that enter histories"
     )
+    experiment_errors: float = Field(
+        0.01, ge=0, le=1, description="an experiment ends by itself where so much more of its answers fail, as a share"
+    )
+    experiment_late: float = Field(0.05, ge=0, le=1, description="the same of answers past their budget")
+    experiment_loss: float = Field(
+        0.0, ge=0, le=1, description="and where its users surely convert less, by more than so much; 1: never"
+    )
     memory_s: float = Field(
         10, gt=0, le=3600, description="how long a worker that hears of no erasures answers from memory"
     )

@@ -1,8 +1,8 @@
-"""Watches the experiment that runs, in every process of the service: counts, shows what it comes to, ends it if need be.
+"""Watches the experiment that runs, in every process of the service: counts, shows what comes of it, ends it if need be.
 
 Health is looked at every few seconds, by what this process has answered. What users do is counted about once a minute;
-whichever process comes first counts, and the others find it counted. Whoever finds that the experiment has to end writes
-so into its record, with the reason; the others see it there.
+whichever process comes first counts, and the others find it counted. Who finds that the experiment has to end writes so
+into its record, with the reason; the others see it there.
 """
 
 import asyncio
