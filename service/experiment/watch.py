@@ -1,4 +1,4 @@
-"""Watches the experiment that runs, in every process of the service: counts, shows what comes of it, ends it if need be.
+"""Watches the experiment that runs, in every process of the service: counts, shows, and ends it where need be.
 
 Health is looked at every few seconds, by what this process has answered. What users do is counted about once a minute;
 whichever process comes first counts, and the others find it counted. Who finds that the experiment has to end writes so
