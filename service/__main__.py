@@ -22,6 +22,7 @@ from service.command.keygen import keygen
 from service.command.serve import serve
 from service.command.transfer import export_events, import_histories
 from service.errors import RetortError
+from service.experiment.record import KINDS
 from service.logs import printable
 from service.release.confinement import hide_from_same_user
 
@@ -165,6 +166,12 @@ def _add_releases(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     publish.add_argument("--no-activate", action="store_true", help="upload only")
     publish.add_argument(
         "--if-live", metavar="VERSION", help="make it live only where this one still is; none: where none is"
+    )
+    publish.add_argument(
+        "--as", dest="kind", choices=KINDS, help="try it beside the live version: aside, or on a share of the users"
+    )
+    publish.add_argument(
+        "--share", type=float, metavar="PERCENT", help="of the users, or of the requests for a shadow (default 5)"
     )
     publish.add_argument("--signing-key", type=_optional_path, metavar="FILE", help="sign with this private key")
     publish.set_defaults(run=rollout.publish)

@@ -43,9 +43,11 @@ from service.loading import GenerationLoader, codes_of
 from service.logs import Log
 from service.metrics import TREND_SOURCES, Metrics
 from service.private_directory import make_private
+from service.release.beside import BesideFollower
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
 from service.release.generation import Generation, Generations
+from service.release.loader import VersionLoader
 from service.release.published import PublishedVersions
 from service.release.record import OWN_NUMBER
 from service.release.signature import Trust
@@ -55,6 +57,7 @@ from service.settings import Settings
 from service.storage import (
     budget_rule,
     erasures_of,
+    experiments_of,
     history_of,
     items_of,
     open_store,
@@ -62,6 +65,7 @@ from service.storage import (
     stream_of,
     tally_of,
     trouble_of,
+    watch_of,
 )
 from service.store.client import Store
 from service.task import end_task
@@ -143,7 +147,8 @@ async def open_service(
         lists = list_endpoints(means, names.in_log if settings.log_requests else None)
         gate = Gate(create_api(routers, is_keyed=keys.is_on), *lists, guard, admission, account)
         _show(metrics, generations)
-        _begin(stack, _watch_lag(metrics), hour.follow(), *_followers(inside, is_pinned=is_pinned))
+        watch = watch_of(settings, inside.store, generations.effect_of, metrics, log)
+        _begin(stack, _watch_lag(metrics), hour.follow(), watch.follow(), *_followers(inside, is_pinned=is_pinned))
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
@@ -170,9 +175,14 @@ async def _open_inside(settings: Settings, log: Log, stack: AsyncExitStack, *, i
     book = await scenarios_of(settings, store)
     loader = GenerationLoader(settings, store, erasures, feed, metrics, log)
     published = PublishedVersions(store, settings.namespace)
-    follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
+    fetched = _fetched_of(settings, published, log)
+    versions = VersionLoader(fetched, loader.load, log)
+    beside = BesideFollower(experiments_of(settings, store), published, fetched, versions, metrics, log)
+    follower = Follower(published, fetched, versions, beside, metrics, log)
     generations = Generations(await _find_first(settings, loader, None if is_pinned else follower))
     stack.push_async_callback(generations.rest)
+    if not is_pinned:
+        await beside.begin(generations)
     return _Inside(settings, metrics, store, erasures, feed, book, published, follower, generations)
 
 
@@ -237,7 +247,7 @@ def _note_trend(settings: Settings, metrics: Metrics, generations: Generations) 
 
 def _show(metrics: Metrics, generations: Generations) -> None:
     """Set the gauges before the service is ready: another worker may be the one that is scraped."""
-    metrics.watch(metrics.queue_depth, lambda: generations.live.recommender.depth)
+    metrics.watch(metrics.queue_depth, generations.depth)
     show_generation(metrics, generations.live)
     metrics.model_swaps["ok"].inc()
     metrics.refresh()

@@ -57,6 +57,12 @@ CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
 MASK_RESULTS = ("hit", "miss")
 TREND_SOURCES = ("bundle", "anonymous", "admin", *(f"key_{number}" for number in range(1, 10)), "other")
 """Whose events the trend is made of. A key is named by its place in RETORT_API_KEYS; later ones are "other"."""
+EXPERIMENT_KINDS = ("shadow", "canary", "experiment")
+VERSION_ROLES = ("live", "other")
+"""Of the versions that an experiment compares, so that no label grows with them."""
+EXPERIMENT_USERS = ("users", "shown", "converted", "hit")
+VERSION_LEVELS = ("full", "degraded", "fallback", "refused", "error")
+"""refused: a field of the request is nothing that the version's items have. error: a bug."""
 SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "rejected_signature", "error")
 _Sum = Literal["livesum", "livemin", "livemax"]
 """What a gauge of several workers is: the sum, the least or the greatest over those that live."""
@@ -66,7 +72,12 @@ class Tally:
     """A counter of the request path: it adds up in a plain number. For one thread."""
 
     def __init__(self, counter: Counter) -> None:
-        self._counter, self._n = counter, 0.0
+        self._counter, self._n, self._n_before = counter, 0.0, 0.0
+
+    @property
+    def total(self) -> float:
+        """What was counted since the process began."""
+        return self._n_before + self._n
 
     def inc(self, amount: float = 1) -> None:
         """Count."""
@@ -76,7 +87,7 @@ class Tally:
         """Hand on what has been counted since the last time."""
         if self._n:
             self._counter.inc(self._n)
-            self._n = 0.0
+            self._n_before, self._n = self._n_before + self._n, 0.0
 
 
 class Spread:
@@ -115,6 +126,7 @@ class Metrics:
         self._answer_children: dict[tuple[str, str], Tally] = {}
         self._declare_http()
         self._declare_recommendations()
+        self._declare_experiment()
         self._declare_store()
         self._declare_process(version)
 
@@ -243,6 +255,46 @@ class Metrics:
         self.trend_age = self._gauge("trend_age_seconds", "Since when no event was heard of", of="livemax")
         mass = self._gauge("trend_mass", "Events counted in the trend, decayed, by source", "source", of="livemax")
         self.trend_mass = {name: mass.labels(name) for name in TREND_SOURCES}
+
+    def _declare_experiment(self) -> None:
+        share = self._gauge("experiment_share", "Percent that is tried beside the live version", "kind", of="livemax")
+        self.experiment_share = {kind: share.labels(kind) for kind in EXPERIMENT_KINDS}
+        self.experiment_missing = self._gauge("experiment_missing", "Processes that lack the version to be tried")
+        answers = self._counter("version_answers", "Answers to users while versions are compared", "version", "level")
+        within = self._counter("version_within_budget", "The same, inside and past the budget", "version", "within")
+        duration = self._histogram(
+            "version_duration_seconds", "From request to answer, of the same", REQUEST_BUCKETS_S, "version"
+        )
+        self.version_answers = {
+            (role, level): self._tally(answers.labels(role, level))
+            for role in VERSION_ROLES
+            for level in VERSION_LEVELS
+        }
+        self.version_within = {
+            (role, is_within): self._tally(within.labels(role, "yes" if is_within else "no"))
+            for role in VERSION_ROLES
+            for is_within in (True, False)
+        }
+        self.version_duration = {role: self._spread(duration.labels(role), REQUEST_BUCKETS_S) for role in VERSION_ROLES}
+
+        users = self._gauge(
+            "experiment_users", "Users of each version, by what they did", "version", "did", of="livemax"
+        )
+        self.experiment_users = {
+            (role, did): users.labels(role, did) for role in VERSION_ROLES for did in EXPERIMENT_USERS
+        }
+        lift = self._gauge("experiment_lift", "Relative lifts of conversions not excluded", "bound", of="livemax")
+        self.experiment_lift = {bound: lift.labels(bound) for bound in ("low", "high")}
+        e_value = self._gauge("experiment_e_value", "Evidence of a lift, and of a wrong division", "of", of="livemax")
+        self.experiment_e_value = {name: e_value.labels(name) for name in ("lift", "ratio")}
+        ended = self._counter("experiments_ended", "Experiments that have ended by themselves", "cause")
+        self.experiments_ended = {cause: ended.labels(cause) for cause in ("errors", "late", "quality")}
+
+    def count_version(self, role: str, level: str, seconds: float, *, is_within: bool) -> None:
+        """Count an answer to a user while two versions are compared. role: one of VERSION_ROLES."""
+        self.version_answers[role, level].inc()
+        self.version_within[role, is_within].inc()
+        self.version_duration[role].observe(seconds)
 
     def _declare_store(self) -> None:
         operation = self._histogram(

@@ -13,6 +13,7 @@ answer or a position. It is a conversion if its type is among those of the setti
 enters histories.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Set
@@ -73,7 +74,7 @@ class Attribution:
         """effect_of: of the live version. conversions: types that are conversions; empty: those of histories."""
         self._effect_of, self._conversions = effect_of, conversions
         self._assignment = Assignment(experiment.salt, experiment.share)
-        self._started = experiment.started
+        self._started = math.floor(experiment.started * 1000) / 1000  # events have milliseconds
         self._of_prefix = {prefix_of(experiment.version): Version.OTHER, prefix_of(experiment.live): Version.LIVE}
 
     def count(self, entries: Iterable[Entry], page: Page) -> None:

@@ -10,6 +10,7 @@ user is taken out of the counts of users.
 """
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ class Tally:
 
     async def _begin(self, experiment: Experiment, timeout_s: float) -> Counted | None:
         """Return the counts; those of an earlier experiment are replaced by none."""
-        first = b"%d-0" % max(0, round(experiment.started * 1000) - 1)
+        first = b"%d-0" % max(0, math.floor(experiment.started * 1000) - 1)
         arguments = (*self._keys, experiment.id, repr(experiment.started), first)
         (reply,) = await self._store.call_script("user", _BEGIN, [arguments], timeout_s)
         await self._store.require(are_pairs(reply))

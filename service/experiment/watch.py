@@ -1,6 +1,6 @@
 """Watches the experiment that runs, in every process of the service: counts, shows, and ends it where need be.
 
-Health is looked at every few seconds, by what this process has answered. What users do is counted about once a minute;
+Health is looked at every few seconds, by what this process has answered. What users do is counted every ten seconds;
 whichever process comes first counts, and the others find it counted. Who finds that the experiment has to end writes so
 into its record, with the reason; the others see it there.
 """
@@ -20,7 +20,7 @@ from service.experiment.shelf import ExperimentShelf
 from service.experiment.tally import Tally
 
 LOOK_EVERY_S = 5.0
-COUNT_EVERY_S = 60.0
+COUNT_EVERY_S = 10.0
 _CALL_S = 1.0
 Show = Callable[[Report | None], None]
 """Shows what the experiment comes to; None: there is none."""
