@@ -49,10 +49,8 @@ async def read_experiment(shelf: ExperimentShelf) -> tuple[Experiment | None, st
         return None, "the experiment's record is none that this service writes: the live version answers everybody"
 
 
-def line_of(experiment: Experiment | None) -> str:
+def line_of(experiment: Experiment) -> str:
     """Return an experiment in words."""
-    if experiment is None:
-        return "nothing"
     whom = "requests" if experiment.kind == "shadow" else "users"
     text = f"{experiment.version} as {experiment.kind} beside {experiment.live}, {experiment.share:g} % of the {whom}"
     return text if experiment.is_running else f"{text}; ended: {experiment.reason}"

@@ -43,6 +43,7 @@ Work = Callable[[argparse.Namespace, Reach], Awaitable[int]]
 
 def publish(arguments: argparse.Namespace) -> int:
     """Try a bundle, upload it, and make it live unless told not to."""
+    check_kind(arguments)
     return _run(arguments, _publish)
 
 
@@ -83,7 +84,6 @@ async def _publish(arguments: argparse.Namespace, reach: Reach) -> int:
     started, published = time.monotonic(), reach.published
     signing_key = _signing_key(reach.settings)
     expected = _expected(arguments.if_live)
-    check_kind(arguments)
     await _try(arguments.bundle, trial_of(reach.settings))
     try:
         version = await _upload(published, arguments.bundle, signing_key)
@@ -178,8 +178,10 @@ async def _show_status(arguments: argparse.Namespace, reach: Reach) -> int:
         print(_line_of(version, is_live=live is not None and version.version == live.version))
     if live is None:
         print("the store names no live version: every process goes on with what it serves, a new one with its --bundle")
-    if trouble or experiment is not None:
-        print(trouble or f"tried {line_of(experiment)}")
+    if trouble:
+        print(trouble)
+    if experiment is not None:
+        print(f"tried {line_of(experiment)}")
     for replica in replicas:
         is_about_live = live is not None and replica.at >= live.since
         note = f"  {replica.result}: {replica.message}" if is_about_live and replica.result != "ok" else ""

@@ -79,6 +79,11 @@ class ListEndpoint:
             reply(*self._reply_to(exc))
             return
         future.add_done_callback(partial(self._end, query, generation, trace, reply))
+        if generation.part is not None and generation.part.shadow is not None:
+            generation.part.shadow.offer(future, partial(self._make_again, asked, trace), trace.arrived)
+
+    def _make_again(self, asked: Any, trace: Trace, other: Generation) -> Query:
+        return self._asking.make(asked, other, self._rule, trace, self._metrics)
 
     def _end(
         self, query: Query, generation: Generation, trace: Trace, reply: Reply, future: "asyncio.Future[Answer]"

@@ -14,10 +14,11 @@ from service.experiment.shelf import ExperimentShelf
 from service.logs import Log, printable
 from service.metrics import Metrics
 from service.release.fetched import FetchedBundles
-from service.release.generation import Beside, Generations
+from service.release.generation import Beside, Generation, Generations
 from service.release.loader import VersionLoader, retire
 from service.release.published import PublishedVersions
 from service.release.record import Live
+from service.release.shadow import Shadow
 from service.store.reply import UNDECODABLE
 
 _FIRST_WAIT_S = 2.0
@@ -45,9 +46,12 @@ class BesideFollower:
         loader: VersionLoader,
         metrics: Metrics,
         log: Log,
+        *,
+        shadow_s: float,
     ) -> None:
+        """shadow_s: what one answer of a shadow may take."""
         self._shelf, self._published, self._fetched, self._loader = shelf, published, fetched, loader
-        self._metrics, self._log = metrics, log
+        self._metrics, self._log, self._shadow_s = metrics, log, shadow_s
         self._wanted: Experiment | None = None
         self._fault: tuple[str, RefusedError] | None = None  # the experiment whose other version was refused, and why
         self._is_unreadable = False
@@ -70,8 +74,7 @@ class BesideFollower:
         """Give the other version another share, or let go of it."""
         wanted, version = self._wanted, beside.generation.version
         if wanted is not None and (wanted.version, wanted.live) == (version, generations.live.version):
-            generations.try_beside(wanted, beside.generation)
-            self._log_start(wanted)
+            self._start(wanted, generations, beside.generation)
         elif live is None or live.version != version:  # else it becomes the live one now, as it stands
             await retire(generations.drop_beside())
             self._log.write("info", "experiment_left", **_named(beside.experiment))
@@ -91,8 +94,7 @@ class BesideFollower:
             self._refuse(wanted, exc)
         else:
             self._fault, self._wait_s = None, _FIRST_WAIT_S
-            generations.try_beside(wanted, generation)
-            self._log_start(wanted)
+            self._start(wanted, generations, generation)
         self._show(generations)
 
     async def begin(self, generations: Generations) -> None:
@@ -150,7 +152,12 @@ class BesideFollower:
         self._metrics.model_swaps[exc.result].inc()
         self._log.write("error", "experiment_refused", **_named(wanted), result=exc.result, message=str(exc))
 
-    def _log_start(self, experiment: Experiment) -> None:
+    def _start(self, experiment: Experiment, generations: Generations, other: Generation) -> None:
+        shadow = None
+        if experiment.kind == "shadow":
+            share, longest_s = experiment.share, self._shadow_s
+            shadow = Shadow(generations.live, other, share, longest_s=longest_s, metrics=self._metrics)
+        generations.try_beside(experiment, other, shadow)
         self._log.write("info", "experiment_started", **_named(experiment))
 
     def _show(self, generations: Generations) -> None:

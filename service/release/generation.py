@@ -21,8 +21,10 @@ from service.experiment.assignment import Assignment
 from service.experiment.record import Experiment
 from service.metrics import Metrics
 from service.model.catalogue import Catalogue
+from service.recommendation.aside import Aside
 from service.recommendation.job import Answer, Query
 from service.recommendation.recommender import Recommender
+from service.release.shadow import Shadow
 
 
 class Trend(Protocol):
@@ -37,10 +39,14 @@ class Trend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The part that a generation has in an experiment: that of the live version, or of the other one."""
+    """The part that a generation has in an experiment: that of the live version, or of the other one.
+
+    shadow: what the live one's answers are compared by, where that is the kind.
+    """
 
     experiment: Experiment
     role: Literal["live", "other"]
+    shadow: Shadow | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return what an answer says of it, where that was asked for."""
@@ -73,12 +79,13 @@ class Generation:
         manifest: Manifest,
         catalogue: Catalogue,
         recommender: Recommender,
+        aside: Aside,
         number: int,
         trend: Trend | None = None,
     ) -> None:
-        """trend: of the catalogue, where its scores have one."""
+        """aside: answers for comparisons. trend: of the catalogue, where its scores have one."""
         self.manifest, self.catalogue, self.recommender, self.number = manifest, catalogue, recommender, number
-        self.trend = trend
+        self.aside, self.trend = aside, trend
         self.version = manifest.version
         self.history_types = HistoryTypes(manifest.history_types)
         self.version_json = orjson.dumps(manifest.version)
@@ -91,8 +98,8 @@ class Generation:
 class Beside:
     """The generation that is tried beside the live one, and whom it answers."""
 
-    def __init__(self, experiment: Experiment, generation: Generation) -> None:
-        self.experiment, self.generation = experiment, generation
+    def __init__(self, experiment: Experiment, generation: Generation, shadow: Shadow | None) -> None:
+        self.experiment, self.generation, self.shadow = experiment, generation, shadow
         share = 0 if experiment.kind == "shadow" else experiment.share
         self.takes = Assignment(experiment.salt, share).takes
 
@@ -123,15 +130,18 @@ class Generations:
             for generation in held:
                 generation.n_held -= 1
 
-    def try_beside(self, experiment: Experiment, generation: Generation) -> None:
-        """Let a generation answer its share from now on, or change its share."""
-        self.beside = Beside(experiment, generation)
-        self.live.part, generation.part = Part(experiment, "live"), Part(experiment, "other")
+    def try_beside(self, experiment: Experiment, generation: Generation, shadow: Shadow | None) -> None:
+        """Let a generation answer its share from now on, or change its share. shadow: if that is the kind."""
+        self.drop_beside()
+        self.beside = Beside(experiment, generation, shadow)
+        self.live.part, generation.part = Part(experiment, "live", shadow), Part(experiment, "other")
 
     def drop_beside(self) -> Generation | None:
         """Let the live one answer everybody; return the other, if there was one."""
         beside, self.beside = self.beside, None
         self.live.part = None
+        if beside is not None and beside.shadow is not None:
+            beside.shadow.stop()
         return None if beside is None else beside.generation
 
     def depth(self) -> int:
@@ -176,6 +186,8 @@ class Generations:
 
     async def rest(self) -> None:
         """Finish what was begun, and remember nobody."""
+        if self.beside is not None and self.beside.shadow is not None:
+            await self.beside.shadow.close()
         for generation in self._all():
             await generation.recommender.rest()
 

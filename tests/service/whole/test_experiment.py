@@ -1,7 +1,9 @@
 """Another version beside the live one: real services on a real store, asked as callers ask."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,14 @@ import pytest
 
 from service.bundle import read_manifest
 from service.experiment.assignment import Assignment
-from tests.service.running import Running, run_command, wait_for
-from tests.service.toy import write_toy
+from service.experiment.record import Experiment, Kind
+from service.experiment.shelf import ExperimentShelf
+from service.release.published import PublishedVersions
+from service.release.record import Replica
+from service.release.signature import make_signing_key
+from tests.service.running import SWAP_S, Running, metric, run_command, wait_for
+from tests.service.store.test_client import open_store
+from tests.service.toy import toy_items, write_toy
 
 USERS = [f"user-{number}" for number in range(60)]
 
@@ -37,13 +45,41 @@ def first_live(service: Running, bundles: list[Path], versions: list[str]) -> No
     """Before each test the first version is live, and nothing is tried."""
     with service.store() as store:
         store.delete("retort:experiment")
-    publish(service, bundles[0])
+    with_store(service, lambda published, _: published.upload(bundles[0]))
+    make_live(service, versions[0])
 
 
-def publish(service: Running, bundle: Path, *arguments: str) -> Any:
-    done = run_command("publish", str(bundle), "--data-dir", str(service.data_dir), "--wait", "50", *arguments)
-    assert done.returncode == 0, done.stderr
-    return done
+def with_store(service: Running, work: Callable[[PublishedVersions, ExperimentShelf], Awaitable[Any]]) -> Any:
+    async def do() -> Any:
+        store = open_store(service)
+        try:
+            return await work(PublishedVersions(store, "retort"), ExperimentShelf(store, "retort"))
+        finally:
+            await store.close()
+
+    return asyncio.run(do())
+
+
+def make_live(service: Running, version: str) -> None:
+    with_store(service, lambda published, _: published.activate(version))
+    wait_for(lambda: {(each.version, each.other) for each in replicas(service)} == {(version, "")}, SWAP_S)
+
+
+def try_beside(service: Running, bundle: Path, kind: Kind, share: float) -> Experiment:
+    """Do what publish --as does, without its trial, and wait until every process has it."""
+
+    async def begin(published: PublishedVersions, shelf: ExperimentShelf) -> Experiment:
+        version, live = await published.upload(bundle), await published.live()
+        return await shelf.begin(kind, version.version, live.version if live else "", share)
+
+    begun: Experiment = with_store(service, begin)
+    wait_for(lambda: {(r.other, r.experiment) for r in replicas(service)} == {(begun.version, begun.id)}, SWAP_S)
+    return begun
+
+
+def replicas(service: Running) -> list[Replica]:
+    listed: list[Replica] = with_store(service, lambda published, _: published.replicas())
+    return listed
 
 
 def status(service: Running) -> tuple[dict[str, Any], str]:
@@ -68,7 +104,7 @@ def test_share_of_the_users_is_answered_by_the_other_version_throughout(
     service: Running, bundles: list[Path], versions: list[str]
 ) -> None:
     live = answering(service)
-    done = publish(service, bundles[1], "--as", "canary", "--share", "30")
+    try_beside(service, bundles[1], "canary", 30)
     by = answering(service)
     other = next(user for user in USERS if by[user] == versions[1])
     service.send({"user_id": other, "item_id": "i3"}, {"user_id": other, "item_id": "i5"})
@@ -81,7 +117,6 @@ def test_share_of_the_users_is_answered_by_the_other_version_throughout(
     nobody = service.recommend(history=["i3", "i5"], k=5, debug=True)
 
     assert set(live.values()) == {versions[0]}
-    assert f"{versions[1]} as canary beside {versions[0]}, 30 % of the users" in done.stderr
     assert by == expected(service, versions) and len(set(by.values())) == 2
     assert {each["model_version"] for each in again} == {versions[1]}
     assert {json.dumps(each["items"]) for each in again} == {json.dumps(one["items"])}
@@ -104,9 +139,9 @@ def test_share_of_the_users_is_answered_by_the_other_version_throughout(
 def test_raised_share_keeps_who_is_in_and_a_restarted_worker_too(
     service: Running, bundles: list[Path], versions: list[str]
 ) -> None:
-    publish(service, bundles[1], "--as", "experiment", "--share", "20")
+    try_beside(service, bundles[1], "experiment", 20)
     few = answering(service)
-    publish(service, bundles[1], "--as", "experiment", "--share", "60")
+    try_beside(service, bundles[1], "experiment", 60)
     wait_for(lambda: answering(service) == expected(service, versions))
     many = answering(service)
 
@@ -123,9 +158,10 @@ def test_raised_share_keeps_who_is_in_and_a_restarted_worker_too(
 def test_experiment_is_over_where_another_version_is_made_live(
     service: Running, bundles: list[Path], versions: list[str]
 ) -> None:
-    publish(service, bundles[1], "--as", "canary", "--share", "50")
+    try_beside(service, bundles[1], "canary", 50)
 
-    publish(service, bundles[2])
+    with_store(service, lambda published, _: published.upload(bundles[2]))
+    make_live(service, versions[2])
     after = answering(service)
     said = wait_for(lambda: (found := status(service)[0])["experiment"]["ended"] and found)
 
@@ -141,12 +177,11 @@ def test_experiment_is_over_where_another_version_is_made_live(
 def test_other_version_that_is_made_live_is_promoted_without_being_loaded_again(
     service: Running, bundles: list[Path], versions: list[str]
 ) -> None:
-    publish(service, bundles[1], "--as", "canary", "--share", "50")
+    try_beside(service, bundles[1], "canary", 50)
     n_loaded = sum(line["event"] == "model_loaded" for line in service.log_lines())
 
-    done = run_command("activate", versions[1], "--data-dir", str(service.data_dir), "--wait", "50")
+    make_live(service, versions[1])
 
-    assert done.returncode == 0, done.stderr
     assert set(answering(service).values()) == {versions[1]}
     assert sum(line["event"] == "model_loaded" for line in service.log_lines()) == n_loaded
     said = wait_for(lambda: (found := status(service)[0])["experiment"]["ended"] and found)
@@ -156,7 +191,7 @@ def test_other_version_that_is_made_live_is_promoted_without_being_loaded_again(
 def test_what_stands_wrongly_in_the_key_is_no_experiment_and_says_so(
     service: Running, bundles: list[Path], versions: list[str]
 ) -> None:
-    publish(service, bundles[1], "--as", "canary", "--share", "100")
+    try_beside(service, bundles[1], "canary", 100)
     before = set(answering(service).values())
 
     with service.store() as store:
@@ -167,14 +202,14 @@ def test_what_stands_wrongly_in_the_key_is_no_experiment_and_says_so(
     assert before == {versions[1]}
     assert "the experiment's record is none that this service writes" in text
     assert any(line["event"] == "experiment_unreadable" for line in service.log_lines())
-    publish(service, bundles[1], "--as", "canary", "--share", "100")
+    try_beside(service, bundles[1], "canary", 100)
     assert set(answering(service).values()) == {versions[1]}
 
 
 def test_emptied_store_leaves_the_live_version_to_everybody(
     service: Running, bundles: list[Path], versions: list[str]
 ) -> None:
-    publish(service, bundles[1], "--as", "canary", "--share", "100")
+    try_beside(service, bundles[1], "canary", 100)
 
     with service.store() as store:
         store.flushall()
@@ -188,16 +223,17 @@ def test_emptied_store_leaves_the_live_version_to_everybody(
 def test_replica_that_must_not_load_it_answers_with_the_live_one_and_says_so(
     service: Running, bundles: list[Path], versions: list[str], tmp_path: Path
 ) -> None:
-    made = run_command("keygen", str(tmp_path / "key"))
+    key = make_signing_key(tmp_path / "key").public_text
     url = f"unix://{service.data_dir}/server.sock"
-    with Running(bundles[0], tmp_path / "data", redis_url=url, trusted_keys=made.stdout.split()[-1]) as strict:
+    with Running(bundles[0], tmp_path / "data", redis_url=url, trusted_keys=key) as strict:
         done = run_command(
             "publish", str(bundles[1]), "--data-dir", str(service.data_dir), "--wait", "50", "--as", "canary",
             "--share", "100",
         )  # fmt: skip
         said, text = status(service)
 
-        assert done.returncode == 1
+        assert done.returncode == 1, done.stderr
+        assert f"{versions[1]} as canary beside {versions[0]}, 100 % of the users" in done.stderr
         assert "has nothing beside" in done.stderr and "rejected_signature" in done.stderr
         assert "and nothing beside it: rejected_signature" in text
         assert sorted(replica["other"] for replica in said["replicas"]) == ["", versions[1], versions[1]]
@@ -206,30 +242,55 @@ def test_replica_that_must_not_load_it_answers_with_the_live_one_and_says_so(
     assert set(answering(service, USERS[:5]).values()) == {versions[1]}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--share", "5"), "--share goes with --as shadow"),
-        (("--as", "canary", "--share", "0"), "percent from 0.01 to 100, not 0"),
-        (("--as", "canary", "--share", "nan"), "percent"),
-        (("--as", "canary", "--no-activate"), "--no-activate is about the live version"),
-        (("--as", "canary", "--if-live", "none"), "--if-live is about the live version"),
-        (("--as", "canari"), "invalid choice: 'canari'"),
-        (("--as", "canary", "--share", "many"), "--share"),
-    ],
-)
-def test_publish_refuses_what_contradicts_itself(
-    service: Running, bundles: list[Path], arguments: tuple[str, ...], words: str
+def test_shadow_is_compared_in_spare_time_and_answers_nobody(
+    service: Running, bundles: list[Path], versions: list[str]
 ) -> None:
-    done = run_command("publish", str(bundles[1]), "--data-dir", str(service.data_dir), *arguments)
+    service.send(*({"user_id": user, "item_id": f"i{place}"} for place, user in enumerate(USERS[:20])))
+    try_beside(service, bundles[1], "shadow", 100)
+    before = compared(service)
 
-    assert done.returncode == 2
-    assert words in done.stderr
+    answers = [service.recommend(user_id=user, k=10, debug=True) for user in USERS[:20]]
+    service.similar(item_id="i1", k=5)
+    answers += [service.recommend(history=["i1", "i2"], k=10, debug=True)]
+    wait_for(lambda: compared(service) >= before + 5)
+
+    assert {each["model_version"] for each in answers} == {versions[0]}
+    assert {each["debug"]["experiment"]["answered_by"] for each in answers} == {"live"}
+    page = service.client.get("/metrics").text
+    n = metric(page, "retort_shadow_overlap_count")
+    assert 5 <= n <= metric(page, "retort_shadow_requests_total") <= 22 + before
+    assert metric(page, "retort_shadow_requests_total", result="failed") == 0
+    assert metric(page, "retort_shadow_levels_total", version="other", level="full") > 0
+    assert metric(page, "retort_shadow_duration_seconds_count", version="other") == n
+    assert 0 < metric(page, "retort_shadow_coverage", version="other") <= 1
+    assert metric(page, "retort_shadow_mean_score", version="other") != 0
+    assert metric(page, "retort_shadow_overlap_sum") < n  # another model's lists are not the same
+
+
+def compared(service: Running) -> float:
+    return service.metric("retort_shadow_requests_total", result="compared")
+
+
+def test_shadow_of_a_model_with_the_same_answers_is_found_to_agree(
+    service: Running, versions: list[str], tmp_path: Path
+) -> None:
+    twin = write_toy(
+        tmp_path / "twin", seed=1, items=[replace(item, popularity=item.popularity + 1) for item in toy_items()]
+    )
+    try_beside(service, twin.path, "shadow", 100)
+    before, n_before = (service.metric(f"retort_shadow_{name}") for name in ("overlap_sum", "overlap_count"))
+
+    for user in USERS[:10]:
+        service.recommend(history=["i1", f"i{len(user)}"], k=10)
+    wait_for(lambda: service.metric("retort_shadow_overlap_count") >= n_before + 3)
+
+    page = service.client.get("/metrics").text
+    assert metric(page, "retort_shadow_overlap_sum") - before == metric(page, "retort_shadow_overlap_count") - n_before
 
 
 def test_live_version_and_a_second_version_are_refused_with_a_way_out(service: Running, bundles: list[Path]) -> None:
     data = ["--data-dir", str(service.data_dir)]
-    publish(service, bundles[1], "--as", "shadow")
+    try_beside(service, bundles[1], "shadow", 5)
 
     itself = run_command("publish", str(bundles[0]), *data, "--as", "canary")
     second = run_command("publish", str(bundles[2]), *data, "--as", "canary")
