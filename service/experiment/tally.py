@@ -21,7 +21,7 @@ from service.store.client import Store
 from service.store.connection import Command
 from service.store.reply import are_pairs, read_hash
 from service.user.key import UserKeys
-from service.user.position import order
+from service.user.position import Position, count_gone, order
 from service.user.stream import Entry, EventStream
 
 MOST_USERS = 1_000_000
@@ -51,7 +51,7 @@ end
 local known = redis.call('HMGET', KEYS[1], 'id', 'started')
 if known[1] ~= ARGV[1] and (tonumber(known[2] or '') or -1) <= tonumber(ARGV[2]) then
   redis.call('DEL', KEYS[1], KEYS[2])
-  redis.call('HSET', KEYS[1], 'id', ARGV[1], 'started', ARGV[2], 'cursor', ARGV[3], 'erasures', 0)
+  redis.call('HSET', KEYS[1], 'id', ARGV[1], 'started', ARGV[2], 'cursor', ARGV[3], 'erasures', 0, 'added', 0)
 end
 return redis.call('HGETALL', KEYS[1])
 """
@@ -82,6 +82,15 @@ for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[6]) end
 return 1
 """
 )
+# KEYS: tally, tallied. ARGV: id and cursor as they were read, how many entries the stream had been given up to there,
+# and how many of them were gone before they were counted.
+_SETTLE = """
+local head = redis.call('HMGET', KEYS[1], 'id', 'cursor')
+if head[1] ~= ARGV[1] or head[2] ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'added', ARGV[3])
+redis.call('HINCRBY', KEYS[1], 'gone', ARGV[4])
+return 1
+"""
 # KEYS: tally, tallied. ARGV: a user. Returns whether there was one. Whoever has read the user's events adds them no
 # more: the number of erasures is another one.
 _ERASE = (
@@ -104,10 +113,12 @@ class Counted:
     cursor: of the stream. users, shown, converted, hit: users of each version; those who converted, and so on.
     impressions, clicks: of each version, by place: from 1, `more`, and `none` where none was named. astray: events
     that name an answer of the version that their user is not assigned to. elsewhere: those that name one of a third
-    version. left_out: of users beyond MOST_USERS.
+    version. left_out: of users beyond MOST_USERS. gone: entries that the stream's cap had cut before they were counted,
+    at most. added: entries that the stream had been given up to the cursor, 0 where it is not known.
     """
 
     cursor: bytes
+    added: int
     erasures: int
     users: Mapping[Version, int]
     shown: Mapping[Version, int]
@@ -118,6 +129,7 @@ class Counted:
     astray: int
     elsewhere: int
     left_out: int
+    gone: int
 
 
 class Tally:
@@ -161,10 +173,13 @@ class Tally:
         self, experiment: Experiment, attribution: Attribution, counted: Counted, timeout_s: float
     ) -> bool:
         """Count page after page; return whether the end was reached, and nobody else has counted meanwhile."""
-        last = b"+" if experiment.ended is None else b"%d" % round(experiment.ended * 1000)
-        if last != b"+" and order(last) <= order(counted.cursor):
+        state = await self._stream.state(timeout_s)
+        last = state.end.entry_id
+        if experiment.ended is not None:
+            last = min(last, b"%d-0" % round(experiment.ended * 1000), key=order)
+        if order(last) <= order(counted.cursor):
             return True
-        cursor = counted.cursor
+        cursor, n_read = counted.cursor, 0
         async with aclosing(self._stream.pages_after(cursor, timeout_s, last)) as pages:
             async for entries in pages:
                 if not entries:
@@ -174,7 +189,12 @@ class Tally:
                 (is_added,) = await self._store.call_script("user", _ADD, [added], timeout_s)
                 if not is_added:
                     return False
-                cursor = after
+                cursor, n_read = after, n_read + len(entries)
+        if cursor == state.end.entry_id:
+            left = await self._stream.state(timeout_s)
+            gone = count_gone(Position(counted.cursor, counted.added), state.end, n_read, left)
+            settled = (*self._keys, experiment.id, cursor, max(0, state.end.added), gone)
+            await self._store.call_script("user", _SETTLE, [settled], timeout_s)
         return True
 
     def _adding(self, experiment: Experiment, page: Page, between: tuple[bytes, bytes], erasures: int) -> Command:
@@ -214,7 +234,7 @@ def _read_counts(found: Mapping[bytes, bytes]) -> Counted:
         return listed
 
     return Counted(
-        cursor, int(found[b"erasures"]),
+        cursor, number("added"), int(found[b"erasures"]),
         users("users"), users("shown"), users("converted"), users("hit"), places("impressions"), places("clicks"),
-        number("astray"), number("elsewhere"), number("left_out"),
+        number("astray"), number("elsewhere"), number("left_out"), number("gone"),
     )  # fmt: skip

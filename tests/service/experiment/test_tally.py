@@ -35,10 +35,10 @@ async def store(shared_service: Running) -> AsyncIterator[Store]:
 class World:
     """One namespace, with an experiment that began a minute ago."""
 
-    def __init__(self, store: Store, *, most_users: int = 100_000) -> None:
+    def __init__(self, store: Store, *, most_users: int = 100_000, stream: int = 100_000) -> None:
         self.keys, self.store = UserKeys(f"tally-{uuid.uuid4().hex[:8]}"), store
         self.stream = EventStream(store, self.keys, EntryIndex(store, self.keys, 3600))
-        self.history = History(store, self.keys, Retention(stream=100_000))
+        self.history = History(store, self.keys, Retention(stream=stream))
         self.tally = Tally(store, self.keys, self.stream, most_users=most_users)
         self.experiment = Experiment("experiment", OTHER, LIVE, 50, "5" * 16, time.time() - 60, "1" * 16)
 
@@ -187,3 +187,21 @@ async def test_keys_of_another_kind_give_way(store: Store) -> None:
     found = await world.count()
 
     assert found is not None and found.users == world.split(["a"])
+
+
+async def test_events_that_were_cut_off_before_they_were_counted_are_told(store: Store) -> None:
+    world = World(store, stream=100)
+    users = [f"u{number}" for number in range(3000)]
+    await world.send(users[:50])
+    await world.count()
+    await world.send(users[50:])
+    n_left = len([entry async for page in world.stream.pages_after(b"0-0", 5) for entry in page])
+
+    found = await world.count()
+    again = await world.count()
+
+    assert found is not None
+    assert n_left < 2000
+    assert found.gone == 3000 - 50 - n_left
+    assert sum(found.users.values()) == 50 + n_left
+    assert again == found
