@@ -178,7 +178,7 @@ async def _open_inside(settings: Settings, log: Log, stack: AsyncExitStack, *, i
     fetched = _fetched_of(settings, published, log)
     versions = VersionLoader(fetched, loader.load, log)
     shelf, shadow_s = experiments_of(settings, store), budget_rule(settings).answer_target_s
-    beside = BesideFollower(shelf, published, fetched, versions, metrics, log, shadow_s=shadow_s)
+    beside = BesideFollower(shelf, published, versions, metrics, log, shadow_s=shadow_s)
     follower = Follower(published, fetched, versions, beside, metrics, log)
     generations = Generations(await _find_first(settings, loader, None if is_pinned else follower))
     stack.push_async_callback(generations.rest)

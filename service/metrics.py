@@ -255,11 +255,10 @@ class Metrics:
     def _declare_shadow(self) -> None:
         requests = self._counter("shadow_requests", "Requests sampled for a shadow", "result")
         self.shadow_requests = {result: requests.labels(result) for result in SHADOW_RESULTS}
-        self.shadow_overlap = self._histogram(
-            "shadow_overlap", "Share of a list that the shadow's has too", tuple(tenth / 10 for tenth in range(11))
-        )
-        self.shadow_correlation = self._histogram(
-            "shadow_rank_correlation", "Kendall's tau of the common items", tuple(fifth / 5 for fifth in range(-5, 6))
+        tenths = tuple(tenth / 10 for tenth in range(11))
+        self.shadow_overlap = self._histogram("shadow_overlap", "Share of a list that the shadow's has too", tenths)
+        self.shadow_same_order = self._histogram(
+            "shadow_same_order", "Share of the pairs of common items in the same order", tenths
         )
         levels = self._counter("shadow_levels", "Answers that were compared, by level", "version", "level")
         duration = self._histogram("shadow_duration_seconds", "Time of the answers", REQUEST_BUCKETS_S, "version")

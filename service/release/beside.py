@@ -13,7 +13,6 @@ from service.experiment.record import Experiment
 from service.experiment.shelf import ExperimentShelf
 from service.logs import Log, printable
 from service.metrics import Metrics
-from service.release.fetched import FetchedBundles
 from service.release.generation import Beside, Generation, Generations
 from service.release.loader import VersionLoader, retire
 from service.release.published import PublishedVersions
@@ -42,7 +41,6 @@ class BesideFollower:
         self,
         shelf: ExperimentShelf,
         published: PublishedVersions,
-        fetched: FetchedBundles,
         loader: VersionLoader,
         metrics: Metrics,
         log: Log,
@@ -50,7 +48,7 @@ class BesideFollower:
         shadow_s: float,
     ) -> None:
         """shadow_s: what one answer of a shadow may take."""
-        self._shelf, self._published, self._fetched, self._loader = shelf, published, fetched, loader
+        self._shelf, self._published, self._loader = shelf, published, loader
         self._metrics, self._log, self._shadow_s = metrics, log, shadow_s
         self._wanted: Experiment | None = None
         self._fault: tuple[str, RefusedError] | None = None  # the experiment whose other version was refused, and why
@@ -64,7 +62,8 @@ class BesideFollower:
             wanted, live = await self._read()
         except StoreError:  # counted by the store's client
             return
-        self._wanted, self._fetched.beside = wanted, wanted.version if wanted is not None else None
+        self._wanted = wanted
+        self._loader.keep(wanted.version if wanted is not None else None)
         beside = generations.beside
         if beside is not None and wanted != beside.experiment:
             await self._change(generations, beside, live)
@@ -100,7 +99,7 @@ class BesideFollower:
     async def begin(self, generations: Generations) -> None:
         """Load the other version before the first request, where it is on this machine and was tried."""
         await self.hear(generations)
-        if self._wanted is not None and self._fetched.is_kept(self._wanted.version):
+        if self._wanted is not None and self._loader.has(self._wanted.version):
             await self.load(generations)
 
     async def _read(self) -> tuple[Experiment | None, Live | None]:

@@ -7,6 +7,7 @@ A request takes its generation once, when its body is read, and keeps it to its 
 versions. What is remembered of users belongs to a generation, because rows are those of one version.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,6 @@ from service.model.catalogue import Catalogue
 from service.recommendation.aside import Aside
 from service.recommendation.job import Answer, Query
 from service.recommendation.recommender import Recommender
-from service.release.shadow import Shadow
 
 
 class Trend(Protocol):
@@ -35,6 +35,19 @@ class Trend(Protocol):
 
     def masses(self) -> dict[str, float]:
         """Return how much of all counts is from each source."""
+
+
+class Shadow(Protocol):
+    """Answers requests again, aside."""
+
+    def offer(self, future: "asyncio.Future[Answer]", make: "Callable[[Generation], Query]", arrived: float) -> None:
+        """Take a request into the sample, or do not. make: makes its query for a version. arrived: when it did."""
+
+    def stop(self) -> None:
+        """Answer nothing more."""
+
+    async def close(self) -> None:
+        """Answer nothing more, and wait until that is so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,14 @@ class VersionLoader:
         )  # fmt: skip
         return generation
 
+    def keep(self, version: str | None) -> None:
+        """Keep the bundle of a version on this machine, beside those of the live one and the one before."""
+        self._fetched.beside = version
+
+    def has(self, version: str) -> bool:
+        """Whether the bundle of a version is on this machine and may be served."""
+        return self._fetched.is_kept(version)
+
     def close(self) -> None:
         """Begin nothing more."""
         self._thread.shutdown(wait=False)

@@ -1,8 +1,8 @@
 """A shadow: a sample of the requests is answered by another version too, aside, once they were answered.
 
 It takes spare time only. A request is taken up while the live version answers nobody, else it waits a little and is
-then dropped; few may wait. One answer at a time is made, within a quarter of the default budget, and at most a tenth of the
-time goes into them. So a request that comes meanwhile waits for one answer at most, as for that of anybody else.
+then dropped; few may wait. One answer at a time is made, within a quarter of the default budget, and at most a tenth
+of the time goes into them. So a request that comes meanwhile waits for one at most, as for that of anybody else.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,11 +19,9 @@ from service.experiment.comparison import overlap, rank_correlation
 from service.metrics import Metrics
 from service.recommendation.budget import Budget
 from service.recommendation.job import Answer, Query
+from service.release.generation import Generation
 from service.search.protocol import Ranked
 from service.task import end_task
-
-if TYPE_CHECKING:
-    from service.release.generation import Generation
 
 MOST_WAITING = 8
 _PATIENCE_S = 0.25
@@ -32,7 +30,7 @@ _STORE_S = 0.25
 _BITS = 32
 _REST = 9
 """So many times what an answer took nothing is begun."""
-Make = Callable[["Generation"], Query]
+Make = Callable[[Generation], Query]
 
 
 class _Asked(NamedTuple):
@@ -45,7 +43,7 @@ class Shadow:
     """Compares the answers of the live version with those that another one would have given."""
 
     def __init__(
-        self, live: "Generation", other: "Generation", share: float, *, longest_s: float, metrics: Metrics
+        self, live: Generation, other: Generation, share: float, *, longest_s: float, metrics: Metrics
     ) -> None:
         """share: percent of the requests. longest_s: what one answer of the other version may take."""
         self._live, self._other, self._end = live, other, round((1 << _BITS) * share / 100)
@@ -119,7 +117,7 @@ class Shadow:
         live, other = sides["live"].ids(asked.answer.ranked), sides["other"].ids(answer.ranked)
         metrics.shadow_overlap.observe(overlap(live, other))
         if (tau := rank_correlation(live, other)) is not None:
-            metrics.shadow_correlation.observe(tau)
+            metrics.shadow_same_order.observe((tau + 1) / 2)  # a histogram of negative values has no sum
         for role, each, seconds in (("live", asked.answer, asked.took_s), ("other", answer, took_s)):
             metrics.shadow_levels[role, each.level].inc()
             metrics.shadow_duration[role].observe(seconds)
@@ -131,7 +129,7 @@ class Shadow:
 class _Side:
     """What the answers of one version come to."""
 
-    def __init__(self, generation: "Generation") -> None:
+    def __init__(self, generation: Generation) -> None:
         self._item_ids = generation.catalogue.item_ids
         self._shown = np.zeros(max(1, len(generation.catalogue)), dtype=np.bool_)
         self._n_shown = self._n_scores = 0

@@ -74,7 +74,7 @@ STARTS_THE_SERVICE = {"run": "service.child", "loop": "service.child"}
 """The folders of training that start the service as a process, and what they need to do so."""
 ROOT_FILES = {
     "service": {"service", "service.environment", "service.errors", "service.logs", "service.metrics",
-                "service.onnx_session", "service.child", "service.private_directory", "service.task"},
+                "service.onnx_session", "service.spread", "service.child", "service.private_directory", "service.task"},
     "training": {"training", "training.errors", "training.machine", "training.progress", "training.stage"},
 }  # fmt: skip
 """What stands at a package's root and may be imported by every folder of it."""

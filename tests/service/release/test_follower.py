@@ -73,7 +73,7 @@ class Room:
         fetched = FetchedBundles(directory, self.published, self._try, trust)
         loader = VersionLoader(fetched, self._load, self.log)
         shelf = ExperimentShelf(self.store, "junk")
-        self.beside = BesideFollower(shelf, self.published, fetched, loader, self.metrics, self.log, shadow_s=1.0)
+        self.beside = BesideFollower(shelf, self.published, loader, self.metrics, self.log, shadow_s=1.0)
         self.follower = Follower(self.published, fetched, loader, self.beside, self.metrics, self.log)
         self.generations = Generations(FakeGeneration("f" * 16, 1))
 

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from service.bundle import read_manifest
@@ -240,6 +243,41 @@ def test_replica_that_must_not_load_it_answers_with_the_live_one_and_says_so(
         assert set(answering(strict, USERS[:5]).values()) == {versions[0]}
         assert strict.metric("retort_experiment_missing") == 1
     assert set(answering(service, USERS[:5]).values()) == {versions[1]}
+
+
+def test_no_answer_fails_or_mixes_versions_while_an_experiment_begins_changes_and_ends(
+    service: Running, bundles: list[Path], versions: list[str]
+) -> None:
+    user, is_over = "asked-all-along", threading.Event()
+    service.send(*({"user_id": user, "item_id": f"i{row}"} for row in (1, 2, 3)))
+    seen: list[tuple[int, str, str]] = []
+
+    def ask() -> None:
+        one = {"user_id": user, "k": 5, "budget_ms": 1000}
+        with httpx.Client(base_url=service.url, timeout=10, trust_env=False) as client:
+            while not is_over.wait(0.005):
+                first = client.post("/recommend", json=one)
+                many = client.post("/recommend/batch", json={"requests": [one] * 40})
+                for each in (first.json(), *many.json()["answers"]):
+                    seen.append((first.status_code, each["model_version"], json.dumps(each["items"])))
+                assert len({each["model_version"] for each in many.json()["answers"]}) == 1
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            for kind, share in (("canary", 100), ("shadow", 100), ("experiment", 100)):
+                begun = try_beside(service, bundles[1], kind, share)
+            with_store(service, lambda _, shelf: shelf.end(begun, "stopped"))
+            wait_for(lambda: {each.other for each in replicas(service)} == {""})
+            try_beside(service, bundles[1], "canary", 100)
+            make_live(service, versions[1])
+        finally:
+            is_over.set()
+        asking.result()
+
+    assert {status for status, _, _ in seen} == {200}
+    assert {version for _, version, _ in seen} == set(versions[:2])
+    assert len({(version, items) for _, version, items in seen}) == 2
 
 
 def test_shadow_is_compared_in_spare_time_and_answers_nobody(
