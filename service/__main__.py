@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from service import __version__
-from service.command import rollout
+from service.command import experiment, rollout
 from service.command.bench import bench
 from service.command.compact import compact
 from service.command.doctor import examine
@@ -85,13 +85,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_serving_flags(checked)
     checked.set_defaults(run=examine)
     for name in ("serve", "import", "export", "compact", "publish", "activate", "rollback", "status", "doctor"):
-        command = commands.choices[name]
-        command.add_argument(
-            "--data-dir",
-            type=_optional_path,
-            help="where the embedded server keeps its data (default ~/.local/share/retort)",
-        )
+        _add_data_dir(commands.choices[name])
     return parser
+
+
+def _add_data_dir(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data-dir",
+        type=_optional_path,
+        help="where the embedded server keeps its data (default ~/.local/share/retort)",
+    )
 
 
 def _add_transfers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -179,8 +182,44 @@ def _add_releases(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     rollback.set_defaults(run=rollout.rollback)
     status = commands.add_parser("status", help="say which versions there are, which is live, who serves what")
     status.set_defaults(run=rollout.show_status)
-    for command in (publish, activate, rollback):
+    promote = _add_experiment(commands)
+    for command in (publish, activate, rollback, promote):
         command.add_argument("--wait", type=float, default=0.0, metavar="S", help="wait so long for all to serve it")
+
+
+def _add_experiment(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+    """Add the command experiment, with three of its own; return the last one, promote."""
+    parent = commands.add_parser(
+        "experiment",
+        help="say what the version beside the live one comes to; end it, or make it live",
+        description=experiment.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    kinds = parent.add_subparsers(required=True, metavar="status|stop|promote")
+    shown = kinds.add_parser("status", help="count what has come, and say what it comes to")
+    shown.add_argument("--json", action="store_true", help="JSON instead of the table")
+    shown.add_argument(
+        "--lift", type=_lift, default=5.0, metavar="PERCENT", help="say how many users find it (default %(default)g)"
+    )
+    shown.set_defaults(run=experiment.show_experiment)
+    stopped = kinds.add_parser("stop", help="end it: the live version answers everybody")
+    stopped.set_defaults(run=experiment.stop)
+    promoted = kinds.add_parser("promote", help="end it, and make its version live where the live one still is")
+    promoted.set_defaults(run=experiment.promote)
+    for command in (shown, stopped, promoted):
+        _add_data_dir(command)
+    return promoted
+
+
+def _lift(text: str) -> float:
+    """Read a relative lift in percent."""
+    try:
+        lift = float(text)
+    except ValueError:
+        lift = 0.0
+    if not (-100 < lift <= 1000 and lift != 0):
+        raise argparse.ArgumentTypeError(f"percent above -100, at most 1000, and not 0; not {text!r}")
+    return lift
 
 
 if __name__ == "__main__":

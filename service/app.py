@@ -63,7 +63,9 @@ from service.storage import (
     open_store,
     scenarios_of,
     stream_of,
+    tally_of,
     trouble_of,
+    watch_of,
 )
 from service.store.client import Store
 from service.task import end_task
@@ -145,7 +147,8 @@ async def open_service(
         lists = list_endpoints(means, names.in_log if settings.log_requests else None)
         gate = Gate(create_api(routers, is_keyed=keys.is_on), *lists, guard, admission, account)
         _show(metrics, generations)
-        _begin(stack, _watch_lag(metrics), hour.follow(), *_followers(inside, is_pinned=is_pinned))
+        watch = watch_of(settings, inside.store, generations.effect_of, metrics, log)
+        _begin(stack, _watch_lag(metrics), hour.follow(), watch.follow(), *_followers(inside, is_pinned=is_pinned))
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
@@ -192,7 +195,7 @@ def _data_routes(inside: _Inside, guard: Guard, names: UserNames, *, is_keyed: b
     writer = ItemWriter(inside.feed, generations, metrics, settings.live_items)
     return [
         event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=is_keyed),
-        user_routes(history, stream, inside.erasures, generations, names),
+        user_routes(history, stream, tally_of(settings, inside.store), inside.erasures, generations, names),
         item_routes(writer, generations),
         scenario_routes(inside.book, generations),
         model_routes(generations, inside.published, inside.follower.look_soon, settings.budget_ms),

@@ -59,6 +59,7 @@ TREND_SOURCES = ("bundle", "anonymous", "admin", *(f"key_{number}" for number in
 EXPERIMENT_KINDS = ("shadow", "canary", "experiment")
 VERSION_ROLES = ("live", "other")
 """Of the versions that an experiment compares, so that no label grows with them."""
+EXPERIMENT_USERS = ("users", "shown", "converted", "hit")
 VERSION_LEVELS = ("full", "degraded", "fallback", "refused", "error")
 """refused: a field of the request is nothing that the version's items have. error: a bug."""
 SHADOW_RESULTS = ("compared", "dropped", "too_slow", "failed")
@@ -230,7 +231,26 @@ class Metrics:
         }
         self.version_duration = {role: self._spread(duration.labels(role), REQUEST_BUCKETS_S) for role in VERSION_ROLES}
 
+        self._declare_users()
         self._declare_shadow()
+
+    def _declare_users(self) -> None:
+        users = self._gauge(
+            "experiment_users", "Users of each version, by what they did", "version", "did", of="livemostrecent"
+        )
+        self.experiment_users = {
+            (role, did): users.labels(role, did) for role in VERSION_ROLES for did in EXPERIMENT_USERS
+        }
+        lift = self._gauge(
+            "experiment_lift", "Relative lifts of conversions not excluded", "bound", of="livemostrecent"
+        )
+        self.experiment_lift = {bound: lift.labels(bound) for bound in ("low", "high")}
+        e_value = self._gauge(
+            "experiment_e_value", "Evidence of a lift, and of a wrong division", "of", of="livemostrecent"
+        )
+        self.experiment_e_value = {name: e_value.labels(name) for name in ("lift", "ratio")}
+        ended = self._counter("experiments_ended", "Experiments that have ended by themselves", "cause")
+        self.experiments_ended = {cause: ended.labels(cause) for cause in ("errors", "late", "quality")}
 
     def _declare_shadow(self) -> None:
         requests = self._counter("shadow_requests", "Requests sampled for a shadow", "result")

@@ -14,7 +14,12 @@ class Tally:
     """A counter of the request path: it adds up in a plain number. For one thread."""
 
     def __init__(self, counter: Counter) -> None:
-        self._counter, self._n = counter, 0.0
+        self._counter, self._n, self._n_before = counter, 0.0, 0.0
+
+    @property
+    def total(self) -> float:
+        """What was counted since the process began."""
+        return self._n_before + self._n
 
     def inc(self, amount: float = 1) -> None:
         """Count."""
@@ -24,7 +29,7 @@ class Tally:
         """Hand on what has been counted since the last time."""
         if self._n:
             self._counter.inc(self._n)
-            self._n = 0.0
+            self._n_before, self._n = self._n_before + self._n, 0.0
 
 
 class Spread:

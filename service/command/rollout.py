@@ -99,7 +99,7 @@ async def _publish(arguments: argparse.Namespace, reach: Reach) -> int:
             return await _try_beside(arguments, reach, version.version)
         live = await published.activate(version.version, expected)
         await _prune(published, None)
-        return await _announce(published, live, arguments.wait)
+        return await announce(published, live, arguments.wait)
     except RefusedError as exc:
         raise StartError(f"uploaded, and not {'tried' if arguments.kind else 'made live'}: {exc}") from exc
     except StoreError as exc:
@@ -155,14 +155,14 @@ async def _try(path: Path, try_bundle: Callable[[Path], Awaitable[None]]) -> Non
 
 async def _activate(arguments: argparse.Namespace, reach: Reach) -> int:
     try:
-        return await _announce(reach.published, await reach.published.activate(arguments.version), arguments.wait)
+        return await announce(reach.published, await reach.published.activate(arguments.version), arguments.wait)
     except (RefusedError, StoreError) as exc:
         raise StartError(str(exc)) from exc
 
 
 async def _roll_back(arguments: argparse.Namespace, reach: Reach) -> int:
     try:
-        return await _announce(reach.published, await reach.published.rollback(), arguments.wait)
+        return await announce(reach.published, await reach.published.rollback(), arguments.wait)
     except (RefusedError, StoreError) as exc:
         raise StartError(str(exc)) from exc
 
@@ -202,7 +202,7 @@ def _line_of(version: PublishedVersion, *, is_live: bool) -> str:
     return f"{mark}{version.version}  {version.n_items:>9} items  {version.bytes / 1e6:9.1f} MB  {when} UTC"
 
 
-async def _announce(published: PublishedVersions, live: Live, wait_s: float) -> int:
+async def announce(published: PublishedVersions, live: Live, wait_s: float) -> int:
     """Say what is live now, and wait up to wait_s until all replicas serve it; return 1 if one does not, else 0.
 
     Before ANNOUNCE_S nobody knows who they are: the list may just have been emptied.
