@@ -12,7 +12,6 @@ An object is used by one thread at a time. What it needs: tests/bench/README.md,
 """
 
 import math
-import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from service.model.catalogue import Catalogue
 from service.model.golden import compare_golden
 from service.model.student import BUCKETS, Student
 from service.recommendation.budget import Budget
-from service.recommendation.job import Answer, Found, Query, Taste, make_job
+from service.recommendation.job import Answer, Found, Query, Taste, make_job, new_id
 from service.recommendation.ranker import Ranker
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ class Retort:
 
     def _describe(self, answer: Answer, took_ms: float) -> dict[str, Any]:
         described = {
-            "recommendation_id": f"{random.getrandbits(128):032x}",  # a name, not a secret
+            "recommendation_id": new_id(),
             "user_id": None,
             "model_version": self.version,
             "items": orjson.loads(b"[" + self._catalogue.render(answer.ranked) + b"]"),

@@ -5,7 +5,6 @@ ASGI applications that the gate calls straight, as it does for one list.
 
 import asyncio
 import logging
-import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -23,7 +22,8 @@ from service.http.query import SIMILAR, Asking, check_anchors
 from service.http.recommend import ListEndpoint
 from service.metrics import Metrics
 from service.recommendation.budget import BudgetRule
-from service.recommendation.job import Answer, Query, Visit
+from service.recommendation.exploration import Explored
+from service.recommendation.job import Answer, Query, Visit, new_id
 from service.recommendation.page import fill_slots
 from service.release.generation import Generation, Generations
 from service.request.many import parse_batch, parse_page
@@ -43,7 +43,7 @@ NameUser = Callable[[str], dict[str, str]] | None
 class Means:
     """What answers are made with.
 
-    rule: makes the budget of a request. toll: what many lists weigh.
+    rule: makes the budget of a request. toll: what many lists weigh. explored: says which lists are.
     """
 
     generations: Generations
@@ -51,6 +51,7 @@ class Means:
     rule: BudgetRule
     toll: Toll
     book: ScenarioBook
+    explored: Explored
 
     def recommending(self) -> Asking:
         """Return how one list is asked for."""
@@ -60,6 +61,8 @@ class Means:
         """Count an answer that is ready now."""
         reason = answer.reasons[0] if answer.reasons else "none"
         self.metrics.count_answer(answer.level, reason, is_within=query.budget.is_kept(time.monotonic()))
+        if answer.explored is not None:
+            self.metrics.explored.inc()
 
 
 class _ManyEndpoint(ABC):
@@ -129,6 +132,8 @@ class BatchEndpoint(_ManyEndpoint):
             except RequestError as exc:
                 begun.append(error_body(exc))
             else:
+                query.recommendation_id = new_id()
+                self._means.explored.mark(query, generation.catalogue)
                 begun.append((query, generation.recommender.recommend(query)))
         return begun
 
@@ -142,7 +147,7 @@ class BatchEndpoint(_ManyEndpoint):
             return error_body(BUG)
         took_s = time.monotonic() - trace.arrived
         self._means.count(query, answer)
-        return self._writer.write(_new_id(), query, answer, generation, took_s)
+        return self._writer.write(query, answer, generation, took_s)
 
 
 class PageEndpoint(_ManyEndpoint):
@@ -160,7 +165,7 @@ class PageEndpoint(_ManyEndpoint):
         self._means.toll.charge(trace.caller, len(asked.slots))
         generation = self._means.generations.live
         budget, visit = self._means.rule.start(trace.arrived, asked.budget_ms), Visit()
-        queries = []
+        queries, recommendation_id = [], new_id()
         for place, request in enumerate(asked.requests()):
             try:
                 query = self._asking.make(request, generation, self._means.rule, trace, self._means.metrics)
@@ -169,12 +174,13 @@ class PageEndpoint(_ManyEndpoint):
             if anchors := asked.slots[place].anchors():
                 query.similar_to = anchors
                 check_anchors(f"slots.{place}.similar_to", anchors, generation)
-            query.budget, query.visit = budget, visit
+            query.budget, query.visit, query.recommendation_id = budget, visit, recommendation_id
+            self._means.explored.mark(query, generation.catalogue, place)
             queries.append(query)
         answers = await fill_slots(queries, generation.recommender, generation.catalogue, is_distinct=asked.distinct)
         for query, answer in zip(queries, answers, strict=True):
             self._means.count(query, answer)
-        page = PageAnswer(_new_id(), [slot.name for slot in asked.slots], queries, answers)
+        page = PageAnswer(recommendation_id, [slot.name for slot in asked.slots], queries, answers)
         self._note(page, trace)
         return self._writer.write_page(page, generation, time.monotonic() - trace.arrived)
 
@@ -196,12 +202,8 @@ def list_endpoints(means: Means, name_user: NameUser) -> tuple[ListEndpoint, dic
     name_user: returns the fields by which the log names a user; None where requests are not logged.
     """
     recommend, similar = (
-        ListEndpoint(asking, means.generations, means.metrics, means.rule, name_user)
+        ListEndpoint(asking, means.generations, means.metrics, means.rule, means.explored, name_user)
         for asking in (means.recommending(), SIMILAR)
     )
     many = (BatchEndpoint(means), PageEndpoint(means, name_user))
     return recommend, {"/recommend": recommend, SIMILAR.path: similar, **{each.path: each for each in many}}
-
-
-def _new_id() -> str:
-    return f"{random.getrandbits(128):032x}"  # a name, not a secret

@@ -7,7 +7,6 @@ OpenAPI document stays whole.
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +20,8 @@ from service.http.message import read_json
 from service.http.query import Asking
 from service.metrics import Metrics
 from service.recommendation.budget import BudgetRule
-from service.recommendation.job import Answer, Query
+from service.recommendation.exploration import Explored
+from service.recommendation.job import Answer, Query, new_id
 from service.release.generation import Generation, Generations
 from service.wire.reply import BUG, RawHeaders, Reply, error_reply, send_reply
 from service.wire.trace import Trace
@@ -39,12 +39,14 @@ class ListEndpoint:
         generations: Generations,
         metrics: Metrics,
         rule: BudgetRule,
+        explored: Explored,
         name_user: Callable[[str], dict[str, str]] | None,
     ) -> None:
-        """rule: makes the budget of a request. name_user: returns the fields by which the log names a user; None where
-        requests are not logged."""
+        """rule: makes the budget of a request. explored: says which lists are. name_user: returns the fields by which
+        the log names a user; None where requests are not logged."""
         self._asking = asking
         self._generations, self._metrics, self._rule, self._name_user = generations, metrics, rule, name_user
+        self._explored = explored
         self._writer = AnswerWriter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,6 +73,8 @@ class ListEndpoint:
             self._metrics.stage["parse"].observe(time.monotonic() - start)
             generation = self._generations.live  # to the end, whatever is swapped meanwhile
             query = self._asking.make(asked, generation, self._rule, trace, self._metrics)
+            query.recommendation_id = new_id()
+            self._explored.mark(query, generation.catalogue)
             future = generation.recommender.recommend(query)
         except Exception as exc:  # a border: a bug must still be answered
             reply(*self._reply_to(exc))
@@ -90,14 +94,15 @@ class ListEndpoint:
     def _render(self, query: Query, answer: Answer, generation: Generation, trace: Trace) -> bytes:
         start = time.monotonic()
         took_s = start - trace.arrived
-        recommendation_id = f"{random.getrandbits(128):032x}"  # a name, not a secret
-        body = self._writer.write(recommendation_id, query, answer, generation, took_s)
+        body = self._writer.write(query, answer, generation, took_s)
         reason = answer.reasons[0] if answer.reasons else "none"
         self._metrics.count_answer(answer.level, reason, is_within=query.budget.is_kept(start))
+        if answer.explored is not None:
+            self._metrics.explored.inc()
         if self._name_user is not None:
             named = self._name_user(query.user_id) if query.user_id is not None else {}
             trace.fields = {
-                "recommendation_id": recommendation_id, **named, "level": answer.level,
+                "recommendation_id": query.recommendation_id, **named, "level": answer.level,
                 "reason": reason, "k": query.k,
             }  # fmt: skip
         self._metrics.stage["serialize"].observe(time.monotonic() - start)

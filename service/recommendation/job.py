@@ -6,6 +6,7 @@ microseconds; nothing writes to them.
 """
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -41,7 +42,8 @@ class Query:
     item beside its id and score. rules: what is asked of the list, if anything. is_explained: whether the parts of each
     score, and what carried each item, are told. similar_to: what is asked for are items that go with these, of which
     one at least is in the catalogue; a user or a history then makes the answer personal. visit: where
-    several queries are one user's at one time.
+    several queries are one user's at one time. recommendation_id: of the answer, 32 hexadecimal digits. explore: the
+    seed by which a place of the list goes to a live item; empty where none does.
     """
 
     user_id: str | None
@@ -59,6 +61,8 @@ class Query:
     is_explained: bool = False
     similar_to: Sequence[str] = ()
     visit: "Visit | None" = None
+    recommendation_id: str = ""
+    explore: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -128,6 +132,11 @@ class Job:
         """Return the rows that must not be ranked: those that are hidden or pinned."""
         hidden = self.hidden(taste)
         return [*hidden, *self.placed.values()] if self.placed else hidden
+
+
+def new_id() -> str:
+    """Return a recommendation_id: a name, not a secret."""
+    return f"{random.getrandbits(128):032x}"
 
 
 def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]") -> Job:
@@ -248,7 +257,7 @@ class Answer:
 
     funnel: how many items were left after each step, where it was asked for or the items are fewer than k. parts: of
     each item's score, if they were asked for. explanation: if it was asked for. dropped_pins: ids of pinned items that
-    are not to be shown.
+    are not to be shown. explored: the place of the item that is shown to learn of it, from 0; None where there is none.
     """
 
     ranked: Ranked = ((), np.zeros(0, dtype=np.float32))
@@ -260,6 +269,7 @@ class Answer:
     parts: list[dict[str, float]] = field(default_factory=list)
     explanation: Explanation | None = None
     dropped_pins: Sequence[str] = ()
+    explored: int | None = None
 
 
 @dataclass(slots=True, eq=False)
