@@ -34,6 +34,8 @@ from service.wire.trace import Trace
 
 BATCH_BODY_BYTES = 4 << 20
 PAGE_BODY_BYTES = 1 << 20
+MOST_EXPLAINED = 1000
+"""So many items of all answers of a batch are explained at most: each names up to three lists of k items."""
 _AT_ONCE = 32
 _LOGGER = logging.getLogger(__name__)
 NameUser = Callable[[str], dict[str, str]] | None
@@ -104,11 +106,11 @@ class BatchEndpoint(_ManyEndpoint):
         self._means.toll.charge(trace.caller, len(listed))
         generation = self._means.generations.live  # to the end, whatever is swapped meanwhile
         answers: list[bytes] = []
-        n_refused = 0
+        n_refused, room = 0, _Room(MOST_EXPLAINED)
         while left := listed[len(answers) :]:
             n_taken, start = self._means.toll.take(trace.caller, min(len(left), _AT_ONCE)), time.monotonic()
             try:
-                begun = self._begin(left[:n_taken], generation, trace)
+                begun = self._begin(left[:n_taken], generation, trace, room)
                 futures = [each[1] for each in begun if isinstance(each, tuple)]
                 await asyncio.gather(*futures, return_exceptions=True)
             finally:
@@ -121,7 +123,7 @@ class BatchEndpoint(_ManyEndpoint):
         return b'{"answers":[' + b",".join(answers) + b"]}"
 
     def _begin(
-        self, listed: Sequence[bytes], generation: Generation, trace: Trace
+        self, listed: Sequence[bytes], generation: Generation, trace: Trace, room: "_Room"
     ) -> list[tuple[Query, "asyncio.Future[Answer]"] | bytes]:
         """Begin to answer some requests: the query and the future of each, or the error of one that is refused."""
         begun: list[tuple[Query, asyncio.Future[Answer]] | bytes] = []
@@ -129,6 +131,7 @@ class BatchEndpoint(_ManyEndpoint):
         for body in listed:
             try:
                 query = asking.make(asking.parse(body), generation, rule, trace, self._means.metrics)
+                room.take(query)
             except RequestError as exc:
                 begun.append(error_body(exc))
             else:
@@ -148,6 +151,22 @@ class BatchEndpoint(_ManyEndpoint):
         took_s = time.monotonic() - trace.arrived
         self._means.count(query, answer)
         return self._writer.write(query, answer, generation, took_s)
+
+
+@dataclass(slots=True)
+class _Room:
+    """How many items of a batch may still be explained."""
+
+    n_left: int
+
+    def take(self, query: Query) -> None:
+        """Take the room of a query, if it is to be explained. Raises FieldError where there is none left for it."""
+        if query.is_explained and query.k > self.n_left:
+            text = (
+                f"of a batch {MOST_EXPLAINED} items are explained at most, and {self.n_left} are left: ask for it alone"
+            )
+            raise FieldError("explain", text)
+        self.n_left -= query.k if query.is_explained else 0
 
 
 class PageEndpoint(_ManyEndpoint):
