@@ -6,9 +6,11 @@ from typing import Any
 from training.data.interaction_file import Cleaning
 from training.data.prepare import parse_columns, parse_effects, parse_weights
 from training.data.timestamp import read_bounds
+from training.evaluation.question import most_asked
 from training.file.account import Form
 from training.run.config import Prepare
 
+_OLD = "1996-01-01"  # seconds since 2001 of our days would be of before, and hardly any log is
 SAID = {
     "lines_not_utf8": "{count:,} lines are not UTF-8 and were read as Windows-1252 (first: {first}); another encoding: "
     "--set prepare.encoding=NAME",
@@ -53,6 +55,7 @@ def data_lines(report: Mapping[str, Any]) -> list[str]:
         *_form_lines(report.get("form")),
         f"from {first} to {last}, {report['n_items']:,} items, {report['n_users']:,} users, "
         f"median {report.get('median_events', 0):g} events",
+        *([f"every event is of before {_OLD}: are these numbers Unix times?"] if last < _OLD else []),
         f"{report['n_events']:,} events, {report['repeat_share']:.1%} repeats "
         f"(seen items are {'' if report['repeat_consumption'] else 'not '}recommended)",
         f"{report['rows_read']:,} rows read; dropped: {dropped or 'none'}; malformed: {malformed['count']:,}"
@@ -65,8 +68,17 @@ def data_lines(report: Mapping[str, Any]) -> list[str]:
         *([report["fallback"]] if report.get("fallback") else []),
         f"to learn: {report.get('training_targets', report['parts']['train']):,} events that follow another; asked: "
         f"{targets['val']:,} users of validation, {targets['test']:,} of the test",
+        *_drawn_lines(targets, report["n_items"]),
         *_item_lines(report.get("items_file"), report["n_items"]),
     ]
+
+
+def _drawn_lines(targets: Mapping[str, int], n_items: int) -> list[str]:
+    """Return what is said where a catalogue is so large that not all who could be asked are."""
+    most = most_asked(n_items)
+    if max(targets["val"], targets["test"]) <= most:
+        return []
+    return [f"of each, {most:,} are drawn to be asked: scoring {n_items:,} items for everybody would take hours"]
 
 
 def _form_lines(form: Mapping[str, Any] | None) -> list[str]:
