@@ -10,6 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from training import ranks
 from training.data.prepared import Prepared
 from training.distillation.source import Source
 from training.distillation.teaching import Recipe, learn_alone, learn_from, learn_smoothed
@@ -87,8 +88,8 @@ def distill(out: Path, prepared: Prepared, course: Course, source: Source, taugh
             course.warm.start(model, f"{PLACE}/{name}")
         train_and_save(model, lesson, course, prepared, files_of(out, name))
 
-    if untaught.alone is not None:
-        _copy(untaught.alone, files_of(out, ALONE))
+    if (alone := untaught.alone) is not None:
+        ranks.alone(lambda: _copy(alone, files_of(out, ALONE)))
     if not (out / STUDENT).exists():
         train(STUDENT, taught.make(n_items, seed, source), learn_from(source, taught.recipe, seed))
     lessons: dict[str, Lesson] = {ALONE: learn_alone}

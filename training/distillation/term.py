@@ -23,6 +23,7 @@ class Term:
     needs_attention: bool = False  # in teacher and student
     runs_teacher: bool = False  # on the student's batches, so the teacher must read histories as long as the student's
     asks_validation: bool = False  # it learns from validation users, as early stopping does
+    in_one_process: bool = False  # several that train together would each learn something else in it
 
 
 TERMS = {
@@ -37,9 +38,17 @@ TERMS = {
     "attention": Term("attention maps (TinyBERT, Jiao 2020)", 1.0, True, needs_attention=True, runs_teacher=True),
     "relations": Term("distances among items and users (RKD, Park 2019)", 10.0, True),
     "adversarial": Term("soft labels at the worst nearby state (He 2018, Miyato 2018)"),
-    "meta": Term("soft and hard loss, their share learned against validation (Ren 2018)", asks_validation=True),
-    "feedback": Term("soft labels of a teacher corrected by the student's feedback (Pham 2021)", asks_validation=True),
-    "mutual": Term("a second student of the same size, each the other's teacher (Zhang 2018)"),
+    "meta": Term(
+        "soft and hard loss, their share learned against validation (Ren 2018)",
+        asks_validation=True,
+        in_one_process=True,
+    ),
+    "feedback": Term(
+        "soft labels of a teacher corrected by the student's feedback (Pham 2021)",
+        asks_validation=True,
+        in_one_process=True,
+    ),
+    "mutual": Term("a second student of the same size, each the other's teacher (Zhang 2018)", in_one_process=True),
 }
 
 

@@ -9,12 +9,16 @@ it generalises better than the last weights. tests/bench/README.md, "Training", 
 
 The randomness of an epoch follows from the seed and its number, so a training that was stopped and resumed between two
 epochs gives the weights of one that was not. A training that was stopped within an epoch repeats that epoch.
+
+Several processes (training/ranks.py) cut the same batches, and each takes its windows of every batch. Their losses are
+divided by the targets of the whole batch and their gradients are summed, so a step is that of one process.
 """
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
@@ -24,8 +28,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training import ranks
 from training.data.event import Events
-from training.model.batch import Batch, count_positions, thin, training_batches
+from training.model.batch import Batch, count_positions, part_of, thin, training_batches
 from training.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.model.curve import Epoch
 from training.model.device import CHUNK_LOGITS, autocast, keep_freed_memory
@@ -157,17 +162,22 @@ def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: 
         number = len(curve)
         started = monotonic()
         mean_loss = _train_epoch(learner, course, number)
-        score = course.validate(averaged) if course.validate else float(number)
+        score = ranks.alone(partial(_validate, course, averaged, number))
         curve.append(Epoch(number, mean_loss, score, monotonic() - started))
         if curve[-1].validation >= max(row.validation for row in curve):
             state.keep_best(averaged)
         state.curve = [asdict(row) for row in curve]
-        save_checkpoint(checkpoint, model, averaged, optimizer, state, batch_loss)
+        ranks.alone(lambda: save_checkpoint(checkpoint, model, averaged, optimizer, state, batch_loss))
         course.progress.note(_describe(curve))
         _log(course.progress, checkpoint, curve[-1])
     model.load_state_dict(state.best)
     model.eval()
     return curve
+
+
+def _validate(course: Course, averaged: SequenceModel, number: int) -> float:
+    """Return the score of a model after an epoch; without a validation a later epoch is the better one."""
+    return course.validate(averaged) if course.validate else float(number)
 
 
 def _with_given(objective: Objective, model: SequenceModel, given: Given | None) -> Objective:
@@ -216,7 +226,8 @@ def _train_epoch(learner: Learner, course: Course, number: int) -> float:
     model, schedule = learner.model, course.schedule
     model.train()
     seed = schedule.seed * 100_003 + number
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + (ranks.number() << 40))  # each process draws a dropout of its own
+    ranks.agree([*_learned(learner.optimizer), *learner.averaged.parameters()])
     size = {"max_history": model.size.max_history, "positions": schedule.batch_positions}
     choose = course.warm.choose if course.warm else None
     batches = training_batches(course.events, **size, seed=seed, choose=choose)
@@ -238,25 +249,35 @@ def _train_epoch(learner: Learner, course: Course, number: int) -> float:
 
 
 def train_step(learner: Learner, batch: Batch, learning_rate: float) -> float:
-    """Move the model one step on a batch, and its average after it; return the mean loss. The rate warms up."""
-    model, optimizer, batch_loss = learner.model, learner.optimizer, learner.objective.batch_loss
+    """Move the model one step on a batch, and its average after it; return the mean loss. The rate warms up.
+
+    batch: the whole one, in every process that trains.
+    """
+    model, optimizer, objective = learner.model, learner.optimizer, learner.objective
     step = _count_steps(optimizer)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
     optimizer.zero_grad(set_to_none=True)
-    value = _backward(model, batch, learner.objective)
+    mine = batch if ranks.count() == 1 else part_of(batch, ranks.number(), ranks.count())
+    value = _backward(model, mine, objective, len(batch.target))
+    value = ranks.sum_gradients(_learned(optimizer), value)
     torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
-    if batch_loss:
-        torch.nn.utils.clip_grad_norm_(list(batch_loss.parameters()), MAX_GRADIENT_NORM)
+    if objective.batch_loss:
+        torch.nn.utils.clip_grad_norm_(list(objective.batch_loss.parameters()), MAX_GRADIENT_NORM)
     optimizer.step()
     _average(learner.averaged, model, step)
     return value
 
 
-def _backward(model: SequenceModel, batch: Batch, objective: Objective) -> float:
-    """Leave the gradients of the mean loss of a batch in model; return that mean."""
+def _backward(model: SequenceModel, batch: Batch, objective: Objective, of: int) -> float:
+    """Leave the gradients of the loss of a batch in model, its sum over positions divided by `of`; return that loss.
+
+    of: the positions of the whole batch, of which this one may be a part, and an empty one.
+    """
     device, batch_loss = model.device, objective.batch_loss
     positions = len(batch.target)
+    if not positions:
+        return 0.0
     size = max(model.size.dim, CHUNK_LOGITS // len(model.items.weight))  # see tests/bench/README.md, "Training"
     total = 0.0
     with autocast(device.type):
@@ -265,7 +286,7 @@ def _backward(model: SequenceModel, batch: Batch, objective: Objective) -> float
         leaf = states.detach().requires_grad_()
         for start in range(0, positions, size):
             chunk = slice(start, min(start + size, positions))
-            share = (chunk.stop - chunk.start) / positions
+            share = (chunk.stop - chunk.start) / of
             value = objective.loss(model.scores(leaf[chunk]), batch, chunk) * share
             value.backward()
             total += float(value.detach())
@@ -273,8 +294,13 @@ def _backward(model: SequenceModel, batch: Batch, objective: Objective) -> float
     if rest is None:
         states.backward(leaf.grad)
         return total
+    rest = rest * (positions / of)
     torch.autograd.backward([states, rest], [leaf.grad, None])
     return total + float(rest.detach())
+
+
+def _learned(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 def _count_steps(optimizer: torch.optim.Optimizer) -> int:

@@ -74,10 +74,19 @@ class Run:
         return [KINDS[name] for name in parse_names(self.config, "teacher.members")]
 
     def stage(
-        self, name: str, settings: Mapping[str, Any], inputs: Mapping[str, str], work: Callable[[Path], None]
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        work: Callable[[Path], None],
+        *,
+        together: bool = False,
     ) -> None:
-        """Run a stage unless it is there already, made with the same settings from the same inputs."""
-        run_stage(self.out / name, make_key(name, settings, inputs), work, self.progress)
+        """Run a stage unless it is there already, made with the same settings from the same inputs.
+
+        together: all processes that train together do its work, instead of the first alone.
+        """
+        run_stage(self.out / name, make_key(name, settings, inputs), work, self.progress, together=together)
 
 
 def check_prepared(out: Path) -> None:

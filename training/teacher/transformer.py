@@ -55,6 +55,8 @@ def files_in(stage: Path) -> Files:
 class SequenceTeacher(Kind):
     """A teacher that is a sequence model. See Kind for its methods."""
 
+    trains_together: bool = True
+
     def settings(self, supplies: Supplies) -> Mapping[str, Any]:
         """Return the section of the settings that it is made from."""
         return self._model_settings(supplies).keyed
