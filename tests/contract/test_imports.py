@@ -73,7 +73,8 @@ STARTS_THE_SERVICE = {"run": "service.child", "loop": "service.child"}
 ROOT_FILES = {
     "service": {"service", "service.environment", "service.errors", "service.logs", "service.metrics",
                 "service.onnx_session", "service.child", "service.private_directory", "service.task"},
-    "training": {"training", "training.errors", "training.machine", "training.progress", "training.stage"},
+    "training": {"training", "training.errors", "training.machine", "training.progress", "training.ranks",
+                 "training.stage"},
 }  # fmt: skip
 """What stands at a package's root and may be imported by every folder of it."""
 HOMES = {
