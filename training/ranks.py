@@ -97,12 +97,22 @@ def alone(work: Callable[[], Found]) -> Found:
     return found
 
 
-def agree(tensors: Iterable[Tensor]) -> None:
-    """Give tensors the values that they have in the first process, in place."""
+def agree(tensors: Iterable[Tensor], source: int = 0) -> None:
+    """Give tensors the values that they have in one process, the first unless another is named, in place."""
     if count() > 1:
         with _needing_all():
             for tensor in tensors:
-                dist.broadcast(tensor.detach(), src=0)
+                dist.broadcast(tensor.detach(), src=source)
+
+
+def total(own: Tensor) -> Tensor:
+    """Sum a tensor over all processes, in place, and return it."""
+    return _reduce(own, dist.ReduceOp.SUM)
+
+
+def largest(own: Tensor) -> Tensor:
+    """Take the largest of each value of a tensor over all processes, in place, and return it."""
+    return _reduce(own, dist.ReduceOp.MAX)
 
 
 def sum_gradients(weights: Sequence[nn.Parameter], value: float) -> float:
@@ -125,6 +135,13 @@ def sum_gradients(weights: Sequence[nn.Parameter], value: float) -> float:
         for each in sums:
             each.wait()
     return float(told[0])
+
+
+def _reduce(own: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
+    if count() > 1:
+        with _needing_all():
+            dist.all_reduce(own, how)
+    return own
 
 
 def _tell(told: list[Any]) -> None:

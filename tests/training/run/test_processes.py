@@ -1,4 +1,4 @@
-"""Commands in several processes: the result is that of one, a killed process costs little, what cannot be is refused."""
+"""Commands in several processes: the result is that of one, a killed one costs little, what cannot be is refused."""
 
 import json
 import os
