@@ -45,6 +45,11 @@ def number() -> int:
     return dist.get_rank() if count() > 1 else 0
 
 
+def count_here() -> int:
+    """Return how many of them run on this machine."""
+    return min(count(), int(os.environ.get("LOCAL_WORLD_SIZE", str(count()))))
+
+
 def is_first() -> bool:
     """Return whether this process is the one that writes, prints and judges."""
     return number() == 0

@@ -18,7 +18,7 @@ def together(count, work, directory: Path) -> list:
     for process in started:
         process.start()
     for process in started:
-        process.join(timeout=60)
+        process.join(timeout=240)
     left = [process for process in started if process.exitcode is None]
     for process in left:
         process.kill()

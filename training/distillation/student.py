@@ -18,8 +18,9 @@ from training.errors import InputError
 from training.evaluation.trained import Files, train_and_save
 from training.model.device import choose_device
 from training.model.encoder import SequenceModel, Size, make_model
-from training.model.fit import Course, Lesson
+from training.model.fit import Course
 from training.model.item_table import Start, start_table
+from training.model.objective import Lesson
 
 PLACE = "student"  # directory of the stage in the run directory
 STUDENT = "student.safetensors"

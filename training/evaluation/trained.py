@@ -21,8 +21,10 @@ from training.evaluation.with_given import judge_given, learn_rule, validation_s
 from training.model.checkpoint import load_model, save_model
 from training.model.curve import Epoch, save_curve
 from training.model.encoder import SequenceModel
-from training.model.fit import Course, Lesson, Schedule, fit
+from training.model.fit import Course, Schedule, fit
+from training.model.objective import Lesson
 from training.model.warm import Warm
+from training.parallel.table import divide, is_too_large
 from training.progress import Progress
 
 
@@ -83,6 +85,9 @@ def trained(model: SequenceModel, lesson: Lesson, course: Course, checkpoint: Pa
     What is made of the model is written inside the context, so that an interruption does not lose the training. Of
     several processes that train together the first writes it, and removes the checkpoint.
     """
+    if is_too_large(model.n_items, model.size.dim, course.schedule.shard_above_mb):
+        course.progress.note(f"the item table lies in {ranks.count()} shards")
+        divide(model)
     yield fit(model, lesson(model), course, checkpoint)
     ranks.alone(checkpoint.unlink)
 

@@ -1,7 +1,5 @@
 """The training loop of teacher and student: chunked loss, early stopping on the validation split, exact resume.
 
-The logits of a whole batch are never in memory at once. The loss runs on chunks of positions; the gradient of each
-chunk goes back to the states and the item table at once, and the encoder is differentiated one time at the end.
 Products run in bfloat16 where the processor multiplies it natively; losses, weights and every evaluation stay float32.
 
 What is validated and kept is the moving average of the weights over the last steps (Polyak and Juditsky 1992), because
@@ -15,13 +13,10 @@ divided by the targets of the whole batch and their gradients are summed, so a s
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,13 +25,16 @@ from torch import Tensor, nn
 
 from training import ranks
 from training.data.event import Events
-from training.model.batch import Batch, count_positions, part_of, thin, training_batches
-from training.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.model.batch import Batch, count_positions, thin, training_batches
+from training.model.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint, whole_state
 from training.model.curve import Epoch
-from training.model.device import CHUNK_LOGITS, autocast, keep_freed_memory
-from training.model.encoder import SequenceModel
-from training.model.given import Given
+from training.model.device import keep_freed_memory
+from training.model.encoder import SequenceModel, make_model
+from training.model.given import ALL, Given
+from training.model.gradient import backward, clip
+from training.model.objective import BatchLoss, Objective
 from training.model.warm import Warm
+from training.parallel.table import table_of, undivide
 from training.progress import Progress
 
 WARMUP_STEPS = 100
@@ -44,45 +42,6 @@ WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
 AVERAGE_DECAY = 0.99  # of the weights' moving average, a step
 MOST_LOGITS = 400_000_000_000  # of a training: hours on two cores. A large catalogue gets fewer targets
-
-Loss = Callable[[Tensor, Batch, slice], Tensor]
-"""(logits [P, N] of a chunk, the batch, the chunk's positions in the batch) -> the mean over the chunk."""
-
-
-class BatchLoss(Protocol):
-    """The part of an objective that looks at a whole batch instead of a chunk of its logits. A module: it may learn."""
-
-    def watch(self, model: SequenceModel) -> AbstractContextManager[Any]:
-        """Return the context in which model computes the states of a batch; it may look inside the model there."""
-        ...
-
-    def batch_loss(self, model: SequenceModel, batch: Batch, states: Tensor) -> Tensor | None:
-        """Return the mean over the batch of states [P, D], which is differentiated with the rest; None adds nothing."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Return what it learns beside the model."""
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return what a resumed training needs of it."""
-        ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
-        """Restore what state_dict returned."""
-        ...
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a training lowers: the sum of a loss of logits and, where there is one, a loss of whole batches."""
-
-    loss: Loss
-    batch_loss: BatchLoss | None = None
-
-
-Lesson = Callable[[SequenceModel], Objective]
-"""Makes the objective of a model that is to be trained."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +54,7 @@ class Schedule:
     positions: int  # targets in all, of all epochs together
     patience: int  # epochs without a better validation before it stops
     seed: int
+    shard_above_mb: float = 0.0  # of an item table, from which on several processes share it; 0: by memory
 
 
 @dataclass(frozen=True)
@@ -162,22 +122,38 @@ def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: 
         number = len(curve)
         started = monotonic()
         mean_loss = _train_epoch(learner, course, number)
-        score = ranks.alone(partial(_validate, course, averaged, number))
+        score = _validate(course, averaged, number)
         curve.append(Epoch(number, mean_loss, score, monotonic() - started))
         if curve[-1].validation >= max(row.validation for row in curve):
             state.keep_best(averaged)
         state.curve = [asdict(row) for row in curve]
-        ranks.alone(lambda: save_checkpoint(checkpoint, model, averaged, optimizer, state, batch_loss))
+        save_checkpoint(checkpoint, model, averaged, optimizer, state, batch_loss)
         course.progress.note(_describe(curve))
         _log(course.progress, checkpoint, curve[-1])
-    model.load_state_dict(state.best)
+    if ranks.is_first():  # the others have no more use for it than their shards
+        undivide(model)
+    load_state(model, state.best)
     model.eval()
     return curve
 
 
 def _validate(course: Course, averaged: SequenceModel, number: int) -> float:
     """Return the score of a model after an epoch; without a validation a later epoch is the better one."""
-    return course.validate(averaged) if course.validate else float(number)
+    validate = course.validate
+    if validate is None:
+        return float(number)
+    whole = averaged if averaged.shard is None else _whole(averaged)
+    return ranks.alone(lambda: validate(whole))
+
+
+def _whole(model: SequenceModel) -> SequenceModel:
+    """Return a model with its whole item table in the first process, and the model itself in every other."""
+    state = whole_state(model)
+    if not ranks.is_first():
+        return model
+    whole = make_model(model.n_items, model.size, seed=0).to(model.device)
+    load_state(whole, state)
+    return whole.eval()
 
 
 def _with_given(objective: Objective, model: SequenceModel, given: Given | None) -> Objective:
@@ -185,15 +161,17 @@ def _with_given(objective: Objective, model: SequenceModel, given: Given | None)
     if given is None:
         return objective
 
+    columns = model.shard.columns if model.shard else ALL
+
     def loss(logits: Tensor, batch: Batch, chunk: slice) -> Tensor:
-        return objective.loss(given.add(model, logits, batch.event[chunk]), batch, chunk)
+        return objective.loss(given.add(model, logits, batch.event[chunk], columns), batch, chunk)
 
     return Objective(loss, objective.batch_loss)
 
 
 def _within_reach(course: Course, model: SequenceModel) -> Course:
     """Return the course with at most so many targets that their logits over all items take hours, and say so."""
-    n_items = len(model.items.weight)
+    n_items = model.n_items
     most = max(1, MOST_LOGITS // n_items)
     n_targets = course.count_targets(model.size.max_history)
     wanted = min(course.schedule.positions, course.schedule.epochs * n_targets)
@@ -227,7 +205,7 @@ def _train_epoch(learner: Learner, course: Course, number: int) -> float:
     model.train()
     seed = schedule.seed * 100_003 + number
     torch.manual_seed(seed + (ranks.number() << 40))  # each process draws a dropout of its own
-    ranks.agree([*_learned(learner.optimizer), *learner.averaged.parameters()])
+    ranks.agree(_held_by_all(model, learner.averaged, learner.objective.batch_loss))
     size = {"max_history": model.size.max_history, "positions": schedule.batch_positions}
     choose = course.warm.choose if course.warm else None
     batches = training_batches(course.events, **size, seed=seed, choose=choose)
@@ -258,10 +236,8 @@ def train_step(learner: Learner, batch: Batch, learning_rate: float) -> float:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
     optimizer.zero_grad(set_to_none=True)
-    mine = batch if ranks.count() == 1 else part_of(batch, ranks.number(), ranks.count())
-    value = _backward(model, mine, objective, len(batch.target))
-    value = ranks.sum_gradients(_learned(optimizer), value)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+    value = backward(model, batch, objective)
+    clip(model, MAX_GRADIENT_NORM)
     if objective.batch_loss:
         torch.nn.utils.clip_grad_norm_(list(objective.batch_loss.parameters()), MAX_GRADIENT_NORM)
     optimizer.step()
@@ -269,38 +245,10 @@ def train_step(learner: Learner, batch: Batch, learning_rate: float) -> float:
     return value
 
 
-def _backward(model: SequenceModel, batch: Batch, objective: Objective, of: int) -> float:
-    """Leave the gradients of the loss of a batch in model, its sum over positions divided by `of`; return that loss.
-
-    of: the positions of the whole batch, of which this one may be a part, and an empty one.
-    """
-    device, batch_loss = model.device, objective.batch_loss
-    positions = len(batch.target)
-    if not positions:
-        return 0.0
-    size = max(model.size.dim, CHUNK_LOGITS // len(model.items.weight))  # see tests/bench/README.md, "Training"
-    total = 0.0
-    with autocast(device.type):
-        with batch_loss.watch(model) if batch_loss else nullcontext():
-            states = model.states(batch.rows.to(device))[batch.real.to(device)]  # [P, D]
-        leaf = states.detach().requires_grad_()
-        for start in range(0, positions, size):
-            chunk = slice(start, min(start + size, positions))
-            share = (chunk.stop - chunk.start) / of
-            value = objective.loss(model.scores(leaf[chunk]), batch, chunk) * share
-            value.backward()
-            total += float(value.detach())
-        rest = batch_loss.batch_loss(model, batch, states) if batch_loss else None
-    if rest is None:
-        states.backward(leaf.grad)
-        return total
-    rest = rest * (positions / of)
-    torch.autograd.backward([states, rest], [leaf.grad, None])
-    return total + float(rest.detach())
-
-
-def _learned(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [weight for group in optimizer.param_groups for weight in group["params"]]
+def _held_by_all(*learned: SequenceModel | BatchLoss | None) -> list[nn.Parameter]:
+    """Return the weights that every process has alike: all but an item table in shards."""
+    owned = {id(table_of(each)) for each in learned if isinstance(each, SequenceModel) and each.shard}
+    return [weight for each in learned if each for weight in each.parameters() if id(weight) not in owned]
 
 
 def _count_steps(optimizer: torch.optim.Optimizer) -> int:

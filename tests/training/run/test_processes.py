@@ -56,7 +56,7 @@ def test_a_killed_process_goes_on_from_the_last_checkpoint_and_the_result_is_tha
     several, one = (Path(shutil.copytree(prepared, tmp_path / name)) for name in ("several", "one"))
 
     said = []
-    with train("teacher", several, "--processes", "2") as running:
+    with train("teacher", several, "--processes", "2", "--set", "teacher.shard_above_mb=0.001") as running:
         for line in running.stderr:
             said.append(line)
             if "epoch 3:" in line:
@@ -68,6 +68,7 @@ def test_a_killed_process_goes_on_from_the_last_checkpoint_and_the_result_is_tha
     assert any("all go on from the last checkpoint" in line for line in said)
     assert [line for line in said if line.startswith("[teacher]")] == ["[teacher] started\n", "[teacher] resumed\n"]
     assert sum("epoch 1:" in line for line in said) == 1
+    assert any("the item table lies in 2 shards" in line for line in said)
     assert main(["teacher", "--out", str(one), *tiny_settings(f"teacher.epochs={EPOCHS}")]) == 0
     losses = curve(several / "teacher" / "curve.json")
     assert losses == pytest.approx(curve(one / "teacher" / "curve.json"), abs=0.02)
