@@ -9,7 +9,7 @@ Letters: P positions, N items of all shards, M items of this shard, S strata.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,16 @@ def weighed_loss(
     seen: this shard's logits of student and teacher [P, M], and the target int64 [P]. strata: rows of all N items. The
     gradient is with respect to student alone.
     """
-    return _Weighed.apply(*seen, weights, shard, temperature, strata)
+    return _Weighed.apply(*seen, _Lesson(weights, shard, temperature, strata))
+
+
+class _Lesson(NamedTuple):
+    """How the losses are weighed, and over what."""
+
+    weights: Weights
+    shard: Shard
+    temperature: float
+    strata: Sequence[Tensor]
 
 
 def log_softmaxes(several: Sequence[Tensor]) -> list[Tensor]:
@@ -77,17 +86,8 @@ class _Weighed(torch.autograd.Function):
     """weighed_loss. Its gradient is that of logits._Weighed, for the columns of the shard."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        student: Tensor,
-        teacher: Tensor,
-        target: Tensor,
-        weights: Weights,
-        shard: Shard,
-        temperature: float,
-        strata: Sequence[Tensor],
-    ) -> Tensor:
-        soft, hard, stratified = weights
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, target: Tensor, lesson: _Lesson) -> Tensor:
+        (soft, hard, stratified), shard, temperature, strata = lesson
         log_p, log_q, log_q1 = log_softmaxes(
             [teacher.float() / temperature, student.float() / temperature, student.float()]
         )
@@ -109,7 +109,7 @@ class _Weighed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
-        return grad * upstream, *[None] * 6
+        return grad * upstream, None, None, None
 
 
 def _within(strata: Sequence[Tensor], seen: tuple[Tensor, Tensor, Tensor], shard: Shard) -> tuple[Tensor, Tensor]:
