@@ -30,6 +30,7 @@ from service.bundle import BundleError, read_manifest
 from service.errors import StartError
 from service.hour import Hour
 from service.http.api import create_api
+from service.http.comparison import comparison_routes
 from service.http.events import event_routes
 from service.http.items import ItemWriter, item_routes
 from service.http.many import Means, list_endpoints
@@ -43,6 +44,7 @@ from service.loading import GenerationLoader, codes_of
 from service.logs import Log
 from service.metrics import TREND_SOURCES, Metrics
 from service.private_directory import make_private
+from service.release.comparison import Comparing
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
 from service.release.generation import Generation, Generations
@@ -61,6 +63,7 @@ from service.storage import (
     scenarios_of,
     stream_of,
     trouble_of,
+    users_of,
 )
 from service.store.client import Store
 from service.task import end_task
@@ -159,6 +162,7 @@ class _Inside:
     published: PublishedVersions
     follower: Follower
     generations: Generations
+    comparing: Comparing
 
 
 async def _open_inside(settings: Settings, log: Log, stack: AsyncExitStack, *, is_pinned: bool) -> _Inside:
@@ -172,7 +176,9 @@ async def _open_inside(settings: Settings, log: Log, stack: AsyncExitStack, *, i
     follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
     generations = Generations(await _find_first(settings, loader, None if is_pinned else follower))
     stack.push_async_callback(generations.rest)
-    return _Inside(settings, metrics, store, erasures, feed, book, published, follower, generations)
+    comparing = Comparing(generations, follower.load_aside)
+    stack.push_async_callback(comparing.close)
+    return _Inside(settings, metrics, store, erasures, feed, book, published, follower, generations, comparing)
 
 
 def _data_routes(inside: _Inside, guard: Guard, names: UserNames, *, is_keyed: bool) -> list[Any]:
@@ -187,7 +193,11 @@ def _data_routes(inside: _Inside, guard: Guard, names: UserNames, *, is_keyed: b
         item_routes(writer, generations),
         scenario_routes(inside.book, generations),
         model_routes(generations, inside.published, inside.follower.look_soon, settings.budget_ms),
-    ]
+        comparison_routes(
+            inside.comparing, inside.published, users_of(settings, inside.store), history,
+            lambda: generations.live.golden_histories,
+        ),
+    ]  # fmt: skip
 
 
 def _followers(inside: _Inside, *, is_pinned: bool) -> list[Coroutine[Any, Any, None]]:

@@ -30,6 +30,7 @@ from service.user.entry_index import EntryIndex
 from service.user.erasure import Erasures
 from service.user.history import History
 from service.user.key import UserKeys
+from service.user.sample import UserSample
 from service.user.stream import EventStream
 from service.user.trend import TrendCounter
 from service.user.trend_feed import TrendFeed, TrendSnapshots
@@ -137,6 +138,11 @@ def make_store(settings: Settings, url: str, *, metrics: Metrics | None, log: Lo
 def history_of(settings: Settings, store: Store) -> History:
     """Return the histories that the service uses."""
     return History(store, UserKeys(settings.namespace), retention_of(settings))
+
+
+def users_of(settings: Settings, store: Store) -> UserSample:
+    """Return what draws users of whom something is kept."""
+    return UserSample(store, UserKeys(settings.namespace))
 
 
 def retention_of(settings: Settings) -> Retention:

@@ -1,6 +1,7 @@
 // Models: what is served, what was published before, how good each was measured to be, and the change between them.
 
 import { ask, givenKey } from "./api.js";
+import { Comparison } from "./comparison.js";
 import { html, moment, Part, shown, Trouble, useLoaded, useRef, useState } from "./kit.js";
 
 const MEASURES = ["ndcg@10", "hr@10", "mrr@10", "coverage@10"];
@@ -77,23 +78,30 @@ function Lineage({ lineage }) {
 /** A button that makes another version live, once it was said what that changes. */
 function Release({ label, version, path, body, replicas, now, then, onDone }) {
   const dialog = useRef(null);
+  const [isOpen, setOpen] = useState(false);
   const [error, setError] = useState(null);
   const release = () => ask("POST", path, body, { isAdmin: true }).then(() => {
     dialog.current.close();
     onDone();
   }, setError);
+  const open = () => {
+    setError(null);
+    setOpen(true);
+    dialog.current.showModal();
+  };
   const change = (name, read, digits) => {
     const [before, after] = [read(now), then ? read(then) : null];
     return html`<dt>${name}</dt><dd>${shown(before ?? null, digits)} → ${shown(after ?? null, digits)}</dd>`;
   };
-  return html`<button type="button" onClick=${() => [setError(null), dialog.current.showModal()]}>${label}</button>
-    <dialog ref=${dialog} aria-label=${`${label} ${version}`}>
+  return html`<button type="button" onClick=${open}>${label}</button>
+    <dialog ref=${dialog} class="wide" aria-label=${`${label} ${version}`} onClose=${() => setOpen(false)}>
       <h2>${label} <code>${version}</code>?</h2>
       <p>${replicas.length} ${replicas.length === 1 ? "process follows" : "processes follow"} within seconds.</p>
       <dl class="facts">
         ${change("NDCG@10", (each) => each.quality?.student?.["ndcg@10"], 4)}
         ${change("Items", (each) => each.n_items)}${change("Width", (each) => each.dim)}
       </dl>
+      ${isOpen && html`<${Comparison} version=${version} />`}
       ${!givenKey("admin") && html`<p class="faint">This needs the admin key.</p>`}
       <${Trouble} error=${error} />
       <div class="row"><button type="button" onClick=${release}>${label}</button>

@@ -158,13 +158,13 @@ class Follower:
             generation = previous
             generation.number = live.number
         else:
-            await _retire(generations.drop_previous())
+            await retire(generations.drop_previous())
             generation = await self._obtain(live)
         if generation is None:
             return
         started = time.monotonic()
         old = generations.live
-        await _retire(generations.swap(generation))
+        await retire(generations.swap(generation))
         self._show(generation)
         self._settle(live)
         self._metrics.model_swaps["ok"].inc()
@@ -175,13 +175,18 @@ class Follower:
             drained_s=round(time.monotonic() - started, 3),
         )  # fmt: skip
 
+    async def load_aside(self, version: str) -> Generation:
+        """Fetch, try and load a version beside those that serve, as following does, and never make it live.
+
+        Its number is 0. Raises StoreError, and RefusedError where it must not be served.
+        """
+        return (await self._bring_up(Live(version, 0, None, 0.0)))[0]
+
     async def _obtain(self, live: Live) -> Generation | None:
         """Fetch, try and load a version. Return None if it must not be served, which is counted and logged."""
         started = time.monotonic()
         try:
-            path = await self._fetched.bring(live)
-            tried = time.monotonic()
-            generation = await asyncio.get_running_loop().run_in_executor(self._loader, self._load_gently, path, live)
+            generation, tried = await self._bring_up(live)
         except StoreError as exc:
             self._refuse(live, RefusedError("error", f"version {live.version}: the store: {exc}"))
         except RefusedError as exc:
@@ -195,6 +200,12 @@ class Follower:
             )  # fmt: skip
             return generation
         return None
+
+    async def _bring_up(self, live: Live) -> tuple[Generation, float]:
+        """Fetch, try and load a version. Return it, and when its trial was over. Raises RefusedError, StoreError."""
+        path = await self._fetched.bring(live)
+        tried = time.monotonic()
+        return await asyncio.get_running_loop().run_in_executor(self._loader, self._load_gently, path, live), tried
 
     def _load_gently(self, path: Path, live: Live) -> Generation:
         with _short_turns():
@@ -247,7 +258,7 @@ def show_generation(metrics: Metrics, generation: Generation) -> None:
     metrics.index_recall.set(generation.catalogue.search.recall)
 
 
-async def _retire(generation: Generation | None) -> None:
+async def retire(generation: Generation | None) -> None:
     """Let a generation, which is not the live one any more, finish its requests; then free its memory in steps."""
     if generation is not None:
         await generation.recommender.close()

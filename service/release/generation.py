@@ -5,6 +5,7 @@ two versions. What is remembered of users belongs to a generation, because rows 
 """
 
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 import orjson
@@ -34,10 +35,11 @@ class Generation:
         recommender: Recommender,
         number: int,
         trend: Trend | None = None,
+        golden_histories: Sequence[Sequence[str]] = (),
     ) -> None:
-        """trend: of the catalogue, where its scores have one."""
+        """trend: of the catalogue, where its scores have one. golden_histories: of the bundle's golden answers."""
         self.manifest, self.catalogue, self.recommender, self.number = manifest, catalogue, recommender, number
-        self.trend = trend
+        self.trend, self.golden_histories = trend, golden_histories
         self.version = manifest.version
         self.history_types = HistoryTypes(manifest.history_types)
         self.version_json = orjson.dumps(manifest.version)
@@ -52,6 +54,10 @@ class Generations:
         self.live = live
         self.previous: Generation | None = None
 
+    def both(self) -> list[Generation]:
+        """Return the live one and the one before it, if there is one."""
+        return [each for each in (self.live, self.previous) if each is not None]
+
     def swap(self, generation: Generation) -> Generation | None:
         """Make a generation live, in one step between two requests; return the one that is no longer kept, if any."""
         dropped = self.previous if self.previous is not generation else None
@@ -65,11 +71,11 @@ class Generations:
 
     def trends(self) -> list[Trend]:
         """Return the trends of both generations."""
-        return [each.trend for each in (self.live, self.previous) if each is not None and each.trend is not None]
+        return [each.trend for each in self.both() if each.trend is not None]
 
     def catalogues(self) -> list[Catalogue]:
         """Return the catalogues of both generations."""
-        return [each.catalogue for each in (self.live, self.previous) if each is not None]
+        return [each.catalogue for each in self.both()]
 
     def drop_previous(self) -> Generation | None:
         """Keep only the live one, and return the other, if any: three at a time would cost too much memory."""
@@ -78,18 +84,15 @@ class Generations:
 
     async def forget(self, user_id: str) -> None:
         """Drop what the generations remember of a user."""
-        for generation in (self.live, self.previous):
-            if generation is not None:
-                await generation.recommender.forget(user_id)
+        for generation in self.both():
+            await generation.recommender.forget(user_id)
 
     def forget_share(self, share: int | None) -> None:
         """Drop what the generations remember of the users of a share, or of everybody."""
-        for generation in (self.live, self.previous):
-            if generation is not None:
-                generation.recommender.forget_share(share)
+        for generation in self.both():
+            generation.recommender.forget_share(share)
 
     async def rest(self) -> None:
         """Finish what was begun, and remember nobody."""
-        for generation in (self.live, self.previous):
-            if generation is not None:
-                await generation.recommender.rest()
+        for generation in self.both():
+            await generation.recommender.rest()

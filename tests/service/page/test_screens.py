@@ -207,18 +207,31 @@ def test_rules_are_saved_as_a_scenario(page: Browser, service: Running) -> None:
     ]
 
 
-def test_a_published_version_is_made_live(page: Browser, service: Running, tmp_path: Path) -> None:
+def test_a_published_version_is_made_live_once_it_is_said_what_changes(
+    page: Browser, service: Running, tmp_path: Path
+) -> None:
     other = write_toy_sum(tmp_path / "other", seed=5, items=described_items())
-    done = run_command("publish", str(other.path), "--data-dir", str(service.data_dir))
+    done = run_command("publish", str(other.path), "--data-dir", str(service.data_dir), "--no-activate")
     assert done.returncode == 0, done.stderr
+    version = other.manifest.version
     go(page, "models")
-    wait_for(lambda: page.count("#published tbody tr") == 1)
-    if page.count("#published td button"):
-        page.click("#published td button")
-        page.click("dialog[open] .row button")
+    wait_for(lambda: page.count("#published td button"))
+    page.click("#published td button")
+    assert wait_for(lambda: page.count("dialog[open] .comparison .facts"), timeout_s=90)
+    asked = {"json": {"version": version, "users": 50, "k": 10}, "headers": {"X-API-Key": ADMIN_KEY}, "timeout": 60}
+    found = service.client.post("/model/compare", **asked).json()
+    told = page.text("dialog[open] .comparison")
 
+    assert f"{found['users']} users of the store" in told
+    assert f"{100 * found['overlap']:.0f} %" in told and f"{100 * found['first_changes']:.0f} %" in told
+    assert f"{found['coming'][0]['title']} ({found['coming'][0]['users']})" in told
+    page.run("document.querySelector('dialog[open] details').open = true")
+    assert page.count("dialog[open] .example") == len(found["examples"])
+    assert find_barriers(page, read_axe()) == []
+    page.complaints()  # that axe itself writes styles to measure something
+    page.click("dialog[open] .row button")
     assert wait_for(lambda: "live" in page.text("#published tbody"))
-    wait_for(lambda: service.client.get("/model").json()["version"] == other.manifest.version, timeout_s=90)
+    wait_for(lambda: service.client.get("/model").json()["version"] == version, timeout_s=90)
 
 
 def test_the_last_hour_is_drawn(page: Browser, service: Running) -> None:
