@@ -95,7 +95,9 @@ class VersionManifest(BaseModel):
     split: dict[str, Any]
     refit: bool
     quality: dict[str, Any] = Field(description="measured before it was exported")
-    lineage: dict[str, Any] = Field(description="the data, settings and versions it was made from")
+    lineage: dict[str, Any] = Field(
+        description="the data, settings and versions it was made from; of a refresh also gate: what its gate said"
+    )
 
 
 class ListedVersion(BaseModel):

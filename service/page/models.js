@@ -56,7 +56,8 @@ function Versions({ versions, live, replicas, model, renew }) {
       <th class="number">MB</th><th class="number">NDCG@10</th><th>Serving</th><th>Change</th></tr></thead>
     <tbody>${versions.map((each) => html`<tr key=${each.version}>
       <td><code>${each.version}</code>${each.version === live?.version && html` <span class="mark">live</span>`}
-        ${each.manifest && html`<${Lineage} lineage=${each.manifest.lineage} />`}</td>
+        ${each.manifest && html`<${Gate} verdict=${each.manifest.lineage.gate} />
+          <${Lineage} lineage=${each.manifest.lineage} />`}</td>
       <td>${moment(each.published_at)}</td><td class="number">${shown(each.n_items)}</td><td class="number">${each.dim}</td>
       <td class="number">${shown(each.bytes / 1e6)}</td>
       <td class="number">${shown(each.manifest?.quality?.student?.["ndcg@10"] ?? null, 4)}
@@ -67,8 +68,12 @@ function Versions({ versions, live, replicas, model, renew }) {
         onDone=${renew} />`}</td></tr>`)}</tbody></table></div>`;
 }
 
+/** What the gate of a refresh said of a version, in one line; nothing of a version that no refresh made. */
+const Gate = ({ verdict }) => verdict?.sentence && html`<p class="gate">
+  <span class=${verdict.passes ? "move up" : "move down"}>gate</span> ${verdict.sentence}</p>`;
+
 function Lineage({ lineage }) {
-  const facts = Object.entries(lineage);
+  const facts = Object.entries(lineage).filter(([name]) => name !== "gate");
   if (!facts.length) return null;
   return html`<details><summary>made from</summary><dl class="facts">
     ${facts.map(([name, value]) => html`<dt key=${name}>${name}</dt>

@@ -14,6 +14,8 @@ from tests.service.browser import Browser
 from tests.service.page.axe import find_barriers, read_axe
 from tests.service.running import ADMIN_KEY, KEY, Running, run_command, wait_for
 from tests.service.toy import described_items, write_toy_sum
+from training.loop.gate import Verdict
+from training.loop.generation import note_verdict
 
 SCREENS = ("try", "why", "whatif", "items", "models", "health")
 WIDTHS = (1280, 390)
@@ -211,11 +213,13 @@ def test_a_published_version_is_made_live_once_it_is_said_what_changes(
     page: Browser, service: Running, tmp_path: Path
 ) -> None:
     other = write_toy_sum(tmp_path / "other", seed=5, items=described_items())
+    note_verdict(other.path, Verdict(True, "published: NDCG@10 0.1234 against 0.1230 of the live model", 700))
     done = run_command("publish", str(other.path), "--data-dir", str(service.data_dir), "--no-activate")
     assert done.returncode == 0, done.stderr
     version = other.manifest.version
     go(page, "models")
     wait_for(lambda: page.count("#published td button"))
+    assert page.text("#published .gate") == "gate published: NDCG@10 0.1234 against 0.1230 of the live model"
     page.click("#published td button")
     assert wait_for(lambda: page.count("dialog[open] .comparison .facts"), timeout_s=90)
     asked = {"json": {"version": version, "users": 50, "k": 10}, "headers": {"X-API-Key": ADMIN_KEY}, "timeout": 60}
