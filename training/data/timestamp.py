@@ -43,6 +43,7 @@ _UNITS = {"s": SECONDS, "ms": MILLISECONDS, "us": MICROSECONDS, "ns": NANOSECOND
 _LARGEST = 9.2e18  # a number beyond it is no time in any unit
 _NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 _EXCEL_ZERO = -25_569  # Excel's day 0, in days since 1970
+_TICKS = ((1, ".NET ticks"), (1601, "Windows file times"))  # units of 100 ns since that year began
 _HINTS = (
     (19_000, 60_000, "Excel's days", "excel"),
     (1_900, 2_100, "bare years", "year"),
@@ -175,7 +176,22 @@ def _settle_numbers(micro: Int64, bad: NDArray[np.bool_], forms: Forms, unit: in
         bad |= (is_number & ~at) | (micro == np.iinfo(np.int64).min)
         return "dates of digits (yyyymmdd)" if unit == SECONDS else "times of digits (yyyymmddHHMM)"
     bad |= is_number & ~at
-    return NAMES[unit]
+    return (_settle_ticks(micro, at) if unit == NANOSECONDS and rule == "auto" else None) or NAMES[unit]
+
+
+def _settle_ticks(micro: Int64, at: NDArray[np.bool_]) -> str | None:
+    """Read numbers that were taken for nanoseconds as units of 100 ns of Windows, in place, where they look like it.
+
+    Such numbers of our days would be nanoseconds before May of 1990. Returns their name, or None where they are none.
+    """
+    middle = int(np.median(micro[at]))
+    for year, name in _TICKS:
+        zero = (datetime(year, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
+        low, high = ((datetime(of, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1) for of in (1990, 2035))
+        if low <= middle * 100 + zero <= high:
+            micro[at] = micro[at] * 100 + zero
+            return name
+    return None
 
 
 def _may_be_digits(distinct: Int64) -> bool:

@@ -5,6 +5,7 @@ they know which there are.
 """
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -45,6 +46,8 @@ ALIASES = {
 
 PRINTED = "a printed table, as print(df) writes it; write df.to_csv('events.csv', index=False)"
 """What is said of a table whose columns are aligned by spaces."""
+AS_LINES = "write an object a line: json.dumps(row), or df.to_json('events.jsonl', orient='records', lines=True)"
+"""What is said of data that are written as lists of values, or by column."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class Choice:
         """Return the message that a column is missing, with the option that names the likely one."""
         if (cause := _one_column(present)) is not None:
             return f"{label}: no column {theirs!r}, because each line was read as one value: {cause}"
+        if present and present[0].startswith(("[", "(")):
+            return f"{label}: lists of values, as JSON or Python writes them; {AS_LINES}"
         listed = ", ".join(present[:30]) + (f", ... ({len(present)} in all)" if len(present) > 30 else "")
         proposed = {name: value for name, value in self.columns.items() if value in present}
         for name in (*self.required, *self.optional):
@@ -98,7 +103,7 @@ class Choice:
         way_out = ",".join(f"{name}={value}" for name, value in proposed.items())
         return (
             f"{label}: no column {theirs!r}; the file has: {listed or 'none'}. Name the right one: "
-            f"{self.option} {way_out}"
+            f"{self.option} {shlex.quote(way_out)}"
         )
 
 

@@ -39,7 +39,10 @@ def as_id(series: pl.Series, label: str) -> pl.Series:
     """
     dtype = series.dtype
     if not (dtype.is_numeric() or dtype in (pl.String, pl.Categorical, pl.Enum, pl.Binary)):
-        raise InputError(f"{label}: the {series.name} column is of type {dtype}; ids are text or whole numbers")
+        raise InputError(
+            f"{label}: the {series.name} column is of type {dtype}; ids are text or whole numbers"
+            + (f"; write a row for each: df.explode({series.name!r}, ...)" if dtype.is_nested() else "")
+        )
     return as_text(series, label)
 
 

@@ -16,13 +16,12 @@ import polars as pl
 
 from training.errors import InputError
 from training.file.account import Account, Names, Row
-from training.file.choice import Choice
+from training.file.choice import AS_LINES, Choice
 from training.file.delimited import LINE
 from training.file.line import LineReader
 
 CHUNK = 50_000  # rows that are held as objects at a time
 _LONG_NUMBER = re.compile(r"[0-9]{16}")
-_AS_LINES = "write an object a line: json.dumps(row), or df.to_json('events.jsonl', orient='records', lines=True)"
 Object = dict[str, Any]
 
 
@@ -46,7 +45,7 @@ def read_json(reader: LineReader, row: Row, account: Account, choice: Choice) ->
         yield _frame(rows, _names(rows, keys, row, account, choice, is_known), row, account)
     elif not is_known:
         first = account.examples[0] if account.examples else f"{row.label}: no rows"
-        raise InputError(f"{first}; no line could be read as JSON; {_AS_LINES}")
+        raise InputError(f"{first}; no line could be read as JSON; {AS_LINES}")
 
 
 def is_whole(lines: list[str]) -> bool:
@@ -105,11 +104,11 @@ def _whole(reader: LineReader, row: Row, account: Account, choice: Choice) -> It
         if len(lists) == 1:
             values = lists[0]
         elif len(columns) == len(values[0]) and len(columns) > 1:
-            raise InputError(f"{row.label}: a JSON of columns, not of rows; {_AS_LINES}")
+            raise InputError(f"{row.label}: a JSON of columns, not of rows; {AS_LINES}")
     account.rows += len(values)
     for number, value in enumerate(values, start=1):
         if not _is_object(value):
-            raise InputError(f"{row.label}: value {number} of the array is not a JSON object; {_AS_LINES}")
+            raise InputError(f"{row.label}: value {number} of the array is not a JSON object; {AS_LINES}")
         yield number, _flat(value)
 
 
@@ -132,7 +131,7 @@ def _documents(text: str, row: Row) -> Iterator[Any]:
             line = text.count("\n", 0, getattr(exc, "pos", position)) + 1
             raise InputError(
                 f"{row.label}:{line}: not JSON: {str(exc).partition(': line')[0]}; is the file cut off? Write it "
-                f"again, or {_AS_LINES}"
+                f"again, or {AS_LINES}"
             ) from exc
         if isinstance(value, list):
             yield from value

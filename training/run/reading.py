@@ -9,6 +9,7 @@ from training.data.timestamp import read_bounds
 from training.file.account import Form
 from training.run.config import Prepare
 
+_OLD = "1996-01-01"  # seconds since 2001 of our days would be of before, and hardly any log is
 SAID = {
     "lines_not_utf8": "{count:,} lines are not UTF-8 and were read as Windows-1252 (first: {first}); another encoding: "
     "--set prepare.encoding=NAME",
@@ -53,6 +54,7 @@ def data_lines(report: Mapping[str, Any]) -> list[str]:
         *_form_lines(report.get("form")),
         f"from {first} to {last}, {report['n_items']:,} items, {report['n_users']:,} users, "
         f"median {report.get('median_events', 0):g} events",
+        *([f"every event is of before {_OLD}: are these numbers Unix times?"] if last < _OLD else []),
         f"{report['n_events']:,} events, {report['repeat_share']:.1%} repeats "
         f"(seen items are {'' if report['repeat_consumption'] else 'not '}recommended)",
         f"{report['rows_read']:,} rows read; dropped: {dropped or 'none'}; malformed: {malformed['count']:,}"

@@ -494,6 +494,23 @@ CASES: dict[str, Case] = {
         table(header="    user_id item_id   timestamp", row="0        {u}      {i}  {t}"),
         refused="a printed table.*df.to_csv",
     ),
+    "lists of JSON": Case("log.jsonl", table(header=None, row='["{u}", "{i}", {t}]'), refused=r"json.dumps\(row\)"),
+    "names with spaces": Case(
+        "log.csv",
+        table(header="User ID,Item ID,Time Stamp"),
+        refused="--columns 'user_id=User ID,item_id=Item ID,timestamp=Time Stamp'",
+        then=columns("user_id=User ID,item_id=Item ID,timestamp=Time Stamp"),
+    ),
+    "ticks of .NET": Case("log.csv", table(time=lambda t: t * 10**7 + 621_355_968 * 10**9), says="times: .NET ticks"),
+    "file times of Windows": Case(
+        "log.csv", table(time=lambda t: t * 10**7 + 116_444_736 * 10**9), says="times: Windows file times"
+    ),
+    "seconds since 2001": Case(
+        "log.csv",
+        table(events=(apple := [(u, i, 640_000_000 + t % 10**6) for u, i, t in EVENTS])),
+        expected=apple,
+        says="every event is of before 1996-01-01",
+    ),
     "dicts of Python": Case("log.txt", "".join(f"{one}\n" for one in objects()), refused=r"json.dumps\(row\)"),
     "twice the same name": Case(
         "log.csv",
