@@ -134,6 +134,21 @@ def test_rules_change_the_second_list_only(page: Browser, service: Running) -> N
     assert "in the catalogue" in page.text("#after .funnel")
 
 
+def test_the_trend_is_a_control(page: Browser, service: Running) -> None:
+    page.click(".pick[title=i2]")
+    wait_for(lambda: page.count(".who .chip") == 1)
+    go(page, "whatif")
+    wait_for(lambda: page.count("#after .card") == 10)
+    find = "const slider = document.querySelector('input[name=trend]')"
+    slide = f"{find}; slider.value = given[0]; slider.dispatchEvent(new Event('input'))"
+    for trend in (0, 3):
+        page.run(slide, str(trend))
+        expected = titles_of(service.recommend(history=["i2"], k=10, trend=trend))
+        assert wait_for(lambda expected=expected: titles(page, "#after") == expected)
+        assert f"Trend × {trend}" in page.text("#rules")
+    assert titles(page, "#before") == titles_of(service.recommend(history=["i2"], k=10))
+
+
 def test_reasons_add_up_and_an_item_of_the_history_can_be_taken_away(page: Browser, service: Running) -> None:
     for n, item in enumerate(("i2", "i3"), start=1):
         page.type(".search input", item)
