@@ -44,10 +44,13 @@ from service.loading import GenerationLoader, codes_of
 from service.logs import Log
 from service.metrics import TREND_SOURCES, Metrics
 from service.private_directory import make_private
+from service.readiness import Readiness
+from service.release.beside import BesideFollower
 from service.release.comparison import Comparing
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
 from service.release.generation import Generation, Generations
+from service.release.loader import VersionLoader
 from service.release.published import PublishedVersions
 from service.release.record import OWN_NUMBER
 from service.release.signature import Trust
@@ -57,13 +60,16 @@ from service.settings import Settings
 from service.storage import (
     budget_rule,
     erasures_of,
+    experiments_of,
     history_of,
     items_of,
     open_store,
     scenarios_of,
     stream_of,
+    tally_of,
     trouble_of,
     users_of,
+    watch_of,
 )
 from service.store.client import Store
 from service.task import end_task
@@ -75,28 +81,6 @@ from service.user.trend_feed import follow_trends
 from service.wire.crowd import Crowd, most_connections
 
 _LAG_EVERY_S = 0.1
-
-
-class Readiness:
-    """What /readyz says. is_draining: told to stop, so no longer ready."""
-
-    def __init__(self, store: Store, store_kind: str, explain: Callable[[], str], generations: Generations) -> None:
-        """store_kind: embedded or external. explain: says why the store does not answer."""
-        self._store, self._store_kind, self._generations = store, store_kind, generations
-        self._explain = explain
-        self.is_draining = False
-
-    def drain(self) -> None:
-        """Say from now on that it is not ready."""
-        self.is_draining = True
-
-    def describe(self) -> dict[str, Any]:
-        """Return the body of /readyz."""
-        breaker = self._store.breaker
-        store = {"kind": self._store_kind, "is_up": breaker.is_closed, "breaker": breaker.state.name.lower()}
-        if not breaker.is_closed and (reason := self._explain()):
-            store["reason"] = reason
-        return {"ready": not self.is_draining, "model_version": self._generations.live.version, "store": store}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +129,8 @@ async def open_service(
         lists = list_endpoints(means, names.in_log if settings.log_requests else None)
         gate = Gate(create_api(routers, is_keyed=keys.is_on), *lists, guard, admission, account)
         _show(metrics, generations)
-        _begin(stack, _watch_lag(metrics), hour.follow(), *_followers(inside, is_pinned=is_pinned))
+        watch = watch_of(settings, inside.store, generations.effect_of, metrics, log)
+        _begin(stack, _watch_lag(metrics), hour.follow(), watch.follow(), *_followers(inside, is_pinned=is_pinned))
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
@@ -173,10 +158,16 @@ async def _open_inside(settings: Settings, log: Log, stack: AsyncExitStack, *, i
     book = await scenarios_of(settings, store)
     loader = GenerationLoader(settings, store, erasures, feed, metrics, log)
     published = PublishedVersions(store, settings.namespace)
-    follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
+    fetched = _fetched_of(settings, published, log)
+    versions = VersionLoader(fetched, loader.load, log)
+    shelf, shadow_s = experiments_of(settings, store), budget_rule(settings).answer_target_s
+    beside = BesideFollower(shelf, published, versions, metrics, log, shadow_s=shadow_s)
+    follower = Follower(published, fetched, versions, beside, metrics, log)
     generations = Generations(await _find_first(settings, loader, None if is_pinned else follower))
     stack.push_async_callback(generations.rest)
-    comparing = Comparing(generations, follower.load_aside)
+    if not is_pinned:
+        await beside.begin(generations)
+    comparing = Comparing(generations, versions)
     stack.push_async_callback(comparing.close)
     return _Inside(settings, metrics, store, erasures, feed, book, published, follower, generations, comparing)
 
@@ -189,15 +180,12 @@ def _data_routes(inside: _Inside, guard: Guard, names: UserNames, *, is_keyed: b
     writer = ItemWriter(inside.feed, generations, metrics, settings.live_items)
     return [
         event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=is_keyed),
-        user_routes(history, stream, inside.erasures, generations, names),
+        user_routes(history, stream, tally_of(settings, inside.store), inside.erasures, generations, names),
         item_routes(writer, generations),
         scenario_routes(inside.book, generations),
         model_routes(generations, inside.published, inside.follower.look_soon, settings.budget_ms),
-        comparison_routes(
-            inside.comparing, inside.published, users_of(settings, inside.store), history,
-            lambda: generations.live.golden_histories,
-        ),
-    ]  # fmt: skip
+        comparison_routes(inside.comparing, inside.published, users_of(settings, inside.store), history, generations),
+    ]
 
 
 def _followers(inside: _Inside, *, is_pinned: bool) -> list[Coroutine[Any, Any, None]]:
@@ -246,7 +234,7 @@ def _note_trend(settings: Settings, metrics: Metrics, generations: Generations) 
 
 def _show(metrics: Metrics, generations: Generations) -> None:
     """Set the gauges before the service is ready: another worker may be the one that is scraped."""
-    metrics.watch(metrics.queue_depth, lambda: generations.live.recommender.depth)
+    metrics.watch(metrics.queue_depth, generations.depth)
     show_generation(metrics, generations.live)
     metrics.model_swaps["ok"].inc()
     metrics.refresh()

@@ -1,6 +1,5 @@
 """POST /model/compare: what making another version live would change, on sampled users."""
 
-from collections.abc import Callable, Sequence
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
@@ -10,6 +9,7 @@ from service.errors import RefusedError, RequestError, StoreError
 from service.http.message import STORE_TIMEOUT_S, json_response, read_json, store_unavailable
 from service.http.openapi import documented
 from service.release.comparison import Comparing, GoldenPast, Sample
+from service.release.generation import Generations
 from service.release.published import PublishedVersions
 from service.request.activate import CompareRequest
 from service.request.field import check_body
@@ -17,7 +17,6 @@ from service.user.history import History
 from service.user.sample import UserSample
 
 _SMALL_BODY_BYTES = 1 << 10
-Golden = Callable[[], Sequence[Sequence[str]]]
 
 
 class NamedItem(BaseModel):
@@ -70,9 +69,9 @@ class CompareResponse(BaseModel):
 
 
 def comparison_routes(
-    comparing: Comparing, published: PublishedVersions, users: UserSample, history: History, golden: Golden
+    comparing: Comparing, published: PublishedVersions, users: UserSample, history: History, generations: Generations
 ) -> APIRouter:
-    """Return the route of the comparison. golden: returns the histories of the live bundle's golden answers."""
+    """Return the route of the comparison."""
     router = APIRouter(tags=["model"])
 
     @router.post("/model/compare", **documented(404, 409, body=CompareRequest, answer=CompareResponse))
@@ -97,6 +96,8 @@ def comparison_routes(
         pasts = [past for past in found if not isinstance(past, StoreError) and past.item_ids]
         if pasts:
             return Sample("store", pasts)
-        return Sample("golden", [GoldenPast(list(item_ids)) for item_ids in golden()[:n] if item_ids])
+        return Sample(
+            "golden", [GoldenPast(list(item_ids)) for item_ids in generations.live.golden_histories[:n] if item_ids]
+        )
 
     return router

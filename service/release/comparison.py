@@ -11,15 +11,15 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
-
-import numpy as np
+from typing import Any
 
 from service.errors import RequestError
+from service.recommendation.aside import Known
 from service.recommendation.budget import Budget
-from service.recommendation.job import Answer, Found, Job, Query, Taste, Visit
-from service.release.follower import retire
+from service.recommendation.job import Answer, Query
 from service.release.generation import Generation, Generations
+from service.release.loader import VersionLoader, retire
+from service.release.record import Live
 from service.task import end_task
 
 _REST = 4
@@ -29,20 +29,12 @@ _EXAMPLES = 5
 _SHOWN_HISTORY = 5
 
 
-class Past(Protocol):
-    """What a user did: item ids, the oldest first; those that are not to be shown; the Unix time of the last event."""
-
-    item_ids: list[str]
-    hidden: list[str]
-    last_at: float
-
-
 @dataclass(frozen=True, slots=True)
 class Sample:
     """The users that are asked about. source: store, or golden for those of the live bundle's golden answers."""
 
     source: str
-    pasts: Sequence[Past]
+    pasts: Sequence[Known]
 
 
 @dataclass(slots=True)
@@ -57,9 +49,9 @@ class GoldenPast:
 class Comparing:
     """Compares published versions with the live one."""
 
-    def __init__(self, generations: Generations, load: Callable[[str], Awaitable[Generation]]) -> None:
-        """load: returns a version that is not served, loaded for this. It raises StoreError and RefusedError."""
-        self._generations, self._load = generations, load
+    def __init__(self, generations: Generations, loader: VersionLoader) -> None:
+        """loader: loads a version that is not at hand, as for a swap."""
+        self._generations, self._loader = generations, loader
         self._task: asyncio.Task[dict[str, Any]] | None = None
 
     async def compare(self, version: str, k: int, draw: Callable[[], Awaitable[Sample]]) -> dict[str, Any]:
@@ -82,8 +74,8 @@ class Comparing:
     async def _compare(self, version: str, k: int, draw: Callable[[], Awaitable[Sample]]) -> dict[str, Any]:
         start = time.monotonic()
         sample, live = await draw(), self._generations.live
-        kept = next((each for each in self._generations.both() if each.version == version), None)
-        other = kept or await self._load(version)
+        kept = next((each for each in self._generations.all() if each.version == version), None)
+        other = kept or await self._loader.obtain(Live(version, 0, None, 0.0))
         try:
             if kept is None and other.trend is not None:
                 await other.trend.advance()
@@ -94,22 +86,22 @@ class Comparing:
                 await retire(other)
         return {**found, "source": sample.source, "took_s": round(time.monotonic() - start, 3)}
 
-    async def _ask_both(self, live: Generation, other: Generation, past: Past, k: int) -> "_Lists":
+    async def _ask_both(self, live: Generation, other: Generation, past: Known, k: int) -> "_Lists":
         return _Lists(past, await self._ask(live, past, k), await self._ask(other, past, k, live))
 
-    async def _ask(self, generation: Generation, past: Past, k: int, live: Generation | None = None) -> Answer:
+    async def _ask(self, generation: Generation, past: Known, k: int, live: Generation | None = None) -> Answer:
         """Return the answer of a version, and rest. live: where this one may be loaded for the comparison alone."""
-        if (live or generation) not in self._generations.both():
+        if (live or generation) not in self._generations.all():
             raise _changed()
         start = time.monotonic()
-        answer = await generation.recommender.recommend(_query(generation, past, k, start))
+        answer = generation.aside.answer(_query(generation, k), past, Budget(start, math.inf, math.inf))
         await asyncio.sleep(_REST * (time.monotonic() - start))
         return answer
 
 
 @dataclass(frozen=True, slots=True)
 class _Lists:
-    past: Past
+    past: Known
     live: Answer
     other: Answer
 
@@ -124,11 +116,8 @@ def _changed() -> RequestError:
     return RequestError("overloaded", text, headers={"Retry-After": "5"})
 
 
-def _query(generation: Generation, past: Past, k: int, now: float) -> Query:
-    """Return what a user asks, with all that is known of the user, so that the store is not asked and nothing kept."""
-    catalogue = generation.catalogue
-    seen, hidden = (np.array(catalogue.find_rows(ids)[0], dtype=np.int32) for ids in (past.item_ids, past.hidden))
-    taste = Taste(seen, None, past.last_at, hidden)
+def _query(generation: Generation, k: int) -> Query:
+    """Return what each user asks a version."""
     return Query(
         user_id=None,
         k=k,
@@ -137,8 +126,7 @@ def _query(generation: Generation, past: Past, k: int, now: float) -> Query:
         exclude_seen=generation.exclude_seen,
         candidates=None,
         caller=_Caller(),
-        budget=Budget(now, math.inf, math.inf),
-        visit=Visit(Found(cast(Job, None), taste)),
+        budget=Budget(0.0, math.inf, math.inf),
     )
 
 
