@@ -30,6 +30,7 @@ from service.bundle import BundleError, read_manifest
 from service.errors import StartError
 from service.hour import Hour
 from service.http.api import create_api
+from service.http.comparison import comparison_routes
 from service.http.events import event_routes
 from service.http.items import ItemWriter, item_routes
 from service.http.many import Means, list_endpoints
@@ -46,6 +47,7 @@ from service.private_directory import make_private
 from service.readiness import Readiness
 from service.recommendation.exploration import Explored
 from service.release.beside import BesideFollower
+from service.release.comparison import Comparing
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
 from service.release.generation import Generation, Generations
@@ -67,6 +69,7 @@ from service.storage import (
     stream_of,
     tally_of,
     trouble_of,
+    users_of,
     watch_of,
 )
 from service.store.client import Store
@@ -149,6 +152,7 @@ class _Inside:
     published: PublishedVersions
     follower: Follower
     generations: Generations
+    comparing: Comparing
 
 
 async def _open_inside(settings: Settings, log: Log, stack: AsyncExitStack, *, is_pinned: bool) -> _Inside:
@@ -168,7 +172,9 @@ async def _open_inside(settings: Settings, log: Log, stack: AsyncExitStack, *, i
     stack.push_async_callback(generations.rest)
     if not is_pinned:
         await beside.begin(generations)
-    return _Inside(settings, metrics, store, erasures, feed, book, published, follower, generations)
+    comparing = Comparing(generations, versions)
+    stack.push_async_callback(comparing.close)
+    return _Inside(settings, metrics, store, erasures, feed, book, published, follower, generations, comparing)
 
 
 def _data_routes(inside: _Inside, guard: Guard, names: UserNames, *, is_keyed: bool) -> list[Any]:
@@ -183,6 +189,7 @@ def _data_routes(inside: _Inside, guard: Guard, names: UserNames, *, is_keyed: b
         item_routes(writer, generations),
         scenario_routes(inside.book, generations),
         model_routes(generations, inside.published, inside.follower.look_soon, settings.budget_ms),
+        comparison_routes(inside.comparing, inside.published, users_of(settings, inside.store), history, generations),
     ]
 
 

@@ -30,11 +30,13 @@ from service.recommendation.budget import Budget
 from service.recommendation.job import Answer, Found, Query, Taste, make_job
 from service.recommendation.observer import Unwatched
 from service.recommendation.ranker import Ranker
+from service.recommendation.rule import Rules
 
 if TYPE_CHECKING:
     import asyncio
 
 _FADE_EVERY_S = 30.0
+_MOST_TREND = 10
 
 
 class Retort:
@@ -67,13 +69,17 @@ class Retort:
         exclude: Sequence[str] = (),
         candidates: Sequence[str] | None = None,
         exclude_seen: bool | None = None,
+        trend: float = 1.0,
     ) -> dict[str, Any]:
         """Return the answer to one history, item ids, the oldest first, as POST /recommend gives it.
 
         k: how many items. exclude: ids that are never in the answer. candidates: only these are ranked. exclude_seen:
-        leave out the history; the bundle says whether by default. Raises RequestError that names what is wrong.
+        leave out the history; the bundle says whether by default. trend: times the trend's part of each score, 0 to 10.
+        Raises RequestError that names what is wrong.
         """
-        (answer,) = self.recommend_many([history], k, exclude=exclude, candidates=candidates, exclude_seen=exclude_seen)
+        (answer,) = self.recommend_many(
+            [history], k, exclude=exclude, candidates=candidates, exclude_seen=exclude_seen, trend=trend
+        )
         return answer
 
     def recommend_many(
@@ -84,6 +90,7 @@ class Retort:
         exclude: Sequence[str] = (),
         candidates: Sequence[str] | None = None,
         exclude_seen: bool | None = None,
+        trend: float = 1.0,
     ) -> list[dict[str, Any]]:
         """Return the answers to many histories, in their order; see recommend(). took_ms is a share of a batch."""
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
@@ -99,12 +106,21 @@ class Retort:
             candidates=None if candidates is None else _ids("candidates", candidates),
             caller=_CALLER,
             budget=_ENDLESS,
+            rules=self._rules(trend),
         )
         listed = [_ids("history", history) for history in histories]
         answers: list[dict[str, Any]] = []
         for first in range(0, len(listed), BUCKETS[-1]):
             answers += self._answer(query, listed[first : first + BUCKETS[-1]])
         return answers
+
+    def _rules(self, trend: float) -> Rules | None:
+        """Return what is asked of the list. Raises RequestError."""
+        if isinstance(trend, bool) or not isinstance(trend, int | float) or not 0 <= trend <= _MOST_TREND:
+            raise RequestError("malformed", f"trend: a number from 0 to {_MOST_TREND}, not {trend!r}")
+        if trend != 1 and not self._catalogue.has_trend:
+            raise RequestError("malformed", "trend: the scores of the model that answers have no trend")
+        return None if trend == 1 else Rules(trend=trend)
 
     def _answer(self, query: Query, histories: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
         start = time.perf_counter()

@@ -55,7 +55,9 @@ class GenerationLoader:
         for _ in self._feed.bring(catalogue):
             pass
         trend = trend_of(self._settings, self._store, catalogue, HistoryTypes(manifest.history_types))
-        return Generation(manifest, catalogue, recommender, Aside(quiet, catalogue, history), number, trend)
+        made = Generation(manifest, catalogue, recommender, Aside(quiet, catalogue, history), number, trend)
+        made.golden_histories = model.golden_histories
+        return made
 
     def _embeddings(self, history: History, dim: int, version: str) -> EmbeddingCache:
         keys, ttl_s = UserKeys(self._settings.namespace), max(1, round(self._settings.embedding_ttl_hours * 3600))

@@ -33,8 +33,8 @@ STAGE_BUCKETS_S = (
 ROUTES = (
     "/recommend", "/recommend/batch", "/similar", "/page", "/scenarios", "/scenarios/{name}", "/events", "/items",
     "/items/{item_id}", "/items/search", "/users/{user_id}", "/model", "/model/activate", "/model/rollback",
-    "/model/versions", "/livez", "/readyz", "/metrics", "/metrics/hour", "/docs", "/openapi.json", "/",
-    "unmatched",
+    "/model/compare", "/model/versions", "/livez", "/readyz", "/metrics", "/metrics/hour", "/docs", "/openapi.json",
+    "/", "unmatched",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 STAGES = ("parse", "queue", "store", "encode", "score", "rules", "shape", "explain", "serialize")
@@ -157,7 +157,7 @@ class Metrics:
         )
         posted = {
             "/recommend", "/recommend/batch", "/similar", "/page", "/events", "/items", "/items/search",
-            "/model/activate", "/model/rollback",
+            "/model/activate", "/model/rollback", "/model/compare",
         }  # fmt: skip
         for route in ROUTES:
             method = "POST" if route in posted else "GET"

@@ -39,6 +39,7 @@ from service.user.erasure import Erasures
 from service.user.event import EffectOf
 from service.user.history import History
 from service.user.key import UserKeys
+from service.user.sample import UserSample
 from service.user.stream import EventStream
 from service.user.trend import TrendCounter
 from service.user.trend_feed import TrendFeed, TrendSnapshots
@@ -146,6 +147,11 @@ def make_store(settings: Settings, url: str, *, metrics: Metrics | None, log: Lo
 def history_of(settings: Settings, store: Store) -> History:
     """Return the histories that the service uses."""
     return History(store, UserKeys(settings.namespace), retention_of(settings))
+
+
+def users_of(settings: Settings, store: Store) -> UserSample:
+    """Return what draws users of whom something is kept."""
+    return UserSample(store, UserKeys(settings.namespace))
 
 
 def retention_of(settings: Settings) -> Retention:

@@ -21,7 +21,7 @@ DOCUMENT_PATHS = frozenset(
 """The API's description and the page that shows it. A browser that opens a page sends no key, and they say nothing of
 any user: they need none, but unlike the open paths they are limited like every other."""
 _KEYLESS_PATHS = OPEN_PATHS | DOCUMENT_PATHS
-ADMIN_PATHS = frozenset({"/model/activate", "/model/rollback"})
+ADMIN_PATHS = frozenset({"/model/activate", "/model/rollback", "/model/compare"})
 SCOPES = ("recommend", "events", "users.read", "users.erase", "model", "metrics", "items", "scenarios")
 NAMED_SCOPES = frozenset({"items", "scenarios"})
 """Only the admin key, and keys that name such a scope, open what needs it."""

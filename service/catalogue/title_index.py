@@ -4,10 +4,14 @@ All words must be in the title, each whole or as its beginning, without regard t
 order of their popularity. Titles of live items are kept beside those of the bundle, which then count no more.
 """
 
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlite3  # 1 MB, which service.library does without
 
 MOST_LOOKED_AT = 100_000
 """How many items with the words are looked at, the most popular ones, until enough pass a filter."""
@@ -52,9 +56,11 @@ class TitleIndex:
         yield from (row for number in made if (row := self._rows[number]) not in changed)
         yield from live
 
-    def _make(self) -> sqlite3.Connection:
+    def _make(self) -> "sqlite3.Connection":
         """Index the titles of the bundle, with pauses in which other threads run."""
-        database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        database: sqlite3.Connection = import_module("sqlite3").connect(
+            ":memory:", check_same_thread=False, isolation_level=None
+        )
         for statement in _CREATE:
             database.execute(statement)
         self._rows = self._popular()
@@ -70,7 +76,7 @@ class TitleIndex:
         self._database = database
         return database
 
-    def _take_noted(self, database: sqlite3.Connection) -> None:
+    def _take_noted(self, database: "sqlite3.Connection") -> None:
         while self._noted:
             row, title = self._noted.popitem()  # in one step, because note() is called by another thread
             database.execute("DELETE FROM live WHERE rowid = ?", (row,))

@@ -31,11 +31,14 @@ export class Model {
   /** Answer checked options. known: {ids, lastAt} of the stored history, where no other is given. */
   async recommend(options, known, now) {
     const start = performance.now();
+    if (options.trend !== 1 && !this.sum?.rule.trend) {
+      throw new RetortError("malformed", "trend: the scores of the model that answers have no trend");
+    }
     const rules = readRules(options, () => this.filters());
     const allowed = options.filter === null ? null : this.filters().mask(options.filter);
     const fields = readFields(options.fields, () => this.filters());
     const ignored = new Set();
-    const asked = { ...this.ask(options, known, now, allowed, ignored), boost: rules?.boost ?? null };
+    const asked = { ...this.ask(options, known, now, allowed, ignored), boost: rules?.boost ?? null, trend: rules?.trend ?? 1 };
     const pins = this.place(options.pin, asked, ignored);
     asked.hidden = [...asked.hidden, ...pins.placed.values()];
     const { ranked, reasons } = await this.answer(asked, rules, pins.placed);
@@ -133,14 +136,14 @@ export class Model {
    * Return how the model ranks: best(k) of all items or of the candidates, of(rows) of some; null if that user's vector
    * is not finite. Both return null if a score is not.
    */
-  async byModel({ history, gap, hidden, candidates, allowed, logs, boost }) {
+  async byModel({ history, gap, hidden, candidates, allowed, logs, boost, trend }) {
     let user = await this.encode(history);
     if (!user.every(Number.isFinite)) return null;
     let added = boost && { logs: null, weight: 0, values: new Map(), boost };
     if (this.sum) {
       const weights = this.sum.weigh(history, gap);
       user = user.map((value) => value * weights.taste);
-      added = { logs, weight: weights.trend, values: this.sum.speak(history), boost };
+      added = { logs, weight: Math.fround(weights.trend * Math.fround(trend)), values: this.sum.speak(history), boost };
     }
     const without = new Set(hidden);
     const rows = candidates?.filter((row) => !without.has(row));
@@ -236,7 +239,7 @@ export class Model {
     const gap = (golden.gap_s ?? null) === null ? NaN : Math.log1p(golden.gap_s);
     const changed = Object.entries(golden.counts ?? {}).map(([id, count]) => [this.items.rowOf.get(id), count]);
     const logs = this.sum?.rule.trend ? this.sum.logsAt(golden.now, changed) : null;
-    const way = await this.byModel({ history, gap, hidden: [], candidates: null, allowed: null, logs, boost: null });
+    const way = await this.byModel({ history, gap, hidden: [], candidates: null, allowed: null, logs, boost: null, trend: 1 });
     const ranked = await way?.best(golden.items.length);
     return ranked && this.isGolden(golden, ranked);
   }

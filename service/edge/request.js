@@ -7,10 +7,11 @@ import { findNearest, shown } from "./text.js";
 const MOST = { k: 200, history: 200, exclude: 1000, candidates: 1000, boost: 20, max_per: 20, pin: 100, fields: 64 };
 const MOST_DEEP = 1000;
 const MOST_CONDITIONS = 32; // of a boost
+const MOST_TREND = 10;
 const LARGEST_BOOST = 1e9;
 const OPTIONS = [
   "k", "history", "exclude", "candidates", "exclude_seen", "filter", "fields", "boost", "max_per", "diversity", "pin",
-  "offset",
+  "offset", "trend",
 ];
 const OF_THE_SERVICE = ["user_id", "budget_ms", "debug", "explain", "scenario"];
 const CONTROL = /[\u0000-\u001f\u007f-\u009f]|[\ud800-\udfff]/u;
@@ -35,7 +36,7 @@ export function checkOptions(options, excludeSeen) {
   };
 }
 
-function checkRules({ fields = null, boost = [], max_per = [], diversity = 0, pin = [], offset = 0 }, k) {
+function checkRules({ fields = null, boost = [], max_per = [], diversity = 0, pin = [], offset = 0, trend = 1 }, k) {
   if (fields !== null) {
     checkList("fields", fields, (path, name) => {
       if (typeof name !== "string" || !name) refuseOption(path, `a name, not ${shown(name)}`);
@@ -57,6 +58,9 @@ function checkRules({ fields = null, boost = [], max_per = [], diversity = 0, pi
   if (typeof diversity !== "number" || !(diversity >= 0 && diversity <= 1)) {
     refuseOption("diversity", `a number from 0 to 1, not ${shown(diversity)}`);
   }
+  if (typeof trend !== "number" || !(trend >= 0 && trend <= MOST_TREND)) {
+    refuseOption("trend", `a number from 0 to ${MOST_TREND}, not ${shown(trend)}`);
+  }
   checkObjects("pin", pin, ["item_id", "position"], (path, { item_id, position }) => {
     checkId(`${path}.item_id`, item_id);
     checkWhole(`${path}.position`, position, 1, MOST_DEEP);
@@ -67,7 +71,7 @@ function checkRules({ fields = null, boost = [], max_per = [], diversity = 0, pi
   if (offset && offset + k > MOST_DEEP) {
     refuseOption("offset", `with k it is ${MOST_DEEP} at most, and ${offset} + ${k} is more`);
   }
-  return { fields, boost, max_per, diversity, pin, offset };
+  return { fields, boost, max_per, diversity, pin, offset, trend };
 }
 
 function refuseOption(path, why) {

@@ -11,10 +11,10 @@ const TITLE = "title";
 const TAKEN = ["item_id", "score", "parts", "because", TITLE]; // in an answer such a name is something else
 
 /**
- * Return checked options as they are used: {offset, boost, caps, diversity}, null where nothing is asked of the list.
+ * Return checked options as they are used: {offset, boost, caps, diversity, trend}, null where nothing is asked of the list.
  * boost: what is added to each score, Float32Array [n] or null. Throws RetortError.
  */
-export function readRules({ offset, boost, max_per, diversity, pin }, filters) {
+export function readRules({ offset, boost, max_per, diversity, pin, trend }, filters) {
   const masks = boost.map((each, place) => filters().mask(each.if, `boost.${place}.if`));
   const caps = max_per.map(({ attribute, n }, place) => {
     const { columns } = filters(), column = columns.get(attribute);
@@ -23,8 +23,8 @@ export function readRules({ offset, boost, max_per, diversity, pin }, filters) {
     const why = `${shown(attribute)} ${column ? "is no text attribute" : "is unknown"}; ${nearest(attribute, texts)}`;
     throw new RetortError("malformed", `max_per.${place}.attribute: ${why}`);
   });
-  if (!offset && !masks.length && !caps.length && !diversity && !pin.length) return null;
-  return { offset, boost: masks.length ? addUp(masks, boost) : null, caps, diversity };
+  if (!offset && !masks.length && !caps.length && !diversity && !pin.length && trend === 1) return null;
+  return { offset, boost: masks.length ? addUp(masks, boost) : null, caps, diversity, trend };
 }
 
 function addUp(masks, boost) {

@@ -59,6 +59,7 @@ class ModelResponse(BaseModel):
     attributes: dict[str, Literal["text", "number", "boolean"]] = Field(
         description="the attributes of the items and their kinds, for filter, boost, max_per and fields"
     )
+    parts: list[Literal["taste", "neighbours", "trend"]] = Field(description="what a score is the sum of")
     index: IndexResponse
     budget_ms: int = Field(ge=1, le=1000, description="of a request that names none")
     service_version: str = Field(max_length=64)
@@ -95,7 +96,9 @@ class VersionManifest(BaseModel):
     split: dict[str, Any]
     refit: bool
     quality: dict[str, Any] = Field(description="measured before it was exported")
-    lineage: dict[str, Any] = Field(description="the data, settings and versions it was made from")
+    lineage: dict[str, Any] = Field(
+        description="the data, settings and versions it was made from; of a refresh also gate: what its gate said"
+    )
 
 
 class ListedVersion(BaseModel):
@@ -229,6 +232,7 @@ def _describe(live: Generation) -> dict[str, Any]:
     own = {
         "attributes": {name: kind for kind, names in kinds.items() for name in names},
         "history_types": live.history_types.to_json(),
+        "parts": ["taste"] if live.catalogue.parts is None else live.catalogue.parts.rule.parts,
         "index": live.catalogue.search.describe(),
     }
     return {name: getattr(live.manifest, name) for name in _SHOWN} | own

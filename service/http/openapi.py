@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from service.access.key import OPEN_PATHS
 from service.http.answer import RecommendResponse
-from service.request.activate import ActivateRequest
+from service.request.activate import ActivateRequest, CompareRequest
 from service.request.event import EventsRequest
 from service.request.field import LABEL, USER_ID
 from service.request.item import ItemFields, ItemsRequest, ItemsSearchRequest
@@ -31,7 +31,7 @@ _MEANINGS = {
     403: "The key does not open this path.",
     404: "There is no such thing: item, scenario, version, or version before the live one.",
     408: "The body took too long to come.",
-    409: "There are as many live items as there may be.",
+    409: "There are as many live items as there may be, or the version is not fit to serve.",
     413: "The body is too large.",
     415: "The body is not declared to be JSON.",
     422: "The request is malformed.",
@@ -49,7 +49,8 @@ _SCHEMES = {
     "bearer": {
         "type": "http",
         "scheme": "bearer",
-        "description": "One of RETORT_API_KEYS, or RETORT_ADMIN_KEY, which /model/activate and /model/rollback need. "
+        "description": "One of RETORT_API_KEYS, or RETORT_ADMIN_KEY, which /model/activate, /model/rollback and "
+        "/model/compare need. "
         "Writing items and scenarios needs it too, or a key of the scope items, or scenarios.",
     },
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same keys, bare."},
@@ -88,8 +89,8 @@ class ErrorResponse(BaseModel):
 
 
 _REQUESTS: tuple[type[BaseModel], ...] = (
-    RecommendRequest, SimilarRequest, BatchRequest, PageRequest, Scenario, EventsRequest, ActivateRequest, ItemFields,
-    ItemsRequest, ItemsSearchRequest, ErrorResponse,
+    RecommendRequest, SimilarRequest, BatchRequest, PageRequest, Scenario, EventsRequest, ActivateRequest,
+    CompareRequest, ItemFields, ItemsRequest, ItemsSearchRequest, ErrorResponse,
 )  # fmt: skip
 
 

@@ -11,15 +11,16 @@ from service.catalogue.field import check_fields
 from service.catalogue.filter import Filter, nearest, parse, shown
 from service.errors import FieldError
 from service.metrics import Metrics
+from service.model.catalogue import Catalogue
 from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Query
 from service.recommendation.rule import Cap, Rules
 from service.release.generation import Generation
-from service.request.recommend import ChoiceDefaults, ListRequest, MaxPer, RecommendRequest
+from service.request.recommend import ChoiceDefaults, ListDefaults, ListRequest, MaxPer, RecommendRequest
 from service.request.similar import SimilarRequest, parse_similar_request
 from service.wire.trace import Trace
 
-_RULED = frozenset({"boost", "max_per", "diversity", "pin", "offset"})
+_RULED = frozenset({"boost", "max_per", "diversity", "pin", "offset", "trend"})
 _MOST_NAMED = 5
 
 
@@ -76,7 +77,7 @@ def _begin(asked: RecommendRequest | SimilarRequest, generation: Generation, rul
 def _complete(query: Query, asked: ListRequest, generation: Generation, metrics: Metrics) -> Query:
     """Return the query with what is asked of the list."""
     if not _RULED.isdisjoint(asked.model_fields_set):
-        query.rules = _rules_of(asked, generation.catalogue.attributes, metrics)
+        query.rules = _rules_of(asked, generation.catalogue, metrics)
     if asked.filter:
         query.mask = _mask(parse(asked.filter, generation.catalogue.attributes), metrics)
     if asked.fields:
@@ -84,8 +85,10 @@ def _complete(query: Query, asked: ListRequest, generation: Generation, metrics:
     return query
 
 
-def check_fit(asked: ChoiceDefaults, attributes: Attributes) -> None:
-    """Raises FieldError where a list asks for what the items of a version do not have."""
+def check_fit(asked: ChoiceDefaults, catalogue: Catalogue) -> None:
+    """Raises FieldError where a list asks for what a version, or its items, do not have."""
+    attributes = catalogue.attributes
+    _check_trend(asked, catalogue)
     for place, boost in enumerate(asked.boost):
         parse(boost.if_, attributes, f"boost.{place}.if")
     for place, cap in enumerate(asked.max_per):
@@ -101,8 +104,15 @@ def _mask(asked: Filter, metrics: Metrics) -> Mask:
     return asked.mask()
 
 
-def _rules_of(asked: ListRequest, attributes: Attributes, metrics: Metrics) -> Rules | None:
+def _check_trend(asked: ListDefaults, catalogue: Catalogue) -> None:
+    if asked.trend != 1 and not catalogue.has_trend:
+        raise FieldError("trend", "the scores of the model that answers have no trend")
+
+
+def _rules_of(asked: ListRequest, catalogue: Catalogue, metrics: Metrics) -> Rules | None:
     """Return what is asked of the list; None where it is no more than the best items. Raises RequestError."""
+    attributes = catalogue.attributes
+    _check_trend(asked, catalogue)
     paged = asked if isinstance(asked, RecommendRequest) else None
     rules = Rules(
         offset=paged.offset if paged else 0,
@@ -113,8 +123,10 @@ def _rules_of(asked: ListRequest, attributes: Attributes, metrics: Metrics) -> R
         caps=[_cap(each, attributes, f"max_per.{place}.attribute") for place, each in enumerate(asked.max_per)],
         diversity=asked.diversity,
         pins={pin.position: pin.item_id for pin in paged.pin} if paged else {},
+        trend=asked.trend,
     )
-    is_plain = not (rules.offset or rules.boosts or rules.caps or rules.diversity or rules.pins)
+    asks = (rules.offset, rules.boosts, rules.caps, rules.diversity, rules.pins, rules.trend != 1)
+    is_plain = not any(asks)
     return None if is_plain else rules
 
 

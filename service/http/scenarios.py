@@ -65,7 +65,7 @@ def scenario_routes(book: ScenarioBook, generations: Generations) -> APIRouter:
         """Put a scenario, whole. Needs the admin key, or a key of the scope scenarios."""
         name = _name_of(request)
         scenario = parse_scenario(await read_json(request.scope, request.receive, SCENARIO_BODY_BYTES))
-        check_fit(scenario, generations.live.catalogue.attributes)
+        check_fit(scenario, generations.live.catalogue)
         try:
             await book.put(name, scenario.dump(), STORE_TIMEOUT_S)
         except StoreError as exc:

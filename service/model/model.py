@@ -1,6 +1,6 @@
 """A loaded model: the encoders and the catalogue of a bundle, held against the bundle's golden answers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,15 @@ from service.search.choice import Kind, open_search
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What requests are answered from. The bundle's items are not kept: the catalogue has what is needed of them."""
+    """What requests are answered from. The bundle's items are not kept: the catalogue has what is needed of them.
+
+    golden_histories: those of the golden answers, item ids, the oldest first.
+    """
 
     manifest: Manifest
     student: Student
     catalogue: Catalogue
+    golden_histories: Sequence[Sequence[str]] = ()
 
 
 def load_model(
@@ -47,4 +51,4 @@ def load_model(
     student.gather_from(catalogue.table)
     if bundle.table.encoding is not None:
         catalogue.use_encoder(ItemEncoder(bundle))
-    return Model(bundle.manifest, student, catalogue)
+    return Model(bundle.manifest, student, catalogue, [golden.history for golden in bundle.golden])

@@ -1,6 +1,7 @@
 // Models: what is served, what was published before, how good each was measured to be, and the change between them.
 
 import { ask, givenKey } from "./api.js";
+import { Comparison } from "./comparison.js";
 import { html, moment, Part, shown, Trouble, useLoaded, useRef, useState } from "./kit.js";
 
 const MEASURES = ["ndcg@10", "hr@10", "mrr@10", "coverage@10"];
@@ -55,7 +56,8 @@ function Versions({ versions, live, replicas, model, renew }) {
       <th class="number">MB</th><th class="number">NDCG@10</th><th>Serving</th><th>Change</th></tr></thead>
     <tbody>${versions.map((each) => html`<tr key=${each.version}>
       <td><code>${each.version}</code>${each.version === live?.version && html` <span class="mark">live</span>`}
-        ${each.manifest && html`<${Lineage} lineage=${each.manifest.lineage} />`}</td>
+        ${each.manifest && html`<${Gate} verdict=${each.manifest.lineage.gate} />
+          <${Lineage} lineage=${each.manifest.lineage} />`}</td>
       <td>${moment(each.published_at)}</td><td class="number">${shown(each.n_items)}</td><td class="number">${each.dim}</td>
       <td class="number">${shown(each.bytes / 1e6)}</td>
       <td class="number">${shown(each.manifest?.quality?.student?.["ndcg@10"] ?? null, 4)}
@@ -66,8 +68,12 @@ function Versions({ versions, live, replicas, model, renew }) {
         onDone=${renew} />`}</td></tr>`)}</tbody></table></div>`;
 }
 
+/** What the gate of a refresh said of a version, in one line; nothing of a version that no refresh made. */
+const Gate = ({ verdict }) => verdict?.sentence && html`<p class="gate">
+  <span class=${verdict.passes ? "move up" : "move down"}>gate</span> ${verdict.sentence}</p>`;
+
 function Lineage({ lineage }) {
-  const facts = Object.entries(lineage);
+  const facts = Object.entries(lineage).filter(([name]) => name !== "gate");
   if (!facts.length) return null;
   return html`<details><summary>made from</summary><dl class="facts">
     ${facts.map(([name, value]) => html`<dt key=${name}>${name}</dt>
@@ -77,23 +83,30 @@ function Lineage({ lineage }) {
 /** A button that makes another version live, once it was said what that changes. */
 function Release({ label, version, path, body, replicas, now, then, onDone }) {
   const dialog = useRef(null);
+  const [isOpen, setOpen] = useState(false);
   const [error, setError] = useState(null);
   const release = () => ask("POST", path, body, { isAdmin: true }).then(() => {
     dialog.current.close();
     onDone();
   }, setError);
+  const open = () => {
+    setError(null);
+    setOpen(true);
+    dialog.current.showModal();
+  };
   const change = (name, read, digits) => {
     const [before, after] = [read(now), then ? read(then) : null];
     return html`<dt>${name}</dt><dd>${shown(before ?? null, digits)} → ${shown(after ?? null, digits)}</dd>`;
   };
-  return html`<button type="button" onClick=${() => [setError(null), dialog.current.showModal()]}>${label}</button>
-    <dialog ref=${dialog} aria-label=${`${label} ${version}`}>
+  return html`<button type="button" onClick=${open}>${label}</button>
+    <dialog ref=${dialog} class="wide" aria-label=${`${label} ${version}`} onClose=${() => setOpen(false)}>
       <h2>${label} <code>${version}</code>?</h2>
       <p>${replicas.length} ${replicas.length === 1 ? "process follows" : "processes follow"} within seconds.</p>
       <dl class="facts">
         ${change("NDCG@10", (each) => each.quality?.student?.["ndcg@10"], 4)}
         ${change("Items", (each) => each.n_items)}${change("Width", (each) => each.dim)}
       </dl>
+      ${isOpen && html`<${Comparison} version=${version} />`}
       ${!givenKey("admin") && html`<p class="faint">This needs the admin key.</p>`}
       <${Trouble} error=${error} />
       <div class="row"><button type="button" onClick=${release}>${label}</button>

@@ -9,7 +9,8 @@ import { askedFor, Who } from "./who.js";
 
 const SIGNS = { text: ["is", "is not"], number: ["≥", "≤", "<", ">", "is"], boolean: ["is"] };
 const RANGES = { "≥": "gte", "≤": "lte", "<": "lt", ">": "gt", is: "eq" };
-const PLAIN = { filters: [], boosts: [], caps: [], diversity: 0, isSeenOut: "" };
+const MOST_TREND = 3;
+const PLAIN = { filters: [], boosts: [], caps: [], diversity: 0, trend: 1, isSeenOut: "" };
 
 /** Return a condition {name, sign, value} as a filter. kinds: of GET /model. */
 export function filterOf({ name, sign, value }, kinds) {
@@ -22,7 +23,7 @@ export function filterOf({ name, sign, value }, kinds) {
 const isWhole = ({ name, value }) => name && value !== "";
 
 /** Return the rules that the controls say, as fields of a request. */
-export function rulesOf({ filters, boosts, caps, diversity, isSeenOut }, kinds) {
+export function rulesOf({ filters, boosts, caps, diversity, trend, isSeenOut }, kinds) {
   const rules = {};
   const parts = filters.filter(isWhole).map((each) => filterOf(each, kinds));
   if (parts.length) rules.filter = joined(parts);
@@ -32,6 +33,7 @@ export function rulesOf({ filters, boosts, caps, diversity, isSeenOut }, kinds) 
   const named = caps.filter((each) => each.name && each.n > 0);
   if (named.length) rules.max_per = named.map(({ name, n }) => ({ attribute: name, n }));
   if (diversity) rules.diversity = diversity;
+  if (trend !== 1) rules.trend = trend;
   if (isSeenOut) rules.exclude_seen = isSeenOut === "yes";
   return rules;
 }
@@ -87,7 +89,7 @@ function Rules({ rules, setRules, model }) {
   const set = (part) => setRules({ ...rules, ...part });
   if (!names.length) {
     return html`<p class="faint">The items of this model have no attributes to filter, boost or cap by.</p>
-      <${Diversity} rules=${rules} set=${set} />`;
+      <${Whole} rules=${rules} set=${set} model=${model} />`;
   }
   const first = { name: names[0], sign: SIGNS[kinds[names[0]]][0], value: kinds[names[0]] === "boolean" ? "true" : "" };
   return html`<div>
@@ -102,13 +104,17 @@ function Rules({ rules, setRules, model }) {
         <${Field} label="items"><input type="number" min="1" max="1000" value=${each.n}
           onInput=${(event) => change({ n: event.target.valueAsNumber || 0 })} /><//>
         <${Choice} label="of one" value=${each.name} of=${texts} set=${(name) => change({ name })} />`} />`}
-    <${Diversity} rules=${rules} set=${set} />
+    <${Whole} rules=${rules} set=${set} model=${model} />
   </div>`;
 }
 
-const Diversity = ({ rules, set }) => html`<div class="row">
-  <${Field} label=${`Diversity ${rules.diversity}`}><input type="range" min="0" max="1" step="0.05"
+/** The controls of the whole list; that of the trend where the scores have one. */
+const Whole = ({ rules, set, model }) => html`<div class="row">
+  <${Field} label=${`Diversity ${rules.diversity}`}><input type="range" min="0" max="1" step="0.05" name="diversity"
     value=${rules.diversity} onInput=${(event) => set({ diversity: event.target.valueAsNumber })} /><//>
+  ${model.parts.includes("trend") && html`<${Field} label=${`Trend × ${rules.trend}`}>
+    <input type="range" min="0" max=${MOST_TREND} step="0.25" name="trend" value=${rules.trend}
+      title="0 leaves the trend out, 1 is as trained" onInput=${(event) => set({ trend: event.target.valueAsNumber })} /><//>`}
   <${Field} label="Seen items"><select value=${rules.isSeenOut} onChange=${(event) => set({ isSeenOut: event.target.value })}>
     <option value="">as the model says</option><option value="yes">left out</option><option value="no">shown again</option>
   </select><//>

@@ -6,7 +6,7 @@ another version has made, is left alone.
 
 import asyncio
 from dataclasses import replace
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -17,6 +17,14 @@ from service.recommendation.job import Answer, Found, Query, Taste, make_job
 from service.recommendation.ranker import Ranker
 from service.user.history import History
 from service.user.record import Int32, Past
+
+
+class Known(Protocol):
+    """What a user did: item ids, the oldest first; those that are not to be shown; the Unix time of the last event."""
+
+    item_ids: list[str]
+    hidden: list[str]
+    last_at: float
 
 
 class Aside:
@@ -35,7 +43,7 @@ class Aside:
             raise past
         return past
 
-    def answer(self, query: Query, past: Past | None, budget: Budget) -> Answer:
+    def answer(self, query: Query, past: Known | None, budget: Budget) -> Answer:
         """Answer a query inside a budget of its own. past: as it was read."""
         query = replace(query, budget=budget, is_debug=False, is_explained=False, visit=None, span=None)
         job = make_job(query, self._catalogue, cast("asyncio.Future[Answer]", None))  # nobody waits for it

@@ -171,7 +171,7 @@ class Ranker:
         weighed: Sequence[Addend] | None = None
         if rankings[0].job.anchors:
             users, weighed = relate(rankings, self._catalogue, time.time())
-            return users, weighed if rankings[0].job.query.rules is None else _boosted(rankings, weighed)
+            return users, weighed if rankings[0].job.query.rules is None else _ruled(rankings, weighed)
         vectors = [_vector(ranking) for ranking in rankings]
         users = vectors[0][None] if len(vectors) == 1 else np.stack(vectors)
         if self._catalogue.parts is not None:
@@ -181,7 +181,7 @@ class Ranker:
             )
             for ranking, addend in zip(rankings, weighed or (), strict=True):
                 ranking.addend = addend
-        return users, weighed if rankings[0].job.query.rules is None else _boosted(rankings, weighed)
+        return users, weighed if rankings[0].job.query.rules is None else _ruled(rankings, weighed)
 
     def _rank_candidates(self, ranking: Ranking) -> None:
         start = time.monotonic()
@@ -340,8 +340,12 @@ def _depth(query: Query) -> int:
     return query.k if query.rules is None else query.rules.depth(query.k, is_counted=query.is_debug)
 
 
-def _boosted(rankings: Sequence[Ranking], weighed: Sequence[Addend] | None) -> Addends | None:
-    """Return what is added to the scores of each user, with the boosts that are asked for."""
+def _ruled(rankings: Sequence[Ranking], weighed: Sequence[Addend] | None) -> Addends | None:
+    """Return what is added to the scores of each user, with the factors of the trend and the boosts asked for."""
+    for ranking, addend in zip(rankings, weighed or (), strict=False):
+        rules = ranking.job.query.rules
+        if rules is not None and rules.trend != 1:
+            addend.bend(rules.trend)
     boosts = [ranking.job.boost for ranking in rankings]
     if all(boost is None for boost in boosts):
         return weighed

@@ -42,7 +42,8 @@ class Rules:
     """What is asked of a list.
 
     boosts: whom, bool [n_items], and what is added to their scores. pins: position, counted from 1, to item id.
-    diversity: 0 to 1. offset: how many items come before the page.
+    diversity: 0 to 1. offset: how many items come before the page. trend: by how much the trend's part of a score is
+    multiplied.
     """
 
     offset: int = 0
@@ -50,6 +51,7 @@ class Rules:
     caps: Sequence[Cap] = ()
     diversity: float = 0.0
     pins: Mapping[int, str] = field(default_factory=dict)
+    trend: float = 1.0
 
     def depth(self, k: int, *, is_counted: bool) -> int:
         """Return how many of the best rows are looked at first. is_counted: say how many rows the caps leave."""

@@ -9,7 +9,7 @@ versions. What is remembered of users belongs to a generation, because rows are 
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -85,6 +85,7 @@ class Generation:
     """A version that is loaded and ready to answer. number: of the release that made it live, or OWN_NUMBER.
 
     part: in the experiment that runs; None where none does. n_held: how many need it who are not in its batches.
+    golden_histories: those of the bundle's golden answers, item ids.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Generation:
         self.live_since = time.time()
         self.part: Part | None = None
         self.n_held = 0
+        self.golden_histories: Sequence[Sequence[str]] = ()
 
 
 class Beside:
@@ -176,11 +178,11 @@ class Generations:
 
     def trends(self) -> list[Trend]:
         """Return the trends of all generations."""
-        return [each.trend for each in self._all() if each.trend is not None]
+        return [each.trend for each in self.all() if each.trend is not None]
 
     def catalogues(self) -> list[Catalogue]:
         """Return the catalogues of all generations."""
-        return [each.catalogue for each in self._all()]
+        return [each.catalogue for each in self.all()]
 
     def drop_previous(self) -> Generation | None:
         """Keep only the live one, and return the other, if any: three at a time would cost too much memory."""
@@ -189,21 +191,22 @@ class Generations:
 
     async def forget(self, user_id: str) -> None:
         """Drop what the generations remember of a user."""
-        for generation in self._all():
+        for generation in self.all():
             await generation.recommender.forget(user_id)
 
     def forget_share(self, share: int | None) -> None:
         """Drop what the generations remember of the users of a share, or of everybody."""
-        for generation in self._all():
+        for generation in self.all():
             generation.recommender.forget_share(share)
 
     async def rest(self) -> None:
         """Finish what was begun, and remember nobody."""
         if self.beside is not None and self.beside.shadow is not None:
             await self.beside.shadow.close()
-        for generation in self._all():
+        for generation in self.all():
             await generation.recommender.rest()
 
-    def _all(self) -> list[Generation]:
+    def all(self) -> list[Generation]:
+        """Return every generation that is at hand, the live one first."""
         beside = None if self.beside is None else self.beside.generation
         return [each for each in (self.live, self.previous, beside) if each is not None]

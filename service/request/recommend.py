@@ -13,6 +13,7 @@ MAX_DEPTH = 1000
 MAX_RULES = 20
 MAX_PINS = 100
 MAX_RETURNED = 64
+MAX_TREND = 10
 _MAX_QUOTES = 2 * (
     MAX_HISTORY + 4 * MAX_LISTED + 3 * MAX_PINS + MAX_RETURNED + 10 * MAX_FIELDS
 )  # of all strings a good body can have
@@ -80,6 +81,13 @@ class ListDefaults(Body):
         ge=0,
         le=1,
         description="0: best first, as if nothing says it; the higher, the less an item is like those before it",
+        json_schema_extra=_unsent,
+    )
+    trend: float = Field(
+        1.0,
+        ge=0,
+        le=MAX_TREND,
+        description="times the trend's part of each score; 1, as trained, if nothing says it; 0 leaves the trend out",
         json_schema_extra=_unsent,
     )
 

@@ -51,13 +51,19 @@ class Addend:
     """What is added to one user's scores.
 
     weight: of the trend. standing: None where the score has no trend. rows, values: of the neighbours, as
-    Parts.speak_singly() returns them.
+    Parts.speak_singly() returns them. is_bent: a request lets the trend count for more, so that items further down in
+    it may be among the best.
     """
 
     weight: np.float32
     standing: Standing | None
     rows: NDArray[np.integer]
     values: Float32
+    is_bent: bool = False
+
+    def bend(self, factor: float) -> None:
+        """Let the trend count for so many times as much."""
+        self.weight, self.is_bent = np.float32(self.weight * np.float32(factor)), factor > 1
 
     def add_to(self, scores: Float32) -> None:
         """Add to the scores of all items, float32 [n_items], in place."""
@@ -98,6 +104,8 @@ class Addend:
         if self.standing is None:
             return near
         among = self.standing.top_many[allowed[self.standing.top_many]]
+        if self.is_bent:
+            return np.concatenate([among, near])
         if len(among) < MOST_TRENDING < len(self.standing.logs):
             among = np.flatnonzero(allowed)
         if len(among) > MOST_TRENDING:
@@ -108,7 +116,9 @@ class Addend:
     def candidates(self) -> Int64:
         """Return the rows that may be among the best though taste alone would not say so; some twice."""
         known = self._near()
-        return known if self.standing is None else np.concatenate([self.standing.top, known])
+        if self.standing is None:
+            return known
+        return np.concatenate([self.standing.top_many if self.is_bent else self.standing.top, known])
 
     def _near(self) -> Int64:
         """Return the rows that neighbours speak for, some several times."""

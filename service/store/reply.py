@@ -99,6 +99,11 @@ def _are_entries(reply: Reply) -> bool:
     )
 
 
+def _is_part(reply: Reply) -> bool:
+    """Whether a reply is a cursor and a list of keys."""
+    return type(reply) is list and len(reply) == 2 and _is_bytes(reply[0]) and _are_bytes(reply[1])
+
+
 def _is_time(reply: Reply) -> bool:
     return _are_bytes(reply) and len(reply) == 2 and all(part.isdigit() for part in reply)
 
@@ -113,9 +118,10 @@ _TYPES: dict[str, Callable[[Reply], bool]] = {
     ),
     "HGETALL": are_pairs,
     "LRANGE": _are_bytes,
+    "SCAN": _is_part,
     "PING": lambda reply: reply == b"PONG",
     "TIME": _is_time,
-    "XRANGE": _are_entries,
+    **dict.fromkeys(("XRANGE", "XREVRANGE"), _are_entries),
     "ZMSCORE": lambda reply: type(reply) is list and all(each is None or _is_bytes(each) for each in reply),
     "ZRANGE": are_pairs,  # always WITHSCORES
 }  # fmt: skip

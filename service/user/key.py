@@ -14,7 +14,7 @@ keys have the stream's key as their tag; no encoded user has a colon, so no user
 """
 
 import re
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 _SAFE_USER = re.compile(r"[A-Za-z0-9_.-]*")
 
@@ -43,6 +43,19 @@ class UserKeys:
     def history(self, user_id: str) -> str:
         """Return the key of a user's history."""
         return f"{self._namespace}:{{{encode_user(user_id)}}}:h"
+
+    @property
+    def every_history(self) -> str:
+        """The pattern of the keys of all histories."""
+        return f"{self._namespace}:{{*}}:h"
+
+    def user_of_history(self, key: bytes) -> str | None:
+        """Return the user of a key that fits every_history; None where it is none of ours."""
+        try:
+            user_id = unquote(key.decode()[len(self._namespace) + 2 : -len("}:h")], errors="strict")
+        except UnicodeDecodeError:
+            return None
+        return user_id if self.history(user_id).encode() == key else None
 
     def looked_at(self, user_id: str) -> tuple[str, str, str]:
         """Return the keys of a user's history, record and marks, for each request: a user is encoded once."""

@@ -20,7 +20,7 @@ from service.user.position import StreamState, order, read_state
 
 PAGE_ENTRIES = 1000
 _FIRST, _LAST, _NOTHING = b"-", b"+", b"0-0"
-_ENTRY_BYTES = 4096
+ENTRY_BYTES = 4096
 _MOST_ROUNDS = 2000  # with a list that never ends there would be no end
 Entry = tuple[bytes, bytes]
 """The id of an entry, and its event as JSON."""
@@ -139,7 +139,7 @@ class EventStream:
         before = (-1, -1)
         while True:
             command = ("XRANGE", self._keys.stream, start, last, "COUNT", PAGE_ENTRIES)
-            most_bytes = PAGE_ENTRIES * _ENTRY_BYTES
+            most_bytes = PAGE_ENTRIES * ENTRY_BYTES
             found = read_entries(await self._store.call_one("user", command, timeout_s, most_bytes=most_bytes))
             ids = [entry_id for entry_id, _ in found]
             await self._store.require(are_ids(ids) and (not ids or order(ids[-1]) > before))  # else it might not end

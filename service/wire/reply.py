@@ -14,7 +14,7 @@ STATUS = {
     "wrong_key": 403, "wrong_scope": 403,
     "wrong_host": 403, "admin_key_needed": 403, "not_found": 404, "method_not_allowed": 405,
     "overloaded": 503, "rate_limited": 429, "caller_gone": 499, "store_unavailable": 503, "not_ready": 503,
-    "too_many_items": 409, "internal": 500,
+    "too_many_items": 409, "version_refused": 409, "internal": 500,
 }  # fmt: skip
 
 

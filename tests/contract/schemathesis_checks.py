@@ -12,7 +12,7 @@ _LISTS = {
 }  # fmt: skip
 _OF_THE_MODEL = {
     "filter", "fields", "boost", "max_per", "pin", "offset", "scenario", "slots", "item_id",
-    "item_ids", "similar_to",
+    "item_ids", "similar_to", "trend",
 }  # fmt: skip
 
 

@@ -29,10 +29,10 @@ KINDS = ("float32", "int8", "float16", "sum", "int8 sum")
 
 
 def write_kind(out: Path, kind: str) -> Bundle:
-    """Write a toy bundle whose table is of a kind; a sum's counts are of just now."""
+    """Write a toy bundle whose table is of a kind; a sum's counts do not fade between two answers."""
     if kind == "float32":
         return write_toy(out)
-    as_of = round(time.time()) - 100.0
+    as_of = round(time.time()) + 3600.0
     if kind == "sum":
         return write_toy_sum(out, parts=toy_parts(as_of=as_of))
     table = ItemTable(np.random.default_rng(3).normal(size=(N_ITEMS, DIM)).astype(np.float32))
@@ -45,8 +45,8 @@ def write_kind(out: Path, kind: str) -> Bundle:
     return write_bundle(out, encoder=mean_encoder(), table=table, items=toy_items(), golden=golden, manifest=manifest)
 
 
-def questions(seed: int, n_questions: int, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield random requests, also with an id that nobody knows."""
+def questions(seed: int, n_questions: int, ids: Sequence[str], *, has_trend: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield random requests, also with an id that nobody knows. has_trend: whether scores have one."""
     rng = random.Random(seed)
     known = [*ids, "unknown"]
     for _ in range(n_questions):
@@ -57,6 +57,8 @@ def questions(seed: int, n_questions: int, ids: Sequence[str]) -> Iterator[dict[
             asked["candidates"] = rng.choices(known, k=rng.choice([1, 6, 500]))
         if rng.random() < 0.5:
             asked["exclude_seen"] = rng.random() < 0.5
+        if has_trend and rng.random() < 0.4:
+            asked["trend"] = rng.choice([0, 0.3, 1, 2.5, 10])
         yield asked
 
 

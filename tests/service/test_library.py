@@ -12,7 +12,7 @@ from tests.service.asked import KINDS, assert_same, questions, write_kind
 from tests.service.running import Running
 from tests.service.toy import write_toy, write_toy_sum
 
-HEAVY = ("asyncio", "faiss", "fastapi", "prometheus_client", "pydantic", "redis", "uvicorn")
+HEAVY = ("asyncio", "faiss", "fastapi", "prometheus_client", "pydantic", "redis", "sqlite3", "statistics", "uvicorn")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -21,7 +21,7 @@ def test_library_answers_as_the_service_does(kind: str, tmp_path: Path) -> None:
     retort = Retort.load(bundle)
 
     with Running(bundle, tmp_path / "data") as service:
-        for asked in questions(1, 40, retort.item_ids):
+        for asked in questions(1, 40, retort.item_ids, has_trend="sum" in kind):
             answer, expected = retort.recommend(**asked), service.recommend(**asked)
             assert_same(answer, expected)
             assert [item["item_id"] for item in answer["items"]] == [item["item_id"] for item in expected["items"]]
@@ -50,6 +50,10 @@ def test_many_histories_are_answered_as_each_alone(tmp_path: Path) -> None:
         ({"k": 0}, "k: a whole number"),
         ({"k": True}, "k: a whole number"),
         ({"exclude_seen": 1}, "exclude_seen: true, false or nothing"),
+        ({"trend": True}, "trend: a number from 0 to 10"),
+        ({"trend": -1}, "trend: a number from 0 to 10"),
+        ({"trend": float("nan")}, "trend: a number from 0 to 10"),
+        ({"trend": 0.5}, "trend: the scores of the model that answers have no trend"),
     ],
 )
 def test_a_wrong_request_is_named(asked, message, toy_bundle: Path) -> None:

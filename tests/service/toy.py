@@ -183,9 +183,17 @@ def toy_parts(n_items: int = N_ITEMS, *, seed: int = 0, as_of: float = AS_OF) ->
 
 
 def slow_sum(
-    table: ItemTable, taste: Sequence[float], history: Sequence[int], gap_s: float | None, counts: Sequence[float]
+    table: ItemTable,
+    taste: Sequence[float],
+    history: Sequence[int],
+    gap_s: float | None,
+    counts: Sequence[float],
+    factor: float = 1.0,
 ) -> np.ndarray:
-    """The sum of every item, by the formula, one number at a time. taste: user · item (+ bias). counts: now."""
+    """The sum of every item, by the formula, one number at a time. taste: user · item (+ bias). counts: now.
+
+    factor: of the trend, as a request asks for it.
+    """
     parts = table.parts
     assert parts is not None
     rule, total = parts.rule, np.zeros(len(taste))
@@ -196,7 +204,7 @@ def slow_sum(
             total[item] = trend
             continue
         total[item] += float(np.interp(g, rule.gap.knots, rule.gap.taste)) * taste[item] * rule.has_taste
-        total[item] += float(np.interp(g, rule.gap.knots, rule.gap.trend)) * trend
+        total[item] += float(np.interp(g, rule.gap.knots, rule.gap.trend)) * trend * factor
         if rule.neighbours is not None:
             near = parts.neighbours
             for j, row in enumerate(list(reversed(history))[: rule.neighbours.depth]):

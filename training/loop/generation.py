@@ -14,9 +14,10 @@ from typing import Any
 
 import polars as pl
 
-from service.bundle import BundleError, read_manifest
+from service.bundle import MANIFEST, BundleError, read_manifest
 from training.data.prepared import ITEMS
 from training.errors import InputError
+from training.loop.gate import Verdict
 from training.run.fault import write_whole
 
 PLACE, PLAN, JUDGED, FULL_ITEMS, EVENTS = "refresh", "plan.json", "judged.json", "full_items.parquet", "events"
@@ -92,6 +93,13 @@ def begin(out: Path, plan: Plan) -> Generation:
     path.mkdir(parents=True, exist_ok=True)
     write_whole(path / PLAN, json.dumps(asdict(plan), indent=1) + "\n")
     return Generation(plan.number, path, plan)
+
+
+def note_verdict(bundle: Path, verdict: Verdict) -> None:
+    """Let a bundle carry what the gate said of it, in its lineage; its version stays, which is that of its files."""
+    manifest = read_json(bundle / MANIFEST)
+    manifest["lineage"]["gate"] = asdict(verdict)
+    write_whole(bundle / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def prune(generations: Sequence[Generation], needed: Sequence[str | None]) -> None:

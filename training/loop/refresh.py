@@ -35,6 +35,7 @@ from training.loop.generation import (
     Generation,
     Plan,
     begin,
+    note_verdict,
     prune,
     read_generations,
     read_json,
@@ -140,6 +141,7 @@ class Refresher:
         self._progress.note(f"refresh {plan.number}, {plan.kind}: {plan.events:,} new events; {plan.why}")
         run = self._train(generation, base, plan)
         verdict = self._judge(run, base)
+        note_verdict(run.out / "bundle", verdict)
         if verdict.passes:
             verdict = self._publish(generation, plan, verdict)
         cost = {"seconds": monotonic() - started, "cpu_seconds": process_time() - cpu}

@@ -39,7 +39,7 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 def test_answers_are_those_of_the_service(kind: str, folder: Path, tmp_path: Path) -> None:
     bundle = write_kind(tmp_path / "bundle", kind)
     retort = Retort.load(bundle.path)  # tests/service/test_library.py holds it against the service
-    asked = list(questions(3, 40, retort.item_ids))
+    asked = list(questions(3, 40, retort.item_ids, has_trend="sum" in kind))
     calls = [("recommend", [each]) for each in asked]
 
     loaded, n_golden, *answers = values(ask(folder, [("check", []), *calls], bundle=str(bundle.path)))
@@ -116,6 +116,9 @@ WRONG = [
     ("recommend", {"candidates": [7]}, "candidates.0: 1 to 128 characters"),
     ("recommend", {"exclude_seen": "no"}, "exclude_seen: true, false or null"),
     ("recommend", [], "recommend: give an object of options"),
+    ("recommend", {"trend": -1}, "trend: a number from 0 to 10, not -1"),
+    ("recommend", {"trend": True}, "trend: a number from 0 to 10, not true"),
+    ("recommend", {"trend": 0.5}, "trend: the scores of the model that answers have no trend"),
     ("observe", "", "item_id: 1 to 128 characters"),
     ("sync", {}, "url: the address of a Retort service"),
     ("sync", {"url": "x", "kye": ""}, "kye: unknown; did you mean key?"),

@@ -43,7 +43,7 @@ def random_rules(rng: random.Random, ids: Sequence[str]) -> dict[str, Any]:
 def test_random_rules_give_the_items_of_the_service(described: Path, described_folder: Path, service: Running) -> None:
     rng = random.Random(17)
     ids = Retort.load(described).item_ids
-    asked = [each | random_rules(rng, ids) for each in questions(6, 400, ids)]
+    asked = [each | random_rules(rng, ids) for each in questions(6, 400, ids, has_trend=True)]
 
     _, *answers = values(ask(described_folder, [("recommend", [each]) for each in asked]))
 

@@ -39,6 +39,7 @@ OPERATIONS = {
     ("GET", "/model/versions"): ("list_versions", {"200"} | OF_THE_GATE),
     ("GET", "/metrics/hour"): ("read_hour", {"200"} | OF_THE_GATE),
     ("POST", "/model/activate"): ("activate_model", {"200", "404"} | OF_A_BODY | OF_THE_GATE),
+    ("POST", "/model/compare"): ("compare_model", {"200", "404", "409"} | OF_A_BODY | OF_THE_GATE),
     ("POST", "/model/rollback"): ("roll_back_model", {"200", "404"} | OF_THE_GATE),
     ("GET", "/livez"): ("check_alive", {"200"}),
     ("GET", "/readyz"): ("check_ready", {"200", "503"}),
@@ -152,6 +153,8 @@ def test_security_is_what_the_keys_ask_for(document: dict[str, Any], shared_serv
         ("POST", "/model/activate", {"json": {"version": "0" * 16}, "headers": ADMIN}, 404),
         ("POST", "/model/activate", {"json": {"version": "0"}, "headers": ADMIN}, 422),
         ("POST", "/model/activate", {"json": {"version": "0" * 16}, "headers": KEYED}, 403),
+        ("POST", "/model/compare", {"json": {"version": "0" * 16}, "headers": ADMIN}, 404),
+        ("POST", "/model/compare", {"json": {"version": "0" * 16, "k": 0}, "headers": ADMIN}, 422),
         ("POST", "/model/rollback", {"headers": KEYED}, 403),
         ("GET", "/livez", {}, 200),
         ("GET", "/readyz", {}, 200),
@@ -186,6 +189,9 @@ def test_activation_and_rollback_keep_to_their_schemas(
     document: dict[str, Any], keyed_service: Running, published_versions: list[str]
 ) -> None:
     client = keyed_service.client
+    compared = client.post("/model/compare", json={"version": published_versions[1]}, headers=ADMIN, timeout=SWAP_S)
+    check(document, ("POST", "/model/compare"), compared)
+    assert compared.json()["examples"]
     for version in published_versions:
         flipped = client.post("/model/activate", json={"version": version}, headers=ADMIN)
         wait_for(lambda now=version: client.get("/model", headers=KEYED).json()["version"] == now, SWAP_S)

@@ -14,6 +14,8 @@ from tests.service.browser import Browser
 from tests.service.page.axe import find_barriers, read_axe
 from tests.service.running import ADMIN_KEY, KEY, Running, run_command, wait_for
 from tests.service.toy import described_items, write_toy_sum
+from training.loop.gate import Verdict
+from training.loop.generation import note_verdict
 
 SCREENS = ("try", "why", "whatif", "items", "models", "health")
 WIDTHS = (1280, 390)
@@ -132,6 +134,21 @@ def test_rules_change_the_second_list_only(page: Browser, service: Running) -> N
     assert "in the catalogue" in page.text("#after .funnel")
 
 
+def test_the_trend_is_a_control(page: Browser, service: Running) -> None:
+    page.click(".pick[title=i2]")
+    wait_for(lambda: page.count(".who .chip") == 1)
+    go(page, "whatif")
+    wait_for(lambda: page.count("#after .card") == 10)
+    find = "const slider = document.querySelector('input[name=trend]')"
+    slide = f"{find}; slider.value = given[0]; slider.dispatchEvent(new Event('input'))"
+    for trend in (0, 3):
+        page.run(slide, str(trend))
+        expected = titles_of(service.recommend(history=["i2"], k=10, trend=trend))
+        assert wait_for(lambda expected=expected: titles(page, "#after") == expected)
+        assert f"Trend × {trend}" in page.text("#rules")
+    assert titles(page, "#before") == titles_of(service.recommend(history=["i2"], k=10))
+
+
 def test_reasons_add_up_and_an_item_of_the_history_can_be_taken_away(page: Browser, service: Running) -> None:
     for n, item in enumerate(("i2", "i3"), start=1):
         page.type(".search input", item)
@@ -207,18 +224,33 @@ def test_rules_are_saved_as_a_scenario(page: Browser, service: Running) -> None:
     ]
 
 
-def test_a_published_version_is_made_live(page: Browser, service: Running, tmp_path: Path) -> None:
+def test_a_published_version_is_made_live_once_it_is_said_what_changes(
+    page: Browser, service: Running, tmp_path: Path
+) -> None:
     other = write_toy_sum(tmp_path / "other", seed=5, items=described_items())
-    done = run_command("publish", str(other.path), "--data-dir", str(service.data_dir))
+    note_verdict(other.path, Verdict(True, "published: NDCG@10 0.1234 against 0.1230 of the live model", 700))
+    done = run_command("publish", str(other.path), "--data-dir", str(service.data_dir), "--no-activate")
     assert done.returncode == 0, done.stderr
+    version = other.manifest.version
     go(page, "models")
-    wait_for(lambda: page.count("#published tbody tr") == 1)
-    if page.count("#published td button"):
-        page.click("#published td button")
-        page.click("dialog[open] .row button")
+    wait_for(lambda: page.count("#published td button"))
+    assert page.text("#published .gate") == "gate published: NDCG@10 0.1234 against 0.1230 of the live model"
+    page.click("#published td button")
+    assert wait_for(lambda: page.count("dialog[open] .comparison .facts"), timeout_s=90)
+    asked = {"json": {"version": version, "users": 50, "k": 10}, "headers": {"X-API-Key": ADMIN_KEY}, "timeout": 60}
+    found = service.client.post("/model/compare", **asked).json()
+    told = page.text("dialog[open] .comparison")
 
+    assert f"{found['users']} users of the store" in told
+    assert f"{100 * found['overlap']:.0f} %" in told and f"{100 * found['first_changes']:.0f} %" in told
+    assert f"{found['coming'][0]['title']} ({found['coming'][0]['users']})" in told
+    page.run("document.querySelector('dialog[open] details').open = true")
+    assert page.count("dialog[open] .example") == len(found["examples"])
+    assert find_barriers(page, read_axe()) == []
+    page.complaints()  # that axe itself writes styles to measure something
+    page.click("dialog[open] .row button")
     assert wait_for(lambda: "live" in page.text("#published tbody"))
-    wait_for(lambda: service.client.get("/model").json()["version"] == other.manifest.version, timeout_s=90)
+    wait_for(lambda: service.client.get("/model").json()["version"] == version, timeout_s=90)
 
 
 def test_the_last_hour_is_drawn(page: Browser, service: Running) -> None:

@@ -22,6 +22,7 @@ from service.model.student import Student
 from service.recommendation.budget import Budget
 from service.recommendation.job import Found, Job, Query, Ranking, Taste
 from service.recommendation.ranker import Ranker
+from service.recommendation.rule import Rules
 from service.search.choice import open_search
 from service.search.measured_code import LEAST_RECALL
 from tests.service.toy import (
@@ -75,20 +76,21 @@ ROWS = st.integers(0, N_ITEMS - 1)
     st.none() | st.sets(ROWS, max_size=20),
     st.sampled_from([math.nan, 3600.0, 86_400.0, 1e8, -60.0]),  # a pause of the test moves none of them
     st.booleans(),
+    st.sampled_from([1.0, 0.0, 0.5, 3.0, 10.0]),
 )
-def test_answer_is_that_of_the_formula(ranker, history, k, excluded, candidates, gap_s, hides_seen) -> None:
+def test_answer_is_that_of_the_formula(ranker, history, k, excluded, candidates, gap_s, hides_seen, trend) -> None:
     ranker, catalogue = ranker
     counts = np.random.default_rng(len(history)).uniform(0, 9, N_ITEMS).astype(np.float32)
     catalogue.set_counts(counts, time.time())
     listed = None if candidates is None else sorted(candidates)
     taste = Taste(np.array(history, dtype=np.int32), last_at=time.time() - gap_s)
-    asked = query(k=k, exclude_seen=hides_seen, is_debug=True)
+    asked = query(k=k, exclude_seen=hides_seen, is_debug=True, rules=None if trend == 1 else Rules(trend=trend))
 
     answer = rank(ranker, taste, asked, sorted(excluded), listed).answer
 
     table = catalogue.table.made
     seconds = None if math.isnan(gap_s) else max(0.0, gap_s)
-    scores = slow_sum(table, exact_scores(table, history), history, seconds, counts)
+    scores = slow_sum(table, exact_scores(table, history), history, seconds, counts, trend)
     hidden = excluded | (set(history) if hides_seen else set())
     allowed = [row for row in (range(N_ITEMS) if listed is None else listed) if row not in hidden]
     expected = sorted(allowed, key=lambda row: -scores[row])[:k]
@@ -181,7 +183,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return write_toy_sum(tmp_path_factory.mktemp("large") / "bundle", n_items=5000)
 
 
-def test_approximate_search_finds_the_best_of_the_sum(large: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trend", [1.0, 0.0, 10.0])
+def test_approximate_search_finds_the_best_of_the_sum(large: Bundle, tmp_path: Path, trend: float) -> None:
     student = Student(large)
     search = open_search(large, student.encode, kind="approximate", directory=tmp_path, warn=print)
     approximate, exact = Catalogue(large, search), Catalogue(large)
@@ -195,7 +198,7 @@ def test_approximate_search_finds_the_best_of_the_sum(large: Bundle, tmp_path: P
 
     found, true = (
         catalogue.best(
-            catalogue.score(*_split(catalogue.weigh(student.encode(histories), histories, -gaps, 0.0), 100)),
+            catalogue.score(*_split(catalogue.weigh(student.encode(histories), histories, -gaps, 0.0), 100, trend)),
             100,
             masked,
         )
@@ -210,6 +213,8 @@ def test_approximate_search_finds_the_best_of_the_sum(large: Bundle, tmp_path: P
         assert all(score == pytest.approx(both[row], abs=1e-3) for row, score in zip(*one, strict=True) if row in both)
 
 
-def _split(weighed, k: int):
+def _split(weighed, k: int, trend: float):
     users, addends = weighed
+    for addend in addends:
+        addend.bend(trend)
     return users, k, 3, addends

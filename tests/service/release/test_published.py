@@ -334,6 +334,16 @@ def test_publish_refuses_a_bad_bundle_and_leaves_the_store_alone(
     assert not service.store().keys(f"retort:release:{json.loads((path / MANIFEST).read_text())['version']}:*")
 
 
+def test_version_that_is_not_fit_to_serve_is_compared_with_nothing(service: Running, tmp_path: Path) -> None:
+    path = rewrite(write_toy(tmp_path / "bundle", seed=9).path, ENCODER, mean_encoder(scale=2.0))
+    version = upload(service, path)
+
+    response = service.client.post("/model/compare", json={"version": version}, timeout=60)
+
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "version_refused")
+    assert "golden answer" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "headers", "status", "code"),
     [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.bundle import Parts
-from tests.service.running import Running, wait_for
+from tests.service.running import ADMIN_KEY, Running, wait_for
 from tests.service.toy import N_ITEMS, toy_parts, write_toy_sum
 
 SHOP, STOLEN = "the-key-of-the-whole-shop", "another-key-that-was-stolen"
@@ -27,7 +27,9 @@ def parts(age_s: float = 0.0) -> Parts:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     bundle = write_toy_sum(tmp_path_factory.mktemp("bundle") / "sum", parts=parts())
-    with Running(bundle.path, tmp_path_factory.mktemp("data"), api_keys=f"{SHOP},{STOLEN}") as running:
+    with Running(
+        bundle.path, tmp_path_factory.mktemp("data"), api_keys=f"{SHOP},{STOLEN}", admin_key=ADMIN_KEY
+    ) as running:
         running.client.headers["X-API-Key"] = SHOP
         crowd = [{"user_id": f"u{n}", "item_id": f"i{n % 30}", "event_id": f"{n}"} for n in range(300)]
         running.send(*crowd)
@@ -144,3 +146,60 @@ def test_without_a_store_old_counts_are_told(tmp_path: Path) -> None:
         assert answer["quality"] == {"level": "full", "reasons": ["stale_trend"]}
         assert stranger["quality"]["reasons"] == ["cold_user", "stale_trend"]
         assert running.metric("retort_trend_age_seconds") > 6 * 3600
+
+
+def test_factor_of_the_trend_is_told_in_the_parts_and_explained(service: Running) -> None:
+    asked = {"history": ["i3", "i7"], "k": 60, "exclude_seen": False, "explain": True}
+    plain, without, twice = (service.recommend(**asked, **more) for more in ({}, {"trend": 0}, {"trend": 2.0}))
+
+    parts = [{item["item_id"]: item["parts"] for item in answer["items"]} for answer in (plain, without, twice)]
+    for item_id, whole in parts[0].items():
+        assert parts[1][item_id]["trend"] == 0.0
+        assert parts[2][item_id]["trend"] == pytest.approx(2 * whole["trend"], abs=2e-2)  # it moves meanwhile
+        for name in ("taste", "neighbours"):
+            assert parts[1][item_id][name] == pytest.approx(whole[name], abs=1e-4)
+    for answer in (plain, without, twice):
+        for item in answer["items"]:
+            assert sum(item["parts"].values()) == pytest.approx(item["score"], abs=1e-9)
+            for cause in item["because"]:
+                rest = [each for each in asked["history"] if each != cause["item_id"]]
+                assert len(cause["without"]["items"]) == 59 and rest
+    assert listed(service, **asked | {"k": 10, "trend": 1}) == listed(service, **asked | {"k": 10})
+
+
+def test_strangers_get_the_trend_whatever_its_factor(service: Running) -> None:
+    plain, without = (service.recommend(user_id="a stranger", **more) for more in ({}, {"trend": 0}))
+
+    assert [item["item_id"] for item in without["items"]] == [item["item_id"] for item in plain["items"]]
+    assert without["items"][0]["score"] == pytest.approx(plain["items"][0]["score"], abs=1e-2)
+    assert without["quality"] == plain["quality"]
+
+
+@pytest.mark.parametrize("trend", [-0.1, 10.1, True, "1", None, [1]])
+def test_wrong_factor_is_named(service: Running, trend: object) -> None:
+    answer = service.client.post("/recommend", json={"user_id": "u", "trend": trend})
+
+    assert (answer.status_code, answer.json()["error"]["details"][0]["field"]) == (422, "trend")
+
+
+def test_items_that_go_with_others_take_the_factor_too(service: Running) -> None:
+    bundle_says = service.similar(item_id="i3", k=60, debug=True)
+    without = service.similar(item_id="i3", k=60, debug=True, trend=0)
+
+    assert any(part["trend"] for part in bundle_says["debug"]["parts"])
+    assert not any(part["trend"] for part in without["debug"]["parts"])
+
+
+def test_a_scenario_says_the_factor_where_the_scores_have_a_trend(service: Running, shared_service: Running) -> None:
+    admin = {"X-API-Key": ADMIN_KEY}
+    assert service.client.put("/scenarios/calm", json={"trend": 0}, headers=admin).status_code == 200
+    asked = {"history": ["i3", "i7"], "k": 60, "debug": True}
+
+    calm, loud = service.recommend(**asked, scenario="calm"), service.recommend(**asked, scenario="calm", trend=1)
+
+    assert not any(part["trend"] for part in calm["debug"]["parts"])
+    assert any(part["trend"] for part in loud["debug"]["parts"])
+    refused = shared_service.client.post("/recommend", json={"history": ["i1"], "trend": 0.5})
+    assert refused.status_code == 422
+    assert refused.json()["error"]["message"] == "trend: the scores of the model that answers have no trend"
+    assert shared_service.recommend(history=["i1"], trend=1.0)["quality"]["level"] == "full"

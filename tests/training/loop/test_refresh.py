@@ -78,6 +78,8 @@ def test_a_refresh_goes_on_wherever_it_was_stopped_and_takes_every_event_once(pl
     (row,) = read_history(place)
     assert line.startswith("published: NDCG@10 ") and row["sentence"] == line
     assert service.live == row["version"] == open_bundle(new / "bundle").manifest.version
+    gate = open_bundle(new / "bundle").manifest.lineage["gate"]
+    assert (gate["passes"], gate["sentence"], gate["requests"]) == (True, line, row["requests"])
     assert (row["kind"], row["events"], row["passes"]) == ("warm", len(lasting.later), True)
     wanted = events_in(place) + Counter((e["user_id"], e["item_id"], e["timestamp"] * 1000) for e in lasting.later)
     assert events_in(new) == wanted and set(wanted.values()) == {1}
@@ -98,6 +100,8 @@ def test_a_refresh_that_may_be_worse_is_not_published_and_another_live_version_i
     first = service.live
     assert refresh(place, service, "refresh.margin=0.0", "refresh.rate=1e-9", "refresh.epochs=1").startswith("not pub")
     assert service.live == first
+    judged = open_bundle(place / "refresh" / "0001" / "bundle").manifest.lineage["gate"]
+    assert not judged["passes"] and judged["sentence"].startswith("not published: ")
 
     with pytest.raises(KeyboardInterrupt):
         refresh(place, service, OPEN, at="bundle")
