@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from service import __version__
-from service.command import rollout
+from service.command import experiment, rollout
 from service.command.bench import bench
 from service.command.compact import compact
 from service.command.doctor import examine
@@ -22,6 +22,7 @@ from service.command.keygen import keygen
 from service.command.serve import serve
 from service.command.transfer import export_events, import_histories
 from service.errors import RetortError
+from service.experiment.record import KINDS
 from service.logs import printable
 from service.release.confinement import hide_from_same_user
 
@@ -84,13 +85,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_serving_flags(checked)
     checked.set_defaults(run=examine)
     for name in ("serve", "import", "export", "compact", "publish", "activate", "rollback", "status", "doctor"):
-        command = commands.choices[name]
-        command.add_argument(
-            "--data-dir",
-            type=_optional_path,
-            help="where the embedded server keeps its data (default ~/.local/share/retort)",
-        )
+        _add_data_dir(commands.choices[name])
     return parser
+
+
+def _add_data_dir(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data-dir",
+        type=_optional_path,
+        help="where the embedded server keeps its data (default ~/.local/share/retort)",
+    )
 
 
 def _add_transfers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -163,6 +167,12 @@ def _add_releases(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     publish.add_argument(
         "--if-live", metavar="VERSION", help="make it live only where this one still is; none: where none is"
     )
+    publish.add_argument(
+        "--as", dest="kind", choices=KINDS, help="try it beside the live version: aside, or on a share of the users"
+    )
+    publish.add_argument(
+        "--share", type=float, metavar="PERCENT", help="of the users, or of the requests for a shadow (default 5)"
+    )
     publish.add_argument("--signing-key", type=_optional_path, metavar="FILE", help="sign with this private key")
     publish.set_defaults(run=rollout.publish)
     activate = commands.add_parser("activate", help="make a published version live")
@@ -172,8 +182,44 @@ def _add_releases(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     rollback.set_defaults(run=rollout.rollback)
     status = commands.add_parser("status", help="say which versions there are, which is live, who serves what")
     status.set_defaults(run=rollout.show_status)
-    for command in (publish, activate, rollback):
+    promote = _add_experiment(commands)
+    for command in (publish, activate, rollback, promote):
         command.add_argument("--wait", type=float, default=0.0, metavar="S", help="wait so long for all to serve it")
+
+
+def _add_experiment(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+    """Add the command experiment, with three of its own; return the last one, promote."""
+    parent = commands.add_parser(
+        "experiment",
+        help="say what the version beside the live one comes to; end it, or make it live",
+        description=experiment.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    kinds = parent.add_subparsers(required=True, metavar="status|stop|promote")
+    shown = kinds.add_parser("status", help="count what has come, and say what it comes to")
+    shown.add_argument("--json", action="store_true", help="JSON instead of the table")
+    shown.add_argument(
+        "--lift", type=_lift, default=5.0, metavar="PERCENT", help="say how many users find it (default %(default)g)"
+    )
+    shown.set_defaults(run=experiment.show_experiment)
+    stopped = kinds.add_parser("stop", help="end it: the live version answers everybody")
+    stopped.set_defaults(run=experiment.stop)
+    promoted = kinds.add_parser("promote", help="end it, and make its version live where the live one still is")
+    promoted.set_defaults(run=experiment.promote)
+    for command in (shown, stopped, promoted):
+        _add_data_dir(command)
+    return promoted
+
+
+def _lift(text: str) -> float:
+    """Read a relative lift in percent."""
+    try:
+        lift = float(text)
+    except ValueError:
+        lift = 0.0
+    if not (-100 < lift <= 1000 and lift != 0):
+        raise argparse.ArgumentTypeError(f"percent above -100, at most 1000, and not 0; not {text!r}")
+    return lift
 
 
 if __name__ == "__main__":

@@ -43,9 +43,11 @@ from service.loading import GenerationLoader, codes_of
 from service.logs import Log
 from service.metrics import TREND_SOURCES, Metrics
 from service.private_directory import make_private
+from service.release.beside import BesideFollower
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
 from service.release.generation import Generation, Generations
+from service.release.loader import VersionLoader
 from service.release.published import PublishedVersions
 from service.release.record import OWN_NUMBER
 from service.release.signature import Trust
@@ -55,12 +57,15 @@ from service.settings import Settings
 from service.storage import (
     budget_rule,
     erasures_of,
+    experiments_of,
     history_of,
     items_of,
     open_store,
     scenarios_of,
     stream_of,
+    tally_of,
     trouble_of,
+    watch_of,
 )
 from service.store.client import Store
 from service.task import end_task
@@ -142,7 +147,8 @@ async def open_service(
         lists = list_endpoints(means, names.in_log if settings.log_requests else None)
         gate = Gate(create_api(routers, is_keyed=keys.is_on), *lists, guard, admission, account)
         _show(metrics, generations)
-        _begin(stack, _watch_lag(metrics), hour.follow(), *_followers(inside, is_pinned=is_pinned))
+        watch = watch_of(settings, inside.store, generations.effect_of, metrics, log)
+        _begin(stack, _watch_lag(metrics), hour.follow(), watch.follow(), *_followers(inside, is_pinned=is_pinned))
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
@@ -169,9 +175,15 @@ async def _open_inside(settings: Settings, log: Log, stack: AsyncExitStack, *, i
     book = await scenarios_of(settings, store)
     loader = GenerationLoader(settings, store, erasures, feed, metrics, log)
     published = PublishedVersions(store, settings.namespace)
-    follower = Follower(published, _fetched_of(settings, published, log), loader.load, metrics, log)
+    fetched = _fetched_of(settings, published, log)
+    versions = VersionLoader(fetched, loader.load, log)
+    shelf, shadow_s = experiments_of(settings, store), budget_rule(settings).answer_target_s
+    beside = BesideFollower(shelf, published, versions, metrics, log, shadow_s=shadow_s)
+    follower = Follower(published, fetched, versions, beside, metrics, log)
     generations = Generations(await _find_first(settings, loader, None if is_pinned else follower))
     stack.push_async_callback(generations.rest)
+    if not is_pinned:
+        await beside.begin(generations)
     return _Inside(settings, metrics, store, erasures, feed, book, published, follower, generations)
 
 
@@ -183,7 +195,7 @@ def _data_routes(inside: _Inside, guard: Guard, names: UserNames, *, is_keyed: b
     writer = ItemWriter(inside.feed, generations, metrics, settings.live_items)
     return [
         event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=is_keyed),
-        user_routes(history, stream, inside.erasures, generations, names),
+        user_routes(history, stream, tally_of(settings, inside.store), inside.erasures, generations, names),
         item_routes(writer, generations),
         scenario_routes(inside.book, generations),
         model_routes(generations, inside.published, inside.follower.look_soon, settings.budget_ms),
@@ -236,7 +248,7 @@ def _note_trend(settings: Settings, metrics: Metrics, generations: Generations) 
 
 def _show(metrics: Metrics, generations: Generations) -> None:
     """Set the gauges before the service is ready: another worker may be the one that is scraped."""
-    metrics.watch(metrics.queue_depth, lambda: generations.live.recommender.depth)
+    metrics.watch(metrics.queue_depth, generations.depth)
     show_generation(metrics, generations.live)
     metrics.model_swaps["ok"].inc()
     metrics.refresh()

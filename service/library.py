@@ -12,10 +12,9 @@ An object is used by one thread at a time. What it needs: tests/bench/README.md,
 """
 
 import math
-import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,11 +22,13 @@ import orjson
 
 from service.bundle import Bundle, BundleError, check_item_id, open_bundle
 from service.errors import RequestError, StartError
+from service.experiment.answer_id import new_answer_id
 from service.model.catalogue import Catalogue
 from service.model.golden import compare_golden
 from service.model.student import BUCKETS, Student
 from service.recommendation.budget import Budget
 from service.recommendation.job import Answer, Found, Query, Taste, make_job
+from service.recommendation.observer import Unwatched
 from service.recommendation.ranker import Ranker
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Retort:
         student = Student(bundle)
         self._catalogue = Catalogue(bundle)
         compare_golden(bundle, student, self._catalogue)
-        self._ranker = Ranker(student, self._catalogue, _Unwatched(), max_history=manifest.max_history)
+        self._ranker = Ranker(student, self._catalogue, Unwatched(), max_history=manifest.max_history)
         self._exclude_seen = not manifest.repeat_consumption
         self._faded_at = time.monotonic()
         self.version, self.item_ids = manifest.version, self._catalogue.item_ids
@@ -118,7 +119,7 @@ class Retort:
 
     def _describe(self, answer: Answer, took_ms: float) -> dict[str, Any]:
         described = {
-            "recommendation_id": f"{random.getrandbits(128):032x}",  # a name, not a secret
+            "recommendation_id": new_answer_id(self.version),
             "user_id": None,
             "model_version": self.version,
             "items": orjson.loads(b"[" + self._catalogue.render(answer.ranked) + b"]"),
@@ -141,29 +142,7 @@ class _Caller:
     is_gone: bool = False
 
 
-class _Ignored:
-    """Takes what would be measured, and forgets it."""
-
-    def observe(self, amount: float, /) -> None: ...
-
-    def inc(self) -> None: ...
-
-
-class _Everywhere(dict[str, _Ignored]):
-    def __missing__(self, name: str) -> _Ignored:
-        return _IGNORED
-
-
-@dataclass(frozen=True, slots=True)
-class _Unwatched:
-    """The metrics of a program that has none."""
-
-    stage: Mapping[str, _Ignored] = field(default_factory=_Everywhere)
-    batch_size: _Ignored = field(default_factory=_Ignored)
-    deadline_exceeded: Mapping[str, _Ignored] = field(default_factory=_Everywhere)
-
-
-_IGNORED, _CALLER = _Ignored(), _Caller()
+_CALLER = _Caller()
 _ENDLESS = Budget(0.0, math.inf, math.inf)
 _NOBODY_WAITS = cast("asyncio.Future[Answer]", None)
 

@@ -7,9 +7,11 @@ from service.item.feed import ItemFeed
 from service.logs import Log
 from service.metrics import Metrics
 from service.model.model import load_model
+from service.recommendation.aside import Aside
 from service.recommendation.explanation import Explainer
 from service.recommendation.lookup import Lookup
 from service.recommendation.memory import Memory
+from service.recommendation.observer import Unwatched
 from service.recommendation.ranker import Ranker
 from service.recommendation.recommender import Recommender
 from service.release.generation import Generation
@@ -49,10 +51,11 @@ class GenerationLoader:
         explainer = Explainer(ranker, model.student, self._metrics)
         recommender = Recommender(catalogue, lookup, ranker, explainer, self._metrics)
         recommender.warm()
+        quiet = Ranker(model.student, catalogue, Unwatched(), max_history=manifest.max_history)
         for _ in self._feed.bring(catalogue):
             pass
         trend = trend_of(self._settings, self._store, catalogue, HistoryTypes(manifest.history_types))
-        return Generation(manifest, catalogue, recommender, number, trend)
+        return Generation(manifest, catalogue, recommender, Aside(quiet, catalogue, history), number, trend)
 
     def _embeddings(self, history: History, dim: int, version: str) -> EmbeddingCache:
         keys, ttl_s = UserKeys(self._settings.namespace), max(1, round(self._settings.embedding_ttl_hours * 3600))

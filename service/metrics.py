@@ -9,10 +9,8 @@ With several workers, `serve` sets PROMETHEUS_MULTIPROC_DIR in their environment
 directory, and every worker reports the sum over all workers, dead ones included.
 """
 
-import math
 import os
 import resource
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -21,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.errors import REASONS
+from service.spread import Spread, Tally
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_BUCKETS_S = (
@@ -57,50 +56,16 @@ CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
 MASK_RESULTS = ("hit", "miss")
 TREND_SOURCES = ("bundle", "anonymous", "admin", *(f"key_{number}" for number in range(1, 10)), "other")
 """Whose events the trend is made of. A key is named by its place in RETORT_API_KEYS; later ones are "other"."""
+EXPERIMENT_KINDS = ("shadow", "canary", "experiment")
+VERSION_ROLES = ("live", "other")
+"""Of the versions that an experiment compares, so that no label grows with them."""
+EXPERIMENT_USERS = ("users", "shown", "converted", "hit")
+VERSION_LEVELS = ("full", "degraded", "fallback", "refused", "error")
+"""refused: a field of the request is nothing that the version's items have. error: a bug."""
+SHADOW_RESULTS = ("compared", "dropped", "too_slow", "failed")
 SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "rejected_signature", "error")
-_Sum = Literal["livesum", "livemin", "livemax"]
-"""What a gauge of several workers is: the sum, the least or the greatest over those that live."""
-
-
-class Tally:
-    """A counter of the request path: it adds up in a plain number. For one thread."""
-
-    def __init__(self, counter: Counter) -> None:
-        self._counter, self._n = counter, 0.0
-
-    def inc(self, amount: float = 1) -> None:
-        """Count."""
-        self._n += amount
-
-    def flush(self) -> None:
-        """Hand on what has been counted since the last time."""
-        if self._n:
-            self._counter.inc(self._n)
-            self._n = 0.0
-
-
-class Spread:
-    """A histogram of the request path: it adds up in plain numbers. For one thread."""
-
-    def __init__(self, histogram: Histogram, bounds: Sequence[float]) -> None:
-        """bounds: the upper ones of its buckets, as it was declared."""
-        self._histogram, self._bounds = histogram, [*bounds, math.inf]
-        self._ns, self._sum = [0] * len(self._bounds), 0.0
-
-    def observe(self, amount: float) -> None:
-        """Take one observation into account."""
-        self._ns[bisect_left(self._bounds, amount)] += 1
-        self._sum += amount
-
-    def flush(self) -> None:
-        """Hand on what has been observed since the last time."""
-        if not any(self._ns):
-            return
-        for bucket, n in zip(self._histogram._buckets, self._ns, strict=True):  # observe() would take one at a time
-            if n:
-                bucket.inc(n)
-        self._histogram._sum.inc(self._sum)
-        self._ns, self._sum = [0] * len(self._bounds), 0.0
+_Sum = Literal["livesum", "livemin", "livemax", "livemostrecent"]
+"""What a gauge of several workers is: the sum, the least, the greatest or the newest over those that live."""
 
 
 class Metrics:
@@ -115,6 +80,7 @@ class Metrics:
         self._answer_children: dict[tuple[str, str], Tally] = {}
         self._declare_http()
         self._declare_recommendations()
+        self._declare_experiment()
         self._declare_store()
         self._declare_process(version)
 
@@ -243,6 +209,73 @@ class Metrics:
         self.trend_age = self._gauge("trend_age_seconds", "Since when no event was heard of", of="livemax")
         mass = self._gauge("trend_mass", "Events counted in the trend, decayed, by source", "source", of="livemax")
         self.trend_mass = {name: mass.labels(name) for name in TREND_SOURCES}
+
+    def _declare_experiment(self) -> None:
+        share = self._gauge("experiment_share", "Percent that is tried beside the live version", "kind", of="livemax")
+        self.experiment_share = {kind: share.labels(kind) for kind in EXPERIMENT_KINDS}
+        self.experiment_missing = self._gauge("experiment_missing", "Processes that lack the version to be tried")
+        answers = self._counter("version_answers", "Answers to users while versions are compared", "version", "level")
+        within = self._counter("version_within_budget", "The same, inside and past the budget", "version", "within")
+        duration = self._histogram(
+            "version_duration_seconds", "From request to answer, of the same", REQUEST_BUCKETS_S, "version"
+        )
+        self.version_answers = {
+            (role, level): self._tally(answers.labels(role, level))
+            for role in VERSION_ROLES
+            for level in VERSION_LEVELS
+        }
+        self.version_within = {
+            (role, is_within): self._tally(within.labels(role, "yes" if is_within else "no"))
+            for role in VERSION_ROLES
+            for is_within in (True, False)
+        }
+        self.version_duration = {role: self._spread(duration.labels(role), REQUEST_BUCKETS_S) for role in VERSION_ROLES}
+
+        self._declare_users()
+        self._declare_shadow()
+
+    def _declare_users(self) -> None:
+        users = self._gauge(
+            "experiment_users", "Users of each version, by what they did", "version", "did", of="livemostrecent"
+        )
+        self.experiment_users = {
+            (role, did): users.labels(role, did) for role in VERSION_ROLES for did in EXPERIMENT_USERS
+        }
+        lift = self._gauge(
+            "experiment_lift", "Relative lifts of conversions not excluded", "bound", of="livemostrecent"
+        )
+        self.experiment_lift = {bound: lift.labels(bound) for bound in ("low", "high")}
+        e_value = self._gauge(
+            "experiment_e_value", "Evidence of a lift, and of a wrong division", "of", of="livemostrecent"
+        )
+        self.experiment_e_value = {name: e_value.labels(name) for name in ("lift", "ratio")}
+        ended = self._counter("experiments_ended", "Experiments that have ended by themselves", "cause")
+        self.experiments_ended = {cause: ended.labels(cause) for cause in ("errors", "late", "quality")}
+
+    def _declare_shadow(self) -> None:
+        requests = self._counter("shadow_requests", "Requests sampled for a shadow", "result")
+        self.shadow_requests = {result: requests.labels(result) for result in SHADOW_RESULTS}
+        tenths = tuple(tenth / 10 for tenth in range(11))
+        self.shadow_overlap = self._histogram("shadow_overlap", "Share of a list that the shadow's has too", tenths)
+        self.shadow_same_order = self._histogram(
+            "shadow_same_order", "Share of the pairs of common items in the same order", tenths
+        )
+        levels = self._counter("shadow_levels", "Answers that were compared, by level", "version", "level")
+        duration = self._histogram("shadow_duration_seconds", "Time of the answers", REQUEST_BUCKETS_S, "version")
+        coverage = self._gauge("shadow_coverage", "Share of the catalogue in some list", "version", of="livemax")
+        score = self._gauge("shadow_mean_score", "Mean score of the items", "version", of="livemostrecent")
+        self.shadow_levels = {
+            (role, level): levels.labels(role, level) for role in VERSION_ROLES for level in VERSION_LEVELS[:3]
+        }
+        self.shadow_duration = {role: duration.labels(role) for role in VERSION_ROLES}
+        self.shadow_coverage = {role: coverage.labels(role) for role in VERSION_ROLES}
+        self.shadow_score = {role: score.labels(role) for role in VERSION_ROLES}
+
+    def count_version(self, role: str, level: str, seconds: float, *, is_within: bool) -> None:
+        """Count an answer to a user while two versions are compared. role: one of VERSION_ROLES."""
+        self.version_answers[role, level].inc()
+        self.version_within[role, is_within].inc()
+        self.version_duration[role].observe(seconds)
 
     def _declare_store(self) -> None:
         operation = self._histogram(

@@ -102,6 +102,16 @@ class Settings(BaseSettings):
     compact_hours: float = Field(
         24, gt=0, le=8760, description="age at which the embedded server's file is rewritten without what was erased"
     )
+    conversions: str = Field(
+        "", description="comma-separated types of events that an experiment counts; empty: those that enter histories"
+    )
+    experiment_errors: float = Field(
+        0.01, ge=0, le=1, description="an experiment ends by itself where so much more of its answers fail, as a share"
+    )
+    experiment_late: float = Field(0.05, ge=0, le=1, description="the same of answers past their budget")
+    experiment_loss: float = Field(
+        0.0, ge=0, le=1, description="and where its users surely convert less, by more than so much; 1: never"
+    )
     memory_s: float = Field(
         10, gt=0, le=3600, description="how long a worker that hears of no erasures answers from memory"
     )
@@ -188,6 +198,11 @@ class Settings(BaseSettings):
     def keys(self) -> tuple[str, ...]:
         """The API keys, without the admin key."""
         return tuple(key.strip() for key in self.api_keys.get_secret_value().split(",") if key.strip())
+
+    @property
+    def conversion_types(self) -> frozenset[str]:
+        """The types of events that an experiment counts as conversions; empty: those that enter histories."""
+        return frozenset(name.strip() for name in self.conversions.split(",") if name.strip())
 
     @property
     def public_keys(self) -> tuple[bytes, ...]:

@@ -10,10 +10,18 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from service.bundle import HistoryTypes
 from service.errors import StartError, StoreError
+from service.experiment.attribution import Attribution
+from service.experiment.gauge import health_of, note_end, show_report
+from service.experiment.guard import Bounds
+from service.experiment.record import Experiment
+from service.experiment.shelf import ExperimentShelf
+from service.experiment.tally import Tally
+from service.experiment.watch import ExperimentWatch, Means
 from service.item.shelf import ItemShelf
 from service.logs import Log
 from service.metrics import Metrics
@@ -28,6 +36,7 @@ from service.store.client import Store
 from service.store.embedded import Embedded, read_trouble
 from service.user.entry_index import EntryIndex
 from service.user.erasure import Erasures
+from service.user.event import EffectOf
 from service.user.history import History
 from service.user.key import UserKeys
 from service.user.stream import EventStream
@@ -154,6 +163,23 @@ def stream_of(settings: Settings, store: Store) -> EventStream:
     return EventStream(store, keys, EntryIndex(store, keys, retention_of(settings).history_ttl_s))
 
 
+def tally_of(settings: Settings, store: Store) -> Tally:
+    """Return what is counted of an experiment."""
+    return Tally(store, UserKeys(settings.namespace), stream_of(settings, store))
+
+
+def watch_of(settings: Settings, store: Store, effect_of: EffectOf, metrics: Metrics, log: Log) -> ExperimentWatch:
+    """Return what watches the experiment that runs. effect_of: says what events do at present."""
+
+    def attribute(experiment: Experiment) -> Attribution:
+        return Attribution(experiment, effect_of, settings.conversion_types)
+
+    bounds = Bounds(settings.experiment_errors, settings.experiment_late, settings.experiment_loss)
+    shelf, tally = experiments_of(settings, store), tally_of(settings, store)
+    means = Means(shelf, tally, attribute, partial(health_of, metrics), bounds)
+    return ExperimentWatch(means, partial(show_report, metrics), partial(note_end, metrics, log))
+
+
 def trend_of(settings: Settings, store: Store, catalogue: Catalogue, types: HistoryTypes) -> TrendFeed | None:
     """Return what keeps the trend of a catalogue up to date; None where its scores have none.
 
@@ -170,6 +196,11 @@ def trend_of(settings: Settings, store: Store, catalogue: Catalogue, types: Hist
 def items_of(settings: Settings, store: Store) -> ItemShelf:
     """Return the live items in the store."""
     return ItemShelf(store, settings.namespace)
+
+
+def experiments_of(settings: Settings, store: Store) -> ExperimentShelf:
+    """Return the record of what is tried beside the live version."""
+    return ExperimentShelf(store, settings.namespace)
 
 
 async def scenarios_of(settings: Settings, store: Store) -> ScenarioBook:

@@ -8,27 +8,42 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import orjson
 
 from service.app import trial_of
+from service.command.beside import announce_beside, check_kind, line_of, note_of, read_experiment, set_beside
 from service.errors import RefusedError, StartError, StoreError
+from service.experiment.shelf import ExperimentShelf
 from service.logs import printable
 from service.release.follower import ANNOUNCE_S
 from service.release.published import Expected, PublishedVersions
 from service.release.record import Live, PublishedVersion, Replica, check_version, is_version
 from service.release.signature import SigningKey, read_signing_key
 from service.settings import Settings, read_settings
-from service.storage import reach_store
+from service.storage import experiments_of, reach_store
+from service.store.client import Store
 
 _LOOK_EVERY_S = 0.2
-Work = Callable[[argparse.Namespace, PublishedVersions, Settings], Awaitable[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What the commands work with: the settings, and what the store keeps of versions."""
+
+    settings: Settings
+    published: PublishedVersions
+    shelf: ExperimentShelf
+
+
+Work = Callable[[argparse.Namespace, Reach], Awaitable[int]]
 
 
 def publish(arguments: argparse.Namespace) -> int:
     """Try a bundle, upload it, and make it live unless told not to."""
+    check_kind(arguments)
     return _run(arguments, _publish)
 
 
@@ -56,16 +71,20 @@ def _run(arguments: argparse.Namespace, work: Work) -> int:
 
     async def run() -> int:
         async with reach_store(settings) as store:
-            return await work(arguments, PublishedVersions(store, settings.namespace), settings)
+            return await work(arguments, _reach(settings, store))
 
     return asyncio.run(run())
 
 
-async def _publish(arguments: argparse.Namespace, published: PublishedVersions, settings: Settings) -> int:
-    started = time.monotonic()
-    signing_key = _signing_key(settings)
+def _reach(settings: Settings, store: Store) -> Reach:
+    return Reach(settings, PublishedVersions(store, settings.namespace), experiments_of(settings, store))
+
+
+async def _publish(arguments: argparse.Namespace, reach: Reach) -> int:
+    started, published = time.monotonic(), reach.published
+    signing_key = _signing_key(reach.settings)
     expected = _expected(arguments.if_live)
-    await _try(arguments.bundle, trial_of(settings))
+    await _try(arguments.bundle, trial_of(reach.settings))
     try:
         version = await _upload(published, arguments.bundle, signing_key)
         is_signed = signing_key is not None or (await published.table(version.version)).signature is not None
@@ -76,14 +95,28 @@ async def _publish(arguments: argparse.Namespace, published: PublishedVersions, 
         )
         if arguments.no_activate:
             return 0
+        if arguments.kind is not None:
+            return await _try_beside(arguments, reach, version.version)
         live = await published.activate(version.version, expected)
-        for removed in await published.prune():
-            _say(f"removed {removed} from the store")
-        return await _announce(published, live, arguments.wait)
+        await _prune(published, None)
+        return await announce(published, live, arguments.wait)
     except RefusedError as exc:
-        raise StartError(f"uploaded, and not made live: {exc}") from exc
+        raise StartError(f"uploaded, and not {'tried' if arguments.kind else 'made live'}: {exc}") from exc
     except StoreError as exc:
         raise StartError(f"publish stopped: the store: {exc}; what was live still is, run it again") from exc
+
+
+async def _try_beside(arguments: argparse.Namespace, reach: Reach, version: str) -> int:
+    """Set an uploaded version beside the live one. Raises RefusedError, StoreError."""
+    begun = await set_beside(reach.shelf, await reach.published.live(), version, arguments.kind, arguments.share)
+    await _prune(reach.published, version)
+    _say(line_of(begun))
+    return await announce_beside(reach.published, begun, arguments.wait, _say)
+
+
+async def _prune(published: PublishedVersions, tried: str | None) -> None:
+    for removed in await published.prune(tried):
+        _say(f"removed {removed} from the store")
 
 
 async def _upload(published: PublishedVersions, bundle: Path, signing_key: SigningKey | None) -> PublishedVersion:
@@ -120,35 +153,43 @@ async def _try(path: Path, try_bundle: Callable[[Path], Awaitable[None]]) -> Non
         raise StartError(f"not published: {exc}") from exc
 
 
-async def _activate(arguments: argparse.Namespace, published: PublishedVersions, settings: Settings) -> int:
+async def _activate(arguments: argparse.Namespace, reach: Reach) -> int:
     try:
-        return await _announce(published, await published.activate(arguments.version), arguments.wait)
+        return await announce(reach.published, await reach.published.activate(arguments.version), arguments.wait)
     except (RefusedError, StoreError) as exc:
         raise StartError(str(exc)) from exc
 
 
-async def _roll_back(arguments: argparse.Namespace, published: PublishedVersions, settings: Settings) -> int:
+async def _roll_back(arguments: argparse.Namespace, reach: Reach) -> int:
     try:
-        return await _announce(published, await published.rollback(), arguments.wait)
+        return await announce(reach.published, await reach.published.rollback(), arguments.wait)
     except (RefusedError, StoreError) as exc:
         raise StartError(str(exc)) from exc
 
 
-async def _show_status(arguments: argparse.Namespace, published: PublishedVersions, settings: Settings) -> int:
+async def _show_status(arguments: argparse.Namespace, reach: Reach) -> int:
+    published = reach.published
     try:
         live, versions, replicas = await published.live(), await published.listed(), await published.replicas()
+        experiment, trouble = await read_experiment(reach.shelf)
     except StoreError as exc:
         raise StartError(f"the store: {exc}") from exc
     for version in versions:
         print(_line_of(version, is_live=live is not None and version.version == live.version))
     if live is None:
         print("the store names no live version: every process goes on with what it serves, a new one with its --bundle")
+    if trouble:
+        print(trouble)
+    if experiment is not None:
+        print(f"tried {line_of(experiment)}")
     for replica in replicas:
         is_about_live = live is not None and replica.at >= live.since
         note = f"  {replica.result}: {replica.message}" if is_about_live and replica.result != "ok" else ""
+        note += note_of(replica, experiment)
         print(printable(f"{replica.name}  serves {replica.version}{note}"))
     print(orjson.dumps({
         "live": live and asdict(live),
+        "experiment": experiment and asdict(experiment),
         "versions": [asdict(version) for version in versions],
         "replicas": [asdict(replica) for replica in replicas],
     }).decode())  # fmt: skip
@@ -161,7 +202,7 @@ def _line_of(version: PublishedVersion, *, is_live: bool) -> str:
     return f"{mark}{version.version}  {version.n_items:>9} items  {version.bytes / 1e6:9.1f} MB  {when} UTC"
 
 
-async def _announce(published: PublishedVersions, live: Live, wait_s: float) -> int:
+async def announce(published: PublishedVersions, live: Live, wait_s: float) -> int:
     """Say what is live now, and wait up to wait_s until all replicas serve it; return 1 if one does not, else 0.
 
     Before ANNOUNCE_S nobody knows who they are: the list may just have been emptied.

@@ -43,7 +43,7 @@ export class Model {
     if (ranked.rows.length < options.k) reasons.push("not_enough_items");
     const isFull = !reasons.some((reason) => REASONS.indexOf(reason) < 3);
     return {
-      recommendation_id: randomName(),
+      recommendation_id: this.manifest.version.slice(0, 8) + randomName().slice(8), // as the service names it
       user_id: null,
       model_version: this.manifest.version,
       items: ranked.rows.map((row, i) => this.write(row, ranked.scores[i], fields)),

@@ -96,6 +96,15 @@ def _no_funnel() -> Funnel:
     return Funnel(catalogue=0, filter=0, seen=0, rules=0, returned=0)
 
 
+class RunningExperiment(BaseModel):
+    """The experiment that was running, and which of its versions has answered."""
+
+    id: str = Field(max_length=64)
+    kind: Literal["shadow", "canary", "experiment"]
+    share: float = Field(gt=0, le=100, description="percent of the users; of the requests, for a shadow")
+    answered_by: Literal["live", "other"]
+
+
 class Debug(BaseModel):
     """Where the time went, how many items were left at each step, and what each item's score is made of."""
 
@@ -103,6 +112,10 @@ class Debug(BaseModel):
     funnel: Funnel
     parts: list[ScoreParts] = Field(
         default_factory=list, max_length=MAX_K, description="of each item, where its score is a sum"
+    )
+    experiment: RunningExperiment = Field(
+        default_factory=lambda: RunningExperiment(id="", kind="shadow", share=1, answered_by="live"),
+        description="left out where none was running",
     )
 
 
@@ -185,7 +198,7 @@ class AnswerWriter:
             b',"took_ms":', b"%.3f" % (took_s * 1000),
         ]  # fmt: skip
         if answer.funnel or answer.dropped_pins or answer.explanation:
-            parts.append(_extra_of(query, answer))
+            parts.append(_extra_of(query, answer, generation))
         parts.append(b"}")
         return b"".join(parts)
 
@@ -204,7 +217,7 @@ class AnswerWriter:
         return b"".join(parts)
 
     def _slot(self, name: str, query: Query, answer: Answer, generation: Generation) -> bytes:
-        more = _extra_of(query, answer) if answer.funnel or answer.dropped_pins else b""
+        more = _extra_of(query, answer, generation) if answer.funnel or answer.dropped_pins else b""
         items = generation.catalogue.render(answer.ranked, query.fields)
         quality = self._quality(answer)
         return b'{"name":%b,"items":[%b],"quality":%b%b}' % (orjson.dumps(name), items, quality, more)
@@ -242,7 +255,7 @@ def _because(explanation: Explanation, item_ids: Sequence[str]) -> Iterator[byte
         yield b',"because":[' + b",".join(listed) + b"]"
 
 
-def _extra_of(query: Query, answer: Answer) -> bytes:
+def _extra_of(query: Query, answer: Answer, generation: Generation) -> bytes:
     """Return the fields of an answer that are not in every one, as JSON with a comma before each."""
     fields: dict[str, Any] = {}
     if answer.dropped_pins:
@@ -253,6 +266,8 @@ def _extra_of(query: Query, answer: Answer) -> bytes:
         fields["debug"] = {"stages_ms": answer.stages_ms, "funnel": answer.funnel}
         if answer.parts:
             fields["debug"]["parts"] = answer.parts
+        if generation.part is not None:
+            fields["debug"]["experiment"] = generation.part.describe()
     if answer.explanation is not None and answer.explanation.left_out is not None:
         fields["explanation"] = {"left_out": answer.explanation.left_out}
     if not fields:

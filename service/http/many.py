@@ -5,7 +5,6 @@ ASGI applications that the gate calls straight, as it does for one list.
 
 import asyncio
 import logging
-import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.toll import Toll
 from service.errors import FieldError, RequestError
+from service.experiment.answer_id import new_answer_id
 from service.http.answer import AnswerWriter, PageAnswer
 from service.http.defaults import Defaults
 from service.http.message import read_json
@@ -26,7 +26,7 @@ from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Answer, Query, Visit
 from service.recommendation.page import fill_slots
 from service.release.generation import Generation, Generations
-from service.request.many import parse_batch, parse_page
+from service.request.many import PageRequest, parse_batch, parse_page
 from service.request.recommend import parse_recommend
 from service.scenario.book import ScenarioBook
 from service.wire.reply import BUG, RawHeaders, error_body, error_reply, send_reply
@@ -37,6 +37,7 @@ PAGE_BODY_BYTES = 1 << 20
 _AT_ONCE = 32
 _LOGGER = logging.getLogger(__name__)
 NameUser = Callable[[str], dict[str, str]] | None
+Answering = Callable[[str | None], Generation]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,22 @@ class Means:
         """Return how one list is asked for."""
         return Asking("/recommend", parse_recommend, Defaults(self.book, self.metrics).make)
 
-    def count(self, query: Query, answer: Answer) -> None:
-        """Count an answer that is ready now."""
-        reason = answer.reasons[0] if answer.reasons else "none"
-        self.metrics.count_answer(answer.level, reason, is_within=query.budget.is_kept(time.monotonic()))
+    def make(self, asking: Asking, asked: Any, generation: Generation, trace: Trace) -> Query:
+        """Return the query of one of many requests to a generation. Raises RequestError."""
+        try:
+            return asking.make(asked, generation, self.rule, trace, self.metrics)
+        except RequestError as exc:
+            if generation.part is not None:
+                generation.part.note_failure(self.metrics, asked.user_id, exc)
+            raise
+
+    def count(self, query: Query, answer: Answer, generation: Generation) -> None:
+        """Count an answer of a generation that is ready now."""
+        reason, now = answer.reasons[0] if answer.reasons else "none", time.monotonic()
+        is_within = query.budget.is_kept(now)
+        self.metrics.count_answer(answer.level, reason, is_within=is_within)
+        if generation.part is not None:
+            generation.part.note(self.metrics, query, answer, now - query.budget.arrived, is_within=is_within)
 
 
 class _ManyEndpoint(ABC):
@@ -99,50 +112,56 @@ class BatchEndpoint(_ManyEndpoint):
     async def _answer(self, body: bytes, trace: Trace) -> bytes:
         listed = parse_batch(body)
         self._means.toll.charge(trace.caller, len(listed))
-        generation = self._means.generations.live  # to the end, whatever is swapped meanwhile
+        with self._means.generations.held() as answering:  # to the end, whatever is swapped meanwhile
+            return await self._answer_all(listed, answering, trace)
+
+    async def _answer_all(self, listed: Sequence[bytes], answering: Answering, trace: Trace) -> bytes:
         answers: list[bytes] = []
         n_refused = 0
         while left := listed[len(answers) :]:
             n_taken, start = self._means.toll.take(trace.caller, min(len(left), _AT_ONCE)), time.monotonic()
             try:
-                begun = self._begin(left[:n_taken], generation, trace)
-                futures = [each[1] for each in begun if isinstance(each, tuple)]
+                begun = self._begin(left[:n_taken], answering, trace)
+                futures = [each[2] for each in begun if isinstance(each, tuple)]
                 await asyncio.gather(*futures, return_exceptions=True)
             finally:
                 self._means.toll.give_back(trace.caller, n_taken, time.monotonic() - start)
             n_refused += len(begun) - len(futures)
             for each in begun:
-                answers.append(each if isinstance(each, bytes) else self._render(*each, generation, trace))
+                answers.append(each if isinstance(each, bytes) else self._render(*each, trace))
                 await asyncio.sleep(0)  # others are answered meanwhile
         trace.fields = {"answers": len(answers), "refused": n_refused}
         return b'{"answers":[' + b",".join(answers) + b"]}"
 
     def _begin(
-        self, listed: Sequence[bytes], generation: Generation, trace: Trace
-    ) -> list[tuple[Query, "asyncio.Future[Answer]"] | bytes]:
-        """Begin to answer some requests: the query and the future of each, or the error of one that is refused."""
-        begun: list[tuple[Query, asyncio.Future[Answer]] | bytes] = []
-        asking, rule = self._asking, self._means.rule
+        self, listed: Sequence[bytes], answering: Answering, trace: Trace
+    ) -> list[tuple[Query, Generation, "asyncio.Future[Answer]"] | bytes]:
+        """Begin to answer some requests: the query, who answers it and the future, or the error of a refused one."""
+        begun: list[tuple[Query, Generation, asyncio.Future[Answer]] | bytes] = []
         for body in listed:
             try:
-                query = asking.make(asking.parse(body), generation, rule, trace, self._means.metrics)
+                asked = self._asking.parse(body)
+                generation = answering(asked.user_id)
+                query = self._means.make(self._asking, asked, generation, trace)
             except RequestError as exc:
                 begun.append(error_body(exc))
             else:
-                begun.append((query, generation.recommender.recommend(query)))
+                begun.append((query, generation, generation.recommender.recommend(query)))
         return begun
 
-    def _render(self, query: Query, future: "asyncio.Future[Answer]", generation: Generation, trace: Trace) -> bytes:
+    def _render(self, query: Query, generation: Generation, future: "asyncio.Future[Answer]", trace: Trace) -> bytes:
         try:
             answer = future.result()
         except RequestError as exc:
             return error_body(exc)
         except Exception as exc:  # a border: the other answers are good
+            if generation.part is not None:
+                generation.part.note_failure(self._means.metrics, query.user_id, exc)
             _LOGGER.error("a bug in %s", self.path, exc_info=exc)
             return error_body(BUG)
         took_s = time.monotonic() - trace.arrived
-        self._means.count(query, answer)
-        return self._writer.write(_new_id(), query, answer, generation, took_s)
+        self._means.count(query, answer, generation)
+        return self._writer.write(new_answer_id(generation.version), query, answer, generation, took_s)
 
 
 class PageEndpoint(_ManyEndpoint):
@@ -158,12 +177,15 @@ class PageEndpoint(_ManyEndpoint):
     async def _answer(self, body: bytes, trace: Trace) -> bytes:
         asked = parse_page(body)
         self._means.toll.charge(trace.caller, len(asked.slots))
-        generation = self._means.generations.live
+        with self._means.generations.held() as answering:
+            return await self._answer_by(answering(asked.user_id), asked, trace)
+
+    async def _answer_by(self, generation: Generation, asked: PageRequest, trace: Trace) -> bytes:
         budget, visit = self._means.rule.start(trace.arrived, asked.budget_ms), Visit()
         queries = []
         for place, request in enumerate(asked.requests()):
             try:
-                query = self._asking.make(request, generation, self._means.rule, trace, self._means.metrics)
+                query = self._means.make(self._asking, request, generation, trace)
             except FieldError as exc:
                 raise FieldError(f"slots.{place}.{exc.field}", exc.text) from exc
             if anchors := asked.slots[place].anchors():
@@ -173,8 +195,8 @@ class PageEndpoint(_ManyEndpoint):
             queries.append(query)
         answers = await fill_slots(queries, generation.recommender, generation.catalogue, is_distinct=asked.distinct)
         for query, answer in zip(queries, answers, strict=True):
-            self._means.count(query, answer)
-        page = PageAnswer(_new_id(), [slot.name for slot in asked.slots], queries, answers)
+            self._means.count(query, answer, generation)
+        page = PageAnswer(new_answer_id(generation.version), [slot.name for slot in asked.slots], queries, answers)
         self._note(page, trace)
         return self._writer.write_page(page, generation, time.monotonic() - trace.arrived)
 
@@ -201,7 +223,3 @@ def list_endpoints(means: Means, name_user: NameUser) -> tuple[ListEndpoint, dic
     )
     many = (BatchEndpoint(means), PageEndpoint(means, name_user))
     return recommend, {"/recommend": recommend, SIMILAR.path: similar, **{each.path: each for each in many}}
-
-
-def _new_id() -> str:
-    return f"{random.getrandbits(128):032x}"  # a name, not a secret

@@ -118,6 +118,10 @@ class ServingReplica(BaseModel):
     result: str = Field(max_length=64, description="of its last attempt to follow: ok, or why the version was refused")
     message: str = Field(max_length=2000)
     at: float = Field(ge=0, description="Unix seconds")
+    other: str = Field(max_length=64, description="the version that it has beside the live one; empty where none")
+    experiment: str = Field(max_length=64, description="the id of the experiment that it knows of; empty where none")
+    other_result: str = Field(max_length=64, description="of its last attempt to load that one's version")
+    other_message: str = Field(max_length=2000)
 
 
 class VersionsResponse(BaseModel):

@@ -7,7 +7,6 @@ OpenAPI document stays whole.
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from service.errors import RequestError
+from service.experiment.answer_id import new_answer_id
 from service.http.answer import AnswerWriter
 from service.http.message import read_json
 from service.http.query import Asking
@@ -66,16 +66,24 @@ class ListEndpoint:
     def begin(self, body: bytes, trace: Trace, reply: Reply) -> None:
         """Begin to answer; reply is called once, now or later."""
         trace.began = start = time.monotonic()
+        generation: Generation | None = None
         try:
             asked = self._asking.parse(body)
             self._metrics.stage["parse"].observe(time.monotonic() - start)
-            generation = self._generations.live  # to the end, whatever is swapped meanwhile
+            generation = self._generations.answering(asked.user_id)  # to the end, whatever is swapped meanwhile
             query = self._asking.make(asked, generation, self._rule, trace, self._metrics)
             future = generation.recommender.recommend(query)
         except Exception as exc:  # a border: a bug must still be answered
+            if generation is not None and generation.part is not None:
+                generation.part.note_failure(self._metrics, asked.user_id, exc)
             reply(*self._reply_to(exc))
             return
         future.add_done_callback(partial(self._end, query, generation, trace, reply))
+        if generation.part is not None and generation.part.shadow is not None:
+            generation.part.shadow.offer(future, partial(self._make_again, asked, trace), trace.arrived)
+
+    def _make_again(self, asked: Any, trace: Trace, other: Generation) -> Query:
+        return self._asking.make(asked, other, self._rule, trace, self._metrics)
 
     def _end(
         self, query: Query, generation: Generation, trace: Trace, reply: Reply, future: "asyncio.Future[Answer]"
@@ -83,6 +91,8 @@ class ListEndpoint:
         try:
             body = self._render(query, future.result(), generation, trace)
         except (Exception, asyncio.CancelledError) as exc:  # a border: a bug must still be answered
+            if generation.part is not None:
+                generation.part.note_failure(self._metrics, query.user_id, exc)
             reply(*self._reply_to(exc))
             return
         reply(200, body, ())
@@ -90,10 +100,13 @@ class ListEndpoint:
     def _render(self, query: Query, answer: Answer, generation: Generation, trace: Trace) -> bytes:
         start = time.monotonic()
         took_s = start - trace.arrived
-        recommendation_id = f"{random.getrandbits(128):032x}"  # a name, not a secret
+        recommendation_id = new_answer_id(generation.version)
         body = self._writer.write(recommendation_id, query, answer, generation, took_s)
         reason = answer.reasons[0] if answer.reasons else "none"
-        self._metrics.count_answer(answer.level, reason, is_within=query.budget.is_kept(start))
+        is_within = query.budget.is_kept(start)
+        self._metrics.count_answer(answer.level, reason, is_within=is_within)
+        if generation.part is not None:
+            generation.part.note(self._metrics, query, answer, took_s, is_within=is_within)
         if self._name_user is not None:
             named = self._name_user(query.user_id) if query.user_id is not None else {}
             trace.fields = {

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from starlette.convertors import Convertor, register_url_convertor
 
 from service.errors import StoreError
+from service.experiment.tally import Tally
 from service.http.message import STORE_TIMEOUT_S, json_response, store_unavailable
 from service.http.openapi import documented
 from service.release.generation import Generations
@@ -91,7 +92,12 @@ register_url_convertor("any", AnyText())
 
 
 def user_routes(
-    history: History, stream: EventStream, erasures: Erasures, generations: Generations, names: UserNames
+    history: History,
+    stream: EventStream,
+    tally: Tally,
+    erasures: Erasures,
+    generations: Generations,
+    names: UserNames,
 ) -> APIRouter:
     """Return the routes of one user."""
     router = APIRouter(tags=["users"])
@@ -108,7 +114,7 @@ def user_routes(
 
     @router.delete("/users/{user_id:any}", **documented(422, answer=EraseResponse))
     async def erase_user(request: Request) -> Response:
-        """Erase a user: history, embedding, every worker's memory, and the user's events in the stream."""
+        """Erase a user: history, embedding, every worker's memory, events in the stream, place in an experiment."""
         user_id = _user_of(request)
         try:
             await generations.forget(user_id)
@@ -116,6 +122,7 @@ def user_routes(
             await generations.forget(user_id)  # what an answer read before, and remembered while, it was erased
             announced = await erasures.announce(user_id, STORE_TIMEOUT_S)
             n_events, is_complete = await stream.erase_user(user_id, STORE_TIMEOUT_S, within_s=_ERASE_SCAN_S)
+            await tally.erase_user(user_id, STORE_TIMEOUT_S)  # once there are no events that could be counted again
             unheard = await erasures.wait_until_heard(announced, STORE_TIMEOUT_S)
         except StoreError as exc:
             raise store_unavailable() from exc

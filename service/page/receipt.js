@@ -32,6 +32,8 @@ export function Receipt({ answer, budgetMs }) {
     </ul>
     <dl class="facts">
       <dt>Model</dt><dd><code>${answer.model_version}</code></dd>
+      ${debug?.experiment && html`<dt>Trial</dt><dd>${debug.experiment.kind}, ${shown(debug.experiment.share)} %:
+        answered by the ${debug.experiment.answered_by} version</dd>`}
       <dt>Answer</dt><dd><code>${answer.recommendation_id}</code></dd>
       ${answer.ignored_ids.length > 0 && html`<dt>Unknown ids</dt><dd>${answer.ignored_ids.join(", ")}</dd>`}
       ${answer.dropped_pins?.length > 0 && html`<dt>Dropped pins</dt><dd>${answer.dropped_pins.join(", ")}</dd>`}

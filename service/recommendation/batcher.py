@@ -36,6 +36,11 @@ class Batcher(Generic[Job]):
         """How many jobs wait."""
         return len(self._waiting)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no job waits and no batch runs."""
+        return not self._waiting and not self._running
+
     def submit(self, job: Job) -> None:
         """Queue a job; it runs at the end of this turn of the loop unless batches enough are running."""
         self._waiting.append(job)

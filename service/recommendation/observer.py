@@ -1,6 +1,7 @@
 """What a ranker tells of its work, as types: so it can also work where nothing is measured, as in service.library."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -32,3 +33,28 @@ class RankingMetrics(Protocol):
     @property
     def deadline_exceeded(self) -> Mapping[str, Counter]:
         """Requests whose budget ran out, by the stage that was not begun."""
+
+
+class _Ignored:
+    """Takes what would be measured, and forgets it."""
+
+    def observe(self, amount: float, /) -> None: ...
+
+    def inc(self) -> None: ...
+
+
+class _Everywhere(dict[str, _Ignored]):
+    def __missing__(self, name: str) -> _Ignored:
+        return _IGNORED
+
+
+@dataclass(frozen=True, slots=True)
+class Unwatched:
+    """Takes what would be measured, and forgets it."""
+
+    stage: Mapping[str, _Ignored] = field(default_factory=_Everywhere)
+    batch_size: _Ignored = field(default_factory=_Ignored)
+    deadline_exceeded: Mapping[str, _Ignored] = field(default_factory=_Everywhere)
+
+
+_IGNORED = _Ignored()

@@ -46,6 +46,11 @@ class Recommender:
         """How many queries wait for a batch."""
         return self._batcher.depth
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer, explained ones included."""
+        return self._batcher.is_idle and not self._explaining
+
     def recommend(self, query: Query) -> "asyncio.Future[Answer]":
         """Answer inside the budget, whatever fails."""
         future = asyncio.get_running_loop().create_future()

@@ -46,6 +46,7 @@ class FetchedBundles:
     ) -> None:
         """try_bundle: raises RefusedError for a bundle that must not be served. trust: whose signatures count."""
         self._dir, self._published, self._try, self._trust = directory, published, try_bundle, trust
+        self.beside: str | None = None  # the version that is tried beside the live one
 
     async def bring(self, live: Live) -> Path:
         """Return the directory of a version, once it is fetched and tried. Raises RefusedError, StoreError."""
@@ -57,12 +58,12 @@ class FetchedBundles:
             raise RefusedError("error", f"{exc.filename or self._dir}: {exc.strerror}; see RETORT_DATA_DIR") from exc
 
     def remember(self, live: Live) -> None:
-        """Note which version is served now, and remove all bundles but its own and that of the version before."""
+        """Note which version is served now, and remove all bundles but its own, the one before and the one beside."""
         with contextlib.suppress(OSError):  # a full disk keeps nobody from serving
             self._write("live.json", dump(live))
             with self._open_lock() as lock:
                 if _try_lock(lock):  # else somebody fetches, perhaps already the next one
-                    self._prune({live.version, live.previous})
+                    self._prune({live.version, live.previous, self.beside})
 
     def last_live(self) -> Live | None:
         """Return the live record that was last served on this machine, if its bundle is here and passed its trial."""
@@ -70,7 +71,7 @@ class FetchedBundles:
             live = parse_live((self._dir / "live.json").read_bytes())
         except (OSError, StoreError):
             return None
-        return live if live is not None and self._is_kept(live.version) else None
+        return live if live is not None and self.is_kept(live.version) else None
 
     def discard(self, version: str) -> None:
         """Remove a bundle that has passed its trial and does not load: the disk has damaged it."""
@@ -85,7 +86,7 @@ class FetchedBundles:
 
     async def _bring(self, live: Live) -> Path:
         path = self._dir / live.version
-        if self._is_kept(live.version):
+        if self.is_kept(live.version):
             return path
         verdict = self._read(f"{live.version}.json")
         if verdict.get("number") == live.number and verdict.get("result") in _FOR_GOOD:
@@ -102,7 +103,7 @@ class FetchedBundles:
         self._write(f"{live.version}.json", orjson.dumps(note | {"signature": signature}))
         return path
 
-    def _is_kept(self, version: str) -> bool:
+    def is_kept(self, version: str) -> bool:
         """Whether a version is here, has passed its trial, and bears a signature that still counts, if one must."""
         verdict, path = self._read(f"{version}.json"), self._dir / version
         if verdict.get("result") != "ok" or path.is_symlink() or not path.is_dir():

@@ -7,29 +7,25 @@ The live record is one small key, read every POLL_S and never in a request's pat
 alone until the next release. An error that may pass by itself (a store that fails, a full disk) is tried again, at ever
 longer intervals. Nothing that the store holds ends the following: what was not foreseen is such an error too.
 
-Loading runs in a thread, with the collector of cyclic garbage off and with short turns of the interpreter, so that the
-event loop waits for one turn and never for the whole load. The swap itself is one assignment.
+The swap itself is one assignment; for the loading see loader. What is tried beside the live version is followed by
+beside, in turn with this: one version is loaded at a time.
 """
 
 import asyncio
 import contextlib
-import gc
 import os
 import socket
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from service.bundle import read_manifest
-from service.errors import RefusedError, StartError, StoreError
+from service.errors import RefusedError, StoreError
 from service.logs import Log, printable
 from service.metrics import Metrics
+from service.release.beside import BesideFollower
 from service.release.fetched import FetchedBundles
 from service.release.generation import Generation, Generations
+from service.release.loader import VersionLoader, retire
 from service.release.published import PublishedVersions
 from service.release.record import Live, Replica
 from service.store.reply import UNDECODABLE
@@ -40,22 +36,28 @@ ANNOUNCE_S = 3 * POLL_S
 _REPORT_EVERY_S = 10.0
 _FIRST_WAIT_S = 2.0
 _MAX_WAIT_S = 60.0
-_TURN_S = 0.0005
-_NICE = 10
-Load = Callable[[Path, int], Generation]
 
 
 class Follower:
     """Keeps one process's generations at the store's live version."""
 
     def __init__(
-        self, published: PublishedVersions, fetched: FetchedBundles, load: Load, metrics: Metrics, log: Log
+        self,
+        published: PublishedVersions,
+        fetched: FetchedBundles,
+        loader: VersionLoader,
+        beside: BesideFollower,
+        metrics: Metrics,
+        log: Log,
     ) -> None:
-        """load: makes a warm generation of a bundle's directory and a release's number, or raises StartError.
-
-        It runs in a thread.
-        """
-        self._published, self._fetched, self._load, self._metrics, self._log = published, fetched, load, metrics, log
+        self._published, self._fetched, self._loader, self._metrics, self._log = (
+            published,
+            fetched,
+            loader,
+            metrics,
+            log,
+        )
+        self._beside = beside
         self._settled: Live | None = None  # the release that was served or refused
         self._tried: Live | None = None  # the release that is tried again; None: a record that cannot be read
         self._wait_s, self._again_at = _FIRST_WAIT_S, 0.0
@@ -63,8 +65,8 @@ class Follower:
         self._refused: Live | None = None  # what they are about; None: a record that cannot be read
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._is_told = False
+        self._told = beside.state
         self._is_due = asyncio.Event()
-        self._loader = ThreadPoolExecutor(1, "loader", _step_back)  # of its own: nobody gets a priority back
 
     async def find_first(self, own: Path | None) -> Generation | None:
         """Return the generation of the live version, or None where none is live or it is refused.
@@ -79,20 +81,22 @@ class Follower:
         if live is None:
             return None
         if own is not None and read_manifest(own).version == live.version:
-            return self._load(own, live.number)
+            return self._loader.load_own(own, live.number)
         return await self._obtain(live)
 
     async def run(self, generations: Generations) -> None:
-        """Follow the live version until cancelled."""
+        """Follow the live version, and what is tried beside it, until cancelled."""
         try:
             while True:
+                await self._beside.hear(generations)  # first: what is over makes room for what is loaded now
                 await self._look(generations)
+                await self._beside.load(generations)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL_S):
                         await self._is_due.wait()
                 self._is_due.clear()
         finally:
-            self._loader.shutdown(wait=False)
+            self._loader.close()
             with contextlib.suppress(StoreError):
                 await self._published.forget(self._name)
 
@@ -116,7 +120,7 @@ class Follower:
             self._fail(None, "the live record is none that this service writes")
         except Exception as exc:  # a border: whatever the store holds, it is looked at again
             self._fail(live, f"following raised {type(exc).__name__}")
-        if time.monotonic() - self._reported_at > _REPORT_EVERY_S:
+        if time.monotonic() - self._reported_at > _REPORT_EVERY_S or self._beside.state != self._told:
             with contextlib.suppress(StoreError):
                 await self._report(generations.live)
 
@@ -152,19 +156,12 @@ class Follower:
             self._show(generations.live)
             await asyncio.to_thread(self._fetched.remember, live)
             return
-        previous = generations.previous
-        generation: Generation | None
-        if previous is not None and previous.version == live.version:
-            generation = previous
-            generation.number = live.number
-        else:
-            await _retire(generations.drop_previous())
-            generation = await self._obtain(live)
+        generation = await self._take_loaded(live, generations) or await self._obtain(live)
         if generation is None:
             return
         started = time.monotonic()
         old = generations.live
-        await _retire(generations.swap(generation))
+        await retire(generations.swap(generation))
         self._show(generation)
         self._settle(live)
         self._metrics.model_swaps["ok"].inc()
@@ -175,35 +172,23 @@ class Follower:
             drained_s=round(time.monotonic() - started, 3),
         )  # fmt: skip
 
+    async def _take_loaded(self, live: Live, generations: Generations) -> Generation | None:
+        """Return a version's generation if it is loaded already, and let go of all others but the live one."""
+        kept = None
+        for generation in (generations.drop_beside(), generations.drop_previous()):
+            if generation is not None and generation.version == live.version:
+                kept, generation.number = generation, live.number
+            else:
+                await retire(generation)
+        return kept
+
     async def _obtain(self, live: Live) -> Generation | None:
         """Fetch, try and load a version. Return None if it must not be served, which is counted and logged."""
-        started = time.monotonic()
         try:
-            path = await self._fetched.bring(live)
-            tried = time.monotonic()
-            generation = await asyncio.get_running_loop().run_in_executor(self._loader, self._load_gently, path, live)
-        except StoreError as exc:
-            self._refuse(live, RefusedError("error", f"version {live.version}: the store: {exc}"))
+            return await self._loader.obtain(live)
         except RefusedError as exc:
             self._refuse(live, exc)
-        except Exception as exc:  # a border: see _look
-            self._refuse(live, RefusedError("error", f"version {live.version}: following raised {type(exc).__name__}"))
-        else:
-            self._log.write(
-                "info", "model_loaded", model_version=live.version, number=live.number,
-                fetched_s=round(tried - started, 3), loaded_s=round(time.monotonic() - tried, 3),
-            )  # fmt: skip
-            return generation
         return None
-
-    def _load_gently(self, path: Path, live: Live) -> Generation:
-        with _short_turns():
-            try:
-                return self._load(path, live.number)
-            except Exception as exc:  # a border: it has passed its trial, so the fault is this machine's; follow on
-                self._fetched.discard(live.version)
-                text = str(exc) if isinstance(exc, StartError) else f"loading raised {type(exc).__name__}"
-                raise RefusedError("error", f"version {live.version} passed its trial, and then: {text}") from exc
 
     def _refuse(self, live: Live | None, exc: RefusedError) -> None:
         """Stay with the generation that serves. An error may pass by itself; every other refusal is for good."""
@@ -231,11 +216,14 @@ class Follower:
         show_generation(self._metrics, generation)
 
     async def _report(self, generation: Generation) -> None:
-        self._reported_at = time.monotonic()
+        self._reported_at, self._told = time.monotonic(), self._beside.state
         message = printable(self._message)[:500]
         await self._published.report(
-            Replica(self._name, generation.version, generation.number, self._result, message, time.time())
-        )
+            Replica(
+                self._name, generation.version, generation.number, self._result, message, time.time(),
+                *self._beside.state,
+            )
+        )  # fmt: skip
 
 
 def show_generation(metrics: Metrics, generation: Generation) -> None:
@@ -245,30 +233,3 @@ def show_generation(metrics: Metrics, generation: Generation) -> None:
     metrics.model_loaded.set(generation.live_since)
     metrics.items.set(len(generation.catalogue))
     metrics.index_recall.set(generation.catalogue.search.recall)
-
-
-async def _retire(generation: Generation | None) -> None:
-    """Let a generation, which is not the live one any more, finish its requests; then free its memory in steps."""
-    if generation is not None:
-        await generation.recommender.close()
-        for _ in generation.catalogue.dissolve():
-            await asyncio.sleep(0)
-
-
-def _step_back() -> None:
-    """Give this thread a lower priority than that of the event loop: on Linux each thread has its own."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-
-
-@contextmanager
-def _short_turns() -> Iterator[None]:
-    """While this thread works: give up the interpreter soon, and do not collect garbage from the whole heap."""
-    turn_s = sys.getswitchinterval()
-    sys.setswitchinterval(_TURN_S)
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        sys.setswitchinterval(turn_s)

@@ -219,10 +219,13 @@ class PublishedVersions:
                 )
             yield value[4:]
 
-    async def prune(self) -> list[str]:
-        """Delete all but the newest versions, the live one and the one before it; return which were deleted."""
+    async def prune(self, tried: str | None = None) -> list[str]:
+        """Delete all but the newest versions, the live one and the one before it; return which were deleted.
+
+        tried: the version that is tried beside the live one, which is kept too.
+        """
         live, versions = await self.live(), [published.version for published in await self.listed()]
-        needed = {live.version, live.previous} if live else set()
+        needed = {tried, *((live.version, live.previous) if live else ())}
         old = [version for version in versions[KEPT_VERSIONS:] if version not in needed]
         for version in old:
             await self._delete(version)

@@ -21,6 +21,8 @@ MAX_CHUNK_BYTES = 4 << 20
 _VERSION_LENGTH = 16
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,300}")
 _MAX_MESSAGE = 2000
+_BESIDE: dict[str, Any] = {"other": "", "experiment": "", "other_result": "ok", "other_message": ""}
+"""What a process of an earlier release does not say of itself."""
 _SHOWN = 64
 
 
@@ -50,6 +52,8 @@ class Replica:
     """What a process last said of itself. number: of the release that it serves. at: Unix seconds.
 
     result, message: of its last attempt to follow; ok, or another label of model_swaps_total and why it was refused.
+    other: the version that it has loaded beside the live one, or nothing; experiment, other_result, other_message: the
+    id of the experiment that it was told of, and what came of its last attempt to load that one's other version.
     """
 
     name: str
@@ -58,6 +62,10 @@ class Replica:
     result: str
     message: str
     at: float
+    other: str = ""
+    experiment: str = ""
+    other_result: str = "ok"
+    other_message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +144,13 @@ def parse_replica(name: bytes, value: bytes) -> Replica | None:
         called, fields = name.decode(), _object(value)
     except (UnicodeDecodeError, StoreError):
         return None
-    texts = [fields.get(each) for each in ("version", "result", "message")]
+    beside = {name: fields.get(name, missing) for name, missing in _BESIDE.items()}
+    texts = [*(fields.get(each) for each in ("version", "result", "message")), *beside.values()]
     are_texts = all(isinstance(text, str) and len(text) <= _MAX_MESSAGE for text in texts)
     if not (_NAME.fullmatch(called) and are_texts and _is_count(fields.get("number")) and _is_moment(fields.get("at"))):
         return None
-    version, result, message = map(str, texts)
-    return Replica(called, version, fields["number"], result, message, float(fields["at"]))
+    version, result, message = map(str, texts[:3])
+    return Replica(called, version, fields["number"], result, message, float(fields["at"]), **beside)
 
 
 def dump_table(manifest: bytes, chunk_bytes: int, signature: str | None) -> bytes:

@@ -33,9 +33,12 @@ class UserKeys:
         self.account = f"{namespace}:{{{self.stream}}}:account"
         self.strays = f"{namespace}:{{{self.stream}}}:strays"
         self.trend = f"{namespace}:{{{self.stream}}}:trend"
+        self.tally = f"{namespace}:{{{self.stream}}}:tally"
+        self.tallied = f"{namespace}:{{{self.stream}}}:tallied"
         self.erasures = f"{namespace}:erasures"
         self.listeners = f"{namespace}:{{{self.erasures}}}:listeners"
-        self.shared = (self.stream, self.account, self.strays, self.trend, self.erasures, self.listeners)
+        of_stream = (self.stream, self.account, self.strays, self.trend, self.tally, self.tallied)
+        self.shared = (*of_stream, self.erasures, self.listeners)
 
     def history(self, user_id: str) -> str:
         """Return the key of a user's history."""

@@ -138,7 +138,7 @@ def test_thresholds_of_the_objectives_are_bucket_edges(samples: dict[str, Any]) 
     assert asked <= edges
 
 
-def test_there_are_five_alerts() -> None:
+def test_there_are_these_alerts_and_no_others() -> None:
     severities = {(rule["alert"], rule["labels"]["severity"]) for rule in ALERTS}
 
     assert severities == {
@@ -148,6 +148,8 @@ def test_there_are_five_alerts() -> None:
         ("RetortLatencyBurn", "ticket"),
         ("RetortStoreBreakerOpen", "ticket"),
         ("RetortModelNotFollowed", "ticket"),
+        ("RetortExperimentEnded", "ticket"),
+        ("RetortExperimentUneven", "ticket"),
         ("RetortMetricsAbsent", "page"),
     }
 

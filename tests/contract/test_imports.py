@@ -36,15 +36,17 @@ MAY_USE = {
         "item": {"catalogue", "store", "bundle"},
         "model": {"catalogue", "search", "bundle"},
         "recommendation": {"catalogue", "model", "search", "user", "bundle"},
-        "release": {"recommendation", "model", "search", "store", "bundle"},
+        "experiment": {"user", "store", "bundle"},
+        "release": {"experiment", "recommendation", "model", "search", "store", "bundle"},
         "wire": set(),
         "request": set(),
         "scenario": {"store", "request"},
         "access": {"wire"},
         "http": {
-            "wire", "request", "scenario", "access", "release", "recommendation", "model", "catalogue", "item", "user",
+            "wire", "request", "scenario", "access", "release", "experiment", "recommendation", "model", "catalogue",
+            "item", "user",
         },
-        "command": {"wire", "access", "http", "release", "user", "store", "bundle", "bench"},
+        "command": {"wire", "access", "http", "release", "experiment", "user", "store", "bundle", "bench"},
     },
     "training": {
         "loss": set(),
@@ -73,7 +75,7 @@ STARTS_THE_SERVICE = {"run": "service.child", "loop": "service.child"}
 """The folders of training that start the service as a process, and what they need to do so."""
 ROOT_FILES = {
     "service": {"service", "service.environment", "service.errors", "service.logs", "service.metrics",
-                "service.onnx_session", "service.child", "service.private_directory", "service.task"},
+                "service.onnx_session", "service.spread", "service.child", "service.private_directory", "service.task"},
     "training": {"training", "training.errors", "training.machine", "training.progress", "training.stage"},
 }  # fmt: skip
 """What stands at a package's root and may be imported by every folder of it."""

@@ -44,7 +44,11 @@ def commands_of(package):
 
 
 def options_of(package):
-    return {option for parser in commands_of(package).values() for a in parser._actions for option in a.option_strings}
+    """Return the options of a package's commands, and of the commands that a command has."""
+    parsers = list(commands_of(package).values())
+    for parser in parsers:
+        parsers += [own for a in parser._actions if isinstance(a.choices, dict) for own in a.choices.values()]
+    return {option for parser in parsers for action in parser._actions for option in action.option_strings}
 
 
 def families():

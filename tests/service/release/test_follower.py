@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 
 from service.bundle import MANIFEST, read_manifest
 from service.errors import RefusedError, StoreError
+from service.experiment.shelf import ExperimentShelf
 from service.logs import Log
 from service.metrics import Metrics
+from service.release.beside import BesideFollower
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower
 from service.release.generation import Generations
+from service.release.loader import VersionLoader
 from service.release.published import PublishedVersions
 from service.release.record import MAX_NUMBER
 from service.release.signature import Trust
@@ -50,6 +53,7 @@ class FakeGeneration:
 
     def __init__(self, version: str, number: int) -> None:
         self.version, self.number, self.live_since = version, number, 0.0
+        self.part, self.n_held = None, 0
         self.recommender = SimpleNamespace(close=self._nothing, rest=self._nothing)
         self.catalogue = FakeCatalogue()
 
@@ -67,7 +71,10 @@ class Room:
         self.log, self.metrics = Log(stream=self.stream), Metrics("0")
         trust = Trust("junk", [], is_required=False, on_unsigned=lambda: None)
         fetched = FetchedBundles(directory, self.published, self._try, trust)
-        self.follower = Follower(self.published, fetched, self._load, self.metrics, self.log)
+        loader = VersionLoader(fetched, self._load, self.log)
+        shelf = ExperimentShelf(self.store, "junk")
+        self.beside = BesideFollower(shelf, self.published, loader, self.metrics, self.log, shadow_s=1.0)
+        self.follower = Follower(self.published, fetched, loader, self.beside, self.metrics, self.log)
         self.generations = Generations(FakeGeneration("f" * 16, 1))
 
     async def look(self) -> None:

@@ -1,0 +1,99 @@
+"""The record of what is tried beside the live version, in the store, for every process that shares it.
+
+    {namespace}:experiment    JSON, see record: what runs, or what ran last. It is replaced in one write, and only where
+                              it still is what was read before
+
+A key of another type, or a record that cannot be read, is as good as none for whoever begins an experiment.
+"""
+
+import secrets
+import time
+from dataclasses import replace
+
+from service.errors import RefusedError, StoreError
+from service.experiment.record import LEAST_SHARE, Experiment, Kind, dump_experiment, is_share, parse_experiment
+from service.store.client import Store
+from service.store.reply import UNDECODABLE, unless_wrong_type
+
+_CALL_S = 1.0
+_BYTES = 4096
+_HEAD_BYTES = 64
+_NAME_BYTES = 8
+# KEYS: the record. ARGV: the record as it was read, the new one, and how long one may be. What is longer, or of another
+# type, is as good as none, and is replaced.
+_REPLACE = """
+local is_record = redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('STRLEN', KEYS[1]) <= tonumber(ARGV[3])
+if (is_record and redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+return 1
+"""
+
+
+class ExperimentShelf:
+    """The record of one namespace. Methods raise StoreError where the store does not do as asked."""
+
+    def __init__(self, store: Store, namespace: str) -> None:
+        self._store, self._key = store, f"{namespace}:experiment"
+
+    async def read(self) -> Experiment | None:
+        """Return what runs, or what ran last; None where nothing ever did.
+
+        Raises StoreError of the kind UNDECODABLE where something else stands in the key.
+        """
+        return parse_experiment(await self._text())
+
+    async def begin(self, kind: Kind, version: str, live: str, share: float) -> Experiment:
+        """Set a version beside the live one, and return the record.
+
+        Where that version is set beside that live one already, its kind and share are changed, and the users who were
+        in stay in. Raises RefusedError where another one runs.
+        """
+        if not is_share(share):
+            raise RefusedError("error", f"the share is a number of percent from {LEAST_SHARE} to 100, not {share!r}")
+        if version == live:
+            raise RefusedError("error", f"version {version} is the live one: there is nothing to set beside it")
+        known = await self._text(or_none=True)
+        before = _parse_or_none(known)
+        is_same = before is not None and before.is_running and (before.version, before.live) == (version, live)
+        if before is not None and before.is_running and before.live == live and not is_same:
+            raise RefusedError(
+                "error", f"version {before.version} runs as {before.kind}: end it first, by 'experiment stop'"
+            )
+        salt = before.salt if is_same and before is not None else secrets.token_hex(_NAME_BYTES)
+        begun = Experiment(kind, version, live, float(share), salt, time.time(), secrets.token_hex(_NAME_BYTES))
+        if not await self._replace(known, begun):
+            raise RefusedError("error", "somebody else has changed the experiment at this moment: look at 'status'")
+        return begun
+
+    async def end(self, experiment: Experiment, reason: str) -> Experiment | None:
+        """End an experiment, and return its record; None where it is not the one that runs, or another was first."""
+        known = await self._text(or_none=True)
+        before = _parse_or_none(known)
+        if before is None or not before.is_running or before.id != experiment.id:
+            return None
+        ended = replace(before, ended=time.time(), reason=reason[:300])
+        return ended if await self._replace(known, ended) else None
+
+    async def _replace(self, known: bytes, new: Experiment) -> bool:
+        arguments = (1, self._key, known, dump_experiment(new), _BYTES)
+        (result,) = await self._store.call_script("release", _REPLACE, [arguments], _CALL_S)
+        await self._store.require(result in (0, 1))
+        return bool(result)
+
+    async def _text(self, *, or_none: bool = False) -> bytes:
+        """Return the key's text, empty where there is none; or_none: also where it cannot be a record."""
+        command = ("GETRANGE", self._key, 0, _BYTES)  # one byte more than one may have
+        ((reply,),) = await self._store.call_each("release", [[command]], _CALL_S, most_bytes=_BYTES + 1 + _HEAD_BYTES)
+        found = unless_wrong_type(reply, None)
+        if found is None or len(found) > _BYTES:
+            if or_none:
+                return b""
+            raise StoreError(UNDECODABLE)
+        return bytes(found)
+
+
+def _parse_or_none(value: bytes) -> Experiment | None:
+    try:
+        return parse_experiment(value)
+    except StoreError:
+        return None
