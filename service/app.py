@@ -43,6 +43,7 @@ from service.loading import GenerationLoader, codes_of
 from service.logs import Log
 from service.metrics import TREND_SOURCES, Metrics
 from service.private_directory import make_private
+from service.recommendation.exploration import Explored
 from service.release.beside import BesideFollower
 from service.release.fetched import FetchedBundles
 from service.release.follower import Follower, show_generation
@@ -147,7 +148,7 @@ async def open_service(
         ]
         admission = _make_admission(settings, metrics)
         toll = Toll(guard.charge, admission.answers)
-        means = Means(generations, metrics, budget_rule(settings), toll, inside.book)
+        means = Means(generations, metrics, budget_rule(settings), toll, inside.book, Explored(settings.explore))
         lists = list_endpoints(means, names.in_log if settings.log_requests else None)
         gate = Gate(create_api(routers, is_keyed=keys.is_on), *lists, guard, admission, account)
         _show(metrics, generations)

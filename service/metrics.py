@@ -184,6 +184,7 @@ class Metrics:
             self.recommendations.labels(level, reason)
         within = self._counter("within_budget", "Answers with items inside and past their budget", "within")
         self.within = {True: self._tally(within.labels("yes")), False: self._tally(within.labels("no"))}
+        self.explored = self._tally(self._counter("explored_places", "Places of lists given to live items to explore"))
         stage = self._histogram("stage_duration_seconds", "Time in one stage of an answer", STAGE_BUCKETS_S, "stage")
         self.stage = {name: self._spread(stage.labels(name), STAGE_BUCKETS_S) for name in STAGES}
         self.batch_size = self._histogram("batch_size", "Histories encoded at once", (1, 2, 4, 8, 16, 32))

@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     live_items: int = Field(
         100_000, ge=0, le=10_000_000, description="live items kept in the store, and by every worker, at most"
     )
+    explore: float = Field(
+        0, ge=0, le=1, description="share of lists in which one place goes to a new item; see Exploration; 0: none"
+    )
     compact_hours: float = Field(
         24, gt=0, le=8760, description="age at which the embedded server's file is rewritten without what was erased"
     )

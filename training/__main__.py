@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from training import ranks
 from training.data.prepare import parse_columns
 from training.data.simulate import simulate
 from training.engine.choice import EngineWish
@@ -33,6 +34,7 @@ from training.run.config_file import differing_settings, dump_config, load_confi
 from training.run.fault import machine_fault, write_whole
 from training.run.lock import hold
 from training.run.newcomer import run_newcomers
+from training.run.processes import check_together, launch, launches
 from training.run.demo import FIRST, FIRST_RUN, SMALL, WHOLE_RUN, check_port, serve_demo
 from training.run.directory import Run, check_prepared
 from training.run.parser import build_parser
@@ -82,16 +84,25 @@ MADE_BEFORE = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit code: 0 done, 1 a failed stage, 2 something to correct, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
+    """Run a command and return the exit code: 0 done, 1 a failed stage, 2 something to correct, 130 interrupted.
+
+    75 is that of one of several processes that has lost another.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    arguments = build_parser().parse_args(words)
     try:
-        with ExitStack() as arguments.held:
+        if launches(arguments):
+            return launch(words, arguments.processes)
+        with ranks.join(), ExitStack() as arguments.held:
             COMMANDS[arguments.command](arguments)
+    except ranks.FollowedError as error:
+        return error.exit_code
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        if ranks.started() == 1:  # else who started the processes says it
+            print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return 130
     except Exception as error:  # the process entry: a fault of the machine is said in a line, a bug shows its trace
         fault = machine_fault(error)
@@ -235,12 +246,19 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _continue_run(arguments: argparse.Namespace) -> Run:
     """Open a directory that was prepared. Raises InputError for a new value of what an earlier stage was made with."""
+    settings, saved = ranks.alone(lambda: _resolve(arguments))
+    return _open_run(arguments, settings, saved)
+
+
+def _resolve(arguments: argparse.Namespace) -> tuple[Config, Config]:
+    """Return the settings that a command goes on with, and those that it writes down."""
     command, resolved = arguments.command, arguments.out / "config.toml"
     settings = load_config(
         arguments.config or (resolved if resolved.exists() else None), [*arguments.set, *_budget(arguments)]
     )
     if arguments.refit:
         check_refit(settings)
+    check_together(command, settings)
     check_prepared(arguments.out)
     known = load_config(resolved) if resolved.exists() else Config()
     for name in differing_settings(known, settings):
@@ -251,13 +269,19 @@ def _continue_run(arguments: argparse.Namespace) -> Run:
     # a search or study may try other settings than the run's own, so only its own section is saved
     is_trial = command == "search" or command in STUDIES
     saved = replace(known, **{command: getattr(settings, command)}) if is_trial else settings
-    return _open_run(arguments, settings, saved)
+    return settings, saved
 
 
 def _open_run(arguments: argparse.Namespace, settings: Config, saved: Config) -> Run:
     """Return the run with its settings, and write those that are saved into its directory."""
-    arguments.held.enter_context(hold(arguments.out))
-    write_whole(arguments.out / "config.toml", dump_config(saved))
+
+    def enter() -> None:
+        arguments.held.enter_context(hold(arguments.out))
+        write_whole(arguments.out / "config.toml", dump_config(saved))
+
+    ranks.alone(enter)
+    if not ranks.is_first():
+        return Run(arguments.out, settings, Progress(is_quiet=True))
     log = TensorBoardLog(arguments.tensorboard) if arguments.tensorboard else None
     return Run(arguments.out, settings, Progress(log), arguments.refit)
 

@@ -86,11 +86,11 @@ class Bar:
 
 
 class Progress:
-    """Prints headings, lines and bars on stderr, and holds the log of learning curves."""
+    """Prints headings, lines and bars on stderr, and holds the log of learning curves. is_quiet: it prints nothing."""
 
-    def __init__(self, log: Log | None = None) -> None:
+    def __init__(self, log: Log | None = None, *, is_quiet: bool = False) -> None:
         self.log: Log = log or NoLog()
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+        self._console = Console(stderr=True, quiet=is_quiet, highlight=False, soft_wrap=True, markup=False)
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:

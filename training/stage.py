@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from training import ranks
 from training.errors import InputError
 from training.progress import Progress
 
@@ -33,30 +34,47 @@ def read_key(out: Path) -> str | None:
         return None
 
 
-def run_stage(out: Path, key: str, work: Callable[[Path], None], progress: Progress) -> bool:
+def run_stage(out: Path, key: str, work: Callable[[Path], None], progress: Progress, *, together: bool = False) -> bool:
     """Run work(directory) unless out was made with the same key. Return whether it ran.
 
-    An InputError of the work is passed on, and its directory is removed.
+    An InputError of the work is passed on, and its directory is removed. together: of several processes all do the
+    work, which then leaves the writing to the first; otherwise that one does it and the others wait.
     """
+    aside = out.with_name(f".{out.name}.work")
+    if not ranks.alone(lambda: _begin(out, aside, key, progress)):
+        return False
+    try:
+        if together:
+            work(aside)
+        else:
+            ranks.alone(lambda: work(aside))
+    except InputError:
+        if ranks.is_first():
+            shutil.rmtree(aside, ignore_errors=True)
+        raise
+    ranks.alone(lambda: _finish(out, aside, key))
+    return True
+
+
+def _begin(out: Path, aside: Path, key: str, progress: Progress) -> bool:
+    """Make the directory of the work, or leave it as it is where the work goes on. Return whether there is any."""
     if read_key(out) == key:
         progress.stage(out.name, "unchanged, skipped")
         return False
-    aside = out.with_name(f".{out.name}.work")
     resumes = read_key(aside) == key
     if not resumes:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         _write_key(aside, key)
     progress.stage(out.name, "resumed" if resumes else "started")
-    try:
-        work(aside)
-    except InputError:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    return True
+
+
+def _finish(out: Path, aside: Path, key: str) -> None:
+    """Give the directory of finished work its final name."""
     _write_key(aside, key)
     shutil.rmtree(out, ignore_errors=True)
     aside.rename(out)
-    return True
 
 
 def keep_or_clear(out: Path, key: str) -> None:

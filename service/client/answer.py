@@ -18,6 +18,7 @@ class Event:
     value: float | None = None
     recommendation_id: str | None = None
     position: int | None = None
+    explored: bool | None = None
     event_id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -33,6 +34,11 @@ class Item:
     item_id: str
     score: float
     raw: Mapping[str, Any]
+
+    @property
+    def is_explored(self) -> bool:
+        """Whether it is a new item that is shown to learn of it."""
+        return self.raw.get("explored") is True
 
 
 @dataclass(frozen=True, slots=True)

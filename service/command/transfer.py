@@ -34,7 +34,17 @@ from service.user.history import History
 from service.user.position import Position, count_gone, is_anew
 from service.user.stream import EventStream
 
-COLUMNS = ("user_id", "item_id", "timestamp", "event", "weight", "recommendation_id", "position", "event_id")
+COLUMNS = (
+    "user_id",
+    "item_id",
+    "timestamp",
+    "event",
+    "weight",
+    "recommendation_id",
+    "position",
+    "event_id",
+    "explored",
+)
 MAX_BAD_SHARE = 0.01
 _BATCH_EVENTS = 2000
 _SHOWN_BAD = 20

@@ -79,6 +79,9 @@ class ScoredItem(BaseModel):
     because: list[CauseOfItem] = Field(
         default_factory=list, max_length=MOST_NAMED, description="the greatest share first; left out without explain"
     )
+    explored: bool = Field(
+        default_factory=bool, description="a new item that is shown to learn of it; left out of all others"
+    )
 
 
 class Funnel(BaseModel):
@@ -184,12 +187,10 @@ class AnswerWriter:
     def __init__(self) -> None:
         self._qualities: dict[tuple[str, ...], bytes] = {}
 
-    def write(
-        self, recommendation_id: str, query: Query, answer: Answer, generation: Generation, took_s: float
-    ) -> bytes:
+    def write(self, query: Query, answer: Answer, generation: Generation, took_s: float) -> bytes:
         """Return an answer as JSON. took_s: since the request arrived."""
         parts = [
-            b'{"recommendation_id":"', recommendation_id.encode(),
+            b'{"recommendation_id":"', query.recommendation_id.encode(),
             b'","user_id":', orjson.dumps(query.user_id),
             b',"model_version":', generation.version_json,
             b',"items":[', _items(query, answer, generation),
@@ -218,7 +219,7 @@ class AnswerWriter:
 
     def _slot(self, name: str, query: Query, answer: Answer, generation: Generation) -> bytes:
         more = _extra_of(query, answer, generation) if answer.funnel or answer.dropped_pins else b""
-        items = generation.catalogue.render(answer.ranked, query.fields)
+        items = _items(query, answer, generation)
         quality = self._quality(answer)
         return b'{"name":%b,"items":[%b],"quality":%b%b}' % (orjson.dumps(name), items, quality, more)
 
@@ -240,6 +241,9 @@ def _items(query: Query, answer: Answer, generation: Generation) -> bytes:
         if answer.explanation is not None and answer.explanation.left_out is None:
             because = _because(answer.explanation, generation.catalogue.item_ids)
             more = [one + other for one, other in zip(more, because, strict=True)]
+    if (place := answer.explored) is not None:
+        more = [*more] or [b""] * len(answer.ranked[0])
+        more[place] += b',"explored":true'
     return generation.catalogue.render(answer.ranked, query.fields, more)
 
 

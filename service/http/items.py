@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
+from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import unquote_to_bytes
 
@@ -35,6 +35,7 @@ from service.request.item import (
     ItemsRequest,
     ItemsSearchRequest,
     RejectedItem,
+    brought_names,
     check_listed,
     parse_item_list,
 )
@@ -113,8 +114,7 @@ class ItemWriter:
         good, rejected = check_listed(listed)
         await self.make_room(len(good))
         accepted: dict[str, Mapping[str, Any]] = {}
-        known, names = self._catalogue.attributes, set[str]()
-        n_accepted = 0
+        known, names = self._catalogue.attributes, dict[str, str]()
         for index, item in good:
             fields = item.said()
             try:
@@ -124,10 +124,9 @@ class ItemWriter:
                 rejected.append(RejectedItem(index=index, reason=reason, message=exc.message[:1000]))
             else:
                 accepted[item.item_id] = fields
-                names.update(name for kind in _KINDS for name in fields.get(kind) or {} if name not in known)
-                n_accepted += 1
+                names |= {name: field for name, field in brought_names(fields).items() if name not in known}
         await self.put(accepted)
-        return n_accepted, sorted(rejected, key=lambda refusal: refusal.index)
+        return len(listed) - len(rejected), sorted(rejected, key=lambda refusal: refusal.index)
 
     async def put(self, items: Mapping[str, Mapping[str, Any]]) -> None:
         """Write whole items, by id. Raises RequestError."""
@@ -151,7 +150,7 @@ class ItemWriter:
                     return
                 await self._feed.advance()  # somebody else was quicker: theirs is changed then
             except StoreError as exc:
-                raise store_unavailable() from exc
+                raise store_unavailable(exc) from exc
         raise store_unavailable()
 
     async def withdraw(self, item_id: str) -> None:
@@ -165,7 +164,7 @@ class ItemWriter:
             try:
                 await self._feed.advance()
             except StoreError as exc:
-                raise store_unavailable() from exc
+                raise store_unavailable(exc) from exc
             await self._feed.hand_on()
             self.describe(item_id)
 
@@ -174,11 +173,11 @@ class ItemWriter:
         return row is not None and row not in self._catalogue.live.withdrawn
 
     def check(
-        self, item_id: str, fields: Mapping[str, Any], n_more: int = 0, names: AbstractSet[str] = frozenset()
+        self, item_id: str, fields: Mapping[str, Any], n_more: int = 0, names: Mapping[str, str] = MappingProxyType({})
     ) -> None:
         """Raises RequestError where an item does not fit the model that is served, or there are too many.
 
-        n_more, names: items that are about to be written too, and their attributes.
+        n_more, names: items that are about to be written too, and their new attributes: under which field each stands.
         """
         attributes = self._catalogue.attributes
         new = {name: field for field in _KINDS for name in fields.get(field) or {} if name not in attributes}
@@ -186,12 +185,13 @@ class ItemWriter:
             name, field = next(iter(new.items()))
             text = f"live items can bring {MOST_NEW} attributes of their own, which are there already"
             raise FieldError(f"{field}.{name}", f"{text}; {nearest(name, list(attributes))}")
+        right = {**brought_names(fields), **names}
         for field, kind in _KINDS.items():
-            for name, value in (fields.get(field) or {}).items():
-                known = attributes.kind_of(name)
-                if value is not None and known not in (None, kind):
-                    right = next(field for field, kind in _KINDS.items() if kind == known)
-                    raise FieldError(f"{field}.{name}", f"its values are of the kind {known}; put it under {right}")
+            for name in (name for name, value in (fields.get(field) or {}).items() if value is not None):
+                known = attributes.kind_of(name) or _KINDS[right[name]]
+                if known != kind:
+                    other = next(field for field, kind in _KINDS.items() if kind == known)
+                    raise FieldError(f"{field}.{name}", f"its values are of the kind {known}; put it under {other}")
         vectors, dim = fields.get("vectors"), self._generations.live.manifest.dim
         if vectors is not None and len(vectors) != dim:
             raise FieldError("vectors", f"it has {len(vectors)} numbers, and the model {dim}")
@@ -205,7 +205,7 @@ class ItemWriter:
             try:
                 await self._feed.make_room(time.time(), self._catalogue.is_made)
             except StoreError as exc:
-                raise store_unavailable() from exc
+                raise store_unavailable(exc) from exc
 
     def check_size(self, record: LiveItem) -> None:
         """Raises RequestError where a record is too large."""
@@ -222,7 +222,7 @@ class ItemWriter:
             while some := dict(itertools.islice(listed, _SLICE)):
                 await self._show(await self._feed.shelf.write(some, STORE_TIMEOUT_S))
         except StoreError as exc:
-            raise store_unavailable() from exc
+            raise store_unavailable(exc) from exc
 
     async def _show(self, numbers: Mapping[str, int]) -> None:
         """Show what was written. It is stored, whatever becomes of this: others follow by themselves."""

@@ -23,6 +23,7 @@ from service.http.query import SIMILAR, Asking, check_anchors
 from service.http.recommend import ListEndpoint, note_answer
 from service.metrics import Metrics
 from service.recommendation.budget import BudgetRule
+from service.recommendation.exploration import Explored
 from service.recommendation.job import Answer, Query, Visit
 from service.recommendation.page import fill_slots
 from service.release.generation import Generation, Generations
@@ -34,6 +35,8 @@ from service.wire.trace import Trace
 
 BATCH_BODY_BYTES = 4 << 20
 PAGE_BODY_BYTES = 1 << 20
+MOST_EXPLAINED = 1000
+"""So many items of all answers of a batch are explained at most: each names up to three lists of k items."""
 _AT_ONCE = 32
 _LOGGER = logging.getLogger(__name__)
 NameUser = Callable[[str], dict[str, str]] | None
@@ -44,7 +47,7 @@ Answering = Callable[[str | None], Generation]
 class Means:
     """What answers are made with.
 
-    rule: makes the budget of a request. toll: what many lists weigh.
+    rule: makes the budget of a request. toll: what many lists weigh. explored: says which lists are.
     """
 
     generations: Generations
@@ -52,6 +55,7 @@ class Means:
     rule: BudgetRule
     toll: Toll
     book: ScenarioBook
+    explored: Explored
 
     def recommending(self) -> Asking:
         """Return how one list is asked for."""
@@ -71,6 +75,8 @@ class Means:
         reason, now = answer.reasons[0] if answer.reasons else "none", time.monotonic()
         is_within = query.budget.is_kept(now)
         self.metrics.count_answer(answer.level, reason, is_within=is_within)
+        if answer.explored is not None:
+            self.metrics.explored.inc()
         if generation.part is not None:
             generation.part.note(self.metrics, query, answer, now - query.budget.arrived, is_within=is_within)
 
@@ -117,11 +123,11 @@ class BatchEndpoint(_ManyEndpoint):
 
     async def _answer_all(self, listed: Sequence[bytes], answering: Answering, trace: Trace) -> bytes:
         answers: list[bytes] = []
-        n_refused = 0
+        n_refused, room = 0, _Room(MOST_EXPLAINED)
         while left := listed[len(answers) :]:
             n_taken, start = self._means.toll.take(trace.caller, min(len(left), _AT_ONCE)), time.monotonic()
             try:
-                begun = self._begin(left[:n_taken], answering, trace)
+                begun = self._begin(left[:n_taken], answering, trace, room)
                 futures = [each[2] for each in begun if isinstance(each, tuple)]
                 await asyncio.gather(*futures, return_exceptions=True)
             finally:
@@ -134,7 +140,7 @@ class BatchEndpoint(_ManyEndpoint):
         return b'{"answers":[' + b",".join(answers) + b"]}"
 
     def _begin(
-        self, listed: Sequence[bytes], answering: Answering, trace: Trace
+        self, listed: Sequence[bytes], answering: Answering, trace: Trace, room: "_Room"
     ) -> list[tuple[Query, Generation, "asyncio.Future[Answer]"] | bytes]:
         """Begin to answer some requests: the query, who answers it and the future, or the error of a refused one."""
         begun: list[tuple[Query, Generation, asyncio.Future[Answer]] | bytes] = []
@@ -143,10 +149,13 @@ class BatchEndpoint(_ManyEndpoint):
                 asked = self._asking.parse(body)
                 generation = answering(asked.user_id)
                 query = self._means.make(self._asking, asked, generation, trace)
+                room.take(query)
                 _begin_part(query, trace, "answer")
             except RequestError as exc:
                 begun.append(error_body(exc))
             else:
+                query.recommendation_id = new_answer_id(generation.version)
+                self._means.explored.mark(query, generation.catalogue)
                 begun.append((query, generation, generation.recommender.recommend(query)))
         return begun
 
@@ -162,13 +171,28 @@ class BatchEndpoint(_ManyEndpoint):
             return error_body(BUG)
         start = time.monotonic()
         self._means.count(query, answer, generation)
-        answer_id = new_answer_id(generation.version)
-        body = self._writer.write(answer_id, query, answer, generation, start - trace.arrived)
+        body = self._writer.write(query, answer, generation, start - trace.arrived)
         if query.span is not None:
             query.span.end = time.monotonic()
             query.span.add("serialize", start, query.span.end)
             note_answer(query.span, answer, generation)
         return body
+
+
+@dataclass(slots=True)
+class _Room:
+    """How many items of a batch may still be explained."""
+
+    n_left: int
+
+    def take(self, query: Query) -> None:
+        """Take the room of a query, if it is to be explained. Raises FieldError where there is none left for it."""
+        if query.is_explained and query.k > self.n_left:
+            text = (
+                f"of a batch {MOST_EXPLAINED} items are explained at most, and {self.n_left} are left: ask for it alone"
+            )
+            raise FieldError("explain", text)
+        self.n_left -= query.k if query.is_explained else 0
 
 
 class PageEndpoint(_ManyEndpoint):
@@ -189,7 +213,7 @@ class PageEndpoint(_ManyEndpoint):
 
     async def _answer_by(self, generation: Generation, asked: PageRequest, trace: Trace) -> bytes:
         budget, visit = self._means.rule.start(trace.arrived, asked.budget_ms), Visit()
-        queries = []
+        queries, recommendation_id = [], new_answer_id(generation.version)
         for place, request in enumerate(asked.requests()):
             try:
                 query = self._means.make(self._asking, request, generation, trace)
@@ -198,7 +222,8 @@ class PageEndpoint(_ManyEndpoint):
             if anchors := asked.slots[place].anchors():
                 query.similar_to = anchors
                 check_anchors(f"slots.{place}.similar_to", anchors, generation)
-            query.budget, query.visit = budget, visit
+            query.budget, query.visit, query.recommendation_id = budget, visit, recommendation_id
+            self._means.explored.mark(query, generation.catalogue, place)
             _begin_part(query, trace, "slot")
             queries.append(query)
         answers = await fill_slots(queries, generation.recommender, generation.catalogue, is_distinct=asked.distinct)
@@ -206,7 +231,7 @@ class PageEndpoint(_ManyEndpoint):
             self._means.count(query, answer, generation)
             if query.span is not None:
                 note_answer(query.span, answer, generation)
-        page = PageAnswer(new_answer_id(generation.version), [slot.name for slot in asked.slots], queries, answers)
+        page = PageAnswer(recommendation_id, [slot.name for slot in asked.slots], queries, answers)
         self._note(page, trace)
         start = time.monotonic()
         body = self._writer.write_page(page, generation, start - trace.arrived)
@@ -232,7 +257,7 @@ def list_endpoints(means: Means, name_user: NameUser) -> tuple[ListEndpoint, dic
     name_user: returns the fields by which the log names a user; None where requests are not logged.
     """
     recommend, similar = (
-        ListEndpoint(asking, means.generations, means.metrics, means.rule, name_user)
+        ListEndpoint(asking, means.generations, means.metrics, means.rule, means.explored, name_user)
         for asking in (means.recommending(), SIMILAR)
     )
     many = (BatchEndpoint(means), PageEndpoint(means, name_user))

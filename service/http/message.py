@@ -10,7 +10,7 @@ import orjson
 from fastapi import Response
 from starlette.types import Receive, Scope
 
-from service.errors import RequestError
+from service.errors import RequestError, StoreError
 
 BODY_TIMEOUT_S = 10.0
 STORE_TIMEOUT_S = 1.0
@@ -57,8 +57,15 @@ def _too_large(limit: int) -> RequestError:
     return RequestError("too_large", f"the body is larger than {limit} bytes", headers={"Connection": "close"})
 
 
-def store_unavailable() -> RequestError:
-    """Return the error of a route that needs the store and did not get its confirmation."""
+def store_unavailable(exc: StoreError | None = None) -> RequestError:
+    """Return the error of a route that needs the store and did not get its confirmation.
+
+    exc: why, if that is known. Of a key that holds something else the error says what is to be done.
+    """
+    if exc is not None and exc.kind == "wrongtype":
+        return RequestError(
+            "store_unavailable", f"the store cannot keep it, and trying again will not help: {exc.words}"
+        )
     return RequestError("store_unavailable", "the store did not confirm; try again", headers={"Retry-After": "1"})
 
 

@@ -21,6 +21,7 @@ from service.http.message import read_json
 from service.http.query import Asking
 from service.metrics import Metrics
 from service.recommendation.budget import BudgetRule
+from service.recommendation.exploration import Explored
 from service.recommendation.job import Answer, Query
 from service.release.generation import Generation, Generations
 from service.tracing.span import Span
@@ -40,12 +41,14 @@ class ListEndpoint:
         generations: Generations,
         metrics: Metrics,
         rule: BudgetRule,
+        explored: Explored,
         name_user: Callable[[str], dict[str, str]] | None,
     ) -> None:
-        """rule: makes the budget of a request. name_user: returns the fields by which the log names a user; None where
-        requests are not logged."""
+        """rule: makes the budget of a request. explored: says which lists are. name_user: returns the fields by which
+        the log names a user; None where requests are not logged."""
         self._asking = asking
         self._generations, self._metrics, self._rule, self._name_user = generations, metrics, rule, name_user
+        self._explored = explored
         self._writer = AnswerWriter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,6 +79,8 @@ class ListEndpoint:
                 trace.span.add("parse", start, parsed)
             generation = self._generations.answering(asked.user_id)  # to the end, whatever is swapped meanwhile
             query = self._asking.make(asked, generation, self._rule, trace, self._metrics)
+            query.recommendation_id = new_answer_id(generation.version)
+            self._explored.mark(query, generation.catalogue)
             future = generation.recommender.recommend(query)
         except Exception as exc:  # a border: a bug must still be answered
             if generation is not None and generation.part is not None:
@@ -104,17 +109,18 @@ class ListEndpoint:
     def _render(self, query: Query, answer: Answer, generation: Generation, trace: Trace) -> bytes:
         start = time.monotonic()
         took_s = start - trace.arrived
-        recommendation_id = new_answer_id(generation.version)
-        body = self._writer.write(recommendation_id, query, answer, generation, took_s)
+        body = self._writer.write(query, answer, generation, took_s)
         reason = answer.reasons[0] if answer.reasons else "none"
         is_within = query.budget.is_kept(start)
         self._metrics.count_answer(answer.level, reason, is_within=is_within)
+        if answer.explored is not None:
+            self._metrics.explored.inc()
         if generation.part is not None:
             generation.part.note(self._metrics, query, answer, took_s, is_within=is_within)
         if self._name_user is not None:
             named = self._name_user(query.user_id) if query.user_id is not None else {}
             trace.fields = {
-                "recommendation_id": recommendation_id, **named, "level": answer.level,
+                "recommendation_id": query.recommendation_id, **named, "level": answer.level,
                 "reason": reason, "k": query.k,
             }  # fmt: skip
         end = time.monotonic()

@@ -12,14 +12,14 @@ token that is another one says that the data are other ones, and everything is r
 
 import secrets
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from service.catalogue.live_item import MOST_RECORD_BYTES, LiveItem
 from service.errors import StoreError
 from service.store.client import Store
 from service.store.connection import Command
-from service.store.reply import are_numbers, read_hash, read_scores, unless_wrong_type
+from service.store.reply import WRONG_TYPE, are_numbers, read_hash, read_scores, unless_wrong_type
 
 N_SHARDS = 8
 _PAGE = 500
@@ -29,6 +29,8 @@ _MOST_REPLY_BYTES = _AT_ONCE * (MOST_RECORD_BYTES + 64)
 _MOST_NUMBER = 2**53
 """No change has a greater number: a member that somebody else has written with one must not hide those that come."""
 _OP = "items"
+_TYPES = ("hash", "zset", "hash")  # of the keys of a shard
+_MOST_NAMED = 3
 # KEYS: records, changes, state. ARGV: a token; then of each item its id, its record, and the record that must still be
 # there, or "*" where any may be. Returns the number of each change, 0 where another record was there.
 _WRITE = """
@@ -111,11 +113,28 @@ class ItemShelf:
         for shard, item_ids in groups.items():
             values = [part for each in item_ids for part in (each, records[each][0].pack(), records[each][1])]
             calls.append((3, *self.keys[shard], secrets.token_hex(8), *values))
-        replies = await self._store.call_script(_OP, _WRITE, calls, timeout_s)
+        try:
+            replies = await self._store.call_script(_OP, _WRITE, calls, timeout_s)
+        except StoreError as exc:
+            raise (await self._named(exc, groups, timeout_s)) from exc
         are_right = [are_numbers(reply, len(group)) for reply, group in zip(replies, groups.values(), strict=True)]
         await self._store.require(*are_right)
         each = zip(groups.values(), replies, strict=True)
         return {item_id: n for item_ids, numbers in each for item_id, n in zip(item_ids, numbers, strict=True)}
+
+    async def _named(self, exc: StoreError, shards: Iterable[int], timeout_s: float) -> StoreError:
+        """Return an error of shards; one of a key that holds something else names it, and what is to be done."""
+        if exc.kind != WRONG_TYPE:
+            return exc
+        keys = [key for shard in shards for key in self.keys[shard]]
+        found = await self._store.call(_OP, [("TYPE", key) for key in keys], timeout_s)
+        types = [_text_of(each) if isinstance(each, bytes) else None for each in found]
+        wrong = [
+            f"{key} is a {kind}, and must be a {right}"
+            for key, kind, right in zip(keys, types, _TYPES * len(keys), strict=False)
+            if kind not in (right, "none")
+        ]
+        return StoreError(WRONG_TYPE, "; ".join([*wrong[:_MOST_NAMED], "rename or delete it"])) if wrong else exc
 
     async def remove(self, records: Mapping[str, bytes], timeout_s: float) -> None:
         """Let go of records that say nothing any more, unless others stand in their place by now. Nobody is told."""

@@ -275,6 +275,11 @@ class Catalogue:
         """Return the vectors of rows, float32 [len(rows), dim]."""
         return self.table.pick(np.asarray(rows, dtype=np.int64))
 
+    def certainties(self, rows: Int64) -> Float32:
+        """Return how sure the vectors of live rows are, float32 [len(rows)], as cosines with the true ones."""
+        assert self._newcomers is not None  # noqa: S101  # there is one since the first live row
+        return self._newcomers.certainties(rows - self.n_made)
+
     def exact_scores(self, users: Float32, addends: Addends | None = None) -> Float32:
         """Return user · item (+ bias, + addend) of every item, float32 [batch, n_items], for checks at load.
 

@@ -2,8 +2,8 @@
 
 For each of the newest distinct items of the history the request is answered once more: with the history less all events
 of that item, and with the item excluded. All these histories are encoded in one run and scored in one run, each as if
-its caller had sent it; so every `without` is what POST /recommend answers to that history. It says nothing of the time
-of the last event, as no request with a history of its own does.
+its caller had sent it; so every `without` is what POST /recommend answers to that history, where no place of the list
+is explored. It says nothing of the time of the last event, as no request with a history of its own does.
 
 An item's share is its part of how much the score falls without the items that it falls without. An explanation that
 would not fit what is left of the budget is not begun.
@@ -155,7 +155,7 @@ def _without(job: Job, row: int) -> Job:
     """Return the job of the same request with a row excluded."""
     return replace(
         job,
-        query=replace(job.query, is_debug=False, is_explained=False, span=None),
+        query=replace(job.query, is_debug=False, is_explained=False, span=None, explore=()),
         excluded=[*job.excluded, row],
         placed={position: pinned for position, pinned in job.placed.items() if pinned != row},
     )

@@ -43,6 +43,8 @@ class Query:
     score, and what carried each item, are told. similar_to: what is asked for are items that go with these, of which
     one at least is in the catalogue; a user or a history then makes the answer personal. visit: where
     several queries are one user's at one time. span: what the stages are recorded under, if they are.
+    recommendation_id: of the answer, 32 hexadecimal digits. explore: the seed by which a place of the list goes to a
+    live item; empty where none does.
     """
 
     user_id: str | None
@@ -61,6 +63,8 @@ class Query:
     similar_to: Sequence[str] = ()
     visit: "Visit | None" = None
     span: Span | None = None
+    recommendation_id: str = ""
+    explore: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -250,7 +254,7 @@ class Answer:
 
     funnel: how many items were left after each step, where it was asked for or the items are fewer than k. parts: of
     each item's score, if they were asked for. explanation: if it was asked for. dropped_pins: ids of pinned items that
-    are not to be shown.
+    are not to be shown. explored: the place of the item that is shown to learn of it, from 0; None where there is none.
     """
 
     ranked: Ranked = ((), np.zeros(0, dtype=np.float32))
@@ -262,6 +266,7 @@ class Answer:
     parts: list[dict[str, float]] = field(default_factory=list)
     explanation: Explanation | None = None
     dropped_pins: Sequence[str] = ()
+    explored: int | None = None
 
 
 @dataclass(slots=True, eq=False)

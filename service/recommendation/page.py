@@ -1,8 +1,9 @@
 """Several lists for one user at one time, as the slots of a page, of which no item is shown twice.
 
 Slots are filled in their order: what one shows is excluded from those after it. The first one is asked alone, and finds
-what is known of the user. Lists without rules are then ranked together, each as much deeper as the slots before it
-could take away; what they do take away is left out, which is the same as if it had been excluded.
+what is known of the user. Lists without rules, if none of their places is explored, are then ranked together, each as
+much deeper as the slots before it could take away; what they do take away is left out, which is the same as if it had
+been excluded.
 """
 
 import asyncio
@@ -51,7 +52,7 @@ class _Filling:
         early, n_before = {}, 0
         for place, query in enumerate(self._queries[1:], start=1):
             depth = query.k + n_before
-            if query.rules is None and depth <= _MOST_DEPTH:
+            if query.rules is None and not query.explore and depth <= _MOST_DEPTH:
                 early[place] = self._recommender.recommend(replace(self._excluding(query), k=depth))
             n_before += query.k
         return early

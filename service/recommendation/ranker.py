@@ -20,6 +20,7 @@ from service.model.catalogue import Catalogue
 from service.model.student import BUCKETS, Student
 from service.recommendation.budget import Stage, StageCosts
 from service.recommendation.diversity import MOST_DIVERSIFIED
+from service.recommendation.exploration import Explorer
 from service.recommendation.funnel import count_funnel
 from service.recommendation.job import Answer, Explanation, Found, Query, Ranking
 from service.recommendation.observer import RankingMetrics
@@ -50,6 +51,7 @@ class Ranker:
         self._student, self._catalogue, self._metrics = student, catalogue, metrics
         self.max_history = max_history
         self._costs = StageCosts(BUCKETS)
+        self._explorer = Explorer(catalogue, self.scores_of, self._weigh)
 
     def warm(self) -> dict[int, float]:
         """Run every batch size; return what a batch of each costs in CPU seconds of this thread, the least of a few.
@@ -240,6 +242,8 @@ class Ranker:
             n_in_list = page.n_in_list if query.rules.caps else None
         if is_short := len(answer.ranked[0]) < query.k:
             answer.reasons.append("not_enough_items")
+        elif query.explore:
+            self._explorer.explore(ranking)
         if len(answer.reasons) > 1:
             answer.reasons = sorted(set(answer.reasons), key=REASONS.index)
         if query.is_debug or is_short:

@@ -147,6 +147,12 @@ class Shaping:
             done, size = done + size, min(2 * size, _LARGEST_CHUNK)
 
 
+def have_room(caps: Sequence[Cap], listed: Sequence[int], rows: NDArray[np.int64]) -> Mask:
+    """Return which of rows could join a list of rows under caps, each of them alone."""
+    room: Mask = np.logical_and.reduce([_Tally(cap, listed).has_room(rows) for cap in caps])
+    return room
+
+
 class _Tally:
     """How many items of each value a list has."""
 

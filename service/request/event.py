@@ -24,6 +24,7 @@ class Event(Body):
     value: float | None = Field(None, ge=-1e12, le=1e12, description="a rating, a quantity")
     recommendation_id: Label | None = Field(None, description="the answer that led to it")
     position: Position | None = Field(None, description="the place where that answer showed the item, from 1")
+    explored: bool | None = Field(None, description="whether that answer marked the item as explored")
     event_id: Id | None = Field(None, description="makes retries safe: the same id is the same event")
 
 

@@ -1,6 +1,6 @@
 """The bodies of PUT and PATCH /items/{item_id}, POST /items and POST /items/search."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
@@ -81,10 +81,22 @@ class ItemFields(Body):
 _NAMED = ("attributes", "numbers", "booleans")
 
 
+def brought_names(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names that have a value, each with the field under which it stands; of two fields, the later one."""
+    return {name: field for field in _NAMED for name, value in (fields.get(field) or {}).items() if value is not None}
+
+
 class ListedItem(ItemFields):
     """One of the items of POST /items."""
 
     item_id: Id
+
+    @field_validator("item_id")
+    @classmethod
+    def _has_a_path(cls, item_id: str) -> str:
+        if item_id == "search":
+            raise ValueError("no item can be put as search: /items/search is another route")
+        return item_id
 
 
 class ItemsRequest(Body):

@@ -27,7 +27,8 @@ class StoredEvent:
     """An event ready to be kept.
 
     timestamp_ms: Unix milliseconds. position: the place in the answer where the item was shown, from 1. source: of the
-    key that sent it, see source_of(). effect: what its type does.
+    key that sent it, see source_of(). explored: whether the answer marked the item as explored. effect: what its type
+    does.
     """
 
     user_id: str
@@ -39,6 +40,7 @@ class StoredEvent:
     recommendation_id: str | None = None
     position: int | None = None
     source: str | None = None
+    explored: bool | None = None
     effect: Effect = Effect.HISTORY
 
     @property
@@ -70,6 +72,7 @@ class StoredEvent:
             "position": self.position,
             "event_id": self.event_id,
             "source": self.source,
+            "explored": self.explored,
         }
         return orjson.dumps({name: value for name, value in fields.items() if value is not None})
 

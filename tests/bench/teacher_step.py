@@ -36,7 +36,8 @@ from training.data.split import TRAIN
 from training.loss.logits import hard_loss
 from training.model.batch import training_batches
 from training.model.encoder import SequenceModel, Size
-from training.model.fit import Learner, Objective, train_step
+from training.model.fit import Learner, train_step
+from training.model.objective import Objective
 
 SIDES = ("ours", "rectools", "rectools bf16")
 

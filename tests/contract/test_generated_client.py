@@ -24,7 +24,7 @@ ASKED = {
 }  # fmt: skip
 SENT = {
     "user_id": USER, "item_id": "i5", "timestamp": 5.5, "type": "view", "value": 1.5, "recommendation_id": "r",
-    "event_id": "e", "position": 3,
+    "event_id": "e", "position": 3, "explored": True,
 }  # fmt: skip
 ITEM = {"title": "Client", "attributes": {"maker": ["A"]}, "numbers": {"cost": 5.5}, "like": ["i5"]}
 SCENARIO = "a scenario's/own %"

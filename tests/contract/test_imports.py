@@ -54,12 +54,13 @@ MAY_USE = {
         "file": set(),
         "data": {"file"},
         "engine": {"data", "file"},
-        "model": {"data"},
-        "evaluation": {"model", "data"},
+        "parallel": {"loss"},
+        "model": {"parallel", "data"},
+        "evaluation": {"model", "parallel", "data"},
         "newcomer": {"evaluation", "model", "data"},
         "export": {"evaluation", "model", "data"},
-        "teacher": {"export", "evaluation", "model", "loss", "data"},
-        "distillation": {"teacher", "evaluation", "model", "loss", "data"},
+        "teacher": {"export", "evaluation", "model", "parallel", "loss", "data"},
+        "distillation": {"teacher", "evaluation", "model", "parallel", "loss", "data"},
         "study": {"distillation", "export", "evaluation", "model", "data"},
         "report": {"study", "teacher", "export", "evaluation", "model", "data"},
         "run": {
@@ -77,7 +78,8 @@ STARTS_THE_SERVICE = {"run": "service.child", "loop": "service.child"}
 ROOT_FILES = {
     "service": {"service", "service.environment", "service.errors", "service.logs", "service.metrics",
                 "service.onnx_session", "service.spread", "service.child", "service.private_directory", "service.task"},
-    "training": {"training", "training.errors", "training.machine", "training.progress", "training.stage"},
+    "training": {"training", "training.errors", "training.machine", "training.progress", "training.ranks",
+                 "training.stage"},
 }  # fmt: skip
 """What stands at a package's root and may be imported by every folder of it."""
 HOMES = {

@@ -10,6 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from training import ranks
 from training.data.prepared import Prepared
 from training.distillation.source import Source
 from training.distillation.teaching import Recipe, learn_alone, learn_from, learn_smoothed
@@ -17,8 +18,9 @@ from training.errors import InputError
 from training.evaluation.trained import Files, train_and_save
 from training.model.device import choose_device
 from training.model.encoder import SequenceModel, Size, make_model
-from training.model.fit import Course, Lesson
+from training.model.fit import Course
 from training.model.item_table import Start, start_table
+from training.model.objective import Lesson
 
 PLACE = "student"  # directory of the stage in the run directory
 STUDENT = "student.safetensors"
@@ -87,8 +89,8 @@ def distill(out: Path, prepared: Prepared, course: Course, source: Source, taugh
             course.warm.start(model, f"{PLACE}/{name}")
         train_and_save(model, lesson, course, prepared, files_of(out, name))
 
-    if untaught.alone is not None:
-        _copy(untaught.alone, files_of(out, ALONE))
+    if (alone := untaught.alone) is not None:
+        ranks.alone(lambda: _copy(alone, files_of(out, ALONE)))
     if not (out / STUDENT).exists():
         train(STUDENT, taught.make(n_items, seed, source), learn_from(source, taught.recipe, seed))
     lessons: dict[str, Lesson] = {ALONE: learn_alone}

@@ -17,7 +17,9 @@ from training.data.prepared import Prepared
 from training.data.split import VAL
 from training.distillation.batch_term import BATCH_TERMS, Mutual
 from training.distillation.source import Probe, Seen, Source
+from training.distillation.term import TERMS
 from training.distillation.validation_term import Feedback, Meta
+from training.errors import InputError
 from training.evaluation.breakdown import QUINTILES, popularity_quintile
 from training.evaluation.question import ask
 from training.loss.logits import (
@@ -33,8 +35,10 @@ from training.loss.logits import (
 )
 from training.model.batch import Batch
 from training.model.encoder import SequenceModel
-from training.model.fit import Lesson, Objective
+from training.model.objective import Lesson, Objective
 from training.model.watch import Watched, watch
+from training.parallel import cross_entropy
+from training.teacher.soft_labels import labels_of
 from training.teacher.transformer import learn_hard
 
 TOP, PLACE_DECAY = 20, 10.0  # of the teacher's list in ranking and listwise
@@ -105,7 +109,16 @@ def learn_smoothed(share: float) -> Lesson:
     def loss(logits: Tensor, batch: Batch, chunk: slice) -> Tensor:
         return F.cross_entropy(logits.float(), batch.target[chunk].to(logits.device), label_smoothing=share)
 
-    return lambda model: Objective(loss)
+    def smooth(model: SequenceModel) -> Objective:
+        if (shard := model.shard) is None:
+            return Objective(loss)
+        return Objective(
+            lambda logits, batch, chunk: cross_entropy.hard_loss(
+                logits, batch.target[chunk].to(logits.device), shard, share
+            )
+        )
+
+    return smooth
 
 
 def learn_from(source: Source, recipe: Recipe, seed: int) -> Lesson:
@@ -130,7 +143,11 @@ class Teaching(nn.Module):
 
     def __init__(self, recipe: Recipe, source: Source, model: SequenceModel) -> None:
         super().__init__()
-        self.recipe, self.source = recipe, source
+        self.recipe, self.shard = recipe, model.shard
+        if self.shard is not None:
+            _check_shards(recipe)
+            source = replace(source, labels=labels_of(source.labels, self.shard.columns))
+        self.source = source
         self._watched = Watched()
         quintile = torch.from_numpy(popularity_quintile(source.popularity))
         strata = [torch.nonzero(quintile == number).flatten() for number in range(QUINTILES)]
@@ -184,14 +201,26 @@ class Teaching(nn.Module):
         """Return the weighed sum of soft labels, strata and hard loss, computed in one pass."""
         alpha, terms = self.recipe.alpha, self.recipe.terms
         if not {"kl", "stratified"} & set(terms):
-            return (1 - alpha) * hard_loss(seen.student, seen.target)
+            pair = seen.student, seen.target
+            hard = hard_loss(*pair) if self.shard is None else cross_entropy.hard_loss(*pair, self.shard)
+            return (1 - alpha) * hard
         weights = Weights(alpha * terms.get("kl", 0.0), 1 - alpha, alpha * terms.get("stratified", 0.0))
-        return weighed_loss(
-            (seen.student, seen.teacher, seen.target),
-            weights,
-            temperature=seen.temperature,
-            strata=self._strata if weights.stratified else (),
-        )
+        logits = seen.student, seen.teacher, seen.target
+        strata = self._strata if weights.stratified else []
+        if self.shard is None:
+            return weighed_loss(logits, weights, temperature=seen.temperature, strata=strata)
+        return cross_entropy.weighed_loss(logits, weights, self.shard, temperature=seen.temperature, strata=strata)
+
+
+def _check_shards(recipe: Recipe) -> None:
+    """Raise InputError where a term needs the logits of all items in one process."""
+    for name in recipe.terms:
+        if not TERMS[name].by_shard:
+            known = ", ".join(term for term, about in TERMS.items() if about.by_shard)
+            raise InputError(
+                f"distill.terms: {name} needs the logits of all items, and the item table lies in shards: teach "
+                f"{known}, or raise student.shard_above_mb"
+            )
 
 
 def _distillation_loss(seen: SeenLogits, alpha: float) -> Tensor:

@@ -23,23 +23,35 @@ class Term:
     needs_attention: bool = False  # in teacher and student
     runs_teacher: bool = False  # on the student's batches, so the teacher must read histories as long as the student's
     asks_validation: bool = False  # it learns from validation users, as early stopping does
+    by_shard: bool = False  # it can be taught where the item table lies in shards
+    in_one_process: bool = False  # several that train together would each learn something else in it
 
 
 TERMS = {
-    "kl": Term("soft labels over the whole catalogue (Hinton 2015)"),
+    "kl": Term("soft labels over the whole catalogue (Hinton 2015)", by_shard=True),
     "ranking": Term("the teacher's best, weighed by place (Tang and Wang 2018)"),
     "listwise": Term("the teacher's best in order, the others below (DE-RRD, Kang 2020)"),
     "closure": Term("soft labels over both's best and shared negatives (RCE-KD 2025)"),
-    "stratified": Term("soft labels among items of like popularity (UnKD, Chen 2023)"),
+    "stratified": Term("soft labels among items of like popularity (UnKD, Chen 2023)", by_shard=True),
     "confidence": Term("soft labels, the more the better the teacher knows the target (DLLM2Rec, Cui 2024)"),
-    "hint": Term("the teacher's last state, projected (FitNets, Romero 2015)", 1.0, True),
-    "layers": Term("the outputs of several blocks (Sun 2019)", 1.0, True, runs_teacher=True),
-    "attention": Term("attention maps (TinyBERT, Jiao 2020)", 1.0, True, needs_attention=True, runs_teacher=True),
+    "hint": Term("the teacher's last state, projected (FitNets, Romero 2015)", 1.0, True, by_shard=True),
+    "layers": Term("the outputs of several blocks (Sun 2019)", 1.0, True, runs_teacher=True, by_shard=True),
+    "attention": Term(
+        "attention maps (TinyBERT, Jiao 2020)", 1.0, True, needs_attention=True, runs_teacher=True, by_shard=True
+    ),
     "relations": Term("distances among items and users (RKD, Park 2019)", 10.0, True),
     "adversarial": Term("soft labels at the worst nearby state (He 2018, Miyato 2018)"),
-    "meta": Term("soft and hard loss, their share learned against validation (Ren 2018)", asks_validation=True),
-    "feedback": Term("soft labels of a teacher corrected by the student's feedback (Pham 2021)", asks_validation=True),
-    "mutual": Term("a second student of the same size, each the other's teacher (Zhang 2018)"),
+    "meta": Term(
+        "soft and hard loss, their share learned against validation (Ren 2018)",
+        asks_validation=True,
+        in_one_process=True,
+    ),
+    "feedback": Term(
+        "soft labels of a teacher corrected by the student's feedback (Pham 2021)",
+        asks_validation=True,
+        in_one_process=True,
+    ),
+    "mutual": Term("a second student of the same size, each the other's teacher (Zhang 2018)", in_one_process=True),
 }
 
 

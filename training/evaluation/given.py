@@ -25,6 +25,7 @@ from training.data.trend import LiveCounts, Trend, live_counts, snapshots
 from training.evaluation.judge import AskedScorer, Scorer, with_popularity
 from training.evaluation.question import Question
 from training.model.encoder import SequenceModel
+from training.model.given import ALL
 
 Float32 = NDArray[np.float32]
 
@@ -50,15 +51,15 @@ class Given:
         """The exact counts of the trend at any time."""
         return live_counts(self.prepared, self._half_life())
 
-    def add(self, model: SequenceModel, logits: Tensor, event: Tensor) -> Tensor:
+    def add(self, model: SequenceModel, logits: Tensor, event: Tensor, columns: slice = ALL) -> Tensor:
         """Return logits [P, N] after events [P] with the table and the trend added. See training.model.given."""
         logits = logits.float()
         table = self.table_at(event.numpy())
         if table is not None:
-            logits = logits + torch.from_numpy(table).to(logits.device)
+            logits = logits + torch.from_numpy(table[:, columns]).to(logits.device)
         if self.parts.rule.trend is None or model.trend_weight is None:
             return logits
-        return logits + model.trend_weight * self.trend_at(event).to(logits.device)
+        return logits + model.trend_weight * self.trend_at(event)[:, columns].to(logits.device)
 
     def trend_at(self, event: Tensor) -> Tensor:
         """Return log(count + e) of every item before the events that follow the given ones: [P] -> [P, N]."""

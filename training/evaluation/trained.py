@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from training import ranks
 from training.data.prepared import Prepared, all_events, training_events
 from training.data.split import TRAIN
 from training.evaluation.given import Given
@@ -20,8 +21,10 @@ from training.evaluation.with_given import judge_given, learn_rule, validation_s
 from training.model.checkpoint import load_model, save_model
 from training.model.curve import Epoch, save_curve
 from training.model.encoder import SequenceModel
-from training.model.fit import Course, Lesson, Schedule, fit
+from training.model.fit import Course, Schedule, fit
+from training.model.objective import Lesson
 from training.model.warm import Warm
+from training.parallel.table import divide, is_too_large
 from training.progress import Progress
 
 
@@ -79,20 +82,29 @@ def given_of(course: Course) -> Given | None:
 def trained(model: SequenceModel, lesson: Lesson, course: Course, checkpoint: Path) -> Iterator[list[Epoch]]:
     """Train model in place and yield its learning curve; remove the checkpoint when the context ends without an error.
 
-    What is made of the model is written inside the context, so that an interruption does not lose the training.
+    What is made of the model is written inside the context, so that an interruption does not lose the training. Of
+    several processes that train together the first writes it, and removes the checkpoint.
     """
+    if is_too_large(model.n_items, model.size.dim, course.schedule.shard_above_mb):
+        course.progress.note(f"the item table lies in {ranks.count()} shards")
+        divide(model)
     yield fit(model, lesson(model), course, checkpoint)
-    checkpoint.unlink()
+    ranks.alone(checkpoint.unlink)
 
 
 def train_and_save(model: SequenceModel, lesson: Lesson, course: Course, prepared: Prepared, files: Files) -> None:
     """Train model in place, judge it, and write its curve, its ranking and, last, its weights."""
     with trained(model, lesson, course, files.checkpoint) as curve:
-        save_curve(files.curve, curve)
-        given = given_of(course)
-        rule = None if given is None else learn_rule(model, given, files.rule, course.progress)
-        judge_given(prepared, model, given, rule, course.progress).save(files.ranking)
-        save_model(files.model, model)
+        ranks.alone(lambda: _save(model, curve, course, prepared, files))
+
+
+def _save(model: SequenceModel, curve: list[Epoch], course: Course, prepared: Prepared, files: Files) -> None:
+    """Judge a trained model and write its curve, its ranking and, last, its weights."""
+    save_curve(files.curve, curve)
+    given = given_of(course)
+    rule = None if given is None else learn_rule(model, given, files.rule, course.progress)
+    judge_given(prepared, model, given, rule, course.progress).save(files.ranking)
+    save_model(files.model, model)
 
 
 def train_or_load(path: Path, model: SequenceModel, lesson: Lesson, course: Course) -> SequenceModel:

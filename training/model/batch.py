@@ -113,6 +113,16 @@ def thin(batch: Batch, share: NDArray[np.float64], rng: np.random.Generator) -> 
     return replace(batch, target=batch.target[stays], event=batch.event[stays], real=real)
 
 
+def part_of(batch: Batch, number: int, count: int) -> Batch:
+    """Return the windows of a batch that are the share of one of several processes; it may have none.
+
+    number: of the process, from 0; count: of all of them. Their parts, one after the other, are the batch.
+    """
+    first, stop = (len(batch.rows) * place // count for place in (number, number + 1))
+    begin, end = int(batch.real[:first].sum()), int(batch.real[:stop].sum())
+    return Batch(batch.rows[first:stop], batch.target[begin:end], batch.event[begin:end], batch.real[first:stop])
+
+
 def history_batches(
     events: Events, users: Int64, *, max_history: int, size: int, stop: Int64 | None = None
 ) -> Iterator[tuple[Int64, Tensor]]:

@@ -15,10 +15,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from training import ranks
 from training.model.encoder import SequenceModel, Size, settle
+from training.parallel.shard import Shard, gathered
+from training.parallel.table import shard_of, table_of
 
 TABLE = "items.weight"
 UNIT_TABLE = "items.parametrizations.weight.original"  # the item table of a model of unit vectors
+TABLES = (TABLE, UNIT_TABLE)
 
 
 @dataclass
@@ -39,8 +43,26 @@ class Checkpoint:
         return state
 
     def keep_best(self, model: nn.Module) -> None:
-        """Copy the model's present weights as the best, to the CPU."""
-        self.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        """Copy the model's present weights as the best, to the CPU. Of a table in shards see whole_state."""
+        self.best = {name: value.detach().cpu().clone() for name, value in whole_state(model).items()}
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a model by name.
+
+    Of a table in shards the first process gets the whole and the others their own rows; all must call it.
+    """
+    shard, state = shard_of(model), model.state_dict()
+    return {name: gathered(value, shard) if shard and name in TABLES else value for name, value in state.items()}
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a model the weights of whole_state, the whole table or its own rows."""
+    model.load_state_dict({name: _own(value, shard_of(model), name in TABLES) for name, value in state.items()})
+
+
+def _own(value: Tensor, shard: Shard | None, is_table: bool) -> Tensor:
+    return value[shard.columns] if shard and is_table and len(value) == shard.n_items else value
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -95,18 +117,21 @@ def save_checkpoint(
     state: Checkpoint,
     batch_loss: Stateful | None = None,
 ) -> None:
-    """Write everything that a resumed training needs.
+    """Write everything that a resumed training needs, in the first of several processes; all must call it.
 
     averaged: the moving average of model. batch_loss: a loss that learns too.
     """
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
+    tensors = {f"model.{name}": value for name, value in whole_state(model).items()}
+    tensors |= {f"averaged.{name}": value for name, value in whole_state(averaged).items()}
     tensors |= {f"best.{name}": value for name, value in state.best.items()}
     if batch_loss:
         tensors |= {f"extra.{name}": value for name, value in batch_loss.state_dict().items()}
+    shard, table = shard_of(model), _table_index(model, optimizer)
     for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in slots.items()}
-    save_weights(path, tensors, {"curve": state.curve})
+        for name, value in slots.items():
+            is_rows = shard is not None and index == table and value.dim() > 0
+            tensors[f"optimizer.{index}.{name}"] = gathered(value, shard) if shard and is_rows else value
+    ranks.alone(lambda: save_weights(path, tensors, {"curve": state.curve}))
 
 
 def load_checkpoint(
@@ -120,16 +145,28 @@ def load_checkpoint(
     if not path.exists():
         return None
     tensors, about = load_weights(path)
-    model.load_state_dict(_under("model.", tensors))
-    averaged.load_state_dict(_under("averaged.", tensors))
+    load_state(model, _under("model.", tensors))
+    load_state(averaged, _under("averaged.", tensors))
     if batch_loss:
         batch_loss.load_state_dict(_under("extra.", tensors))
+    shard, table = shard_of(model), _table_index(model, optimizer)
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in _under("optimizer.", tensors).items():
         index, slot = name.split(".", 1)
-        slots.setdefault(int(index), {})[slot] = value
+        is_rows = int(index) == table and value.dim() > 0
+        slots.setdefault(int(index), {})[slot] = _own(value, shard, is_rows)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
-    return Checkpoint(_under("best.", tensors), about["curve"])
+    kept = None if ranks.is_first() else shard
+    best = {name: _own(value, kept, name in TABLES) for name, value in _under("best.", tensors).items()}
+    return Checkpoint(best, about["curve"])
+
+
+def _table_index(model: nn.Module, optimizer: torch.optim.Optimizer) -> int | None:
+    """Return which of the optimiser's weights is the item table in shards; None where there is none."""
+    if shard_of(model) is None:
+        return None
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    return next(index for index, weight in enumerate(weights) if weight is table_of(model))
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

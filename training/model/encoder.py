@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from training.model.item_table import TABLE_STD, Start
+from training.parallel.shard import Shard
+from training.parallel.table import shard_of
 
 UNIT_SCALE = 20.0  # what the cosines of unit vectors are multiplied with at first; it is learned
 
@@ -230,6 +232,16 @@ class SequenceModel(nn.Module):
             parametrize.register_parametrization(self.items, "weight", UnitRows())
 
     @property
+    def shard(self) -> Shard | None:
+        """The items that this process holds, where several hold the table together; None where it is whole."""
+        return shard_of(self)
+
+    @property
+    def n_items(self) -> int:
+        """The number of items, whoever holds them."""
+        return self.shard.n_items if self.shard else len(self.items.weight)
+
+    @property
     def device(self) -> torch.device:
         """The device that holds the weights."""
         return self.items.weight.device
@@ -243,7 +255,7 @@ class SequenceModel(nn.Module):
         return self.encoder.newest(*self._embed(rows))
 
     def scores(self, states: Tensor) -> Tensor:
-        """Return the score of every item [..., N] for states or user vectors [..., D]."""
+        """Return the score of every item [..., N] for states or user vectors [..., D]; of those of a shard alone."""
         return states @ self.items.weight.T
 
     def _embed(self, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,5 @@
 """The training loop of teacher and student: chunked loss, early stopping on the validation split, exact resume.
 
-The logits of a whole batch are never in memory at once. The loss runs on chunks of positions; the gradient of each
-chunk goes back to the states and the item table at once, and the encoder is differentiated one time at the end.
 Products run in bfloat16 where the processor multiplies it natively; losses, weights and every evaluation stay float32.
 
 What is validated and kept is the moving average of the weights over the last steps (Polyak and Juditsky 1992), because
@@ -9,29 +7,34 @@ it generalises better than the last weights. tests/bench/README.md, "Training", 
 
 The randomness of an epoch follows from the seed and its number, so a training that was stopped and resumed between two
 epochs gives the weights of one that was not. A training that was stopped within an epoch repeats that epoch.
+
+Several processes (training/ranks.py) cut the same batches, and each takes its windows of every batch. Their losses are
+divided by the targets of the whole batch and their gradients are summed, so a step is that of one process.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training import ranks
 from training.data.event import Events
 from training.model.batch import Batch, count_positions, thin, training_batches
-from training.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.model.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint, whole_state
 from training.model.curve import Epoch
-from training.model.device import CHUNK_LOGITS, autocast, keep_freed_memory
-from training.model.encoder import SequenceModel
-from training.model.given import Given
+from training.model.device import keep_freed_memory
+from training.model.encoder import SequenceModel, make_model
+from training.model.given import ALL, Given
+from training.model.gradient import backward, clip
+from training.model.objective import BatchLoss, Objective
 from training.model.warm import Warm
+from training.parallel.table import table_of, undivide
 from training.progress import Progress
 
 WARMUP_STEPS = 100
@@ -39,45 +42,6 @@ WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
 AVERAGE_DECAY = 0.99  # of the weights' moving average, a step
 MOST_LOGITS = 400_000_000_000  # of a training: hours on two cores. A large catalogue gets fewer targets
-
-Loss = Callable[[Tensor, Batch, slice], Tensor]
-"""(logits [P, N] of a chunk, the batch, the chunk's positions in the batch) -> the mean over the chunk."""
-
-
-class BatchLoss(Protocol):
-    """The part of an objective that looks at a whole batch instead of a chunk of its logits. A module: it may learn."""
-
-    def watch(self, model: SequenceModel) -> AbstractContextManager[Any]:
-        """Return the context in which model computes the states of a batch; it may look inside the model there."""
-        ...
-
-    def batch_loss(self, model: SequenceModel, batch: Batch, states: Tensor) -> Tensor | None:
-        """Return the mean over the batch of states [P, D], which is differentiated with the rest; None adds nothing."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Return what it learns beside the model."""
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return what a resumed training needs of it."""
-        ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
-        """Restore what state_dict returned."""
-        ...
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a training lowers: the sum of a loss of logits and, where there is one, a loss of whole batches."""
-
-    loss: Loss
-    batch_loss: BatchLoss | None = None
-
-
-Lesson = Callable[[SequenceModel], Objective]
-"""Makes the objective of a model that is to be trained."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +54,7 @@ class Schedule:
     positions: int  # targets in all, of all epochs together
     patience: int  # epochs without a better validation before it stops
     seed: int
+    shard_above_mb: float = 0.0  # of an item table, from which on several processes share it; 0: by memory
 
 
 @dataclass(frozen=True)
@@ -157,7 +122,7 @@ def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: 
         number = len(curve)
         started = monotonic()
         mean_loss = _train_epoch(learner, course, number)
-        score = course.validate(averaged) if course.validate else float(number)
+        score = _validate(course, averaged, number)
         curve.append(Epoch(number, mean_loss, score, monotonic() - started))
         if curve[-1].validation >= max(row.validation for row in curve):
             state.keep_best(averaged)
@@ -165,9 +130,30 @@ def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: 
         save_checkpoint(checkpoint, model, averaged, optimizer, state, batch_loss)
         course.progress.note(_describe(curve))
         _log(course.progress, checkpoint, curve[-1])
-    model.load_state_dict(state.best)
+    if ranks.is_first():  # the others have no more use for it than their shards
+        undivide(model)
+    load_state(model, state.best)
     model.eval()
     return curve
+
+
+def _validate(course: Course, averaged: SequenceModel, number: int) -> float:
+    """Return the score of a model after an epoch; without a validation a later epoch is the better one."""
+    validate = course.validate
+    if validate is None:
+        return float(number)
+    whole = averaged if averaged.shard is None else _whole(averaged)
+    return ranks.alone(lambda: validate(whole))
+
+
+def _whole(model: SequenceModel) -> SequenceModel:
+    """Return a model with its whole item table in the first process, and the model itself in every other."""
+    state = whole_state(model)
+    if not ranks.is_first():
+        return model
+    whole = make_model(model.n_items, model.size, seed=0).to(model.device)
+    load_state(whole, state)
+    return whole.eval()
 
 
 def _with_given(objective: Objective, model: SequenceModel, given: Given | None) -> Objective:
@@ -175,15 +161,17 @@ def _with_given(objective: Objective, model: SequenceModel, given: Given | None)
     if given is None:
         return objective
 
+    columns = model.shard.columns if model.shard else ALL
+
     def loss(logits: Tensor, batch: Batch, chunk: slice) -> Tensor:
-        return objective.loss(given.add(model, logits, batch.event[chunk]), batch, chunk)
+        return objective.loss(given.add(model, logits, batch.event[chunk], columns), batch, chunk)
 
     return Objective(loss, objective.batch_loss)
 
 
 def _within_reach(course: Course, model: SequenceModel) -> Course:
     """Return the course with at most so many targets that their logits over all items take hours, and say so."""
-    n_items = len(model.items.weight)
+    n_items = model.n_items
     most = max(1, MOST_LOGITS // n_items)
     n_targets = course.count_targets(model.size.max_history)
     wanted = min(course.schedule.positions, course.schedule.epochs * n_targets)
@@ -216,7 +204,8 @@ def _train_epoch(learner: Learner, course: Course, number: int) -> float:
     model, schedule = learner.model, course.schedule
     model.train()
     seed = schedule.seed * 100_003 + number
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + (ranks.number() << 40))  # each process draws a dropout of its own
+    ranks.agree(_held_by_all(model, learner.averaged, learner.objective.batch_loss))
     size = {"max_history": model.size.max_history, "positions": schedule.batch_positions}
     choose = course.warm.choose if course.warm else None
     batches = training_batches(course.events, **size, seed=seed, choose=choose)
@@ -238,43 +227,28 @@ def _train_epoch(learner: Learner, course: Course, number: int) -> float:
 
 
 def train_step(learner: Learner, batch: Batch, learning_rate: float) -> float:
-    """Move the model one step on a batch, and its average after it; return the mean loss. The rate warms up."""
-    model, optimizer, batch_loss = learner.model, learner.optimizer, learner.objective.batch_loss
+    """Move the model one step on a batch, and its average after it; return the mean loss. The rate warms up.
+
+    batch: the whole one, in every process that trains.
+    """
+    model, optimizer, objective = learner.model, learner.optimizer, learner.objective
     step = _count_steps(optimizer)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
     optimizer.zero_grad(set_to_none=True)
-    value = _backward(model, batch, learner.objective)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
-    if batch_loss:
-        torch.nn.utils.clip_grad_norm_(list(batch_loss.parameters()), MAX_GRADIENT_NORM)
+    value = backward(model, batch, objective)
+    clip(model, MAX_GRADIENT_NORM)
+    if objective.batch_loss:
+        torch.nn.utils.clip_grad_norm_(list(objective.batch_loss.parameters()), MAX_GRADIENT_NORM)
     optimizer.step()
     _average(learner.averaged, model, step)
     return value
 
 
-def _backward(model: SequenceModel, batch: Batch, objective: Objective) -> float:
-    """Leave the gradients of the mean loss of a batch in model; return that mean."""
-    device, batch_loss = model.device, objective.batch_loss
-    positions = len(batch.target)
-    size = max(model.size.dim, CHUNK_LOGITS // len(model.items.weight))  # see tests/bench/README.md, "Training"
-    total = 0.0
-    with autocast(device.type):
-        with batch_loss.watch(model) if batch_loss else nullcontext():
-            states = model.states(batch.rows.to(device))[batch.real.to(device)]  # [P, D]
-        leaf = states.detach().requires_grad_()
-        for start in range(0, positions, size):
-            chunk = slice(start, min(start + size, positions))
-            share = (chunk.stop - chunk.start) / positions
-            value = objective.loss(model.scores(leaf[chunk]), batch, chunk) * share
-            value.backward()
-            total += float(value.detach())
-        rest = batch_loss.batch_loss(model, batch, states) if batch_loss else None
-    if rest is None:
-        states.backward(leaf.grad)
-        return total
-    torch.autograd.backward([states, rest], [leaf.grad, None])
-    return total + float(rest.detach())
+def _held_by_all(*learned: SequenceModel | BatchLoss | None) -> list[nn.Parameter]:
+    """Return the weights that every process has alike: all but an item table in shards."""
+    owned = {id(table_of(each)) for each in learned if isinstance(each, SequenceModel) and each.shard}
+    return [weight for each in learned if each for weight in each.parameters() if id(weight) not in owned]
 
 
 def _count_steps(optimizer: torch.optim.Optimizer) -> int:

@@ -10,10 +10,15 @@ from torch import Tensor
 
 from training.model.encoder import SequenceModel
 
+ALL = slice(None)
+
 
 class Given(Protocol):
     """What is added to the logits of every model of a course."""
 
-    def add(self, model: SequenceModel, logits: Tensor, event: Tensor) -> Tensor:
-        """Return logits [P, N] after events [P] with what is given added; it learns model.trend_weight."""
+    def add(self, model: SequenceModel, logits: Tensor, event: Tensor, columns: slice = ALL) -> Tensor:
+        """Return logits [P, N] after events [P] with what is given added; it learns model.trend_weight.
+
+        columns: the items whose logits they are, where those are not all.
+        """
         ...

@@ -1,9 +1,11 @@
 """Calibrate a network on items that it was not taught: how their scores stand beside those of the others.
 
 A network that was taught without some items gives vectors of them. Their scores, times a scale and plus an offset, take
-the place of the true ones among those of all other items; scale and offset are those under which the items that users
-took are likeliest. So a new item is shown as often as it is taken, as far as that is known of others. The confidence is
-fitted to the cosine that these vectors have with the true ones.
+the place of the true ones among those of all other items. The scale is that under which, with an offset of its own, the
+items that users took are likeliest. With it the offset is that under which new items have the share of the places in
+lists of K that they have of what was taken: the likeliest offset gives them that share of the probability, of which too
+little is at the top, because made vectors tell users apart less than true ones do (tests/bench/README.md, "New items
+compete fairly"). The confidence is fitted to the cosine that these vectors have with the true ones.
 """
 
 from collections.abc import Callable
@@ -20,6 +22,8 @@ from training.newcomer.example import Examples
 from training.newcomer.network import ItemNetwork
 
 MOST_REQUESTS = 4096
+K = 10  # places of a list
+FARTHEST = 50.0  # that an offset can be from 0
 RESTRAINT = 0.01  # of the confidence's weights
 
 
@@ -70,7 +74,8 @@ def _fit_scores(
     known = np.setdiff1d(np.arange(len(examples.vectors)), held)
     is_held = np.isin(taken, held)
     place = torch.from_numpy(np.searchsorted(held, taken).clip(max=len(held) - 1))
-    theirs = torch.from_numpy(users @ examples.vectors[known].T).logsumexp(dim=1)  # [R]
+    of_known = torch.from_numpy(users @ examples.vectors[known].T)  # [R, known]
+    theirs = of_known.logsumexp(dim=1)  # [R]
     made = torch.from_numpy(users @ vectors.T)  # [R, held]
     own = made.gather(1, place[:, None])[:, 0]
     of_held = torch.from_numpy(is_held)
@@ -84,7 +89,26 @@ def _fit_scores(
 
     _minimise(fitted, loss)
     log_scale, offset = fitted.detach().tolist()
-    return float(np.exp(log_scale)), offset
+    scale = float(np.exp(log_scale))
+    share = float(is_held.mean())
+    return scale, fair_offset(of_known, made * scale, share) if 0 < share < 1 else offset
+
+
+def fair_offset(known: Tensor, new: Tensor, share: float) -> float:
+    """Return what must be added to scores of new items so that they have a share of the places in lists of K.
+
+    known: scores of the other items [R, known]. new: [R, new]. share: above 0 and below 1.
+    """
+    best = known.topk(min(K, known.shape[1]), dim=1).values
+    best_new = new.topk(min(K, new.shape[1]), dim=1).values
+    is_new = torch.arange(best.shape[1] + best_new.shape[1]) >= best.shape[1]
+    n_places = min(K, len(is_new))
+    low, high = -FARTHEST, FARTHEST
+    for _ in range(40):
+        middle = (low + high) / 2
+        shown = torch.cat([best, best_new + middle], dim=1).topk(n_places, dim=1).indices
+        low, high = (low, middle) if float(is_new[shown].float().mean()) > share else (middle, high)
+    return (low + high) / 2
 
 
 def _fit_certainty(signs: Tensor, likeness: Tensor, trust: Tensor, scale: float) -> NDArray[np.float32]:

@@ -154,6 +154,7 @@ class Teacher:
     positions: AtLeast1 = 9_000_000  # targets in all epochs together, which bounds the time that large data take
     patience: AtLeast1 = 4  # training stops after so many epochs without a better validation NDCG@10
     seed: Seed = 1
+    shard_above_mb: Limit = 0.0  # an item table from this size on lies in shards over several processes; 0: by memory
 
 
 @dataclass(frozen=True, config=KNOWN_ONLY)
@@ -175,6 +176,7 @@ class Student:
     positions: AtLeast1 = 3_000_000
     patience: AtLeast1 = 3
     seed: Seed = 1
+    shard_above_mb: Limit = 0.0  # an item table from this size on lies in shards over several processes; 0: by memory
 
 
 @dataclass(frozen=True, config=KNOWN_ONLY)

@@ -74,10 +74,19 @@ class Run:
         return [KINDS[name] for name in parse_names(self.config, "teacher.members")]
 
     def stage(
-        self, name: str, settings: Mapping[str, Any], inputs: Mapping[str, str], work: Callable[[Path], None]
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        work: Callable[[Path], None],
+        *,
+        together: bool = False,
     ) -> None:
-        """Run a stage unless it is there already, made with the same settings from the same inputs."""
-        run_stage(self.out / name, make_key(name, settings, inputs), work, self.progress)
+        """Run a stage unless it is there already, made with the same settings from the same inputs.
+
+        together: all processes that train together do its work, instead of the first alone.
+        """
+        run_stage(self.out / name, make_key(name, settings, inputs), work, self.progress, together=together)
 
 
 def check_prepared(out: Path) -> None:
@@ -91,7 +100,7 @@ def check_prepared(out: Path) -> None:
 def open_supplies(run: Run, prepared: Prepared, given: Given | None = None) -> Supplies:
     """Return what the kinds of teachers are trained with."""
     config = run.config
-    teacher, alone = asdict(config.teacher), asdict(config.student)
+    teacher, alone = made_of(config.teacher), made_of(config.student)
     teacher["has_trend"] = alone["has_trend"] = "trend" in parse_names(config, "student.parts")
     del alone["parts"]
     del teacher["members"], teacher["text"], alone["start"]  # a member's own training does not depend on these
@@ -123,7 +132,7 @@ def ensure_soft_labels(run: Run, prepared: Prepared) -> None:
 
 def student_origin(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the settings and the inputs that the student is made from."""
-    settings = {"student": asdict(run.config.student), "distill": asdict(run.config.distill)}
+    settings = {"student": made_of(run.config.student), "distill": asdict(run.config.distill)}
     given = {name: run.key(name) for name in parse_names(run.config, "student.parts") if name != "taste"}
     return settings, {"prepared": run.key("prepared"), "mix": run.key("mix"), **given}
 
@@ -181,6 +190,11 @@ def open_untaught(run: Run, *, has_table: bool = False) -> Untaught:
     return Untaught(open_alone_size(run.config), run.config.distill.smoothing, alone)
 
 
+def made_of(settings: Teacher | Student) -> dict[str, Any]:
+    """Return the settings that decide what is made of them: not where it is held meanwhile."""
+    return {name: value for name, value in asdict(settings).items() if name != "shard_above_mb"}
+
+
 def open_size(config: Config, section: str) -> Size:
     """Return the size of teacher or student."""
     settings: Teacher | Student = getattr(config, section)
@@ -204,4 +218,5 @@ def open_schedule(settings: Teacher | Student) -> Schedule:
         settings.positions,
         settings.patience,
         settings.seed,
+        settings.shard_above_mb,
     )

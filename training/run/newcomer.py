@@ -26,7 +26,7 @@ from training.newcomer.holding import hold_items
 from training.newcomer.judge import judge_newcomers
 from training.newcomer.making import LEAST_ITEMS, is_too_little, make_network_of
 from training.newcomer.text import BUCKETS, hash_items, item_texts
-from training.run.directory import Run, open_alone_size, open_schedule
+from training.run.directory import Run, made_of, open_alone_size, open_schedule
 
 ENCODER, JUDGED = "item_encoder", "newcomers"
 ABOUT, TABLE = "about.json", "newcomers.json"
@@ -77,7 +77,7 @@ def run_newcomers(run: Run) -> None:
         run.progress.stage(JUDGED, "off: newcomers.held_out is 0" if settings.epochs else f"off: {NOT_ASKED}")
         return
     size = replace(open_alone_size(run.config), has_trend=False)
-    made_with = {"newcomers": asdict(settings), "size": asdict(size), "student": asdict(run.config.student)}
+    made_with = {"newcomers": asdict(settings), "size": asdict(size), "student": made_of(run.config.student)}
     work = partial(_judge, run=run, prepared=prepared)
     run.stage(JUDGED, made_with, {"prepared": run.key("prepared")}, work)
 

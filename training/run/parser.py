@@ -124,6 +124,17 @@ def _add_stage(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    _add_stage(parser)
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="train in N processes of this machine, one for each GPU or some of its cores, as torchrun would start; "
+        "the result is that of one",
+    )
+
+
 def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one setting; repeatable"
@@ -189,8 +200,8 @@ COMMANDS: dict[str, tuple[str, AddOptions]] = {
     ),
     "run": ("Every stage, from the file of interactions to bundle/ and report.html.", _add_run),
     "prepare": ("Read, clean, order and split the files; say what was dropped and why.", _add_prepare),
-    "teacher": ("Train the teacher.", _add_stage),
-    "distill": ("Save the soft labels, train the student with them and the same student without.", _add_stage),
+    "teacher": ("Train the teacher.", _add_training),
+    "distill": ("Save the soft labels, train the student with them and the same student without.", _add_training),
     "compress": ("Store the student's item table as compress.items says.", _add_stage),
     "export": ("Write bundle/, reopen it and compare it with torch.", _add_stage),
     "newcomers": ("Hold items out whole, and judge an encoder of new items by them.", _add_stage),

@@ -105,7 +105,8 @@ def run_teacher(run: Run) -> None:
     for kind in members:
         inputs = {"prepared": run.key("prepared")} | (text if kind.reads_texts else {})
         inputs |= {} if kind is LINEAR else trend
-        run.stage(kind.place, kind.settings(supplies), inputs, partial(kind.train, supplies=supplies))
+        train = partial(kind.train, supplies=supplies)
+        run.stage(kind.place, kind.settings(supplies), inputs, train, together=kind.trains_together)
     keys = {kind.name: run.key(kind.place) for kind in members}
     run.stage("mix", {}, keys | trend, lambda out: mix_teachers(out, prepared, open_members(run), run.progress, given))
 
@@ -130,7 +131,7 @@ def run_distill(run: Run) -> None:
             open_untaught(run, has_table=has_table(run)),
         )
 
-    run.stage("student", *student_origin(run), work)
+    run.stage("student", *student_origin(run), work, together=True)
 
 
 def run_refit(run: Run) -> None:

@@ -23,6 +23,7 @@ from training.run.directory import (
     Run,
     check_student,
     ensure_soft_labels,
+    made_of,
     open_members,
     open_recipe,
     open_schedule,
@@ -55,7 +56,7 @@ def run_search(run: Run) -> Run:
     run_neighbours(run)
     ensure_soft_labels(run, prepared)
     settings, student = config.search, config.student
-    shared: dict[str, Any] = {"student": asdict(student) | {"dim": 0, "blocks": ""}, "items": config.compress.items}
+    shared: dict[str, Any] = {"student": made_of(student) | {"dim": 0, "blocks": ""}, "items": config.compress.items}
     shared |= {"terms": config.distill.terms, "scored": "as served"}
     if config.compress.encoder != Compress.encoder:
         shared["encoder"] = config.compress.encoder
@@ -104,7 +105,7 @@ def run_ablation(run: Run) -> dict[str, Any]:
         config.distill.smoothing,
     )
     out = run.out / "ablation"
-    keyed = {"student": asdict(student) | {"blocks": "", "seed": 0}, "positions": settings.positions}
+    keyed = {"student": made_of(student) | {"blocks": "", "seed": 0}, "positions": settings.positions}
     taught = {"alpha": config.distill.alpha, "temperature": config.distill.temperature}
     if config.distill.teacher_temperature:
         taught["teacher_temperature"] = config.distill.teacher_temperature
@@ -125,7 +126,7 @@ def run_capacity(run: Run) -> dict[str, Any]:
     ensure_soft_labels(run, prepared)
     taught, settings = open_taught(run), config.capacity
     out = run.out / "capacity"
-    keyed = {"student": asdict(config.student) | {"dim": 0}, "positions": settings.positions, "rows": "with costs"}
+    keyed = {"student": made_of(config.student) | {"dim": 0}, "positions": settings.positions, "rows": "with costs"}
     keep_or_clear(out, make_key("capacity", keyed | asdict(taught.recipe), {"mix": run.key("mix")}))
     run.progress.stage("capacity", "started")
     teachers = {}

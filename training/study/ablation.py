@@ -32,7 +32,7 @@ from training.evaluation.metric import bootstrap_interval, ndcg, pooled_differen
 from training.evaluation.question import ask, judged_part
 from training.evaluation.variety import coverage, gini
 from training.model.encoder import Size
-from training.model.fit import Lesson
+from training.model.objective import Lesson
 from training.study.trial import Shared, Student, attempt_and_judge
 
 TABLE = "ablation.json"

@@ -13,7 +13,8 @@ from training.evaluation.with_given import judge_given, learn_rule
 from training.model.curve import Epoch
 from training.model.device import choose_device
 from training.model.encoder import SequenceModel, Size, make_model
-from training.model.fit import Course, Lesson
+from training.model.fit import Course
+from training.model.objective import Lesson
 
 Measure = Callable[[SequenceModel, list[Epoch]], dict[str, Any]]
 """Takes a trained model and its learning curve; returns what is kept of them."""

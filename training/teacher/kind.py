@@ -93,6 +93,7 @@ class Kind(ABC):
     is_student_alone: bool = False  # it is the student without a teacher, and is reported as that
     reads_texts: bool = False  # it is trained with the vectors of the items' texts, where there are any
     needs_texts: bool = False  # it cannot be trained without them
+    trains_together: bool = False  # of several processes all call train; otherwise the first does and the others wait
     colour: str | None = None  # in the pictures of a report; None takes the colour of what models are compared with
     peers: tuple[str, ...] = ()  # names of the rankings in peers/ that a report compares it with
 

@@ -83,6 +83,27 @@ class TrendLabels:
         return self.given.trend_at(event).mul_(self.weight).to(choose_device())
 
 
+@dataclass(frozen=True)
+class SomeLabels:
+    """The logits of some items, where the labels can only be computed for all."""
+
+    labels: SoftLabels
+    columns: slice
+
+    def logits(self, event: Tensor) -> Tensor:
+        """Return the teacher's logits of those items after events [P]."""
+        return self.labels.logits(event)[:, self.columns]
+
+
+def labels_of(labels: SoftLabels, columns: slice) -> SoftLabels:
+    """Return the labels of some items alone."""
+    if isinstance(labels, StateLabels):
+        return StateLabels(labels.states, labels.items[columns])
+    if isinstance(labels, MixedLabels):
+        return MixedLabels([labels_of(member, columns) for member in labels.members])
+    return SomeLabels(labels, columns)
+
+
 class SavedLabels:
     """The logits after every training event in a file, in half precision, made when they are first asked for.
 

@@ -26,8 +26,9 @@ from training.model.checkpoint import load_model
 from training.model.curve import best_epochs, load_curve
 from training.model.device import choose_device
 from training.model.encoder import SequenceModel, count_parameters, make_model
-from training.model.fit import Objective
 from training.model.item_table import Start, start_table
+from training.model.objective import Objective
+from training.parallel import cross_entropy
 from training.progress import Progress
 from training.teacher.kind import CURVE, RANKING, Kind, Member, ModelSettings, Offer, Supplies
 from training.teacher.soft_labels import load_soft_labels, save_soft_labels
@@ -38,12 +39,19 @@ COLOUR = "#94a3b8"
 
 def hard(logits: Tensor, batch: Batch, chunk: slice) -> Tensor:
     """Return the cross-entropy with the next items of a chunk, in the form that fit takes."""
-    return hard_loss(logits, batch.target[chunk].to(logits.device))
+    return hard_loss(logits, _target(logits, batch, chunk))
+
+
+def _target(logits: Tensor, batch: Batch, chunk: slice) -> Tensor:
+    return batch.target[chunk].to(logits.device)
 
 
 def learn_hard(model: SequenceModel) -> Objective:
     """Make the objective of a model without a teacher: cross-entropy with the next item."""
-    return Objective(hard)
+    shard = model.shard
+    if shard is None:
+        return Objective(hard)
+    return Objective(lambda logits, batch, chunk: cross_entropy.hard_loss(logits, _target(logits, batch, chunk), shard))
 
 
 def files_in(stage: Path) -> Files:
@@ -54,6 +62,8 @@ def files_in(stage: Path) -> Files:
 @dataclass(frozen=True)
 class SequenceTeacher(Kind):
     """A teacher that is a sequence model. See Kind for its methods."""
+
+    trains_together: bool = True
 
     def settings(self, supplies: Supplies) -> Mapping[str, Any]:
         """Return the section of the settings that it is made from."""

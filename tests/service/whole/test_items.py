@@ -319,6 +319,54 @@ def test_foreign_records_and_changes_stop_nobody(bundle: Bundle, tmp_path: Path)
         assert "Traceback" not in service.log_text()
 
 
+def test_two_items_that_give_a_new_name_in_two_kinds_are_not_both_taken(bundle: Bundle, tmp_path: Path) -> None:
+    with Running(bundle.path, tmp_path / "data") as service:
+        items: list[dict[str, Any]] = [
+            {"item_id": "n1", "attributes": {"size": "XL", "gone": None}}, {"item_id": "n2", "numbers": {"size": 5}},
+            {"item_id": "n3", "attributes": {"size": ["S"]}},
+            {"item_id": "n4", "booleans": {"size": None, "gone": True}},
+            {"item_id": "n5", "numbers": {"both": 1}, "booleans": {"both": True}},
+        ]  # fmt: skip
+
+        answer = service.client.post("/items", json={"items": items}).json()
+
+        assert (answer["accepted"], [each["index"] for each in answer["rejected"]]) == (3, [1, 4])
+        assert (
+            "numbers.size: its values are of the kind text; put it under attributes" in answer["rejected"][0]["message"]
+        )
+        assert "both: its values are of the kind" in answer["rejected"][1]["message"]
+        refused = service.client.put("/items/n6", json={"numbers": {"x": 1}, "attributes": {"x": "a"}})
+        assert refused.status_code == 422, refused.text
+        assert set(ids(service.recommend(history=[], filter={"size": ["XL", "S"]}))) == {"n1", "n3"}
+
+
+def test_item_of_the_id_search_is_refused_as_no_route_would_reach_it(service: Running) -> None:
+    answer = service.client.post("/items", json={"items": [{"item_id": "search", "title": "Again"}]}).json()
+
+    assert (answer["accepted"], answer["rejected"][0]["reason"]) == (0, "invalid")
+    assert "/items/search is another route" in answer["rejected"][0]["message"]
+    assert service.client.put("/items/search", json={"title": "Third"}).status_code == 405
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_key_that_holds_something_else_is_named(bundle: Bundle, tmp_path: Path, place: int) -> None:
+    with Running(bundle.path, tmp_path / "data") as service:
+        shard = f"retort:items:{{retort:items:{shard_of('n1')}}}"
+        key = f"{shard}:{('records', 'changes', 'state')[place]}"
+        service.store().set(key, "mine")
+
+        for refused in (
+            service.client.put("/items/n1", json={"title": "a"}),
+            service.client.post("/items", json={"items": [{"item_id": "n1", "title": "a"}]}),
+        ):
+            assert refused.status_code == 503
+            assert f"{key} is a string, and must be a {('hash', 'zset', 'hash')[place]}" in refused.text
+            assert "Retry-After" not in refused.headers
+        assert service.recommend(history=["i1"])["quality"]["level"] == "full"
+        service.store().delete(key)
+        assert wait_for(lambda: service.client.put("/items/n1", json={"title": "a"}).status_code == 200)
+
+
 def test_item_can_be_withdrawn_wherever_it_was_put(bundle: Bundle, tmp_path: Path) -> None:
     with Running(bundle.path, tmp_path / "data", "--workers", "2") as service:
         callers = [httpx.Client(base_url=service.url, trust_env=False) for _ in range(6)]  # each of one worker

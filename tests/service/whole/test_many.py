@@ -80,6 +80,23 @@ def test_batch_answers_each_request_as_if_it_were_alone(service: Running) -> Non
     assert len({answer["recommendation_id"] for answer in answers if "error" not in answer}) == len(requests) - 5
 
 
+def test_batch_explains_so_many_items_and_says_which_requests_are_too_many(service: Running) -> None:
+    explained, plain = {"history": ["i1", "i2"], "k": 40, "explain": True}, {"history": ["i1"], "k": 40}
+
+    answers = post(service, "/recommend/batch", {"requests": [explained, plain] * 30})["answers"]
+
+    assert ["error" in answer for answer in answers] == [False] * 50 + [True, False] * 5
+    assert answers[50]["error"]["details"][0]["field"] == "explain"
+    assert "1000 items are explained at most, and 0 are left" in answers[50]["error"]["message"]
+
+
+def test_similar_knows_no_scenario_and_says_so(service: Running) -> None:
+    refused = service.client.post("/similar", json={"item_id": "i3", "scenario": "calm"})
+
+    assert refused.status_code == 422
+    assert refused.json()["error"]["details"][0]["field"] == "scenario"
+
+
 @pytest.mark.parametrize(
     "body", [{}, [], {"requests": []}, {"requests": [{"history": []}] * 101}, {"requests": {}, "k": 1}, {"requests": 5}]
 )

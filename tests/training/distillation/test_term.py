@@ -19,7 +19,8 @@ from training.errors import InputError
 from training.evaluation.breakdown import popularity_quintile
 from training.model.batch import Batch
 from training.model.encoder import SequenceModel, Size
-from training.model.fit import Course, Objective, Schedule, fit
+from training.model.fit import Course, Schedule, fit
+from training.model.objective import Objective
 from training.progress import Progress
 from training.teacher.soft_labels import SavedLabels, load_soft_labels, save_soft_labels
 

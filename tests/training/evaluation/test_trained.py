@@ -21,7 +21,8 @@ from training.loss.logits import hard_loss
 from training.model.checkpoint import load_model
 from training.model.curve import load_curve
 from training.model.encoder import Size, make_model
-from training.model.fit import Objective, Schedule
+from training.model.fit import Schedule
+from training.model.objective import Objective
 from training.progress import Progress
 
 SIZE = Size(dim=16, blocks=("pool",), heads=2, dropout=0.0, max_history=8)

@@ -1,6 +1,7 @@
 """Windows and batches: every position once, contexts that end where they should, no look-ahead."""
 
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from training.model.batch import (
     group_windows,
     history_batches,
     make_batch,
+    part_of,
     thin,
     training_batches,
 )
@@ -81,3 +83,19 @@ def test_a_thinned_batch_has_each_target_as_often_as_its_share_says():
 
     asked = whole.event.numpy() + 1
     np.testing.assert_allclose(found[asked] / 400, share[asked], atol=0.1)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=9), st.integers(1, 12), st.integers(0, 3))
+def test_the_parts_of_a_batch_one_after_the_other_are_the_batch(lengths, count, seed):
+    events = made_events(lengths)
+    share = np.full(len(events.item), 0.6)
+    for whole in training_batches(events, max_history=5, positions=20, seed=seed):
+        batch = thin(whole, share, np.random.default_rng(seed))
+
+        parts = [part_of(batch, number, count) for number in range(count)]
+
+        for name in ("rows", "target", "event", "real"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name)), name
+        assert all(len(part.target) == len(part.event) == int(part.real.sum()) for part in parts)
+        assert max(len(part.rows) for part in parts) <= 1 + min(len(part.rows) for part in parts)

@@ -98,7 +98,9 @@ def test_examples_of_some_items_keep_their_events_alone() -> None:
 
 
 @pytest.mark.parametrize(("log_scale", "offset"), [(0.0, 0.0), (0.7, -1.0), (-0.5, 1.5)])
-def test_calibration_finds_the_scale_and_the_offset_that_were_taken_away(log_scale: float, offset: float) -> None:
+def test_calibration_finds_the_scale_and_shows_new_items_as_often_as_they_are_taken(
+    log_scale: float, offset: float
+) -> None:
     rng = np.random.default_rng(0)
     vectors = 1.5 * rng.normal(size=(60, 6)).astype(np.float32)
     held = np.arange(0, 60, 3)
@@ -111,7 +113,22 @@ def test_calibration_finds_the_scale_and_the_offset_that_were_taken_away(log_sca
     scale, found = _fit_scores(examples, held, vectors[held], users, taken)
 
     assert np.log(scale) == pytest.approx(log_scale, abs=0.15)
-    assert found == pytest.approx(offset, abs=0.3)
+    shown = users @ vectors.T
+    shown[:, held] = shown[:, held] * scale + found
+    best = np.argsort(-shown, axis=1)[:, :10]
+    assert np.isin(best, held).mean() == pytest.approx(np.isin(taken, held).mean(), abs=0.003)
+
+
+def test_offset_is_the_likeliest_where_no_new_item_was_taken() -> None:
+    rng = np.random.default_rng(0)
+    vectors, users = rng.normal(size=(30, 6)).astype(np.float32), rng.normal(size=(200, 6)).astype(np.float32)
+    held, taken = np.arange(3), np.full(200, 7)
+    examples = Examples([], vectors, np.ones(30, dtype=np.float32), users, taken)
+
+    scale, offset = _fit_scores(examples, held, vectors[held], users, taken)
+
+    assert np.isfinite([scale, offset]).all()
+    assert -20 < offset < 0
 
 
 def test_exported_graph_gives_what_the_network_gives(made: Made) -> None:

@@ -1,0 +1,41 @@
+"""Run a function in several processes that train together, as torchrun would start them."""
+
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import torch
+
+from training import ranks
+
+
+def together(count, work, directory: Path) -> list:
+    """Return what work(directory) returned in each of the processes. It must be importable, and its result a tensor."""
+    spawn = multiprocessing.get_context("spawn")
+    port = _free_port()
+    started = [spawn.Process(target=_enter, args=(number, count, port, work, directory)) for number in range(count)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(timeout=240)
+    left = [process for process in started if process.exitcode is None]
+    for process in left:
+        process.kill()
+    assert [process.exitcode for process in started] == [0] * count
+    return [torch.load(directory / f"{count}-{number}.pt") for number in range(count)]
+
+
+def _enter(number, count, port, work, directory):
+    os.environ.update(
+        RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    torch.set_num_threads(1)
+    with ranks.join():
+        torch.save(work(directory), directory / f"{count}-{number}.pt")
+
+
+def _free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
