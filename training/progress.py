@@ -75,7 +75,7 @@ class Bar:
 
     def advance(self, count: int) -> None:
         """Count work as done, and show the rate and the time left."""
-        self._done += count
+        self._done = min(self._done + count, self._total)
         rate = self._done / max(monotonic() - self._started, 1e-9)
         if self._rich and self._task is not None:
             self._rich.update(self._task, completed=self._done, rate=f"{rate:,.0f}/s")

@@ -4,7 +4,8 @@ A model takes part as a scorer: a function from histories to a score for every i
 with the items of a user's history and without them, so that a reader can see how much depends on that rule.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from training.evaluation.metric import CUTOFFS, bootstrap_interval, hit, ndcg, r
 from training.evaluation.question import Question, ask, judged_part
 from training.evaluation.variety import coverage, gini
 from training.model.encoder import SequenceModel
+from training.progress import Progress
 
 Scorer = Callable[[Tensor], NDArray[np.float32]]
 """A model of histories alone: rows int64 [B, T], padded on the left with -1, to scores [B, N].
@@ -129,6 +131,22 @@ def rank_asked(
     return Ranking(own.ranks, own.top, other, start, _who_asks(question))
 
 
+@contextmanager
+def shown(progress: Progress | None, question: Question, scorer: AskedScorer) -> Iterator[AskedScorer]:
+    """Yield a scorer that moves a bar on by the requests that it has scored. progress: None shows nothing."""
+    if progress is None:
+        yield scorer
+        return
+    with progress.bar("requests ranked", len(question.users)) as bar:
+
+        def watched(places: Int64, rows: Tensor) -> NDArray[np.float32]:
+            scores = scorer(places, rows)
+            bar.advance(len(places))
+            return scores
+
+        yield watched
+
+
 def _rank_at_start(question: Question, scorer: AskedScorer, max_history: int, ranks: Int64) -> Int64 | None:
     """Return the ranks at the start of the basket, None where no event ties. ranks: those with the ties known."""
     if question.opening is None:
@@ -182,12 +200,16 @@ def popularity_scorer(prepared: Prepared) -> Scorer:
     return lambda rows: np.repeat(counts[None, :], len(rows), axis=0)
 
 
-def validation_score(prepared: Prepared) -> Callable[[SequenceModel], float]:
-    """Return the function by which models are chosen: a model's mean NDCG@10 over all users of the validation part."""
+def validation_score(prepared: Prepared, progress: Progress | None = None) -> Callable[[SequenceModel], float]:
+    """Return the function by which models are chosen: a model's mean NDCG@10 over the validation part, as ask() has it.
+
+    progress: where each call shows how far it is.
+    """
     question = ask(prepared, VAL)
 
     def score(model: SequenceModel) -> float:
-        ranking = rank(question, model_scorer(model), model.size.max_history, with_top=False)
+        with shown(progress, question, with_popularity(question, model_scorer(model))) as scorer:
+            ranking = rank_asked(question, scorer, model.size.max_history, with_top=False)
         return float(ndcg(ranking.ranks, 10).mean())
 
     return score

@@ -26,6 +26,7 @@ from training.model.batch import history_batches
 
 AT_ONCE = 256  # requests scored together
 MOST_REQUESTS = 50_000  # where users are asked several times; of more, so many are drawn
+MOST_SCORES = 2_000_000_000  # of a question, half a minute on two cores: a large catalogue is asked by fewer users
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,12 @@ def ask(prepared: Prepared, part: int, *, exclude_seen: bool | None = None, limi
     """Return the question of a part, VAL or TEST: each of its events, given all that the user did before it.
 
     exclude_seen: None takes the rule that the data suggests. limit: at most so many requests, drawn with a fixed seed;
-    where users are asked several times there are at most MOST_REQUESTS, or one a user.
+    where users are asked several times there are at most MOST_REQUESTS, or one a user, and never more than most_asked.
     """
     events = all_events(prepared)
     of_part = _asked_events(prepared, part)
-    place = _drawn(of_part, prepared.user[of_part], limit)
+    most = most_asked(len(prepared.items))
+    place = _drawn(of_part, prepared.user[of_part], most if limit is None else min(most, limit))
     users = prepared.user[place].astype(np.int64)
     instant = _first_of_instant(prepared)
     opening = instant[place]
@@ -121,6 +123,11 @@ def ask(prepared: Prepared, part: int, *, exclude_seen: bool | None = None, limi
     )
 
 
+def most_asked(n_items: int) -> int:
+    """Return how many requests are drawn from a part at most, so that scoring all items for each stays in reach."""
+    return max(1_000, MOST_SCORES // max(1, n_items))
+
+
 def _asked_events(prepared: Prepared, part: int) -> Int64:
     """Return the positions of the events that are asked for. Where users are held out, they are no validation users."""
     asked = prepared.part == part
@@ -129,11 +136,11 @@ def _asked_events(prepared: Prepared, part: int) -> Int64:
     return np.flatnonzero(asked)
 
 
-def _drawn(place: Int64, user: NDArray[np.int32], limit: int | None) -> Int64:
-    """Return the positions, or some of them, in their order. user: whose each is."""
+def _drawn(place: Int64, user: NDArray[np.int32], limit: int) -> Int64:
+    """Return the positions, or some of them, in their order. user: whose each is. limit: how many at most."""
     n_users = len(np.unique(user))
     most = len(place) if n_users == len(place) else max(MOST_REQUESTS, n_users)
-    most = most if limit is None else min(most, limit)
+    most = min(most, limit)
     if len(place) <= most:
         return place
     return np.sort(np.random.default_rng(0).choice(place, most, replace=False))

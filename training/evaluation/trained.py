@@ -47,7 +47,7 @@ def open_course(
         epochs, rate = min(schedule.epochs, warm.epochs), schedule.learning_rate * warm.rate
         schedule = replace(schedule, epochs=epochs, patience=epochs, learning_rate=rate)
     share = target_share(None if prepared.weight is None else prepared.weight[prepared.part == TRAIN])
-    validate = validation_score_given(prepared, given)
+    validate = validation_score_given(prepared, given, progress=progress)
     return Course(training_events(prepared), schedule, validate, progress, given, share, warm)
 
 
@@ -91,7 +91,7 @@ def train_and_save(model: SequenceModel, lesson: Lesson, course: Course, prepare
         save_curve(files.curve, curve)
         given = given_of(course)
         rule = None if given is None else learn_rule(model, given, files.rule, course.progress)
-        judge_given(prepared, model, given, rule).save(files.ranking)
+        judge_given(prepared, model, given, rule, course.progress).save(files.ranking)
         save_model(files.model, model)
 
 

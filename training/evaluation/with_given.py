@@ -16,6 +16,7 @@ from training.evaluation.judge import (
     judge,
     model_scorer,
     rank_asked,
+    shown,
     validation_score,
 )
 from training.evaluation.metric import ndcg
@@ -61,26 +62,34 @@ def describe_rule(rule: ScoreRule, given: Given) -> str:
 
 
 def judge_given(
-    prepared: Prepared, model: SequenceModel, given: Given | None, rule: ScoreRule | None = None
+    prepared: Prepared,
+    model: SequenceModel,
+    given: Given | None,
+    rule: ScoreRule | None = None,
+    progress: Progress | None = None,
 ) -> Ranking:
-    """Rank the judged part with a model and what it is given, as judge does. given: None, nothing."""
+    """Rank the judged part with a model and what it is given, as judge does. given: None, nothing.
+
+    progress: where it is shown how far it is.
+    """
     if given is None:
         return judge(prepared, model)
     question = ask(prepared, judged_part(prepared))
-    return rank_asked(question, asked_scorer(question, model, given, rule), model.size.max_history, both_rules=True)
+    with shown(progress, question, asked_scorer(question, model, given, rule)) as scorer:
+        return rank_asked(question, scorer, model.size.max_history, both_rules=True)
 
 
 def validation_score_given(
-    prepared: Prepared, given: Given | None, rule: ScoreRule | None = None
+    prepared: Prepared, given: Given | None, rule: ScoreRule | None = None, progress: Progress | None = None
 ) -> Callable[[SequenceModel], float]:
     """Return what validation_score returns, for a model with what it is given."""
     if given is None:
-        return validation_score(prepared)
+        return validation_score(prepared, progress)
     question = ask(prepared, VAL)
 
     def score(model: SequenceModel) -> float:
-        scorer = asked_scorer(question, model, given, rule)
-        ranking = rank_asked(question, scorer, model.size.max_history, with_top=False)
+        with shown(progress, question, asked_scorer(question, model, given, rule)) as scorer:
+            ranking = rank_asked(question, scorer, model.size.max_history, with_top=False)
         return float(ndcg(ranking.ranks, 10).mean())
 
     return score

@@ -6,6 +6,7 @@ from typing import Any
 from training.data.interaction_file import Cleaning
 from training.data.prepare import parse_columns, parse_effects, parse_weights
 from training.data.timestamp import read_bounds
+from training.evaluation.question import most_asked
 from training.file.account import Form
 from training.run.config import Prepare
 
@@ -67,8 +68,17 @@ def data_lines(report: Mapping[str, Any]) -> list[str]:
         *([report["fallback"]] if report.get("fallback") else []),
         f"to learn: {report.get('training_targets', report['parts']['train']):,} events that follow another; asked: "
         f"{targets['val']:,} users of validation, {targets['test']:,} of the test",
+        *_drawn_lines(targets, report["n_items"]),
         *_item_lines(report.get("items_file"), report["n_items"]),
     ]
+
+
+def _drawn_lines(targets: Mapping[str, int], n_items: int) -> list[str]:
+    """Return what is said where a catalogue is so large that not all who could be asked are."""
+    most = most_asked(n_items)
+    if max(targets["val"], targets["test"]) <= most:
+        return []
+    return [f"of each, {most:,} are drawn to be asked: scoring {n_items:,} items for everybody would take hours"]
 
 
 def _form_lines(form: Mapping[str, Any] | None) -> list[str]:

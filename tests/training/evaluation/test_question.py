@@ -12,7 +12,7 @@ from tests.training.evaluation.shop import make_busy_shop, make_shop
 from training.data.prepared import Prepared
 from training.data.split import TEST, VAL, SplitRule, assign_parts
 from training.evaluation import question as question_module
-from training.evaluation.question import ask, judged_part
+from training.evaluation.question import ask, judged_part, most_asked
 
 
 def known(question):
@@ -79,6 +79,18 @@ def test_of_more_requests_than_the_limit_some_are_drawn(monkeypatch):
 
     assert len(ask(make_busy_shop(), TEST).users) == 4
     assert len(ask(make_shop(), TEST, limit=9).users) == 2
+
+
+def test_a_large_catalogue_is_asked_by_fewer_users(monkeypatch):
+    assert most_asked(12_609) > 50_000
+    assert most_asked(100_000) == 20_000
+    assert most_asked(10_000_000) == 1_000, "an interval needs so many"
+    monkeypatch.setattr(question_module, "most_asked", lambda n_items: 3)
+
+    drawn = ask(make_busy_shop(), TEST)
+
+    assert len(drawn.users) == 3
+    assert len(ask(make_busy_shop(), TEST, limit=2).users) == 2
 
 
 def test_users_who_are_held_out_are_no_validation_users():

@@ -7,6 +7,7 @@ import pytest
 from training.data.prepare import prepare
 from training.data.split import SplitRule
 from training.errors import InputError
+from training.run import reading
 from training.run.config import Prepare
 from training.run.reading import data_lines, open_cleaning
 
@@ -56,6 +57,12 @@ def test_what_the_items_file_describes_is_said(tmp_path: Path) -> None:
     lines = said(tmp_path, log(), "parent,name\ni1,One\nx,Ex\n", item_columns="item_id=parent,title=name")
 
     assert lines[-1] == "items.csv: describes 1 of 9 items (11.1%); 1 of its items have no events"
+
+
+def test_how_many_are_asked_of_a_large_catalogue_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "most_asked", lambda n_items: 5)
+
+    assert "of each, 5 are drawn to be asked: scoring 9 items for everybody would take hours" in said(tmp_path, log())
 
 
 def test_a_report_of_before_is_told_too(tmp_path: Path) -> None:
