@@ -146,7 +146,7 @@ def renew_locks(root: Path, say: Callable[[str], object] = print) -> None:
     trained = [*extras["train"], *needed_by_torch()]
     for name, requirements in (
         ("build", project["build-system"]["requires"]),
-        ("service", [*core, *extras["embedded"]]),
+        ("service", [*core, *extras["embedded"], *extras["tracing"]]),
         ("training", [*core, *(each for each in trained if _name_of(each) != "torch")]),
     ):
         lock = root / "docker" / f"{name}.lock"

@@ -69,6 +69,7 @@ from service.storage import (
 )
 from service.store.client import Store
 from service.task import end_task
+from service.tracing.tracer import open_tracer
 from service.user.alias import Aliases, UserNames, kept_key
 from service.user.erasure import Erasures
 from service.user.event import source_of
@@ -135,7 +136,10 @@ async def open_service(
         metrics, generations = inside.metrics, inside.generations
         readiness = _make_readiness(settings, inside.store, store_kind, generations)
         hour, page, names = Hour(metrics), read_page() if settings.page else Page(), _names_of(settings)
-        keys, account, guard = _make_guard(settings, metrics, log, ledger, page)
+        tracing = open_tracer(settings.otlp_endpoint, settings.trace_share, metrics, log)
+        tracer = await stack.enter_async_context(tracing)
+        account = Account(metrics, log if settings.log_requests else None, tracer)
+        keys, guard = _make_guard(settings, account, ledger, page)
         routers = [
             *_data_routes(inside, guard, names, is_keyed=keys.is_on),
             probe_routes(readiness.describe, metrics, hour.describe),
@@ -305,14 +309,11 @@ def _make_readiness(settings: Settings, store: Store, store_kind: str | None, ge
     return Readiness(store, kind, partial(trouble_of, settings, store, is_embedded=kind == "embedded"), generations)
 
 
-def _make_guard(
-    settings: Settings, metrics: Metrics, log: Log, ledger: Ledger | None, page: Page
-) -> tuple[Keys, Account, Guard]:
+def _make_guard(settings: Settings, account: Account, ledger: Ledger | None, page: Page) -> tuple[Keys, Guard]:
     keys = Keys(settings.parsed_keys, settings.admin_key.get_secret_value(), page.paths)
-    account = Account(metrics, log if settings.log_requests else None)
     hosts = Hosts([*settings.hosts, settings.host], is_on=not keys.is_on)
     guard = Guard(hosts, keys, Proxies(settings.proxies), Rates(settings.rate_per_s, ledger), account)
-    return keys, account, guard
+    return keys, guard
 
 
 def _names_of(settings: Settings) -> UserNames:

@@ -64,6 +64,7 @@ VERSION_LEVELS = ("full", "degraded", "fallback", "refused", "error")
 """refused: a field of the request is nothing that the version's items have. error: a bug."""
 SHADOW_RESULTS = ("compared", "dropped", "too_slow", "failed")
 SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "rejected_signature", "error")
+SPAN_RESULTS = ("sent", "failed", "dropped")
 _Sum = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 """What a gauge of several workers is: the sum, the least, the greatest or the newest over those that live."""
 
@@ -297,6 +298,8 @@ class Metrics:
         self.event_loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the event loop woke a sleeping task", STAGE_BUCKETS_S
         )
+        spans = self._counter("trace_spans", "Spans of recorded requests by what became of them", "result")
+        self.trace_spans = {name: spans.labels(name) for name in SPAN_RESULTS}
         self.watch(self._gauge("resident_memory_bytes", "Resident memory of the service"), _resident_bytes)
         self._gauge("build_info", "1, labelled with the version", "version", of="livemax").labels(version).set(1)
 

@@ -19,6 +19,7 @@ from service.access.key import LEAST_KEY, Key, parse_key
 from service.errors import StartError
 from service.release.signature import parse_public_keys
 from service.setting_name import PREFIX, find_addresses, find_mistakes, is_of_kubernetes
+from service.tracing.tracer import check_endpoint
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 """Hosts that only this machine can reach."""
@@ -117,6 +118,12 @@ class Settings(BaseSettings):
     )
     drain_s: float = Field(0.5, ge=0, le=300, description="after SIGTERM: seconds of serving while /readyz says 503")
     shutdown_s: int = Field(5, ge=1, le=300, description="after draining: seconds that requests in flight may take")
+    otlp_endpoint: str = Field(
+        "", description="an OpenTelemetry collector, OTLP over HTTP: http://host:4318; unset: nothing is recorded"
+    )
+    trace_share: float = Field(
+        0.01, ge=0, le=1, description="share of the requests without a traceparent of their own that are recorded"
+    )
     page: bool = Field(True, description="0: no page at /")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line logged")
     log_requests: bool = Field(True, description="0: no line per request")
@@ -171,6 +178,13 @@ class Settings(BaseSettings):
     def _are_networks(cls, text: str) -> str:
         parse_networks(text)
         return text
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_a_collector(cls, url: str) -> str:
+        if url:
+            check_endpoint(url)
+        return url
 
     @property
     def hosts(self) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from training.data.prepare import parse_columns
 from training.data.simulate import simulate
+from training.engine.choice import EngineWish
 from training.errors import InputError, StageError, TrainingError
 from training.export.evaluate_bundle import evaluate_bundle
 from training.loop.refresh import Refresher, Wishes
@@ -142,7 +143,8 @@ def _prepare(arguments: argparse.Namespace) -> Run:
         raise InputError(f"{arguments.out}: {exc.strerror}; --out takes a directory") from exc
     run = _open_run(arguments, settings, saved=settings)
     try:
-        run_prepare(run, arguments.interactions, arguments.items)
+        wish = EngineWish(arguments.engine, arguments.memory_mb, arguments.master)
+        run_prepare(run, arguments.interactions, arguments.items, wish)
     except Exception:  # whatever it is, it is raised again
         if not existed:
             shutil.rmtree(arguments.out)

@@ -1,18 +1,25 @@
-"""What is counted and logged of every request, under labels of closed lists."""
+"""What is counted, logged and recorded of every request, under labels of closed lists."""
 
 from service.access.key import DOCUMENT_PATHS, OPEN_PATHS
 from service.logs import Log
 from service.metrics import METHODS, ROUTES, Metrics
+from service.tracing.tracer import Tracer
+from service.wire.reply import RawHeaders
 from service.wire.trace import Trace
 
 
 class Account:
-    """Counts requests, and writes a line for each to the log where one is given."""
+    """Counts requests, writes a line for each to the log, and records some, where a log and a tracer are given."""
 
-    def __init__(self, metrics: Metrics, log: Log | None) -> None:
-        self._metrics, self._log = metrics, log
+    def __init__(self, metrics: Metrics, log: Log | None, tracer: Tracer | None = None) -> None:
+        self._metrics, self._log, self._tracer = metrics, log, tracer
         self.n_in_flight = 0
         metrics.watch(metrics.in_flight, lambda: self.n_in_flight)
+
+    def let_in(self, path: str, headers: RawHeaders, trace: Trace) -> None:
+        """Record a request that may come in, if it is one of those that are recorded."""
+        if self._tracer is not None and path not in OPEN_PATHS:
+            trace.span = self._tracer.begin(headers, trace.arrived)
 
     def shed(self, reason: str) -> None:
         """Count a request that is refused to spare the service."""
@@ -32,8 +39,12 @@ class Account:
         self.n_in_flight -= 1
         seconds, route = now - trace.arrived, route_of(path)
         self._metrics.count_http(route, method, trace.status, seconds)
+        known = method if method in METHODS else "OTHER"  # it may be any text
+        if self._tracer is not None and trace.span is not None:
+            known_route = None if route == "unmatched" else route
+            self._tracer.end(trace.span, known_route, known, trace.status, now)
+            trace.fields["trace_id"] = f"{trace.span.trace_id:032x}"
         if self._log is not None and route not in OPEN_PATHS:
-            known = method if method in METHODS else "OTHER"  # it may be any text
             took_ms = round(seconds * 1000, 3)
             self._log.write(
                 "info", "request", route=route, method=known, status=trace.status, took_ms=took_ms, **trace.fields

@@ -78,6 +78,7 @@ class Gate:
         self._account.n_in_flight += 1
         try:
             trace.caller = self._guard.check(scope["path"], scope["method"], scope["headers"], scope.get("client"))
+            self._account.let_in(scope["path"], scope["headers"], trace)
         except RequestError as exc:
             trace.refusal = exc
 
@@ -107,6 +108,7 @@ class Gate:
 
         try:
             trace.caller = self._guard.check("/recommend", "POST", headers, client)
+            self._account.let_in("/recommend", headers, trace)
             self._take_place("/recommend", trace)
             _raise_if_refused(trace)
         except RequestError as exc:

@@ -84,7 +84,10 @@ class EventWriter:
                 stored, late = _stamp(good, time.time(), source, self._effect_of)
                 self._metrics.events["invalid"].inc(len(invalid))
                 self._metrics.events["future"].inc(len(late))
+                start = time.monotonic()
                 found = await self._append([event for _, event in stored])
+                if trace.span is not None:
+                    trace.span.add("write", start, time.monotonic(), batch=len(stored))
                 kept += found
                 old = [_too_old(index) for (index, _), each in zip(stored, found, strict=True) if each is Kept.TOO_OLD]
                 rejected += sorted([*invalid, *late, *old], key=lambda refusal: refusal.index)

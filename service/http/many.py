@@ -20,7 +20,7 @@ from service.http.answer import AnswerWriter, PageAnswer
 from service.http.defaults import Defaults
 from service.http.message import read_json
 from service.http.query import SIMILAR, Asking, check_anchors
-from service.http.recommend import ListEndpoint
+from service.http.recommend import ListEndpoint, note_answer
 from service.metrics import Metrics
 from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Answer, Query, Visit
@@ -143,6 +143,7 @@ class BatchEndpoint(_ManyEndpoint):
                 asked = self._asking.parse(body)
                 generation = answering(asked.user_id)
                 query = self._means.make(self._asking, asked, generation, trace)
+                _begin_part(query, trace, "answer")
             except RequestError as exc:
                 begun.append(error_body(exc))
             else:
@@ -159,9 +160,15 @@ class BatchEndpoint(_ManyEndpoint):
                 generation.part.note_failure(self._means.metrics, query.user_id, exc)
             _LOGGER.error("a bug in %s", self.path, exc_info=exc)
             return error_body(BUG)
-        took_s = time.monotonic() - trace.arrived
+        start = time.monotonic()
         self._means.count(query, answer, generation)
-        return self._writer.write(new_answer_id(generation.version), query, answer, generation, took_s)
+        answer_id = new_answer_id(generation.version)
+        body = self._writer.write(answer_id, query, answer, generation, start - trace.arrived)
+        if query.span is not None:
+            query.span.end = time.monotonic()
+            query.span.add("serialize", start, query.span.end)
+            note_answer(query.span, answer, generation)
+        return body
 
 
 class PageEndpoint(_ManyEndpoint):
@@ -192,13 +199,20 @@ class PageEndpoint(_ManyEndpoint):
                 query.similar_to = anchors
                 check_anchors(f"slots.{place}.similar_to", anchors, generation)
             query.budget, query.visit = budget, visit
+            _begin_part(query, trace, "slot")
             queries.append(query)
         answers = await fill_slots(queries, generation.recommender, generation.catalogue, is_distinct=asked.distinct)
         for query, answer in zip(queries, answers, strict=True):
             self._means.count(query, answer, generation)
+            if query.span is not None:
+                note_answer(query.span, answer, generation)
         page = PageAnswer(new_answer_id(generation.version), [slot.name for slot in asked.slots], queries, answers)
         self._note(page, trace)
-        return self._writer.write_page(page, generation, time.monotonic() - trace.arrived)
+        start = time.monotonic()
+        body = self._writer.write_page(page, generation, start - trace.arrived)
+        if trace.span is not None:
+            trace.span.add("serialize", start, time.monotonic())
+        return body
 
     def _note(self, page: PageAnswer, trace: Trace) -> None:
         """Say what the log line says of a page."""
@@ -223,3 +237,9 @@ def list_endpoints(means: Means, name_user: NameUser) -> tuple[ListEndpoint, dic
     )
     many = (BatchEndpoint(means), PageEndpoint(means, name_user))
     return recommend, {"/recommend": recommend, SIMILAR.path: similar, **{each.path: each for each in many}}
+
+
+def _begin_part(query: Query, trace: Trace, name: str) -> None:
+    """Record one list of several as a part of the request, with its own stages."""
+    if trace.span is not None:
+        query.span = trace.span.add(name, time.monotonic())

@@ -69,6 +69,7 @@ def _begin(asked: RecommendRequest | SimilarRequest, generation: Generation, rul
         caller=trace,
         budget=rule.start(trace.arrived, asked.budget_ms),
         is_debug=asked.debug,
+        span=trace.span,
     )
 
 

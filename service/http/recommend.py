@@ -23,6 +23,7 @@ from service.metrics import Metrics
 from service.recommendation.budget import BudgetRule
 from service.recommendation.job import Answer, Query
 from service.release.generation import Generation, Generations
+from service.tracing.span import Span
 from service.wire.reply import BUG, RawHeaders, Reply, error_reply, send_reply
 from service.wire.trace import Trace
 
@@ -69,7 +70,10 @@ class ListEndpoint:
         generation: Generation | None = None
         try:
             asked = self._asking.parse(body)
-            self._metrics.stage["parse"].observe(time.monotonic() - start)
+            parsed = time.monotonic()
+            self._metrics.stage["parse"].observe(parsed - start)
+            if trace.span is not None:
+                trace.span.add("parse", start, parsed)
             generation = self._generations.answering(asked.user_id)  # to the end, whatever is swapped meanwhile
             query = self._asking.make(asked, generation, self._rule, trace, self._metrics)
             future = generation.recommender.recommend(query)
@@ -113,7 +117,11 @@ class ListEndpoint:
                 "recommendation_id": recommendation_id, **named, "level": answer.level,
                 "reason": reason, "k": query.k,
             }  # fmt: skip
-        self._metrics.stage["serialize"].observe(time.monotonic() - start)
+        end = time.monotonic()
+        self._metrics.stage["serialize"].observe(end - start)
+        if trace.span is not None:
+            trace.span.add("serialize", start, end)
+            note_answer(trace.span, answer, generation)
         return body
 
     def _reply_to(self, exc: BaseException) -> tuple[int, bytes, RawHeaders]:
@@ -121,3 +129,10 @@ class ListEndpoint:
             return error_reply(exc)
         _LOGGER.error("a bug in %s", self._asking.path, exc_info=exc)
         return error_reply(BUG)
+
+
+def note_answer(span: Span, answer: Answer, generation: Generation) -> None:
+    """Say in a span how good an answer is, and of which version."""
+    span.attributes |= {"retort.level": answer.level, "retort.model_version": generation.version}
+    if answer.reasons:
+        span.attributes["retort.reason"] = answer.reasons[0]

@@ -37,7 +37,7 @@ class Aside:
 
     def answer(self, query: Query, past: Past | None, budget: Budget) -> Answer:
         """Answer a query inside a budget of its own. past: as it was read."""
-        query = replace(query, budget=budget, is_debug=False, is_explained=False, visit=None)
+        query = replace(query, budget=budget, is_debug=False, is_explained=False, visit=None, span=None)
         job = make_job(query, self._catalogue, cast("asyncio.Future[Answer]", None))  # nobody waits for it
         taste = job.taste or Taste()
         if past is not None:

@@ -65,6 +65,8 @@ class Explainer:
         cost.note(seconds)
         self._metrics.stage[stage.name].observe(seconds)
         answer.stages_ms[stage.name] = round(seconds * 1000, 3)
+        if ranking.job.query.span is not None:
+            ranking.job.query.span.add(stage.name, start, start + seconds)
 
     def _stage(self, ranking: Ranking, n_variants: int) -> tuple[Stage, Estimate]:
         """Return the stage that explains an answer by so many variants, and what is known of what that takes lately."""
@@ -153,7 +155,7 @@ def _without(job: Job, row: int) -> Job:
     """Return the job of the same request with a row excluded."""
     return replace(
         job,
-        query=replace(job.query, is_debug=False, is_explained=False),
+        query=replace(job.query, is_debug=False, is_explained=False, span=None),
         excluded=[*job.excluded, row],
         placed={position: pinned for position, pinned in job.placed.items() if pinned != row},
     )

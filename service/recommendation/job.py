@@ -19,6 +19,7 @@ from service.recommendation.budget import Budget
 from service.recommendation.rule import Rules
 from service.search.addend import Addend
 from service.search.protocol import Ranked
+from service.tracing.span import Span
 from service.user.record import Int32, Sight
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Query:
     item beside its id and score. rules: what is asked of the list, if anything. is_explained: whether the parts of each
     score, and what carried each item, are told. similar_to: what is asked for are items that go with these, of which
     one at least is in the catalogue; a user or a history then makes the answer personal. visit: where
-    several queries are one user's at one time.
+    several queries are one user's at one time. span: what the stages are recorded under, if they are.
     """
 
     user_id: str | None
@@ -59,6 +60,7 @@ class Query:
     is_explained: bool = False
     similar_to: Sequence[str] = ()
     visit: "Visit | None" = None
+    span: Span | None = None
 
 
 @dataclass(slots=True)

@@ -222,7 +222,10 @@ class _Reading:
         sight: Sight | None = None,
     ) -> None:
         if job not in self._found:
-            store_s = time.monotonic() - self.started
+            now = time.monotonic()
+            store_s = now - self.started
+            if job.query.span is not None:
+                job.query.span.add("store", self.started, now, batch=len(self.jobs))
             self._found[job] = Found(job, taste, level, reasons, sight, store_s, self._n_erasures)
 
     def has(self, job: Job) -> bool:

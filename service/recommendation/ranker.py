@@ -286,8 +286,11 @@ class Ranker:
         seconds = time.monotonic() - start
         self._metrics.stage[name].observe(seconds)
         for ranking in rankings:
-            if ranking.job.query.is_debug:
+            query = ranking.job.query
+            if query.is_debug:
                 ranking.answer.stages_ms[name] = round(seconds * 1000, 3)
+            if query.span is not None:
+                query.span.add(name, start, start + seconds, batch=len(rankings))
         return seconds
 
 

@@ -139,6 +139,8 @@ class Recommender:
         """Whether somebody still waits for the answer, and there is time for more than the cheapest one."""
         query = job.query
         self._metrics.stage["queue"].observe(now - query.budget.arrived)
+        if query.span is not None:
+            query.span.follow("queue", now)
         if query.caller.is_gone:
             self._metrics.shed["gone"].inc()
             job.future.set_exception(RequestError("caller_gone", "the caller hung up"))

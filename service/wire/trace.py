@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.errors import RequestError
+from service.tracing.span import RequestSpan
 
 
 @dataclass(slots=True)
@@ -13,7 +14,7 @@ class Trace:
     arrived: when its head was read, in seconds of time.monotonic(). began: when its whole body was there, in the same
     seconds. is_gone: the caller hung up. caller: the key, or else the address, that limits and rates know it by.
     has_place: it holds a place among the answers. refusal: why it is not answered. fields: what the log line says
-    beside route, method, status and time taken.
+    beside route, method, status and time taken. span: where the request is recorded.
     """
 
     arrived: float
@@ -24,3 +25,4 @@ class Trace:
     has_place: bool = False
     refusal: RequestError | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+    span: RequestSpan | None = None

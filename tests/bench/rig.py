@@ -99,12 +99,12 @@ def started_service(bundle: Path, *, cores: str | None = None, **environment: st
 
 @contextmanager
 def started_process(
-    bundle: Path, *arguments: str, cores: str | None = None, **environment: str
+    bundle: Path, *arguments: str, cores: str | None = None, cwd: Path | None = None, **environment: str
 ) -> Iterator[tuple[str, int]]:
-    """Start a service with more arguments; yield its URL and process id."""
+    """Start a service with more arguments; yield its URL and process id. cwd: of the checkout that is started."""
     process = subprocess.Popen(
         [*pinned(cores), sys.executable, "-m", "service", "--bundle", str(bundle), "--port", "0", *arguments],
-        stderr=subprocess.PIPE, text=True, env=service_environment(environment),
+        stderr=subprocess.PIPE, text=True, cwd=cwd, env=service_environment(environment),
     )  # fmt: skip
     try:
         assert process.stderr is not None

@@ -125,7 +125,7 @@ def test_build_context_holds_only_what_the_images_copy() -> None:
 def test_no_file_names_a_host_beyond_the_composition() -> None:
     hosts = {host for path in shipped_files() for host in re.findall(r"://(?:[^@/\s]*@)?([\w.-]+)", path.read_text())}
 
-    assert hosts <= {"127.0.0.1", "prometheus", "redis", "retort-store"}
+    assert hosts <= {"127.0.0.1", "prometheus", "redis", "retort-store", "collector.monitoring"}
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)

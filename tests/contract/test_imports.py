@@ -35,16 +35,17 @@ MAY_USE = {
         "catalogue": {"search", "bundle"},
         "item": {"catalogue", "store", "bundle"},
         "model": {"catalogue", "search", "bundle"},
-        "recommendation": {"catalogue", "model", "search", "user", "bundle"},
+        "tracing": set(),
+        "recommendation": {"catalogue", "model", "search", "user", "bundle", "tracing"},
         "experiment": {"user", "store", "bundle"},
         "release": {"experiment", "recommendation", "model", "search", "store", "bundle"},
-        "wire": set(),
+        "wire": {"tracing"},
         "request": set(),
         "scenario": {"store", "request"},
-        "access": {"wire"},
+        "access": {"wire", "tracing"},
         "http": {
             "wire", "request", "scenario", "access", "release", "experiment", "recommendation", "model", "catalogue",
-            "item", "user",
+            "item", "user", "tracing",
         },
         "command": {"wire", "access", "http", "release", "experiment", "user", "store", "bundle", "bench"},
     },
@@ -52,6 +53,7 @@ MAY_USE = {
         "loss": set(),
         "file": set(),
         "data": {"file"},
+        "engine": {"data", "file"},
         "model": {"data"},
         "evaluation": {"model", "data"},
         "newcomer": {"evaluation", "model", "data"},
@@ -61,8 +63,8 @@ MAY_USE = {
         "study": {"distillation", "export", "evaluation", "model", "data"},
         "report": {"study", "teacher", "export", "evaluation", "model", "data"},
         "run": {
-            "report", "study", "distillation", "teacher", "newcomer", "export", "evaluation", "model", "data", "file",
-            "loss",
+            "report", "study", "distillation", "teacher", "newcomer", "export", "evaluation", "model", "engine",
+            "data", "file", "loss",
         },
         "loop": {"run", "export", "evaluation", "model", "data", "file"},
     },
@@ -91,6 +93,7 @@ HOMES = {
     "implicit": {"training.evaluation"},
     "rich": {"training.progress"},
     "httpx": {"service.client"},
+    "opentelemetry": {"service.tracing"},
 }
 """The folder, or the file at the root, where a library is named; in service and in training at most one each."""
 SEES_SETTINGS = {"service.app", "service.loading", "service.storage", "service.command"}

@@ -1,10 +1,12 @@
 """The files for Kubernetes: rendered, held to the schemas of their kinds, to each other and to the service."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -20,12 +22,18 @@ NAME = "app.kubernetes.io/name"
 Object = dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=["example", "production"])
-def objects(request: pytest.FixtureRequest) -> list[Object]:
-    """The objects of an overlay."""
+@pytest.fixture(scope="module", params=["example", "production", "traced"])
+def objects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
+    """The objects of an overlay; traced: that of production with the component of tracing."""
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not here")
-    command = ["kubectl", "kustomize", str(FOLDER / request.param)]
+    folder = FOLDER / request.param
+    if request.param == "traced":
+        folder = tmp_path_factory.mktemp("traced")
+        own = {"resources": [FOLDER / "production"], "components": [FOLDER / "tracing"]}
+        relative = {name: [os.path.relpath(path, folder.resolve()) for path in paths] for name, paths in own.items()}
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(relative))
+    command = ["kubectl", "kustomize", str(folder)]
     rendered = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     return list(yaml.safe_load_all(rendered))
 
@@ -79,6 +87,17 @@ def test_every_setting_is_one_of_the_service(objects: list[Object]) -> None:
     for pod in pods(objects):
         for container in pod["spec"]["containers"]:
             assert {each["name"] for each in container.get("env", [])} <= known
+
+
+def test_the_component_of_tracing_names_a_collector_and_opens_its_port(objects: list[Object]) -> None:
+    (pod,) = [each for each in pods(objects) if each["metadata"]["labels"][NAME] == "retort"]
+    settings = {each["name"]: each.get("value") for each in pod["spec"]["containers"][0]["env"]}
+    (policy,) = [each for each in of_kind(objects, "NetworkPolicy") if each["metadata"]["name"] == "retort"]
+    ports = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+
+    endpoint = settings.get("RETORT_OTLP_ENDPOINT")
+    assert (urlsplit(endpoint).port if endpoint else None) in {None, *ports}
+    assert bool(endpoint) == (4318 in ports)
 
 
 def test_every_key_of_the_secret_is_there_or_in_the_readme(objects: list[Object]) -> None:

@@ -205,7 +205,7 @@ def test_locks_hold_all_that_the_images_need_but_torch() -> None:
     core, extras = project["dependencies"], project["optional-dependencies"]
     locked = {name: {_plain(package) for package, _, _ in read_lock(name)} for name in ("service", "training")}
 
-    assert needed([*core, *extras["embedded"]]) <= locked["service"]
+    assert needed([*core, *extras["embedded"], *extras["tracing"]]) <= locked["service"]
     assert needed([*core, *extras["train"]]) - {"torch"} <= locked["training"]
     assert not {"torch", "polars"} & locked["service"]
     assert "torch" not in locked["training"]

@@ -20,6 +20,8 @@ from training.file.choice import propose
 
 REPEAT_SHARE = 0.05  # of the validation targets; where more are repeats, auto lets seen items be recommended
 
+_AT_ONCE = 1 << 20  # events, about, in which items that come again are looked for at a time
+
 
 def summarise(found: InteractionFile, events: pl.DataFrame, repeats: str, held: Held) -> dict[str, Any]:
     """Return the report of the numbered events.
@@ -104,10 +106,14 @@ def summarise_catalog(catalog: Catalog | None, item_ids: pl.Series) -> Mapping[s
 
 def _seen_before(events: pl.DataFrame) -> NDArray[np.bool_]:
     """Return which events are of an item that the same user has had before [n_events]."""
-    pair = events["user"].to_numpy().astype(np.int64) << 32 | events["item"].to_numpy()
-    order = np.argsort(pair, kind="stable")
-    seen = np.zeros(len(pair), dtype=bool)
-    seen[order[1:]] = pair[order[1:]] == pair[order[:-1]]
+    user, item = events["user"].to_numpy(), events["item"].to_numpy()
+    seen = np.zeros(len(user), dtype=bool)
+    stop = 0
+    while stop < len(user):  # some users at a time
+        start, stop = stop, int(np.searchsorted(user, user[min(stop + _AT_ONCE, len(user) - 1)], side="right"))
+        pair = user[start:stop].astype(np.int64) << 32 | item[start:stop]
+        order = np.argsort(pair, kind="stable")
+        seen[start + order[1:]] = pair[order[1:]] == pair[order[:-1]]
     return seen
 
 
@@ -133,5 +139,5 @@ def _fingerprint(found: InteractionFile, events: pl.DataFrame) -> str:
     for ids in (found.users, found.items):
         digest.update(json.dumps(ids.to_list()).encode())
     for name in ("user", "item", "timestamp_ms", "part"):
-        digest.update(np.ascontiguousarray(events[name].to_numpy()).tobytes())
+        digest.update(np.ascontiguousarray(events[name].to_numpy()).data)
     return digest.hexdigest()

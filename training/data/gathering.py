@@ -3,7 +3,7 @@
 An id becomes a code, the place at which it was met first; what an id means is decided later, over the distinct ones.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from training.data.settling import Tally, tally_times
 from training.data.timestamp import Bounds, read_times
 from training.errors import InputError
 from training.file.account import EXAMPLES, Account, Form, Row
@@ -19,7 +20,7 @@ from training.file.delimited import LINE
 from training.file.identifier import as_id, as_text
 from training.file.moment import UNREAD, is_plausible
 from training.file.source import Source
-from training.file.table import Chunk, read_chunks
+from training.file.table import Chunk, read_chunks, read_part
 
 WANTED = ("user_id", "item_id", "timestamp", "weight", "event")
 
@@ -85,68 +86,116 @@ class Coder:
 
 @dataclass
 class Gathered:
-    """All rows that have the right number of fields, as arrays [n_rows]."""
+    """Rows that have the right number of fields, as arrays [n_rows]: those of a table, or of a shard of its users."""
+
+    line: NDArray[np.uint32]
+    user: NDArray[np.int32]  # codes
+    item: NDArray[np.int32]
+    event: NDArray[np.int32]
+    bad: NDArray[np.bool_]  # time or weight is unreadable
+    micro: NDArray[np.int64] | None = None  # None where the table has no times
+    forms: NDArray[np.uint8] | None = None
+    weight: NDArray[np.float64] | None = None  # nan where a row has none; None where the table has no such column
+    position: NDArray[np.int64] | None = None  # in the table; None: these are all its rows in their order
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """The position of each row in the table."""
+        return np.arange(len(self.line), dtype=np.int64) if self.position is None else self.position
+
+
+@dataclass
+class Gathering:
+    """What is told of the rows of a table while they are read. Where the rows are kept is for those who inherit."""
 
     users: Coder = field(default_factory=Coder)
     items: Coder = field(default_factory=Coder)
     events: Coder = field(default_factory=Coder)
-    parts: dict[str, list[Any]] = field(default_factory=dict)  # the arrays of the chunks, by name
     rows: list[Row] = field(default_factory=list)  # of each chunk
     starts: list[int] = field(default_factory=list)  # of each chunk, in rows
     has_times: bool = True
+    tally: Tally = field(default_factory=Tally)
     n: int = 0
 
-    def add(self, row: Row, **arrays: Any) -> None:
-        """Append a chunk."""
+    def add(self, row: Row, arrays: Mapping[str, Any]) -> None:
+        """Take a chunk: the arrays of Gathered by name."""
         self.rows.append(row)
         self.starts.append(self.n)
+        if "micro" in arrays:
+            self.tally += tally_times(arrays["micro"], arrays["forms"])
+        self.keep(arrays)
         self.n += len(arrays["user"])
-        for name, values in arrays.items():
-            self.parts.setdefault(name, []).append(values)
 
-    def close(self) -> None:
-        """Join the chunks, array by array."""
-        for name, chunks in self.parts.items():
-            setattr(self, name, np.concatenate(chunks))
-            chunks.clear()
-
-    user: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
-    item: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
-    event: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
-    line: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, dtype=np.uint32))
-    micro: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    forms: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, dtype=np.uint8))
-    bad: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))  # time or weight is unreadable
-    weight: NDArray[np.float64] | None = None  # nan where a row has none; None where the table has no such column
+    def keep(self, arrays: Mapping[str, Any]) -> None:
+        """Put the arrays of a chunk where they are kept."""
+        raise NotImplementedError
 
     @property
     def event_codes(self) -> Mapping[str, int]:
         """The code of each value of the event column."""
         return self.events.codes
 
-    def at(self, position: int) -> Row:
-        """Return where a row stands in its file."""
+    def at(self, position: int, line: int) -> Row:
+        """Return where a row stands in its file. position: in the table."""
         chunk = self.rows[int(np.searchsorted(self.starts, position, side="right")) - 1]
-        return Row(chunk.part, int(self.line[position]), chunk.label, chunk.of)
+        return Row(chunk.part, line, chunk.label, chunk.of)
 
 
-def gather(source: Source, wishes: Wishes, account: Account) -> Gathered:
-    """Read all rows of a table; one whose time or weight cannot be read is malformed. Raises InputError."""
-    rows = Gathered()
+@dataclass
+class InMemory(Gathering):
+    """Rows that are kept in memory."""
+
+    chunks: list[dict[str, Any]] = field(default_factory=list)
+
+    def keep(self, arrays: Mapping[str, Any]) -> None:
+        """Put the arrays of a chunk beside the others."""
+        self.chunks.append(dict(arrays))
+
+    def whole(self, account: Account) -> Gathered:
+        """Return all rows, once."""
+        found = {name: _joined(self.chunks, name, dtype) for name, dtype in KINDS.items()}
+        has = {"weight": "weight" in account.columns, "micro": self.has_times, "forms": self.has_times}
+        return Gathered(**{name: array for name, array in found.items() if has.get(name, True)})
+
+
+KINDS: Mapping[str, Any] = {
+    "line": np.uint32, "user": np.int32, "item": np.int32, "event": np.int32, "bad": np.bool_, "micro": np.int64,
+    "forms": np.uint8, "weight": np.float64,
+}  # fmt: skip
+"""The arrays of a chunk and their types."""
+
+
+def _joined(chunks: list[dict[str, Any]], name: str, dtype: Any) -> Any:
+    """Join an array of all chunks, and forget the parts."""
+    parts = [chunk.pop(name) for chunk in chunks if name in chunk]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
+
+
+def gather(source: Source, wishes: Wishes, account: Account, rows: Gathering) -> None:
+    """Read all rows of a table; one whose time or weight cannot be read is malformed. Raises InputError.
+
+    rows: takes them, and what is told of them.
+    """
     choice = _choice(wishes)
+    _add_chunks(read_chunks(source, choice, wishes.form, account), source, wishes, account, rows)
+
+
+def gather_part(source: Source, number: int, wishes: Wishes, account: Account, rows: Gathering) -> None:
+    """Read the rows of one part by itself, as gather() does those of a table. Raises InputError."""
+    chunks = read_part(source, number, _choice(wishes), wishes.form, account)
+    _add_chunks(chunks, source, wishes, account, rows)
+
+
+def _add_chunks(chunks: Iterator[Chunk], source: Source, wishes: Wishes, account: Account, rows: Gathering) -> None:
     by_order = wishes.times.rule == "order"
-    for chunk in read_chunks(source, choice, wishes.form, account):
+    for chunk in chunks:
         if not rows.n and not by_order and "timestamp" not in account.columns:
-            _check_no_times(source, choice, account)
+            _check_no_times(source, _choice(wishes), account)
         if "timestamp" not in account.columns or by_order:
             rows.has_times = False
-        rows.add(chunk.row, **_arrays(chunk, rows, account))
+        rows.add(chunk.row, _arrays(chunk, rows, account))
     if not rows.n:
         rows.has_times = False
-    if not any(len(found) for found in rows.parts.get("weight", [])) or "weight" not in account.columns:
-        rows.parts.pop("weight", None)
-    rows.close()
-    return rows
 
 
 def _choice(wishes: Wishes) -> Choice:
@@ -172,7 +221,7 @@ def _check_no_times(source: Source, choice: Choice, account: Account) -> None:
         raise InputError(f"{missing}; or take the order of the rows as the time: --set prepare.times=order")
 
 
-def _arrays(chunk: Chunk, rows: Gathered, account: Account) -> dict[str, Any]:
+def _arrays(chunk: Chunk, rows: Gathering, account: Account) -> dict[str, Any]:
     """Return the arrays of a chunk, by the names of Gathered."""
     frame, label = chunk.frame, chunk.row.label
     n, lines = frame.height, frame[LINE]

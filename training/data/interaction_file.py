@@ -8,19 +8,21 @@ Rows are read in chunks, and kept as numbers: an id as the place where it was me
 row, whatever the file looks like.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from service.bundle import MAX_ID_LENGTH, check_item_id, combine_types, tie_hash
+from service.bundle import MAX_ID_LENGTH, check_item_id, combine_types
 from training.data.effect import MARKS, Told, effects_of, leave_out
-from training.data.gathering import Gathered, gather
-from training.data.timestamp import Bounds, settle_times
+from training.data.gathering import Gathered, Gathering, InMemory, gather
+from training.data.ordering import compact, keep_newest, merge_repeats, order_ties
+from training.data.settling import Late, Meaning, Settled, decide_times
+from training.data.timestamp import Bounds
 from training.errors import InputError
 from training.file.account import EXAMPLES, Account, Form
 from training.file.identifier import ROUNDED, tidy_ids
@@ -29,7 +31,12 @@ from training.file.source import Place, Source, find_source
 
 WEIGHTS = ("ignore", "filter", "loss")
 FIRST_MS = 946_684_800_000  # 2000-01-01, the time of the first row where the order of the rows is the time
-_TIES = 1_000_000  # events whose tie is computed at a time
+REASONS = (
+    "no_user", "no_item", "user_id_too_long", "user_id_has_control_character", "item_id_too_long",
+    "item_id_has_control_character", "event_not_wanted", "no_weight", "weight_too_low", "event_weight_of_zero",
+    "event_only_in_stream", "event_hides_item", "event_undoes", "undone", "duplicate", "over_max_history",
+)  # fmt: skip
+"""Why rows are dropped, in the order in which that is looked at."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class Cleaning:
     item_columns: Mapping[str, str] = field(default_factory=dict)  # our name -> that of the items file
     item_form: Form = field(default_factory=Form)
     item_text: Sequence[str] = ()  # columns of the items file that are text, whatever they hold
+    engine: "Engine | None" = None  # where the rows lie while they are cleaned; None: in memory. It decides nothing
 
     @cached_property
     def history_types(self) -> Mapping[str, Any] | None:
@@ -97,6 +105,47 @@ class InteractionFile:
         return pl.DataFrame([*(series.alias(name) for name, series in ids.items()), *rest])
 
 
+class Ids(NamedTuple):
+    """The ids of a table or of a shard: in their order, and which of them each code stands for."""
+
+    ids: pl.Series
+    lookup: NDArray[np.int32]  # [codes + 1], -1 for none; the last is that of no id, code -1
+
+
+class Coded(NamedTuple):
+    """What the codes of gathered rows stand for."""
+
+    users: Ids
+    items: Ids
+    events: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """The events of a shard of users, with what was left out of it."""
+
+    events: pl.DataFrame  # user, item (places in users, items), timestamp_ms, weight?; by user, time, hash of ties
+    users: pl.Series
+    items: pl.Series
+    dropped: Mapping[str, int]
+    malformed: int  # rows whose time is not that of a column as a whole
+    examples: Sequence[tuple[int, int, str]]  # the first of them: position in the table, line, what is wrong
+    late: Late
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an engine read of a table."""
+
+    cleaned: Cleaned
+    times: str
+    event_values: Sequence[str]
+
+
+Engine = Callable[[Source, Cleaning, Account], Found]
+"""Reads the rows of a table and cleans them, shard by shard of its users; the account is told what was found."""
+
+
 def read_interactions(place: Place | Source, cleaning: Cleaning) -> InteractionFile:
     """Read, clean and order interactions. Malformed rows are counted and left out. Raises InputError."""
     if cleaning.max_history < 1:
@@ -105,94 +154,146 @@ def read_interactions(place: Place | Source, cleaning: Cleaning) -> InteractionF
         raise InputError(f"prepare.weights must be one of {', '.join(WEIGHTS)}, not {cleaning.weights!r}")
     source = place if isinstance(place, Source) else find_source(place)
     account = Account()
-    rows = gather(source, cleaning, account)
-    ms, bad, times = _settled(rows, cleaning, account)
-    users, user = _numbers(rows.users.distinct(), rows.user, account, "user_id")
-    items, item = _numbers(rows.items.distinct(), rows.item, account, "item_id")
-    reasons = _reasons(rows, cleaning, (users, user), (items, item))
-    keep, dropped = ~bad, {}
+    found = (cleaning.engine or read_in_memory)(source, cleaning, account)
+    cleaned = found.cleaned
+    dropped = {reason: count for reason in REASONS if (count := cleaned.dropped.get(reason, 0))}
+    ids = cleaned.users, cleaned.items
+    return InteractionFile(cleaned.events, *ids, source, account, dropped, found.times, found.event_values)
+
+
+def read_in_memory(source: Source, cleaning: Cleaning, account: Account) -> Found:
+    """Read all rows of a table, and clean them as one shard."""
+    rows = InMemory()
+    gather(source, cleaning, account, rows)
+    meaning = find_meaning(rows, cleaning)
+    coded = code_ids(rows, account)
+    cleaned = clean_rows(rows.whole(account), coded, cleaning, meaning)
+    tell_malformed(account, rows, cleaned)
+    return Found(cleaned, say_times(rows, meaning, cleaned.late), list(rows.event_codes))
+
+
+def find_meaning(rows: Gathering, cleaning: Cleaning) -> Meaning | None:
+    """Return how the times of a table are read; None where it has none. Raises InputError."""
+    return decide_times(rows.tally, cleaning.times) if rows.has_times else None
+
+
+def say_times(rows: Gathering, meaning: Meaning | None, late: Late) -> str:
+    """Return how the times were read, for a person."""
+    if not rows.n:
+        return ""
+    if meaning is None:
+        return "none: the order of the rows"
+    return ", ".join(filter(None, [*meaning.said, late.hint(rows.n)]))
+
+
+def code_ids(rows: Gathering, account: Account) -> Coded:
+    """Return what the codes of the rows of a table stand for."""
+    users = number_ids(rows.users.distinct().alias("user_id"), account)
+    return Coded(users, number_ids(rows.items.distinct().alias("item_id"), account), rows.event_codes)
+
+
+def number_ids(distinct: pl.Series, account: Account) -> Ids:
+    """Return the ids of a table, and count those that were rounded. distinct: as they were read, by their code."""
+    tidy = tidy_ids(distinct)
+    rounded = int(tidy.str.contains(ROUNDED).fill_null(False).sum())
+    if rounded:
+        account.counts[f"{distinct.name}_rounded"] = rounded
+    return order_ids(tidy)
+
+
+def order_ids(tidy: pl.Series) -> Ids:
+    """Return the ids in their order. tidy: the ids as they are meant, by their code; null for none."""
+    ids = tidy.drop_nulls().unique().sort()
+    lookup = np.full(len(tidy) + 1, -1, dtype=np.int32)
+    if len(ids):
+        numbers = pl.int_range(len(ids), dtype=pl.Int32, eager=True)
+        lookup[:-1] = tidy.replace_strict(ids, numbers, default=-1).fill_null(-1).cast(pl.Int32).to_numpy()
+    return Ids(ids, lookup)
+
+
+def tell_malformed(account: Account, rows: Gathering, cleaned: Cleaned) -> None:
+    """Count the rows whose times do not fit the column."""
+    for position, line, why in cleaned.examples:
+        account.bad(rows.at(position, line), why)
+    account.malformed += cleaned.malformed - len(cleaned.examples)
+
+
+def clean_rows(rows: Gathered, coded: Coded, cleaning: Cleaning, meaning: Meaning | None) -> Cleaned:
+    """Return the events of a shard: all rows of some users, or a part of those without one."""
+    settled = _settled(rows, meaning)
+    unread = 0 if rows.forms is None else (settled.bad & (rows.forms != UNREAD) & ~rows.bad)
+    first = _first_bad(rows, settled, np.flatnonzero(unread))
+    ms, keep, late, n_bad = settled.ms, ~(rows.bad | settled.bad), settled.late, int(np.sum(unread))
+    user, item = coded.users.lookup[rows.user], coded.items.lookup[rows.item]
+    reasons = _reasons(rows, cleaning, coded, (user, item))
+    dropped = {}
     for reason, holds in reasons.items():
         dropped[reason] = int((keep & holds).sum())
         keep &= ~holds
-    keep, more = leave_out(Told(rows.event, rows.event_codes, user, item, ms), cleaning.history_types, keep)
+    keep, more = leave_out(Told(rows.event, coded.events, user, item, ms), cleaning.history_types, keep)
     dropped |= more
     frame = pl.DataFrame({"user": user[keep], "item": item[keep], "timestamp_ms": ms[keep]})
     if rows.weight is not None or cleaning.weights == "loss":
-        frame = frame.with_columns(weight=_weights(rows, cleaning)[keep])
-    values = list(rows.event_codes)
-    del rows, user, item, ms, bad, reasons
-    once = _once(frame)
+        frame = frame.with_columns(weight=_weights(rows, cleaning, coded.events)[keep])
+    del rows, user, item, ms, settled, reasons, keep, unread
+    once = merge_repeats(frame)
     dropped["duplicate"] = frame.height - once.height
-    recent = _newest(_ordered(once, users, items), cleaning.max_history)
+    recent = keep_newest(order_ties(once, coded.users.ids, coded.items.ids), cleaning.max_history)
     dropped["over_max_history"] = once.height - recent.height
-    recent, users, items = _compact(recent, users, items)
-    counts = {reason: count for reason, count in dropped.items() if count}
-    return InteractionFile(recent, users, items, source, account, counts, times, values)
+    return Cleaned(*compact(recent, coded.users.ids, coded.items.ids), dropped, n_bad, first, late)
 
 
-def _settled(rows: Gathered, cleaning: Cleaning, account: Account) -> tuple[NDArray[np.int64], NDArray[np.bool_], str]:
-    """Return the times of all rows in milliseconds, which rows are malformed, and how the times were read."""
-    if not len(rows.user):
-        return rows.micro, rows.bad, ""
-    if not rows.has_times:
-        return FIRST_MS + 1000 * np.arange(len(rows.user), dtype=np.int64), rows.bad, "none: the order of the rows"
-    settled = settle_times(rows.micro, rows.forms, cleaning.times)
-    positions = np.flatnonzero(settled.bad & (rows.forms != UNREAD) & ~rows.bad)
-    for position in positions[:EXAMPLES].tolist():
-        account.bad(rows.at(position), settled.why(position))
-    account.malformed += max(0, len(positions) - EXAMPLES)
-    return settled.ms, rows.bad | settled.bad, settled.said
+def _settled(rows: Gathered, meaning: Meaning | None) -> Settled:
+    """Return the times of the rows; without times, those that their order stands for."""
+    if meaning is None or rows.micro is None or rows.forms is None:
+        none = np.zeros(len(rows.line), dtype=bool)
+        return Settled(FIRST_MS + 1000 * rows.places, none, str, Late())
+    return meaning.settle(rows.micro, rows.forms)
 
 
-def _numbers(distinct: pl.Series, codes: NDArray[np.int32], account: Account, name: str) -> tuple[pl.Series, Any]:
-    """Return the ids in their order, and the place of each row's among them, -1 where it has none.
-
-    distinct: the ids as they were read, by their code; codes [n_rows], -1 for none.
-    """
-    tidy = tidy_ids(distinct.alias(name))
-    rounded = int(tidy.str.contains(ROUNDED).fill_null(False).sum())
-    if rounded:
-        account.counts[f"{name}_rounded"] = rounded
-    ids = tidy.drop_nulls().unique().sort()
-    place = (
-        tidy.replace_strict(ids, pl.int_range(len(ids), dtype=pl.Int32, eager=True), default=-1) if len(ids) else None
-    )
-    lookup = np.full(len(distinct) + 1, -1, dtype=np.int32)  # the last is that of no id, code -1
-    if place is not None:
-        lookup[:-1] = place.fill_null(-1).cast(pl.Int32).to_numpy()
-    return ids, lookup[codes]
+def _first_bad(rows: Gathered, settled: Settled, bad: NDArray[np.int64]) -> list[tuple[int, int, str]]:
+    """Return the first of some rows in the order of the table: position, line, what is wrong. bad: places in rows."""
+    if rows.position is not None:
+        bad = bad[np.argsort(rows.position[bad], kind="stable")]
+    return [
+        (row if rows.position is None else int(rows.position[row]), int(rows.line[row]), settled.why(row))
+        for row in bad[:EXAMPLES].tolist()
+    ]
 
 
 def _reasons(
-    rows: Gathered, cleaning: Cleaning, users: tuple[pl.Series, Any], items: tuple[pl.Series, Any]
+    rows: Gathered, cleaning: Cleaning, coded: Coded, numbers: tuple[NDArray[np.int32], NDArray[np.int32]]
 ) -> dict[str, NDArray[np.bool_]]:
-    """Return which rows show no liking, by reason; a row is dropped for the first that holds."""
-    reasons = {"no_user": users[1] < 0, "no_item": items[1] < 0}
-    for name, (ids, numbers) in (("user_id", users), ("item_id", items)):
+    """Return which rows show no liking, by reason; a row is dropped for the first that holds.
+
+    numbers: the user and the item of each row, -1 for none.
+    """
+    reasons = {"no_user": numbers[0] < 0, "no_item": numbers[1] < 0}
+    for name, ids, places in (("user_id", coded.users.ids, numbers[0]), ("item_id", coded.items.ids, numbers[1])):
         for reason, refused in _refused_ids(ids).items():
-            reasons[f"{name}_{reason}"] = np.isin(numbers, refused)
-    effects = effects_of(rows.event, rows.event_codes, cleaning.history_types)
+            reasons[f"{name}_{reason}"] = np.isin(places, refused)
+    effects = effects_of(rows.event, coded.events, cleaning.history_types)
     is_mark = np.isin(effects, MARKS)
     if cleaning.events:
-        wanted = [code for text, code in rows.event_codes.items() if text in cleaning.events]
+        wanted = [code for text, code in coded.events.items() if text in cleaning.events]
         reasons["event_not_wanted"] = ~np.isin(rows.event, wanted) & ~is_mark
     if rows.weight is not None:
         reasons["no_weight"] = np.isnan(rows.weight) & ~is_mark
         reasons["weight_too_low"] = ~(rows.weight > cleaning.min_weight) & ~is_mark
     if cleaning.weights == "loss" and cleaning.event_weights:
-        reasons["event_weight_of_zero"] = (_event_weights(rows, cleaning) <= 0) & ~is_mark
+        reasons["event_weight_of_zero"] = (_event_weights(rows, cleaning, coded.events) <= 0) & ~is_mark
     return reasons
 
 
-def _weights(rows: Gathered, cleaning: Cleaning) -> NDArray[np.float64]:
+def _weights(rows: Gathered, cleaning: Cleaning, codes: Mapping[str, int]) -> NDArray[np.float64]:
     """Return the weight of each row: its own, and for the loss times that of its event."""
-    own = rows.weight if rows.weight is not None else np.ones(len(rows.user))
-    return own * _event_weights(rows, cleaning) if cleaning.weights == "loss" and cleaning.event_weights else own
+    own = rows.weight if rows.weight is not None else np.ones(len(rows.line))
+    return own * _event_weights(rows, cleaning, codes) if cleaning.weights == "loss" and cleaning.event_weights else own
 
 
-def _event_weights(rows: Gathered, cleaning: Cleaning) -> NDArray[np.float64]:
-    lookup = np.ones(len(rows.event_codes) + 1)
-    for text, code in rows.event_codes.items():
+def _event_weights(rows: Gathered, cleaning: Cleaning, codes: Mapping[str, int]) -> NDArray[np.float64]:
+    lookup = np.ones(len(codes) + 1)
+    for text, code in codes.items():
         lookup[code] = cleaning.event_weights.get(text, 1.0)
     return lookup[rows.event]
 
@@ -208,61 +309,3 @@ def _refused_ids(ids: pl.Series) -> dict[str, list[int]]:
             reason = "too_long" if len(ids[place]) > MAX_ID_LENGTH else "has_control_character"
             refused.setdefault(reason, []).append(place)
     return refused
-
-
-def _once(frame: pl.DataFrame) -> pl.DataFrame:
-    """Merge events of the same user, item and millisecond into one with the highest weight; sort by all three."""
-    frame = frame.sort("user", "timestamp_ms", "item")
-    keys = [frame[name].to_numpy() for name in ("user", "timestamp_ms", "item")]
-    is_new = np.ones(frame.height, dtype=bool)
-    if frame.height:
-        is_new[1:] = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
-    once = frame.filter(pl.Series(is_new)) if not is_new.all() else frame
-    if "weight" in frame.columns and frame.height:
-        best = np.maximum.reduceat(frame["weight"].to_numpy(), np.flatnonzero(is_new))
-        once = once.with_columns(weight=best)
-    return once
-
-
-def _ordered(frame: pl.DataFrame, users: pl.Series, items: pl.Series) -> pl.DataFrame:
-    """Sort by user and time, and ties by tie_hash, then by the bytes of the id, which is the order of the store."""
-    user, ms = frame["user"].to_numpy(), frame["timestamp_ms"].to_numpy()
-    same = (user[1:] == user[:-1]) & (ms[1:] == ms[:-1])
-    tied = (
-        np.flatnonzero(np.append(same, False) | np.append(False, same)) if frame.height else np.zeros(0, dtype=np.int64)
-    )
-    if not len(tied):
-        return frame
-    tie = np.zeros(frame.height, dtype=np.uint32)
-    for start in range(0, len(tied), _TIES):
-        at = tied[start : start + _TIES]
-        rows = frame[at]
-        pairs = zip(users.gather(rows["user"]).to_list(), items.gather(rows["item"]).to_list(), strict=True)
-        tie[at] = [int.from_bytes(tie_hash(user_id, item_id), "big") for user_id, item_id in pairs]
-    return frame.with_columns(tie=tie).sort("user", "timestamp_ms", "tie", "item").drop("tie")
-
-
-def _newest(frame: pl.DataFrame, max_history: int) -> pl.DataFrame:
-    """Keep each user's newest max_history events, as the store does."""
-    user = frame["user"].to_numpy()
-    if not len(user):
-        return frame
-    starts = np.flatnonzero(np.append(True, user[1:] != user[:-1]))
-    ends = np.append(starts[1:], len(user))
-    from_end = np.repeat(ends, ends - starts) - np.arange(len(user))
-    return frame if from_end.max() <= max_history else frame.filter(pl.Series(from_end <= max_history))
-
-
-def _compact(frame: pl.DataFrame, users: pl.Series, items: pl.Series) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
-    """Number users and items anew, without those that have no event left."""
-    found = []
-    for name, ids in (("user", users), ("item", items)):
-        numbers = frame[name].to_numpy()
-        present = (
-            np.flatnonzero(np.bincount(numbers, minlength=len(ids))) if len(numbers) else np.zeros(0, dtype=np.int64)
-        )
-        place = np.zeros(max(1, len(ids)), dtype=np.int32)
-        place[present] = np.arange(len(present), dtype=np.int32)
-        frame = frame.with_columns(pl.Series(name, place[numbers], dtype=pl.Int32))
-        found.append(ids.gather(present))
-    return frame, found[0], found[1]

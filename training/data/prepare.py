@@ -54,6 +54,15 @@ def prepare(
     if repeats not in REPEATS:
         raise InputError(f"prepare.repeats must be one of {', '.join(REPEATS)}, not {repeats!r}")
     _check_replaceable(out)
+    _prepare(interactions, items, out, cleaning, (rule, repeats))
+    return load_prepared(out)
+
+
+def _prepare(
+    interactions: Place | Source, items: Place | None, out: Path, cleaning: Cleaning, split: tuple[SplitRule, str]
+) -> None:
+    """Read the files and write the directory; when it returns, nothing of them is in memory."""
+    rule, repeats = split
     found = read_interactions(interactions, cleaning)
     label = found.source.label
     check_malformed(label, found.account, cleaning.max_malformed, f"Times: {found.times}. " if found.times else "")
@@ -74,7 +83,6 @@ def prepare(
         "items_file": summarise_catalog(catalog, found.items),
     }
     _write(out, events, found.users, describe_items(found.items, popularity, catalog), report)
-    return load_prepared(out)
 
 
 def parse_columns(text: str, option: str = "--columns") -> dict[str, str]:

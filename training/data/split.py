@@ -63,7 +63,7 @@ def assign_parts(user: NDArray[np.int32], timestamp_ms: NDArray[np.int64], rule:
     elif rule.test == "time":
         part[_newest(timestamp_ms, part == TRAIN, n_newest)] = TEST
     if rule.val == "last":
-        enough = _has_test(user, part) if rule.test == "last" else np.ones(len(user), dtype=bool)
+        enough = _has_any(user, part == TEST) if rule.test == "last" else np.ones(len(user), dtype=bool)
         part[_last_events(user, (part == TRAIN) & enough, at_least=2)] = VAL
     else:
         part[_newest(timestamp_ms, part == TRAIN, n_newest)] = VAL
@@ -87,22 +87,25 @@ def _hold_users(user: NDArray[np.int32], timestamp_ms: NDArray[np.int64], rule: 
 
 def target_events(user: NDArray[np.int32], part: Parts, wanted: int) -> NDArray[np.int64]:
     """Return the position of each user's first event of the wanted part, for users with an event of an earlier part."""
-    has_history = np.isin(user, user[part < wanted])
-    positions = np.flatnonzero((part == wanted) & has_history)
-    _, first = np.unique(user[positions], return_index=True)
-    return positions[first]
+    positions = np.flatnonzero((part == wanted) & _has_any(user, part < wanted))
+    users = user[positions]
+    return positions[np.append(True, users[1:] != users[:-1])[: len(users)]]
 
 
 def _last_events(user: NDArray[np.int32], eligible: NDArray[np.bool_], *, at_least: int) -> NDArray[np.int64]:
     """Return the position of each user's last eligible event, for users with at_least of them."""
     positions = np.flatnonzero(eligible)
-    _, first, count = np.unique(user[positions], return_index=True, return_counts=True)
-    last = positions[first + count - 1]
-    return last[count >= at_least]
+    users = user[positions]
+    end = np.flatnonzero(np.append(users[1:] != users[:-1], True)[: len(users)])
+    count = np.diff(end, prepend=-1)
+    return positions[end[count >= at_least]]
 
 
-def _has_test(user: NDArray[np.int32], part: Parts) -> NDArray[np.bool_]:
-    return np.isin(user, user[part == TEST])
+def _has_any(user: NDArray[np.int32], flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which events are of a user of whom any event is flagged [n_events]."""
+    flagged = np.zeros(int(user.max(initial=-1)) + 1, dtype=bool)
+    flagged[user[flags]] = True
+    return flagged[user]
 
 
 def _newest(timestamp_ms: NDArray[np.int64], eligible: NDArray[np.bool_], n_events: int) -> NDArray[np.bool_]:

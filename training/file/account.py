@@ -82,3 +82,19 @@ class Account:
         for name, value in found.items():
             if self.recognised.setdefault(name, value) != value:
                 self.counts[f"parts_of_another_{name}"] = self.counts.get(f"parts_of_another_{name}", 0) + 1
+
+    def take(self, part: "Account") -> None:
+        """Add the account of the next part, which was read by itself, as if this one had gone on through it."""
+        self.rows += part.rows
+        self.malformed += part.malformed
+        self.first_bad = sorted([*self.first_bad, *part.first_bad])[:EXAMPLES]
+        self.recognise(**part.recognised)
+        is_json, is_text = (part.recognised.get("format", "").startswith(word) for word in ("JSON", "text"))
+        self.columns = (self.columns | part.columns) if is_json else (self.columns or part.columns)
+        self.unused = (self.unused or part.unused) if is_text else part.unused
+        self.sample = (self.sample | part.sample) if is_json else (self.sample or part.sample)
+        self.left_out = sorted({*self.left_out, *part.left_out})
+        for name, count in part.counts.items():
+            self.counts[name] = self.counts.get(name, 0) + count
+        for name, first in part.firsts.items():
+            self.firsts.setdefault(name, first)

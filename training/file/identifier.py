@@ -3,12 +3,15 @@
 The decisions are made over the distinct ids of a whole table, so a missing value decides nothing for the others.
 """
 
+from dataclasses import dataclass
+
 import polars as pl
 
 from training.errors import InputError
 
 MISSING = ("nan", "none", "null", "<na>", "\\n", "nat", "n/a", "#n/a")  # in lower case; any case counts
 ROUNDED = r"^-?[0-9](\.[0-9]+)?[eE]\+[0-9]+$"  # 1.23457E+11: what a spreadsheet makes of a long number
+_FLOAT = r"^[0-9]+\.0$"
 
 
 def is_missing(ids: pl.Series) -> pl.Series:
@@ -17,19 +20,48 @@ def is_missing(ids: pl.Series) -> pl.Series:
     return (plain.is_in(list(MISSING)) | (plain == "")).fill_null(True)
 
 
-def tidy_ids(ids: pl.Series) -> pl.Series:
+@dataclass(frozen=True)
+class IdForm:
+    """What all distinct ids of a table, or of some of its parts, have in common. Without ids all of it is true."""
+
+    are_padded: bool = True  # blanks stand around each of them
+    are_floats: bool = True  # each looks like 17850.0
+    are_floats_inside: bool = True  # each does without the blanks around it
+
+    def __add__(self, other: "IdForm") -> "IdForm":
+        """Return what the ids of both have in common."""
+        return IdForm(
+            self.are_padded and other.are_padded,
+            self.are_floats and other.are_floats,
+            self.are_floats_inside and other.are_floats_inside,
+        )
+
+
+def see_ids(ids: pl.Series) -> IdForm:
+    """Return what distinct ids have in common."""
+    present = _present(ids).drop_nulls()
+    inside = present.str.strip_chars()
+    are_floats, are_floats_inside = (bool(one.str.contains(_FLOAT).all()) for one in (present, inside))
+    return IdForm(bool((present != inside).all()), are_floats, are_floats_inside)
+
+
+def tidy_ids(ids: pl.Series, form: IdForm | None = None) -> pl.Series:
     """Return distinct ids as they are meant, null for those that stand for none.
 
     Text of which every id looks like 17850.0 has been integers, and loses the fraction. Ids that all have blanks around
-    them were padded, and lose the blanks. In any other case an id stays as it is.
+    them were padded, and lose the blanks. In any other case an id stays as it is. form: of all ids of the table, where
+    these are not all.
     """
-    ids = ids.to_frame("id").select(pl.when(~is_missing(ids)).then(pl.col("id"))).to_series().alias(ids.name)
-    present = ids.drop_nulls()
-    if not len(present):
-        return ids
-    if (present != present.str.strip_chars()).all():
-        ids, present = ids.str.strip_chars(), present.str.strip_chars()
-    return ids.str.strip_suffix(".0") if present.str.contains(r"^[0-9]+\.0$").all() else ids
+    seen = see_ids(ids) if form is None else form
+    present = _present(ids)
+    if seen.are_padded:
+        present = present.str.strip_chars()
+    are_floats = seen.are_floats_inside if seen.are_padded else seen.are_floats
+    return present.str.strip_suffix(".0") if are_floats else present
+
+
+def _present(ids: pl.Series) -> pl.Series:
+    return ids.to_frame("id").select(pl.when(~is_missing(ids)).then(pl.col("id"))).to_series().alias(ids.name)
 
 
 def as_id(series: pl.Series, label: str) -> pl.Series:

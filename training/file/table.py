@@ -48,28 +48,34 @@ class Table:
 
 def read_chunks(source: Source, choice: Choice, form: Form, account: Account) -> Iterator[Chunk]:
     """Yield the rows of all parts in their order, and count in the account. Raises InputError."""
-    if form.format not in FORMATS or form.header not in HEADERS:
-        raise InputError(f"the format must be one of {', '.join(FORMATS)} and the header one of {', '.join(HEADERS)}")
-    for number, part in enumerate(source.parts):
-        with _naming(part, source), open_part(part) as opened:
-            if opened.compression:
-                account.recognise(compression=opened.compression)
-            is_typed = form.format == "parquet" or (form.format == "auto" and is_columnar(opened.head))
-            row = Row(number, 0, part.label, ": row " if is_typed else ":")
-            if is_typed:
-                frames = read_columnar(part, opened, row, account, choice)
-            else:
-                frames = _read_text(part, opened, row, account, (choice, form))
-            size, done = part.path.stat().st_size, 0
-            with closing(frames):  # before its file is
-                for frame in frames:
-                    if frame.height:
-                        yield Chunk(row, frame)
-                    done, before = min(size, opened.position()), done
-                    source.watch(done - before)
-            source.watch(size - done)
+    for number in range(len(source.parts)):
+        yield from read_part(source, number, choice, form, account)
     if not account.rows:
         raise InputError(f"{source.label}: no rows below the header; the file needs at least one")
+
+
+def read_part(source: Source, number: int, choice: Choice, form: Form, account: Account) -> Iterator[Chunk]:
+    """Yield the rows of one part, and count in the account. Raises InputError."""
+    if form.format not in FORMATS or form.header not in HEADERS:
+        raise InputError(f"the format must be one of {', '.join(FORMATS)} and the header one of {', '.join(HEADERS)}")
+    part = source.parts[number]
+    with _naming(part, source), open_part(part) as opened:
+        if opened.compression:
+            account.recognise(compression=opened.compression)
+        is_typed = form.format == "parquet" or (form.format == "auto" and is_columnar(opened.head))
+        row = Row(number, 0, part.label, ": row " if is_typed else ":")
+        if is_typed:
+            frames = read_columnar(part, opened, row, account, choice)
+        else:
+            frames = _read_text(part, opened, row, account, (choice, form))
+        size, done = part.path.stat().st_size, 0
+        with closing(frames):  # before its file is
+            for frame in frames:
+                if frame.height:
+                    yield Chunk(row, frame)
+                done, before = min(size, opened.position()), done
+                source.watch(done - before)
+        source.watch(size - done)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from training.engine.choice import ENGINES
+from training.engine.disk import MEMORY_MB
 from training.file.source import REMOTE, Place
 
 EXAMPLES = """examples:
@@ -96,7 +98,20 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--columns", help=COLUMNS)
     parser.add_argument("--item-columns", help=ITEM_COLUMNS)
+    _add_engine(parser)
     _add_stage(parser)
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("engine", "what the rows are prepared with; the result is the same")
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="polars: in memory; duckdb: on disk; spark: on a cluster; auto: polars where the rows fit in memory",
+    )
+    group.add_argument("--memory-mb", type=int, default=MEMORY_MB, help="that DuckDB may take")
+    group.add_argument("--master", default="", metavar="URL", help="of Spark: spark://HOST:7077, local[2]")
 
 
 def _add_stage(parser: argparse.ArgumentParser) -> None:
@@ -164,6 +179,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8000)
     _add_set(parser)
     parser.set_defaults(config=None, refit=False, tensorboard=None, budget_ms=None, budget_mb=None)  # as run has them
+    parser.set_defaults(engine="auto", memory_mb=MEMORY_MB, master="")
 
 
 COMMANDS: dict[str, tuple[str, AddOptions]] = {

@@ -23,6 +23,7 @@ from training.data.prepared import ITEMS, Prepared
 from training.data.split import SplitRule
 from training.distillation.refit import refit_student
 from training.distillation.student import ALONE, STUDENT, distill, files_of
+from training.engine.choice import IN_MEMORY, EngineWish, choose_engine
 from training.evaluation.baseline import parse_models, rank_baselines
 from training.evaluation.judge import Ranking
 from training.evaluation.quality import summarise_quality
@@ -32,6 +33,7 @@ from training.export.compress import RANKING as COMPRESSED_RANKING
 from training.export.compress import Storage, compress, load_table
 from training.export.export import export
 from training.file.source import Place, find_source
+from training.machine import available_bytes
 from training.model.curve import best_epochs, load_curve
 from training.report.page import write_report
 from training.run.config import Compress
@@ -60,17 +62,18 @@ from training.teacher.linear import LINEAR
 from training.teacher.mix import load_factors, mix_teachers
 from training.teacher.registry import KINDS, member_rankings, refit_order
 
+ROOM = ".engine"  # what an engine keeps while it prepares the data, in the run directory
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
 
 
-def run_prepare(run: Run, interactions: Place, items: Place | None) -> None:
+def run_prepare(run: Run, interactions: Place, items: Place | None, wish: EngineWish) -> None:
     """Read the files into prepared/ and say how they were read, what was kept and dropped, and what a run will need."""
-    prepared = prepare_files(run, interactions, items)
+    prepared = prepare_files(run, interactions, items, wish)
     for line in [*data_lines(prepared.report), *say_forecast(run.config, prepared)]:
         run.progress.note(line)
 
 
-def prepare_files(run: Run, interactions: Place, items: Place | None) -> Prepared:
+def prepare_files(run: Run, interactions: Place, items: Place | None, wish: EngineWish = IN_MEMORY) -> Prepared:
     """Read the files into prepared/, and return what was read."""
     parse_models(run.config.baselines.models)  # a wrong name now, not after the training
     settings = run.config.prepare
@@ -81,8 +84,13 @@ def prepare_files(run: Run, interactions: Place, items: Place | None) -> Prepare
 
     def work(out: Path) -> None:
         shutil.rmtree(out)  # prepare starts clean: it makes its directory itself
+        engine, said = choose_engine(wish, source, run.out / ROOM, available_bytes())
+        if said:
+            run.progress.note(said)
         with run.progress.bar("bytes read", source.size) as bar:
-            prepare(replace(source, watch=bar.advance), items, out, cleaning, rule, settings.repeats)
+            prepare(
+                replace(source, watch=bar.advance), items, out, replace(cleaning, engine=engine), rule, settings.repeats
+            )
 
     run.stage("prepared", {"prepare": asdict(settings), "split": rule.settings()}, inputs, work)
     return run.prepared()

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,97 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import redis
 
-from service.store.server import find_server
+from tests.service.cluster import N_SLOTS, Nodes
 from tests.service.running import Running, run_command, wait_for
-from tests.service.store.test_address import free_port
 from tests.service.toy import write_toy
 
-N_SLOTS = 16384
 BUDGET_MS = "1000"  # the node that a slot moved to is asked after the one where it was
 USERS = [f"user-{n}" for n in range(60)]
-
-
-class Nodes:
-    """Three nodes, each with a third of the slots, each with an append-only file."""
-
-    def __init__(self, directory: Path, stack: ExitStack) -> None:
-        self._stack, self._directory = stack, directory
-        self.ports = [free_port() for _ in range(3)]
-        self._bus = [free_port() for _ in range(3)]
-        self.processes = [self._start(number) for number in range(3)]
-        for number in range(3):
-            wait_for(lambda number=number: self._answers(number), 20)
-            self.client(number).execute_command(
-                "CLUSTER ADDSLOTSRANGE", number * N_SLOTS // 3, (number + 1) * N_SLOTS // 3 - 1
-            )
-            self.client(0).execute_command("CLUSTER MEET", "127.0.0.1", self.ports[number], self._bus[number])
-        wait_for(lambda: all(self.is_ok(number) for number in range(3)), 30)
-
-    @property
-    def url(self) -> str:
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
-
-    def client(self, number: int) -> redis.Redis:
-        return redis.Redis(port=self.ports[number], protocol=2)
-
-    def is_ok(self, number: int) -> bool:
-        """Tell whether a node serves, knows all three, and knows who has each slot."""
-        found = self.client(number).execute_command("CLUSTER INFO")
-        state = found if isinstance(found, dict) else {}
-        return (state.get("cluster_state"), state.get("cluster_known_nodes"), state.get("cluster_slots_assigned")) == (
-            "ok",
-            "3",
-            str(N_SLOTS),
-        )
-
-    def sizes(self) -> list[int]:
-        return [self.client(number).dbsize() for number in range(3)]
-
-    def restart(self, number: int) -> None:
-        self.processes[number] = self._start(number)
-        wait_for(lambda: self._answers(number) and self.is_ok(number), 20)
-
-    def kill(self, number: int) -> None:
-        self.processes[number].kill()
-        self.processes[number].wait()
-
-    def move(self, key: str) -> None:
-        """Move the slot of a key to the next node."""
-        slot = self.client(0).execute_command("CLUSTER KEYSLOT", key)
-        source = next(n for n in range(3) if n * N_SLOTS // 3 <= slot < (n + 1) * N_SLOTS // 3)
-        target = (source + 1) % 3
-        names = [self.client(n).execute_command("CLUSTER MYID") for n in range(3)]
-        self.client(target).execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[source])
-        self.client(source).execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[target])
-        keys = self.client(source).execute_command("CLUSTER GETKEYSINSLOT", slot, 100)
-        self.client(source).execute_command("MIGRATE", "127.0.0.1", self.ports[target], "", 0, 5000, "KEYS", *keys)
-        for n in (target, source):
-            self.client(n).execute_command("CLUSTER SETSLOT", slot, "NODE", names[target])
-
-    def _start(self, number: int) -> "subprocess.Popen[bytes]":
-        options = {
-            "port": str(self.ports[number]), "cluster-enabled": "yes", "cluster-port": str(self._bus[number]),
-            "cluster-config-file": f"nodes-{number}.conf", "dir": str(self._directory), "appendonly": "yes",
-            "appenddirname": f"aof-{number}", "save": "", "cluster-require-full-coverage": "no",
-        }  # fmt: skip
-        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        process = subprocess.Popen([str(find_server()), *arguments], stdout=subprocess.DEVNULL)
-        self._stack.callback(_end, process)
-        return process
-
-    def _answers(self, number: int) -> bool:
-        try:
-            return bool(self.client(number).ping())
-        except redis.RedisError:
-            return False
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.send_signal(signal.SIGCONT)
-    process.kill()
-    process.wait()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""An experiment that is lost ends by itself, in a whole service of two workers."""
+"""An experiment that is lost ends by itself, in a whole service."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.service.toy import write_toy
 
 def test_version_with_which_users_do_worse_is_taken_back_within_seconds(toy_bundle: Path, tmp_path: Path) -> None:
     other = write_toy(tmp_path / "other", seed=21).path
-    with Running(toy_bundle, tmp_path / "data", "--workers", "2", conversions="buy") as service:
+    with Running(toy_bundle, tmp_path / "data", conversions="buy") as service:
         for path, more in ((toy_bundle, ()), (other, ("--as", "experiment", "--share", "50"))):
             done = run_command("publish", str(path), *more, "--wait", "50", "--data-dir", str(service.data_dir))
             assert done.returncode == 0, done.stderr

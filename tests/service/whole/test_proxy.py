@@ -64,9 +64,13 @@ def nginx_command(directory: Path, port: int, backends: Backends) -> list[str]:
 
 
 def haproxy_command(directory: Path, port: int, backends: Backends) -> list[str]:
-    """haproxy, which asks /readyz and shares its connections to the service among callers."""
+    """haproxy, which asks /readyz and shares its connections to the service among callers.
+
+    It keeps a request until it is whole: it could not ask another service with half of a body.
+    """
     servers = "\n          ".join(
-        f"server s{number} {host}:{number} check inter 100ms fall 1 rise 1" for host, number in backends
+        f"server s{place} {host}:{behind} check inter 100ms fall 1 rise 1"
+        for place, (host, behind) in enumerate(backends)
     )
     (directory / "haproxy.cfg").write_text(
         textwrap.dedent(f"""
@@ -75,7 +79,9 @@ def haproxy_command(directory: Path, port: int, backends: Backends) -> list[str]
           timeout connect 1s
           timeout client 30s
           timeout server 30s
+          timeout check 5s
           option redispatch
+          option http-buffer-request
           retries 3
           retry-on conn-failure empty-response
         frontend f

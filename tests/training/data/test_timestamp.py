@@ -1,6 +1,7 @@
 """Times of every form become milliseconds; what a column as a whole decides is decided by the whole."""
 
 from datetime import UTC, date, datetime
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,21 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from training.data.timestamp import Bounds, read_bounds, read_times, settle_times
+from training.data.settling import Settled, Tally, decide_times, tally_times
+from training.data.timestamp import Bounds, read_bounds, read_times
 from training.errors import InputError
 
 MOMENT = datetime(2010, 12, 1, 8, 26, tzinfo=UTC)
 MS = int(MOMENT.timestamp()) * 1000
 
 
+def settle(series: pl.Series, bounds: Bounds) -> Settled:
+    micro, forms = read_times(series, "file")
+    return decide_times(tally_times(micro, forms), bounds).settle(micro, forms)
+
+
 def milliseconds(series: pl.Series, bounds: Bounds | None = None) -> list[int | None]:
-    settled = settle_times(*read_times(series, "file"), bounds or Bounds())
+    settled = settle(series, bounds or Bounds())
     return [None if bad else int(ms) for ms, bad in zip(settled.ms, settled.bad, strict=True)]
 
 
@@ -84,7 +91,7 @@ def test_nan_and_infinity_are_bad() -> None:
 def test_a_number_of_another_unit_than_most_is_bad_and_said() -> None:
     series = pl.Series([1362062307, 1362062308, 1362062307000])
 
-    settled = settle_times(*read_times(series, "file"), Bounds())
+    settled = settle(series, Bounds())
 
     assert settled.bad.tolist() == [False, False, True]
     assert settled.why(2) == "timestamp 1362062307000 is not in the form of most others, Unix seconds"
@@ -136,7 +143,7 @@ def test_day_and_month_that_no_row_tells_apart_are_asked_about() -> None:
 def test_times_outside_the_bounds_are_bad_and_the_year_is_said() -> None:
     series = pl.Series([1_600_000_000, -9_223_372_037, 9_999_999_999])
 
-    settled = settle_times(*read_times(series, "file"), read_bounds("auto", "1990-01-01", ""))
+    settled = settle(series, read_bounds("auto", "1990-01-01", ""))
 
     assert settled.bad.tolist() == [False, True, True]
     assert settled.why(1) == "implausible timestamp -9223372037: 1677-09-21 00:12:43"
@@ -147,9 +154,10 @@ def test_times_outside_the_bounds_are_bad_and_the_year_is_said() -> None:
     [(2014, "bare years"), (201402, "yyyymm"), (40513.3, "Excel's days"), (7, "take them as they are")],
 )
 def test_numbers_that_are_no_unix_time_are_named_by_what_they_may_be(value: float, what: str) -> None:
-    settled = settle_times(*read_times(pl.Series([value, value]), "file"), read_bounds("auto", "1990", "2030"))
+    settled = settle(pl.Series([value, value]), read_bounds("auto", "1990", "2030"))
 
-    assert what in settled.said
+    assert what in settled.late.hint(2)
+    assert settled.late.hint(5) == ""
 
 
 def test_a_type_that_is_no_time_is_refused() -> None:
@@ -171,3 +179,22 @@ def test_every_millisecond_of_text_and_numbers_is_kept(ms: int) -> None:
 
     assert milliseconds(pl.Series([ms / 1000])) == [ms]
     assert text is None or milliseconds(text) == [ms]
+
+
+@given(
+    values=st.lists(
+        st.one_of(st.sampled_from([20130131, 1_600_000_000, 1_600_000_000_000, 7]), st.integers(0, 2**62)), min_size=1
+    ),
+    cuts=st.lists(st.integers(0, 20)),
+)
+def test_a_column_means_the_same_in_whatever_chunks_it_is_counted_and_read(values: list[int], cuts: list[int]) -> None:
+    micro, forms = read_times(pl.Series(values), "file")
+    edges = sorted({0, len(values), *(cut for cut in cuts if cut < len(values))})
+    chunks = [slice(*pair) for pair in pairwise(edges)]
+
+    whole = decide_times(tally_times(micro, forms), read_bounds("auto", "1990", "2030"))
+    meaning = decide_times(sum((tally_times(micro[at], forms[at]) for at in chunks), Tally()), whole.bounds)
+
+    assert meaning == whole
+    read = [meaning.settle(micro[at], forms[at]) for at in chunks]
+    assert np.concatenate([one.ms for one in read]).tolist() == whole.settle(micro, forms).ms.tolist()
