@@ -7,13 +7,13 @@ from service.item.feed import ItemFeed
 from service.logs import Log
 from service.metrics import Metrics
 from service.model.model import load_model
-from service.recommendation.aside import Aside
 from service.recommendation.explanation import Explainer
 from service.recommendation.lookup import Lookup
 from service.recommendation.memory import Memory
 from service.recommendation.observer import Unwatched
 from service.recommendation.ranker import Ranker
 from service.recommendation.recommender import Recommender
+from service.release.aside import Aside
 from service.release.generation import Generation
 from service.settings import Settings
 from service.storage import history_of, trend_of

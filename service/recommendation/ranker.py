@@ -39,14 +39,7 @@ _DEEPER = 10
 class Ranker:
     """Answers jobs whose user's taste is known, from one model."""
 
-    def __init__(
-        self,
-        student: Student,
-        catalogue: Catalogue,
-        metrics: RankingMetrics,
-        *,
-        max_history: int,
-    ) -> None:
+    def __init__(self, student: Student, catalogue: Catalogue, metrics: RankingMetrics, *, max_history: int) -> None:
         """max_history: how many events the encoder reads."""
         self._student, self._catalogue, self._metrics = student, catalogue, metrics
         self.max_history = max_history

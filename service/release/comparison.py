@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.errors import RequestError
-from service.recommendation.aside import Known
 from service.recommendation.budget import Budget
 from service.recommendation.job import Answer, Query
+from service.release.aside import Known
 from service.release.generation import Generation, Generations
 from service.release.loader import VersionLoader, retire
 from service.release.record import Live

@@ -22,9 +22,9 @@ from service.experiment.assignment import Assignment
 from service.experiment.record import Experiment
 from service.metrics import Metrics
 from service.model.catalogue import Catalogue
-from service.recommendation.aside import Aside
 from service.recommendation.job import Answer, Query
 from service.recommendation.recommender import Recommender
+from service.release.aside import Aside
 
 
 class Trend(Protocol):

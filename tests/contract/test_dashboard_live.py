@@ -4,7 +4,8 @@ import bisect
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -22,7 +23,7 @@ from tests.contract.prometheus import (
     run_prometheus,
     run_promtool,
 )
-from tests.service.running import Running, stopped, wait_for
+from tests.service.running import Running, run_command, stopped, wait_for
 from tests.service.toy import described_items, write_toy
 
 WINDOW_S = 10
@@ -84,7 +85,23 @@ def prometheus(service: Running, load: Load, tmp_path_factory: pytest.TempPathFa
     with run_prometheus(tmp_path_factory.mktemp("prometheus"), target=target, alert_after=ALERT_AFTER) as running:
         scrapes = f"count_over_time(retort_items[{2 * WINDOW_S}s])"
         wait_for(lambda: running.query(scrapes) > [WINDOW_S + 2], timeout_s=40)
+        folder = tmp_path_factory.mktemp("bundles")
+        live, other = (write_toy(folder / f"{seed}", seed=seed, items=described_items()) for seed in (0, 2))
+        done = run_command("publish", str(live.path), "--data-dir", str(service.data_dir))
+        assert done.returncode == 0, done.stderr
+        try_beside(service, other.path, "canary", 50, lambda: running.query(panel_query("p99 by version")))
+        try_beside(service, other.path, "shadow", 100, lambda: running.query(panel_query("Shadow p99")))
         yield running
+
+
+def try_beside(service: Running, bundle: Path, kind: str, share: int, seen: Callable[[], list[float]]) -> None:
+    """Let another version answer beside the live one until its panel has data, then stop it."""
+    store = ("--data-dir", str(service.data_dir))
+    published = run_command("publish", str(bundle), *store, "--as", kind, "--share", str(share))
+    assert published.returncode == 0, published.stderr
+    wait_for(lambda: any(is_number(value) for value in seen()), timeout_s=60)
+    stopped_it = run_command("experiment", "stop", *store)
+    assert stopped_it.returncode == 0, stopped_it.stderr
 
 
 def substitute(expression: str) -> str:

@@ -38,7 +38,7 @@ MAY_USE = {
         "tracing": set(),
         "recommendation": {"catalogue", "model", "search", "user", "bundle", "tracing"},
         "experiment": {"user", "store", "bundle"},
-        "release": {"experiment", "recommendation", "model", "search", "store", "bundle"},
+        "release": {"user", "experiment", "recommendation", "model", "search", "store", "bundle"},
         "wire": {"tracing"},
         "request": set(),
         "scenario": {"store", "request"},
