@@ -45,7 +45,7 @@ def test_smoothed_labels_are_cross_entropy_with_target_and_all_items():
     batch = Batch(torch.empty(0), torch.tensor([9, 1, 2, 3, 4, 6]), torch.empty(0), torch.empty(0))
     log_p = logits.log_softmax(dim=-1)
 
-    found = learn_smoothed(0.1)(None).loss(logits, batch, slice(1, 6))
+    found = learn_smoothed(0.1)(SequenceModel(N_ITEMS, SIZE)).loss(logits, batch, slice(1, 6))
 
     chosen = log_p[torch.arange(5), batch.target[1:6]]
     assert found == pytest.approx(float(-(0.9 * chosen + 0.1 * log_p.mean(dim=-1)).mean()), rel=1e-6)
