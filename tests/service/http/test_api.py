@@ -98,7 +98,7 @@ def test_page_works_in_a_browser_and_sends_the_key_it_was_given(keyed_service: R
         n_operations, page = browser.count(".opblock"), browser.html()
         requested, complaints = browser.requested(), browser.complaints()
 
-    assert n_operations == 25
+    assert n_operations == 26
     assert (without.split()[0], with_key.split()[0]) == ("401", "200")
     ours = ("data:", "chrome://", f"{keyed_service.url}/")  # chrome: the empty tab of the beginning
     assert [url for url in requested if not url.startswith(ours)] == []
