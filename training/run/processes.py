@@ -64,7 +64,8 @@ def _run(words: Sequence[str]) -> int:
     try:
         run(parse_args(words))
     except ChildFailedError as error:
-        return min(failure.exitcode for failure in error.failures.values())
+        codes = [failure.exitcode for failure in error.failures.values()]
+        return InputError.exit_code if InputError.exit_code in codes else min(codes)  # then torchrun ended the others
     except SignalException as error:
         if error.sigval != signal.SIGINT:
             raise
