@@ -7,7 +7,7 @@ wait. A command of one process is the first of one, and nothing here costs it an
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -94,10 +94,12 @@ def alone(work: Callable[[], Found]) -> Found:
         except Exception as error:  # whatever it is, the others must not wait for ever, and it is raised again
             told[1] = getattr(error, "exit_code", TrainingError.exit_code)
             _tell(told)
+            _part()
             raise
     _tell(told)
     found, exit_code = told
     if exit_code:
+        _part()
         raise FollowedError(exit_code)
     return found
 
@@ -153,6 +155,12 @@ def _tell(told: list[Any]) -> None:
     """Give the objects of a list the values that they have in the first process."""
     with _needing_all():
         dist.broadcast_object_list(told, device=torch.device("cpu"))
+
+
+def _part() -> None:
+    """Wait until all processes know that they are to end, or an end would cut off what they have not read yet."""
+    with suppress(RuntimeError):  # another has ended already, so it knew
+        dist.barrier()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
+from service.child import python_module
 from training import ranks
 from training.distillation.term import TERMS, parse_terms
 from training.errors import InputError
@@ -47,7 +48,8 @@ def launch(argv: Sequence[str], processes: int) -> int:
     error that would come again is not tried again.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
-    words = ["--standalone", "--nproc-per-node", str(processes), "-m", "training", *argv]
+    command = python_module("training", *argv)
+    words = ["--standalone", "--nproc-per-node", str(processes), "--no-python", *command]
     exit_code = 0
     for _ in range(1 + RESTARTS):
         exit_code = _run(words)
@@ -62,7 +64,8 @@ def _run(words: Sequence[str]) -> int:
     try:
         run(parse_args(words))
     except ChildFailedError as error:
-        return min(failure.exitcode for failure in error.failures.values())
+        codes = [failure.exitcode for failure in error.failures.values()]
+        return InputError.exit_code if InputError.exit_code in codes else min(codes)  # then torchrun ended the others
     except SignalException as error:
         if error.sigval != signal.SIGINT:
             raise

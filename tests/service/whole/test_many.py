@@ -117,7 +117,7 @@ def test_batch_may_hold_anything_and_answers_it_in_its_place(service: Running) -
 
 def test_batch_of_heavy_requests_keeps_nobody_out(tmp_path: Path) -> None:
     bundle = write_toy(tmp_path / "bundle", items=described_items())
-    heavy = {"history": [f"i{row}" for row in range(9)], "k": 60, "explain": True, "diversity": 0.5}
+    heavy = {"history": [f"i{row}" for row in range(9)], "k": 10, "explain": True, "diversity": 0.5}
     settings = {"max_in_flight": "8", "api_keys": f"{KEY},{KEY}-of-another", "budget_ms": "1000"}
     with Running(bundle.path, tmp_path / "data", **settings) as service, ThreadPoolExecutor(1) as pool:
         service.client.headers["X-API-Key"] = KEY

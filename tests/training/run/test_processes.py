@@ -79,10 +79,11 @@ def test_a_killed_process_goes_on_from_the_last_checkpoint_and_the_result_is_tha
 
 def test_what_all_would_say_is_said_once(prepared):
     with train("distill", prepared, "--processes", "2", "--set", "distill.terms=kl,mutual") as refused:
-        said = refused.stderr.read()
+        said = [line for line in refused.stderr if line.startswith("error:")]  # torchrun says more where it is slow
 
     assert refused.returncode == 2
-    assert said.count("error: distill.terms: mutual is taught in one process") == said.count("error:") == 1
+    assert len(said) == 1
+    assert "distill.terms: mutual is taught in one process" in said[0]
 
 
 @pytest.mark.parametrize(
