@@ -6,6 +6,7 @@ library itself (service/README.md, "Tracing").
 """
 
 import logging
+import os
 import time
 import uuid
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from http import HTTPStatus
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.environment_variables import OTEL_BSP_SCHEDULE_DELAY
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
@@ -21,10 +23,12 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from service.errors import StartError
 from service.tracing.span import RequestSpan, Span
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _NS = 1e9
+_DELAY_MS = "5000"
 
 
 class Collector:
@@ -40,6 +44,14 @@ class Collector:
         provider.add_span_processor(self._ended)
         self._tracer = provider.get_tracer("retort", version)
         self._exporter = OTLPSpanExporter(url)
+
+    @property
+    def delay_s(self) -> float:
+        """How long a span waits for others at most, as the standard's variable says. Raises StartError."""
+        text = os.environ.get(OTEL_BSP_SCHEDULE_DELAY, "").strip() or _DELAY_MS
+        if not (text.isascii() and text.isdecimal() and len(text) < 8):
+            raise StartError(f"{OTEL_BSP_SCHEDULE_DELAY}: give milliseconds, such as {_DELAY_MS}")
+        return int(text) / 1000
 
     def send(self, spans: Sequence[RequestSpan]) -> bool:
         """Send recorded requests; return whether the collector has taken them."""

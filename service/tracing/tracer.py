@@ -81,7 +81,11 @@ async def open_tracer(endpoint: str, share: float, metrics: Metrics, log: Log) -
             f"pip install 'retort[tracing]' ({exc.name or exc} is missing)"
         ) from exc
     collector = otlp.Collector(traces_url(endpoint), __version__)
-    outbox = Outbox(_telling(collector.send, log), lambda result, n: metrics.trace_spans[result].inc(n))
+
+    def note(result: str, n_spans: int) -> None:
+        metrics.trace_spans[result].inc(n_spans)
+
+    outbox = Outbox(_telling(collector.send, log), note, collector.delay_s)
     try:
         yield Tracer(share, outbox)
     finally:

@@ -1,13 +1,13 @@
 """What tracing costs: processor time of the service for each answer, without a collector and with one, in turn.
 
-    python tests/bench/tracing.py [--turns 6] [--rounds 40] [--requests 60] [--before DIR]
+    python tests/bench/tracing.py [--turns 10] [--rounds 40] [--requests 60] [--before DIR]
 
 A service of 20,000 items of width 64 for each kind, one worker, and a collector in this process. In each round every
 kind answers as many requests, in an order that is drawn; the processor time of all threads of its process is read when
 the round is over, so that what is sent later counts too. In each turn all processes are new, because two processes of
 one program differ too. Kinds: `off`; `0 %` (a collector, nobody is recorded); `1 %`; `100 %`; `gone` (1 %, and no
 collector behind the address); with --before also a checkout of the repository as it was before. JSON last: of each kind
-its processor time by that of `off` (of all rounds, and the interval of 95 % by bootstrap over them), microseconds of
+its processor time by that of `off` (of all rounds, and the interval of 95 % by bootstrap over turns), microseconds of
 processor and milliseconds of an answer. It exits with 1 where 1 % costs 2 % or more.
 """
 
@@ -17,6 +17,7 @@ import os
 import random
 import sys
 import tempfile
+import time
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection
 from pathlib import Path
@@ -31,6 +32,7 @@ from rig import ask, connect, machine, percentiles, started_process
 from tests.service.tracing.collector import collecting
 
 MOST = 1.02
+LAST_SENT_S = 6.0
 NOBODY = "http://127.0.0.1:9"
 ROOT = Path(__file__).parents[2]
 
@@ -60,6 +62,10 @@ class Kind:
         """Note the processor time of a round."""
         last, self._last_ns = self._last_ns, self._read_ns()
         self.cpu_ns += [self._last_ns - last] * is_noted
+
+    def end_turn(self) -> None:
+        """Add the processor time since the last round to it."""
+        self.cpu_ns[-1] += self._read_ns() - self._last_ns
 
     def _read_ns(self) -> int:
         tasks = Path(f"/proc/{self._pid}/task").glob("*/schedstat")
@@ -101,19 +107,22 @@ def take_turn(
                 kinds[name].answer(bodies, is_noted=number > 1)
             for kind in kinds.values():
                 kind.end_round(is_noted=number > 1)
+        time.sleep(LAST_SENT_S)  # what was recorded last is still to be sent
+        for kind in kinds.values():
+            kind.end_turn()
 
 
 def interval(own: np.ndarray, other: np.ndarray) -> list[float]:
-    """Return the interval of 95 % of the ratio of two sums, by bootstrap over rounds."""
-    rounds = np.random.default_rng(0).integers(0, len(own), (2000, len(own)))
-    ratios = own[rounds].sum(axis=1) / other[rounds].sum(axis=1)
+    """Return the interval of 95 % of the ratio of two sums, by bootstrap over turns."""
+    turns = np.random.default_rng(0).integers(0, len(own), (2000, len(own)))
+    ratios = own[turns].sum(axis=1) / other[turns].sum(axis=1)
     return [round(float(each), 4) for each in np.percentile(ratios, [2.5, 97.5])]
 
 
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=6)
+    parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--requests", type=int, default=60)
     parser.add_argument("--before", type=Path, metavar="DIR")
@@ -127,10 +136,10 @@ def main() -> int:
             take_turn(kinds, settings, folder, arguments)
     found = {}
     for name, kind in kinds.items():
-        own, off = np.array(kind.cpu_ns), np.array(kinds["off"].cpu_ns)
+        own, off = (np.reshape(each.cpu_ns, (arguments.turns, -1)).sum(axis=1) for each in (kind, kinds["off"]))
         found[name] = {
             "ratio": round(float(own.sum() / off.sum()), 4), "interval": interval(own, off),
-            "cpu_us": round(float(own.mean()) / 1000 / arguments.requests, 1), "ms": percentiles(kind.times_ms),
+            "cpu_us": round(float(own.sum()) / 1000 / len(kind.times_ms), 1), "ms": percentiles(kind.times_ms),
         }  # fmt: skip
         print(f"{name:>8} {found[name]}", file=sys.stderr)
     print(json.dumps({"machine": machine(), "requests": len(kinds["off"].times_ms), "found": found}))

@@ -11,6 +11,8 @@ from service.tracing.outbox import MOST_AT_ONCE, MOST_WAITING, Outbox
 from service.tracing.span import RequestSpan
 from tests.service.running import wait_for
 
+NOT_YET_S = 3600.0
+
 
 class Sending:
     """What the outbox has sent. is_open: cleared, a sending does not end."""
@@ -42,7 +44,7 @@ def request(n_parts: int = 3) -> RequestSpan:
 async def test_all_that_is_put_is_sent_a_few_at_once_at_the_latest_at_the_end() -> None:
     sending = Sending()
     sending.is_open.set()
-    outbox = Outbox(sending.send, sending.note)
+    outbox = Outbox(sending.send, sending.note, NOT_YET_S)
 
     for _ in range(50):
         outbox.put(request())
@@ -56,7 +58,7 @@ async def test_all_that_is_put_is_sent_a_few_at_once_at_the_latest_at_the_end() 
 async def test_what_is_put_is_sent_without_an_end() -> None:
     sending = Sending()
     sending.is_open.set()
-    outbox = Outbox(sending.send, sending.note)
+    outbox = Outbox(sending.send, sending.note, 0.01)
 
     outbox.put(request())
 
@@ -64,11 +66,24 @@ async def test_what_is_put_is_sent_without_an_end() -> None:
     await outbox.close()
 
 
+async def test_enough_to_send_waits_for_no_more() -> None:
+    sending = Sending()
+    sending.is_open.set()
+    outbox = Outbox(sending.send, sending.note, NOT_YET_S)
+
+    for _ in range(2 * MOST_AT_ONCE):
+        outbox.put(request())
+
+    assert wait_for(lambda: sending.counts["sent"] >= MOST_AT_ONCE * 4)
+    await outbox.close()
+    assert sending.counts == {"sent": 2 * MOST_AT_ONCE * 4}
+
+
 async def test_what_does_not_arrive_is_counted_as_failed() -> None:
     sending = Sending()
     sending.result = False
     sending.is_open.set()
-    outbox = Outbox(sending.send, sending.note)
+    outbox = Outbox(sending.send, sending.note, NOT_YET_S)
 
     outbox.put(request())
     await outbox.close()
@@ -79,7 +94,7 @@ async def test_what_does_not_arrive_is_counted_as_failed() -> None:
 async def test_more_than_may_wait_is_dropped_and_the_end_does_not_wait_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_module, "FLUSH_S", 0.05)
     sending = Sending()
-    outbox = Outbox(sending.send, sending.note)
+    outbox = Outbox(sending.send, sending.note, NOT_YET_S)
     n_requests = MOST_WAITING
 
     for _ in range(n_requests):
@@ -96,7 +111,7 @@ async def test_more_than_may_wait_is_dropped_and_the_end_does_not_wait_long(monk
 async def test_a_request_of_more_spans_than_may_wait_is_dropped_alone() -> None:
     sending = Sending()
     sending.is_open.set()
-    outbox = Outbox(sending.send, sending.note)
+    outbox = Outbox(sending.send, sending.note, NOT_YET_S)
 
     outbox.put(request(MOST_WAITING))
     outbox.put(request())
@@ -108,6 +123,6 @@ async def test_a_request_of_more_spans_than_may_wait_is_dropped_alone() -> None:
 async def test_an_outbox_that_was_never_used_ends() -> None:
     sending = Sending()
 
-    await Outbox(sending.send, sending.note).close()
+    await Outbox(sending.send, sending.note, NOT_YET_S).close()
 
     assert not sending.counts

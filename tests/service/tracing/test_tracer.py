@@ -18,7 +18,7 @@ NO_ADDRESSES = [
 
 @pytest.fixture
 def outbox() -> Outbox:
-    return Outbox(lambda spans: True, lambda result, n_spans: None)
+    return Outbox(lambda spans: True, lambda result, n_spans: None, 1.0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])

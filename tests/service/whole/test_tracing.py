@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,19 @@ def collector() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def service(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory, collector: Receiver) -> Iterator[Running]:
-    """A service that records everything."""
+    """A service that records everything, and sends it soon."""
     data, keys = tmp_path_factory.mktemp("data"), {"api_keys": KEY, "admin_key": ADMIN_KEY}
-    with Running(toy_bundle, data, otlp_endpoint=collector.url, trace_share="1", **keys) as running:
+    with soon(), Running(toy_bundle, data, otlp_endpoint=collector.url, trace_share="1", **keys) as running:
         running.client.headers["X-API-Key"] = KEY
         yield running
+
+
+@contextmanager
+def soon() -> Iterator[None]:
+    """Let the services that are started inside send what they have recorded without waiting for more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        yield
 
 
 def trace(service: Running, collector: Receiver, path: str, body: Any) -> Any:
@@ -223,7 +232,7 @@ def test_a_collector_in_trouble_costs_no_answer_and_is_counted(trouble: str, toy
             receiver.is_open.clear()
         else:
             receiver.status = 400
-        with Running(toy_bundle, tmp_path, otlp_endpoint=url, trace_share="1") as running:
+        with soon(), Running(toy_bundle, tmp_path, otlp_endpoint=url, trace_share="1") as running:
             batch = {"requests": [{"history": ["i1"], "budget_ms": 1000}] * 100}  # 601 spans
             bodies = [running.client.post("/recommend/batch", json=batch).json() for _ in range(8)]
             if trouble == "refusing":
