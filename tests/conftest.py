@@ -1,7 +1,7 @@
 """Fixtures that more than one folder uses."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: here and in child processes sums run in one order, bit for bit
@@ -9,7 +9,9 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime, which a test ma
 
 import pytest
 
+from service.store.client import Store
 from tests.service.running import ADMIN_KEY, KEY, Running, run_command
+from tests.service.store.test_client import open_store
 from tests.service.toy import write_toy
 from tests.training.world import tiny_settings, write_chain_world
 from training.__main__ import main
@@ -26,6 +28,14 @@ def shared_service(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -
     """One service for the tests that do it no harm; each uses users of its own."""
     with Running(toy_bundle, tmp_path_factory.mktemp("data")) as running:
         yield running
+
+
+@pytest.fixture
+async def store(shared_service: Running) -> AsyncIterator[Store]:
+    """A client of the shared service's store; each test uses a namespace or users of its own."""
+    opened = open_store(shared_service)
+    yield opened
+    await opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,12 @@
 """The record of an experiment in a real store."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from service.errors import RefusedError, StoreError
 from service.experiment.shelf import ExperimentShelf
 from service.store.client import Store
-from tests.service.running import Running
-from tests.service.store.test_client import open_store
 
 ONE, TWO, LIVE = "1" * 16, "2" * 16, "a" * 16
-
-
-@pytest.fixture
-async def store(shared_service: Running) -> AsyncIterator[Store]:
-    opened = open_store(shared_service)
-    yield opened
-    await opened.close()
 
 
 async def test_experiment_is_begun_changed_ended_and_stays_to_be_looked_at(store: Store) -> None:

@@ -3,10 +3,8 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-
-import pytest
 
 from service.bundle import HistoryTypes
 from service.experiment.assignment import Assignment
@@ -19,17 +17,8 @@ from service.user.event import StoredEvent
 from service.user.history import History, Retention
 from service.user.key import UserKeys
 from service.user.stream import EventStream
-from tests.service.running import Running
-from tests.service.store.test_client import open_store
 
 OTHER, LIVE = "0" * 16, "a" * 16
-
-
-@pytest.fixture
-async def store(shared_service: Running) -> AsyncIterator[Store]:
-    opened = open_store(shared_service)
-    yield opened
-    await opened.close()
 
 
 class World:

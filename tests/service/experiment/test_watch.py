@@ -1,9 +1,5 @@
 """The watch over an experiment, with a real store."""
 
-from collections.abc import AsyncIterator
-
-import pytest
-
 from service.bundle import HistoryTypes
 from service.experiment.assignment import Assignment
 from service.experiment.attribution import Attribution
@@ -14,15 +10,6 @@ from service.experiment.shelf import ExperimentShelf
 from service.experiment.watch import ExperimentWatch, Means
 from service.store.client import Store
 from tests.service.experiment.test_tally import LIVE, OTHER, World
-from tests.service.running import Running
-from tests.service.store.test_client import open_store
-
-
-@pytest.fixture
-async def store(shared_service: Running) -> AsyncIterator[Store]:
-    opened = open_store(shared_service)
-    yield opened
-    await opened.close()
 
 
 class Process:

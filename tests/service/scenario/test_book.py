@@ -1,7 +1,5 @@
 """The scenarios of a real store, as two processes that share it know them."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from service.errors import RequestError
@@ -9,15 +7,6 @@ from service.scenario import shelf as shelf_module
 from service.scenario.book import ScenarioBook
 from service.scenario.shelf import MOST_SCENARIOS, ScenarioShelf
 from service.store.client import Store
-from tests.service.running import Running
-from tests.service.store.test_client import open_store
-
-
-@pytest.fixture
-async def store(shared_service: Running) -> AsyncIterator[Store]:
-    opened = open_store(shared_service)
-    yield opened
-    await opened.close()
 
 
 async def test_another_book_learns_of_what_is_put_replaced_and_deleted(store: Store) -> None:

@@ -1,9 +1,6 @@
 """Cached embeddings: believed while they fit the history as it is, and never made from another user's."""
 
-from collections.abc import AsyncIterator
-
 import numpy as np
-import pytest
 
 from service.errors import StoreError
 from service.store.client import Store
@@ -13,19 +10,11 @@ from service.user.history import History, Retention
 from service.user.key import UserKeys
 from service.user.record import Record
 from tests.service.running import Running, wait_for
-from tests.service.store.test_client import open_store
 
 DIM = 8
 VERSION = "0123456789abcdef"
 RECORD = Record(np.array([3, 1], dtype=np.int32), np.arange(DIM, dtype=np.float32))
 KEYS = UserKeys("cached")
-
-
-@pytest.fixture
-async def store(shared_service: Running) -> AsyncIterator[Store]:
-    opened = open_store(shared_service)
-    yield opened
-    await opened.close()
 
 
 def open_history(store: Store) -> History:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
@@ -10,8 +10,6 @@ from service.store.client import Store
 from service.task import end_task
 from service.user.erasure import N_SHARES, Erasures, share_of
 from service.user.key import UserKeys
-from tests.service.running import Running
-from tests.service.store.test_client import open_store
 
 
 class Clock:
@@ -52,13 +50,6 @@ async def until(claim: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not claim():
             await asyncio.sleep(0.001)
-
-
-@pytest.fixture
-async def store(shared_service: Running) -> AsyncIterator[Store]:
-    opened = open_store(shared_service)
-    yield opened
-    await opened.close()
 
 
 async def test_every_listener_has_heard_once_the_erasure_is_over_and_nothing_is_left_of_it(store: Store) -> None:

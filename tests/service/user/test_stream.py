@@ -1,7 +1,6 @@
 """The stream of accepted events: read page by page, and rid of a user's events."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import orjson
 import pytest
@@ -13,15 +12,6 @@ from service.user.event import StoredEvent
 from service.user.history import History, Retention
 from service.user.key import UserKeys
 from service.user.stream import PAGE_ENTRIES, EventStream
-from tests.service.running import Running
-from tests.service.store.test_client import open_store
-
-
-@pytest.fixture
-async def store(shared_service: Running) -> AsyncIterator[Store]:
-    opened = open_store(shared_service)
-    yield opened
-    await opened.close()
 
 
 def open_stream(store: Store, keys: UserKeys) -> EventStream:

@@ -2,7 +2,6 @@
 
 import time
 import uuid
-from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
@@ -17,18 +16,9 @@ from service.user.key import UserKeys
 from service.user.stream import EventStream
 from service.user.trend import TrendCounter
 from service.user.trend_feed import TrendFeed, TrendSnapshots
-from tests.service.running import Running
-from tests.service.store.test_client import open_store
 from tests.service.user.test_trend import N_ITEMS, Rows
 
 HALF_LIFE_S = 86_400.0
-
-
-@pytest.fixture
-async def store(shared_service: Running) -> AsyncIterator[Store]:
-    opened = open_store(shared_service)
-    yield opened
-    await opened.close()
 
 
 class Process:
