@@ -12,7 +12,7 @@ of the other chooses. tests/bench/README.md, "Weights of a score", says what it 
 Letters: U requests, N items, K knots.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,8 @@ from training.evaluation.judge import Scorer
 from training.evaluation.metric import ndcg
 from training.evaluation.question import Question
 
-VALUES = 1 << 24  # scores of one part in memory
+VALUES = 1 << 26  # scores of one part in memory
+AT_ONCE = 1 << 19  # of these are worked on together: what is made of them stays in the processor's cache
 KNOTS = 5
 LEAST_REQUESTS = 100  # for each knot
 FLOORS = (0.0, 0.02)  # under the chance of a target; one that is tenth has about the second
@@ -93,6 +94,12 @@ class Evidence:
         """Return every second request, or any other slice."""
         return Evidence(*(None if part is None else part[rows] for part in self._fields()))  # type: ignore[arg-type]
 
+    def pieces(self) -> "Iterator[Evidence]":
+        """Return the requests some at a time."""
+        parts = [part for part in (self.taste, self.neighbours, self.counts) if part is not None]
+        rows = max(1, AT_ONCE // parts[0].shape[1])
+        return (self.some(slice(at, at + rows)) for at in range(0, len(self.target), rows))
+
     def _fields(self) -> Sequence[Tensor | None]:
         return self.target, self.gap, self.hidden, self.taste, self.neighbours, self.counts
 
@@ -136,10 +143,14 @@ def fit(evidence: Evidence, form: Form, trend: TrendRule | None, floor: float = 
         optimizer.zero_grad()
         rough = learned[0].diff().square().sum() + learned[1].diff().square().sum()
         away = (learned[3] - float(np.log(epsilon))).square()
-        loss = _surprise(evidence, fitted, floor)
-        loss = loss + PENALTY / len(evidence.target) * (rough + away)
+        loss = PENALTY / len(evidence.target) * (rough + away)
         loss.backward()
-        return loss
+        total = loss.detach()
+        for piece in evidence.pieces():
+            loss = _surprises(piece, fitted, floor).sum() / len(evidence.target)
+            loss.backward()
+            total += loss.detach()
+        return total
 
     optimizer.step(closure)
     return Fitted(form, knots, *(part.detach() for part in learned))
@@ -148,22 +159,24 @@ def fit(evidence: Evidence, form: Form, trend: TrendRule | None, floor: float = 
 @torch.no_grad()
 def surprise(evidence: Evidence, fitted: Fitted, floor: float = 0.0) -> float:
     """Return the mean of -log(p(target) + floor), in nats."""
-    return float(_surprise(evidence, fitted, floor))
+    return sum(float(_surprises(piece, fitted, floor).sum()) for piece in evidence.pieces()) / len(evidence.target)
 
 
 @torch.no_grad()
 def gain(evidence: Evidence, fitted: Fitted) -> float:
     """Return the NDCG@10 of the targets; equal scores count against them."""
-    scores = fitted.scores(evidence)
-    ranks = (scores >= scores.gather(1, evidence.target[:, None])).sum(dim=1)
-    return float(ndcg(ranks.numpy(), 10).mean())
+    ranks = []
+    for piece in evidence.pieces():
+        scores = fitted.scores(piece)
+        ranks.append((scores >= scores.gather(1, piece.target[:, None])).sum(dim=1))
+    return float(ndcg(torch.cat(ranks).numpy(), 10).mean())
 
 
-def _surprise(evidence: Evidence, fitted: Fitted, floor: float) -> Tensor:
+def _surprises(evidence: Evidence, fitted: Fitted, floor: float) -> Tensor:
     likelihood = -F.cross_entropy(fitted.scores(evidence), evidence.target, reduction="none")
     if floor == 0:
-        return -likelihood.mean()
-    return -torch.logaddexp(likelihood, torch.full_like(likelihood, float(np.log(floor)))).mean()
+        return -likelihood
+    return -torch.logaddexp(likelihood, torch.full_like(likelihood, float(np.log(floor))))
 
 
 def fit_rule(question: Question, score: Scorer, given: Given, max_history: int) -> tuple[ScoreRule, dict[str, Any]]:
