@@ -10,14 +10,17 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from training import ranks
 from training.errors import InputError
+from training.machine import forget_peak, peak_bytes
 from training.progress import Progress
 
+LONG_S = 5.0  # of a stage that took longer it is said what it took
 KEY = "stage.json"
-REVISION = 6  # to be raised when a change of the code changes what a stage makes from the same inputs
+REVISION = 7  # to be raised when a change of the code changes what a stage makes from the same inputs
 
 
 def make_key(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -43,6 +46,8 @@ def run_stage(out: Path, key: str, work: Callable[[Path], None], progress: Progr
     aside = out.with_name(f".{out.name}.work")
     if not ranks.alone(lambda: _begin(out, aside, key, progress)):
         return False
+    started = monotonic()
+    forget_peak()
     try:
         if together:
             work(aside)
@@ -53,6 +58,7 @@ def run_stage(out: Path, key: str, work: Callable[[Path], None], progress: Progr
             shutil.rmtree(aside, ignore_errors=True)
         raise
     ranks.alone(lambda: _finish(out, aside, key))
+    _say_cost(out.name, monotonic() - started, progress)
     return True
 
 
@@ -75,6 +81,13 @@ def _finish(out: Path, aside: Path, key: str) -> None:
     _write_key(aside, key)
     shutil.rmtree(out, ignore_errors=True)
     aside.rename(out)
+
+
+def _say_cost(name: str, seconds: float, progress: Progress) -> None:
+    if seconds >= LONG_S:
+        peak = peak_bytes()
+        memory = "" if peak is None else f", {peak / 1e9:.1f} GB of memory at most"
+        progress.stage(name, f"done in {seconds:,.0f} s{memory}")
 
 
 def keep_or_clear(out: Path, key: str) -> None:

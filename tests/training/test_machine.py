@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 from tests.contract.build_context import ROOT
-from training.machine import PACKAGES, find_lack
+from training.machine import PACKAGES, find_lack, forget_peak, peak_bytes
 
 
 def test_packages_are_those_of_the_extra() -> None:
@@ -33,3 +33,14 @@ def test_without_the_extra_a_line_says_which_to_install(command: list[str]) -> N
     assert "polars" in done.stderr
     assert "pip install 'retort[train]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_peak_is_that_since_it_was_forgotten() -> None:
+    held = b"x" * 300_000_000
+    high = peak_bytes()
+    del held
+    forget_peak()
+    low = peak_bytes()
+
+    assert high is not None and low is not None
+    assert high - low > 250_000_000
