@@ -56,7 +56,7 @@ MAY_USE = {
         "engine": {"data", "file"},
         "parallel": {"loss"},
         "model": {"parallel", "data"},
-        "evaluation": {"model", "parallel", "data"},
+        "evaluation": {"model", "parallel", "loss", "data"},
         "newcomer": {"evaluation", "model", "data"},
         "export": {"evaluation", "model", "data"},
         "teacher": {"export", "evaluation", "model", "parallel", "loss", "data"},

@@ -37,7 +37,7 @@ def choose_trend(prepared: Prepared, progress: Progress) -> dict[str, Any]:
     known = question.target >= 0
     fitted = []
     for epsilon in EPSILONS:
-        evidence = Evidence.of(question, np.flatnonzero(known), counts=counts[known], rule=None)
+        evidence = Evidence.of(question, np.flatnonzero(known), (None, None, counts[known]))
         form = Form(("trend",), 1, learns_epsilon=False)
         weights = fit(evidence, form, TrendRule(half_life_s, epsilon, 0.0))
         fitted.append((surprise(evidence, weights), epsilon, float(weights.trend[0])))

@@ -9,7 +9,10 @@ such targets: it may give up the first ten places to lift a target from the five
 log(p + floor), by which a small chance counts little, is tried beside log p, and NDCG@10 of each half with the weights
 of the other chooses. tests/bench/README.md, "Weights of a score", says what it brings.
 
-Letters: U requests, N items, K knots.
+The softmax of a large catalogue is over the items that a part of the score puts first and over some others, drawn at
+random, that stand for the rest (a stratified estimate of its sum).
+
+Letters: U requests, N items, C items of a request that are looked at (all N of a small catalogue), K knots.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,10 +31,13 @@ from training.evaluation.given import Given, keep_parts
 from training.evaluation.judge import Scorer
 from training.evaluation.metric import ndcg
 from training.evaluation.question import Question
+from training.loss.sampled import draw_columns
 from training.progress import Progress
 
 VALUES = 1 << 26  # scores of one part in memory
+SCORES = 1 << 30  # of one part that are made: fewer requests of a large catalogue are asked
 AT_ONCE = 1 << 19  # of these are worked on together: what is made of them stays in the processor's cache
+COLUMNS, FIRST = 5_000, 1_000  # items of a request that are looked at; those that each part puts first
 KNOTS = 5
 LEAST_REQUESTS = 100  # for each knot
 FLOORS = (0.0, 0.02)  # under the chance of a target; one that is tenth has about the second
@@ -53,42 +59,28 @@ class Form:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The parts of the scores of U requests [U, N], each with a weight of 1; None where a part is not there."""
+    """The parts of the scores of U requests [U, C], each with a weight of 1; None where a part is not there."""
 
-    target: Tensor  # int64 [U]
+    target: Tensor  # int64 [U], columns of the others
     gap: Tensor  # [U]
-    hidden: Tensor | None  # bool [U, N]
+    hidden: Tensor | None  # bool [U, C]
     taste: Tensor | None
     neighbours: Tensor | None
     counts: Tensor | None
+    stands_for: Tensor | None = None  # [U, C]: log of how many items each of them stands for; None: for itself
 
     @classmethod
-    def of(
-        cls,
-        question: Question,
-        places: Int64,
-        *,
-        counts: Float32 | None,
-        rule: ScoreRule | None,
-        taste: Float32 | None = None,
-        neighbours: Float32 | None = None,
-    ) -> "Evidence":
-        """Return what the requests at some places say, of arrays [U, N] in their order."""
+    def of(cls, question: Question, places: Int64, parts: Sequence[Float32 | None]) -> "Evidence":
+        """Return what the requests at some places say. parts: taste, neighbours and counts [U, N] in their order."""
         hidden = None
         if question.exclude_seen:
-            hidden = torch.zeros((len(places), question.n_items), dtype=torch.bool)
-            for row, seen in enumerate(question.histories(places)):
-                hidden[row, torch.from_numpy(seen.astype(np.int64))] = True
-            hidden[torch.arange(len(places)), torch.from_numpy(question.target[places])] = False
-        assert question.gap is not None  # noqa: S101  # made by ask()
-        gap = question.gap[places]
-        typical = np.nanmedian(gap) if np.isfinite(gap).any() else 0.0
-        parts = [None if part is None else torch.from_numpy(part) for part in (taste, neighbours, counts)]
+            hidden = torch.from_numpy(question.is_seen(places))
+        target = torch.from_numpy(question.target[places])
         return cls(
-            torch.from_numpy(question.target[places]),
-            torch.from_numpy(np.where(np.isnan(gap), typical, gap)).float(),
+            target,
+            _gaps(question, places),
             hidden,
-            *parts,
+            *(None if each is None else torch.from_numpy(each) for each in parts),
         )
 
     def some(self, rows: slice) -> "Evidence":
@@ -102,7 +94,7 @@ class Evidence:
         return (self.some(slice(at, at + rows)) for at in range(0, len(self.target), rows))
 
     def _fields(self) -> Sequence[Tensor | None]:
-        return self.target, self.gap, self.hidden, self.taste, self.neighbours, self.counts
+        return self.target, self.gap, self.hidden, self.taste, self.neighbours, self.counts, self.stands_for
 
 
 @dataclass(frozen=True)
@@ -117,7 +109,7 @@ class Fitted:
     log_epsilon: Tensor  # []
 
     def scores(self, evidence: Evidence) -> Tensor:
-        """Return the whole scores [U, N]."""
+        """Return the whole scores [U, C]."""
         total: Tensor | float = 0.0
         hats = _hats(evidence.gap, self.knots)
         if "taste" in self.form.parts and evidence.taste is not None:
@@ -174,7 +166,9 @@ def gain(evidence: Evidence, fitted: Fitted) -> float:
 
 
 def _surprises(evidence: Evidence, fitted: Fitted, floor: float) -> Tensor:
-    likelihood = -F.cross_entropy(fitted.scores(evidence), evidence.target, reduction="none")
+    scores = fitted.scores(evidence)
+    scores = scores if evidence.stands_for is None else scores + evidence.stands_for
+    likelihood = -F.cross_entropy(scores, evidence.target, reduction="none")
     if floor == 0:
         return -likelihood
     return -torch.logaddexp(likelihood, torch.full_like(likelihood, float(np.log(floor))))
@@ -244,7 +238,7 @@ def likeliest_trend(question: Question, score: Scorer, given: Given, max_history
 def _warm(question: Question) -> Int64:
     """Return the places of the requests that are fitted to: of users with a history, for a known item."""
     warm = np.flatnonzero((question.target >= 0) & (question.lengths() > 0))
-    most = max(1, VALUES // question.n_items)
+    most = max(1, min(VALUES // min(question.n_items, COLUMNS), SCORES // question.n_items))
     return warm if len(warm) <= most else np.sort(np.random.default_rng(0).choice(warm, most, replace=False))
 
 
@@ -257,27 +251,54 @@ def _forms(rule: ScoreRule, knots: int) -> list[Form]:
     return [*smaller, Form(parts, 1), *several]
 
 
+def _gaps(question: Question, places: Int64) -> Tensor:
+    assert question.gap is not None  # noqa: S101  # made by ask()
+    gap = question.gap[places]
+    typical = np.nanmedian(gap) if np.isfinite(gap).any() else 0.0
+    return torch.from_numpy(np.where(np.isnan(gap), typical, gap)).float()
+
+
 def _collect(question: Question, places: Int64, score: Scorer, given: Given, max_history: int) -> Evidence:
     """Return the parts of the scores of the requests at some places."""
-    shape = (len(places), question.n_items)
-    rule = given.parts.rule
-    taste, near, counts = (
-        np.zeros(shape, dtype=np.float32) if on else None
-        for on in (rule.has_taste, rule.neighbours is not None, rule.trend is not None)
-    )
+    n_columns = min(question.n_items, COLUMNS)
+    is_whole, rng = n_columns == question.n_items, np.random.default_rng(0)
+    rule, shape = given.parts.rule, (len(places), n_columns)
+    has = rule.has_taste, rule.neighbours is not None, rule.trend is not None
+    found = [np.zeros(shape, dtype=np.float32) if on else None for on in has]
+    hidden, stands_for = np.ones(shape, dtype=np.bool_), np.zeros(shape, dtype=np.float32)
     order = np.full(len(question.users), -1)
     order[places] = np.arange(len(places))
     for batch, rows in question.batches(max_history, places):
-        at = order[batch]
-        if taste is not None:
-            taste[at] = score(rows)
-        if near is not None:
-            for place, row in zip(at, rows.numpy(), strict=True):
-                said, values = given.parts.speak(row[row >= 0])
-                near[place, said] = values
-        if counts is not None and question.asked_ms is not None:
-            counts[at] = given.live.before(question.asked_ms[batch])
-    return Evidence.of(question, places, counts=counts, rule=rule, taste=taste, neighbours=near)
+        parts, at, columns = _parts(question, batch, rows, score, given), order[batch], None
+        if not is_whole:
+            present = [torch.from_numpy(part) for part in parts if part is not None]
+            sample = draw_columns(present, torch.from_numpy(question.target[batch]), FIRST, COLUMNS, rng)
+            columns = sample.columns.numpy()
+            hidden[at], stands_for[at] = sample.is_again.numpy(), sample.stands_for.numpy()
+            if question.exclude_seen:
+                hidden[at] |= np.take_along_axis(question.is_seen(batch), columns, axis=1)
+        for place, part in zip(found, parts, strict=True):
+            if place is not None and part is not None:
+                place[at] = part if columns is None else np.take_along_axis(part, columns, axis=1)
+    if is_whole:
+        return Evidence.of(question, places, found)
+    tensors = [None if each is None else torch.from_numpy(each) for each in (hidden, *found, stands_for)]
+    return Evidence(torch.zeros(len(places), dtype=torch.int64), _gaps(question, places), *tensors)
+
+
+def _parts(
+    question: Question, batch: Int64, rows: Tensor, score: Scorer, given: Given
+) -> tuple[Float32 | None, Float32 | None, Float32 | None]:
+    """Return taste, neighbours and counts of some requests [B, N]; None where there is no such part."""
+    rule, near = given.parts.rule, None
+    if rule.neighbours is not None:
+        near = np.zeros((len(batch), question.n_items), dtype=np.float32)
+        for place, row in enumerate(rows.numpy()):
+            said, values = given.parts.speak(row[row >= 0])
+            near[place, said] = values
+    asked_ms = None if rule.trend is None else question.asked_ms
+    counts = None if asked_ms is None else given.live.before(asked_ms[batch])
+    return score(rows) if rule.has_taste else None, near, counts
 
 
 def _to_rule(rule: ScoreRule, fitted: Fitted, evidence: Evidence) -> ScoreRule:

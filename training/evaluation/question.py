@@ -79,6 +79,15 @@ class Question:
         for batch, rows in batches:
             yield asked[batch], rows
 
+    def is_seen(self, places: Int64) -> NDArray[np.bool_]:
+        """Return which items are in the history of some requests: bool [U, N]. The target is taken as not seen."""
+        seen = np.zeros((len(places), self.n_items), dtype=np.bool_)
+        for row, history in enumerate(self.histories(places)):
+            seen[row, history] = True
+        known = self.target[places] >= 0
+        seen[np.flatnonzero(known), self.target[places][known]] = False
+        return seen
+
     def at_start(self) -> "Question":
         """Return the same requests asked at the start of their baskets, where nothing of the instant is known."""
         return self if self.opening is None else replace(self, stop=self.opening, opening=None)
