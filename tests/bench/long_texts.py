@@ -41,7 +41,9 @@ def main() -> None:
     wanted = draw_users(baskets_of(packages), arguments.users)
     about = write_files(arguments.out, packages, wanted)
     print(json.dumps(about), flush=True)
-    arms = {"without": []} | ({"with": [f"teacher.text={arguments.language_model}"]} if arguments.language_model else {})
+    arms: dict[str, list[str]] = {"without": []}
+    if arguments.language_model:
+        arms["with"] = [f"teacher.text={arguments.language_model}"]
     tables = {name: judge(arguments.out, name, [*arguments.set, *more]) for name, more in arms.items()}
     print(json.dumps(about | tables))
 
