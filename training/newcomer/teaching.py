@@ -26,7 +26,7 @@ from training.progress import Progress
 ITEMS_AT_ONCE, USERS_AT_ONCE, TAKEN_AT_ONCE = 512, 256, 512
 HIDDEN = 0.3  # of the features of an item, in each step
 VECTOR_WEIGHT = 0.1  # of the distance of the vectors, in the sum of the losses
-MEANING_WEIGHT = 1.0  # of the distance from what the language model says
+MEANING_WEIGHT = 0.3  # of the distance from what the language model says
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-2
 LEAST_STEPS = 200  # of a training, however few the items are
 MOST_STEPS = 1000  # of a training, or three epochs where these take more: a minute or two for 20,000 items

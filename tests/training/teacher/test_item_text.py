@@ -52,7 +52,9 @@ def text_run(chain_world, items, encoder, tmp_path_factory) -> Path:
     more = ["teacher.members=transformer,text", "distill.smoothing=0.1", "student.start=teacher"]
     settings = tiny_settings(f"teacher.text={encoder}", "teacher.epochs=3", *more)
     where = ["--interactions", str(chain_world), "--items", str(items), "--out", str(out)]
-    assert main(["run", *where, "--refit", *settings, "--set", "newcomers.held_out=0.2"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.newcomer.teaching.LEAST_STEPS", 5)
+        assert main(["run", *where, "--refit", *settings, "--set", "newcomers.held_out=0.2"]) == 0
     return out
 
 
