@@ -20,7 +20,8 @@ class Examples:
     """N items and S users of a student, each just before an event.
 
     features: of each item. vectors: float32 [N, D]. popularity: training events of each item [N]. states: user vectors
-    float32 [S, D]. taken: the row of the item that each took next, int64 [S].
+    float32 [S, D]. taken: the row of the item that each took next, int64 [S]. meanings: what a language model says of
+    the items' texts, unit vectors float32 [N, W], zeros where there is no text; None where there is no such model.
     """
 
     features: Sequence[Int64]
@@ -28,13 +29,15 @@ class Examples:
     popularity: NDArray[np.float32]
     states: NDArray[np.float32]
     taken: Int64
+    meanings: NDArray[np.float32] | None = None
 
     def of_items(self, rows: Int64) -> "Examples":
         """Return the examples of some items alone, ascending rows, which are renumbered; no event of others is left."""
         place = np.searchsorted(rows, self.taken)
         keep = np.isin(self.taken, rows)
         features = [self.features[row] for row in rows.tolist()]
-        return Examples(features, self.vectors[rows], self.popularity[rows], self.states[keep], place[keep])
+        meanings = None if self.meanings is None else self.meanings[rows]
+        return Examples(features, self.vectors[rows], self.popularity[rows], self.states[keep], place[keep], meanings)
 
     def weights(self) -> NDArray[np.float32]:
         """Return how far the vector of each item can be trusted, from 0 to 1: few events teach a vector little."""

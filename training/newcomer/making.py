@@ -1,7 +1,7 @@
 """Make the item network of a trained student: teach one without some items, calibrate it, and teach one with all."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,17 +33,23 @@ class Made:
 
 
 def make_network_of(
-    model: SequenceModel, prepared: Prepared, features: list[Int64], epochs: int, progress: Progress
+    model: SequenceModel,
+    prepared: Prepared,
+    features: list[Int64],
+    epochs: int,
+    progress: Progress,
+    meanings: NDArray[np.float32] | None = None,
 ) -> Made | None:
     """Return the item network of a student; None where of fewer than LEAST_ITEMS items anything is said.
 
-    features: of each item of prepared, see text.hash_items.
+    features: of each item of prepared, see text.hash_items. meanings: what a language model says of each, see Examples.
     """
     if is_too_little(features):
         return None
     described = np.flatnonzero([len(row) > 0 for row in features])
     popularity = np.array([item.popularity for item in prepared.items], dtype=np.float32)
     whole = gather_examples(model, training_events(prepared), features, popularity)
+    whole = replace(whole, meanings=meanings)
     examples = whole.of_items(described)
     users, taken = _requests(model, prepared, whole)
     inside = np.isin(taken, described)
@@ -54,6 +60,7 @@ def make_network_of(
     found = calibrate(teach(examples.of_items(taught), epochs, 1, progress), examples, held, users, taken)
     network = apply_calibration(teach(examples, epochs, 0, progress), found)
     about = {"items": len(described), "without_text": len(features) - len(described), "calibrated_on": n_held}
+    about |= {} if meanings is None else {"language_model": True}
     return Made(network, found.offset, about | {"scale": found.scale, "offset": found.offset})
 
 

@@ -61,11 +61,18 @@ class ItemNetwork(nn.Module):
 
     def forward(self, features: Tensor, keep: Tensor | None = None) -> Tensor:
         """Return the vectors [n, D] of features int64 [n, F]. keep: which of them are seen, float [n, F]; None: all."""
+        return self.vectors_of(self.bag(features, keep))
+
+    def bag(self, features: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Return what an item's features say together [n, H]; see forward."""
         rows = self.place[features]
         known = (rows > 0).float() if keep is None else (rows > 0) * keep
         weight = self.log_weight[rows].exp() * known  # [n, F]
         total = (weight**2).sum(dim=1, keepdim=True).clamp(min=LEAST_NORM**2).sqrt()  # the root of 0 has no gradient
-        bag = self.dropout(self._sum(rows, weight) / total)  # [n, H]
+        return self.dropout(self._sum(rows, weight) / total)
+
+    def vectors_of(self, bag: Tensor) -> Tensor:
+        """Return the vectors [n, D] of items whose bags [n, H] are given."""
         return (self.mean + self.linear(bag) + self.down(self.dropout(F.relu(self.up(bag))))) * self.scale
 
     def _sum(self, rows: Tensor, weight: Tensor) -> Tensor:

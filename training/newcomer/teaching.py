@@ -2,8 +2,10 @@
 
 Each step takes some items as if they were the whole catalogue, hides a part of what is said of them, and lowers three
 losses. What users took next, among these items; the student's own scores of them, as soft labels; and the distance of
-the vectors, which also stand in histories. tests/bench/README.md, "An encoder of new items", has what each brings. An
-item is known to the network by its features alone, of which it must do without some: nothing else tells items apart.
+the vectors, which also stand in histories. Where a language model says what the texts mean, a fourth loss is how far
+its vectors are from those that a linear head makes of an item's bag of features; the head is dropped afterwards.
+tests/bench/README.md, "An encoder of new items", has what each brings. An item is known to the network by its features
+alone, of which it must do without some: nothing else tells items apart.
 """
 
 from collections.abc import Iterator
@@ -13,17 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.bundle import pad_features
 from training.data.event import Int64
 from training.newcomer.example import Examples
-from training.newcomer.network import ItemNetwork, make_network
+from training.newcomer.network import WIDTH, ItemNetwork, make_network
 from training.progress import Progress
 
 ITEMS_AT_ONCE, USERS_AT_ONCE, TAKEN_AT_ONCE = 512, 256, 512
 HIDDEN = 0.3  # of the features of an item, in each step
-VECTOR_WEIGHT = 0.1  # of the distance of the vectors, in the sum of the three losses
+VECTOR_WEIGHT = 0.1  # of the distance of the vectors, in the sum of the losses
+MEANING_WEIGHT = 0.3  # of the distance from what the language model says
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-2
 LEAST_STEPS = 200  # of a training, however few the items are
 MOST_STEPS = 1000  # of a training, or three epochs where these take more: a minute or two for 20,000 items
@@ -34,7 +37,7 @@ class Batch:
     """Some items, and users: M items, P users who took one of them, Q other users.
 
     features: int64 [M, F]. vectors: the student's [M, D]. trust: how far these can be trusted [M]. states: [P, D].
-    taken: which of the items each took [P]. others: [Q, D].
+    taken: which of the items each took [P]. others: [Q, D]. meanings: the language model's [M, W], where there is one.
     """
 
     features: Tensor
@@ -43,6 +46,7 @@ class Batch:
     states: Tensor
     taken: Tensor
     others: Tensor
+    meanings: Tensor | None
 
 
 def teach(examples: Examples, epochs: int, seed: int, progress: Progress) -> ItemNetwork:
@@ -54,13 +58,15 @@ def teach(examples: Examples, epochs: int, seed: int, progress: Progress) -> Ite
     spread = float((((torch.from_numpy(examples.vectors - mean)) @ metric) ** 2).mean()) or 1.0
     per_epoch = -(-len(examples.features) // ITEMS_AT_ONCE)
     steps = min(max(LEAST_STEPS, epochs * per_epoch), max(MOST_STEPS, 3 * per_epoch))
-    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    head = None if examples.meanings is None else nn.Linear(WIDTH, examples.meanings.shape[1])
+    learned = [*network.parameters(), *(head.parameters() if head else ())]
+    optimiser = torch.optim.AdamW(learned, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps + 1)
     network.train()
     with progress.bar("item encoder, steps", steps) as bar, _one_thread():
         for _, batch in zip(range(steps), _batches(examples, trust, seed), strict=False):
             optimiser.zero_grad()
-            _loss(network, batch, metric, spread).backward()
+            _loss(network, head, batch, metric, spread).backward()
             optimiser.step()
             schedule.step()
             bar.advance(1)
@@ -78,15 +84,19 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _loss(network: ItemNetwork, batch: Batch, metric: Tensor, spread: float) -> Tensor:
-    """Return the sum of the three losses of a batch. spread: the mean square of the vectors under the metric."""
+def _loss(network: ItemNetwork, head: nn.Linear | None, batch: Batch, metric: Tensor, spread: float) -> Tensor:
+    """Return the sum of the losses of a batch. spread: the mean square of the vectors under the metric."""
     keep = (torch.rand(batch.features.shape) >= HIDDEN).float()
-    vectors = network(batch.features, keep)  # [M, D]
+    bag = network.bag(batch.features, keep)  # [M, H]
+    vectors = network.vectors_of(bag)  # [M, D]
     distance = (batch.trust[:, None] * ((vectors - batch.vectors) @ metric) ** 2).mean() / spread
     ours, theirs = batch.others @ vectors.T, batch.others @ batch.vectors.T  # [Q, M]
     soft = F.kl_div(ours.log_softmax(dim=1), theirs.softmax(dim=1), reduction="batchmean")
     hard = F.cross_entropy(batch.states @ vectors.T, batch.taken) if len(batch.taken) else torch.zeros(())
-    return hard + soft + VECTOR_WEIGHT * distance
+    total: Tensor = hard + soft + VECTOR_WEIGHT * distance
+    if head is None or batch.meanings is None:
+        return total
+    return total + MEANING_WEIGHT * (1 - F.cosine_similarity(head(bag), batch.meanings)).mean()
 
 
 def _batches(examples: Examples, trust: np.ndarray, seed: int) -> Iterator[Batch]:
@@ -119,4 +129,5 @@ def _make_batch(
         torch.from_numpy(examples.states[users]),
         torch.from_numpy(taken),
         torch.from_numpy(examples.states[others]),
+        None if examples.meanings is None else torch.from_numpy(examples.meanings[rows]),
     )

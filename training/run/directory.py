@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
-from training.data.prepared import Prepared, load_prepared, training_events
+from training.data.prepared import ITEMS, Prepared, load_prepared, training_events
 from training.distillation.source import Source
 from training.distillation.student import Taught, Untaught
 from training.distillation.teaching import Recipe, make_probe
@@ -25,7 +26,7 @@ from training.model.warm import Warm
 from training.progress import Progress
 from training.run.config import Config, Student, Teacher, parse_names, pupil_of
 from training.stage import make_key, read_key, run_stage
-from training.teacher.item_text import VECTORS
+from training.teacher.item_text import VECTORS, describe, encode_texts, fingerprint_language_model
 from training.teacher.kind import Kind, Member, ModelSettings, Offer, Supplies
 from training.teacher.mix import load_factors, load_trends
 from training.teacher.registry import KINDS, mixed_members, open_member
@@ -113,6 +114,17 @@ def open_supplies(run: Run, prepared: Prepared, given: Given | None = None) -> S
         given,
         run.warm,
     )
+
+
+def ensure_text(run: Run) -> dict[str, str]:
+    """Encode the items' texts unless that is done or not asked for; return the stage as an input of others."""
+    language_model = Path(run.config.teacher.text)
+    if not run.config.teacher.text:
+        return {}
+    inputs = {"prepared": run.key("prepared"), "encoder": fingerprint_language_model(language_model)}
+    texts = describe(pl.read_parquet(run.out / "prepared" / ITEMS))
+    run.stage("text", {}, inputs, lambda out: encode_texts(out, texts, language_model, run.progress))
+    return {"text": run.key("text")}
 
 
 def open_members(run: Run) -> dict[str, Member]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from service.bundle import ItemTable, ItemText
 from training.data.prepared import ITEMS, Prepared
@@ -26,7 +27,8 @@ from training.newcomer.holding import hold_items
 from training.newcomer.judge import judge_newcomers
 from training.newcomer.making import LEAST_ITEMS, is_too_little, make_network_of
 from training.newcomer.text import BUCKETS, hash_items, item_texts
-from training.run.directory import Run, made_of, open_alone_size, open_schedule
+from training.run.directory import Run, ensure_text, made_of, open_alone_size, open_schedule
+from training.teacher.item_text import VECTORS
 
 ENCODER, JUDGED = "item_encoder", "newcomers"
 ABOUT, TABLE = "about.json", "newcomers.json"
@@ -44,7 +46,7 @@ def run_item_encoder(run: Run, source: str) -> None:
         made = None
         if epochs:
             model = load_model(run.out / source / STUDENT)
-            made = make_network_of(model, prepared, hash_items(texts), epochs, run.progress)
+            made = make_network_of(model, prepared, hash_items(texts), epochs, run.progress, _meanings(run))
         if made is not None:
             with (out / WEIGHTS).open("wb") as file:
                 np.savez(file, **made.network.arrays())  # type: ignore[arg-type]  # its stub takes a flag for one
@@ -52,7 +54,8 @@ def run_item_encoder(run: Run, source: str) -> None:
         _write(out / ABOUT, about)
         run.progress.note(about.get("left_out") or _said(about))
 
-    run.stage(ENCODER, {"epochs": epochs}, {"prepared": run.key("prepared"), source: run.key(source)}, work)
+    inputs = {"prepared": run.key("prepared"), source: run.key(source)}
+    run.stage(ENCODER, {"epochs": epochs}, inputs | (ensure_text(run) if epochs else {}), work)
 
 
 def with_encoder(run: Run, table: ItemTable) -> ItemTable:
@@ -79,7 +82,7 @@ def run_newcomers(run: Run) -> None:
     size = replace(open_alone_size(run.config), has_trend=False)
     made_with = {"newcomers": asdict(settings), "size": asdict(size), "student": made_of(run.config.student)}
     work = partial(_judge, run=run, prepared=prepared)
-    run.stage(JUDGED, made_with, {"prepared": run.key("prepared")}, work)
+    run.stage(JUDGED, made_with, {"prepared": run.key("prepared")} | ensure_text(run), work)
 
 
 def _judge(out: Path, run: Run, prepared: Prepared) -> None:
@@ -98,13 +101,20 @@ def _judge(out: Path, run: Run, prepared: Prepared) -> None:
     size = replace(open_alone_size(run.config), has_trend=False)
     fresh = make_model(len(held.known.items), size, schedule.seed).to(choose_device())
     model = train_or_load(out / STUDENT, fresh, learn_alone, open_course(held.known, schedule, run.progress)).cpu()
-    made = make_network_of(model, held.known, known, run.config.newcomers.epochs, run.progress)
+    meanings = _meanings(run)
+    of_known = None if meanings is None else meanings[held.known_rows]
+    made = make_network_of(model, held.known, known, run.config.newcomers.epochs, run.progress, of_known)
     if made is not None:
         _write(out / TABLE, judge_newcomers(held, model, made, features, texts))
 
 
 def _texts(run: Run) -> list[ItemText]:
     return item_texts(pl.read_parquet(run.out / "prepared" / ITEMS, glob=False))
+
+
+def _meanings(run: Run) -> NDArray[np.float32] | None:
+    """Return what the language model says of each item [N, W]; None where teacher.text names none."""
+    return np.load(run.out / "text" / VECTORS) if run.config.teacher.text else None
 
 
 def _golden_texts(texts: list[ItemText]) -> list[ItemText]:
@@ -115,8 +125,9 @@ def _golden_texts(texts: list[ItemText]) -> list[ItemText]:
 
 
 def _said(about: dict[str, Any]) -> str:
+    also = "and a language model " if about.get("language_model") else ""
     return (
-        f"an encoder of new items, taught by {about['items']:,} items ({about['without_text']:,} have no text); "
+        f"an encoder of new items, taught by {about['items']:,} items {also}({about['without_text']:,} have no text); "
         f"scores of new items x {about['scale']:.2f} {about['offset']:+.2f}, from {about['calibrated_on']:,} held out"
     )
 

@@ -15,11 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from service.bundle import BundleError, open_bundle, read_manifest
 from training.data.prepare import prepare
-from training.data.prepared import ITEMS, Prepared
+from training.data.prepared import Prepared
 from training.data.split import SplitRule
 from training.distillation.refit import refit_student
 from training.distillation.student import ALONE, STUDENT, distill, files_of
@@ -41,6 +39,7 @@ from training.run.directory import (
     Run,
     check_student,
     ensure_soft_labels,
+    ensure_text,
     open_members,
     open_schedule,
     open_source,
@@ -56,7 +55,6 @@ from training.run.newcomer import ENCODER, run_item_encoder, with_encoder
 from training.run.reading import data_lines, open_cleaning
 from training.run.similar import SIMILAR, run_similar, similar_weights
 from training.stage import make_key
-from training.teacher.item_text import describe, encode_texts, fingerprint_language_model
 from training.teacher.kind import RANKING
 from training.teacher.linear import LINEAR
 from training.teacher.mix import load_factors, mix_teachers
@@ -99,7 +97,7 @@ def prepare_files(run: Run, interactions: Place, items: Place | None, wish: Engi
 def run_teacher(run: Run) -> None:
     """Train the teachers, and choose on validation how they mix."""
     prepared, members = run.prepared(), run.members()
-    text, trend = _ensure_text(run), run_trend(run)
+    text, trend = ensure_text(run), run_trend(run)
     given = open_given(run, prepared, with_table=False)
     supplies = open_supplies(run, prepared, given)
     for kind in members:
@@ -236,17 +234,6 @@ def run_quality(run: Run) -> dict[str, Any]:
     if not run.refit:
         rankings["compressed"] = Ranking.load(run.out / "compressed" / COMPRESSED_RANKING)
     return summarise_quality(rankings, len(run.prepared().items))
-
-
-def _ensure_text(run: Run) -> dict[str, str]:
-    """Encode the items' texts unless that is done or not asked for; return the stage as an input of others."""
-    language_model = Path(run.config.teacher.text)
-    if not run.config.teacher.text:
-        return {}
-    inputs = {"prepared": run.key("prepared"), "encoder": fingerprint_language_model(language_model)}
-    texts = describe(pl.read_parquet(run.out / "prepared" / ITEMS))
-    run.stage("text", {}, inputs, lambda out: encode_texts(out, texts, language_model, run.progress))
-    return {"text": run.key("text")}
 
 
 def _exported_key(out: Path) -> str | None:

