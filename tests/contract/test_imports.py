@@ -47,7 +47,11 @@ MAY_USE = {
             "wire", "request", "scenario", "access", "release", "experiment", "recommendation", "model", "catalogue",
             "item", "user", "tracing",
         },
-        "command": {"wire", "access", "http", "release", "experiment", "user", "store", "bundle", "bench"},
+        "replay": {
+            "wire", "request", "http", "release", "recommendation", "model", "catalogue", "item", "search", "user",
+            "store", "bundle",
+        },
+        "command": {"wire", "access", "http", "release", "replay", "experiment", "user", "store", "bundle", "bench"},
     },
     "training": {
         "loss": set(),
