@@ -67,9 +67,11 @@ class KeptAnswer:
             fields["vector"] = None if vector is None else np.frombuffer(base64.b64decode(vector), dtype=np.float32)
             fields["last_at"] = math.nan if last_at is None else float(last_at)
             fields["explore"] = tuple(int(each) for each in fields["explore"])
-            return cls(**fields)
+            kept = cls(**fields)
+            _check(kept)
         except (TypeError, KeyError) as exc:
             raise ValueError("no record of an answer") from exc
+        return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,18 @@ class Surroundings:
             return cls([str(each) for each in fields["live_ids"]], places, np.frombuffer(counts, dtype=np.float32))
         except (TypeError, KeyError) as exc:
             raise ValueError("no surroundings of an answer") from exc
+
+
+def _check(kept: KeptAnswer) -> None:
+    """Raise ValueError, TypeError or KeyError unless a record has the types that it is written with."""
+    texts = (kept.recommendation_id, kept.version, kept.path, kept.asked, kept.level, kept.surroundings, kept.answer)
+    listed = (kept.seen, kept.hidden, kept.reasons)
+    are_texts = all(isinstance(each, list) and all(isinstance(text, str) for text in each) for each in listed)
+    if not all(isinstance(text, str) for text in texts) or not are_texts or type(kept.at) is not float:
+        raise ValueError("no record of an answer")
+    answer = orjson.loads(kept.answer)
+    if not all(isinstance(item["item_id"], str) for item in answer["items"]) or "quality" not in answer:
+        raise ValueError("no answer in the record")
 
 
 def without_times(body: bytes) -> str:

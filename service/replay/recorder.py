@@ -31,7 +31,7 @@ _AT_ONCE = 50
 _CALL_S = 1.0
 _ROWS_A_SECOND = 20_000
 """Surroundings of so many items are kept once a second at most, those of twice as many every other second."""
-_NO_TIMES = frozenset({"scenario", "budget_ms", "debug"})
+_NO_TIMES = frozenset({"scenario", "budget_ms"})
 """What of a request is not part of what is asked for, once its scenario is resolved."""
 
 

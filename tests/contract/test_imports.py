@@ -71,7 +71,7 @@ MAY_USE = {
             "report", "study", "distillation", "teacher", "newcomer", "export", "evaluation", "model", "engine",
             "data", "file", "loss",
         },
-        "loop": {"run", "export", "evaluation", "model", "data", "file"},
+        "loop": {"run", "distillation", "teacher", "export", "evaluation", "model", "data", "file"},
     },
 }  # fmt: skip
 """Which folder may import which, beside the files at its package's root. The table of CONTRIBUTING.md."""

@@ -1,5 +1,6 @@
 """Records of kept answers: packed and unpacked they are the same, and nothing else is taken for one."""
 
+import json
 import math
 import zlib
 from dataclasses import asdict
@@ -25,7 +26,7 @@ answers = st.builds(
     reasons=ids,
     explore=st.lists(st.integers(0, 1 << 128), max_size=2),
     surroundings=st.text(max_size=8),
-    answer=st.text(max_size=20),
+    answer=ids.map(lambda found: json.dumps({"items": [{"item_id": each} for each in found], "quality": {}})),
 )
 
 

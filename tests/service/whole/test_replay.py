@@ -150,9 +150,6 @@ def test_command_says_that_the_bytes_are_the_same(service: Running, bundles: lis
     kept(service, answer["recommendation_id"])
 
     code, said = replay(service, answer["recommendation_id"], bundles[0])
-    text = run_command(
-        "replay", answer["recommendation_id"], "--bundle", str(bundles[0]), data_dir=str(service.data_dir)
-    )
 
     assert (code, said["same"], said["notes"]) == (0, True, [])
     assert said["request"] == {"user_id": "u3", **SCENARIO}
