@@ -29,7 +29,7 @@ def measure_agreement(
     bundle: of the run. served: its ranking of the question, about prepared, which has one request at least. Drifted is
     what lies more than refresh.agreement below what it was offline.
     """
-    live = overlap(served.top[:, :AT], _rank_by_teacher(run, bundle, question, prepared).top[:, :AT])
+    live = overlap(served.top[:, :AT], rank_by_teacher(run, bundle, question, prepared).top[:, :AT])
     student = Ranking.load(files_of(run.out / "student", STUDENT).ranking)
     offline = overlap(student.top[:, :AT], Ranking.load(run.out / "mix" / RANKING).top[:, :AT])
     has_drifted = live < offline - run.config.refresh.agreement
@@ -48,7 +48,7 @@ def describe_agreement(found: dict[str, Any]) -> str:
     )
 
 
-def _rank_by_teacher(run: Run, bundle: Bundle, question: Question, prepared: Prepared) -> Ranking:
+def rank_by_teacher(run: Run, bundle: Bundle, question: Question, prepared: Prepared) -> Ranking:
     """Return the ranking of the mixed teachers, in the rows of the run's bundle, which are theirs."""
     asked, known = in_rows_of(bundle, question, prepared)
     factors, trends, members = load_factors(run.out / "mix"), load_trends(run.out / "mix"), open_members(run)
