@@ -19,6 +19,7 @@ from service.command.compact import compact
 from service.command.doctor import examine
 from service.command.edge import edge
 from service.command.keygen import keygen
+from service.command.replay import replay
 from service.command.serve import serve
 from service.command.transfer import export_events, import_histories
 from service.errors import RetortError
@@ -80,11 +81,23 @@ def _parser() -> argparse.ArgumentParser:
     made = commands.add_parser("keygen", help="make a key to sign what is published")
     made.add_argument("file", type=_path, metavar="FILE", help="the private key, a new file")
     made.set_defaults(run=keygen)
+    _add_replay(commands.add_parser("replay", help="make a kept answer again, or with another version"))
     _add_edge(commands.add_parser("edge", help="write a static folder that recommends in a browser or in Node"))
     checked = commands.add_parser("doctor", help="look for what is wrong with machine, settings, store and bundle")
     _add_serving_flags(checked)
     checked.set_defaults(run=examine)
-    for name in ("serve", "import", "export", "compact", "publish", "activate", "rollback", "status", "doctor"):
+    for name in (
+        "serve",
+        "import",
+        "export",
+        "compact",
+        "publish",
+        "activate",
+        "rollback",
+        "status",
+        "doctor",
+        "replay",
+    ):
         _add_data_dir(commands.choices[name])
     return parser
 
@@ -140,6 +153,14 @@ def _add_bench(command: argparse.ArgumentParser) -> None:
     command.add_argument("-k", type=_between(1, 200), default=10, help="items asked for (default %(default)s)")
     command.add_argument("--plot", type=Path, default=Path("bench.png"), help="a PNG (default %(default)s)")
     command.set_defaults(run=bench)
+
+
+def _add_replay(command: argparse.ArgumentParser) -> None:
+    command.add_argument("recommendation_id", metavar="RECOMMENDATION_ID")
+    command.add_argument("--version", help="another version (default: the one that gave the answer)")
+    command.add_argument("--bundle", type=_optional_path, help="a directory with one of them that the store lacks")
+    command.add_argument("--json", action="store_true", help="JSON instead of the text")
+    command.set_defaults(run=replay)
 
 
 def _add_edge(command: argparse.ArgumentParser) -> None:

@@ -33,11 +33,12 @@ from service.http.api import create_api
 from service.http.comparison import comparison_routes
 from service.http.events import event_routes
 from service.http.items import ItemWriter, item_routes
-from service.http.many import Means, list_endpoints
+from service.http.many import list_endpoints
 from service.http.model import model_routes, probe_routes
 from service.http.page import Page, page_routes, read_page
+from service.http.recommend import Means
 from service.http.scenarios import scenario_routes
-from service.http.users import user_routes
+from service.http.users import Erasing, user_routes
 from service.item.feed import ItemFeed
 from service.item.shelf import ItemShelf
 from service.loading import GenerationLoader, codes_of
@@ -65,6 +66,8 @@ from service.storage import (
     history_of,
     items_of,
     open_store,
+    recorder_of,
+    replays_of,
     scenarios_of,
     stream_of,
     tally_of,
@@ -130,12 +133,16 @@ async def open_service(
         ]
         admission = _make_admission(settings, metrics)
         toll = Toll(guard.charge, admission.answers)
-        means = Means(generations, metrics, budget_rule(settings), toll, inside.book, Explored(settings.explore))
+        recorder = recorder_of(settings, inside.store, inside.feed, metrics)
+        explored = Explored(settings.explore)
+        means = Means(generations, metrics, budget_rule(settings), toll, inside.book, explored, recorder)
         lists = list_endpoints(means, names.in_log if settings.log_requests else None)
         gate = Gate(create_api(routers, is_keyed=keys.is_on), *lists, guard, admission, account)
         _show(metrics, generations)
         watch = watch_of(settings, inside.store, generations.effect_of, metrics, log)
         _begin(stack, _watch_lag(metrics), hour.follow(), watch.follow(), *_followers(inside, is_pinned=is_pinned))
+        if recorder is not None:
+            _begin(stack, recorder.follow())
         yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
 
 
@@ -163,7 +170,7 @@ async def _open_inside(settings: Settings, log: Log, stack: AsyncExitStack, *, i
     book = await scenarios_of(settings, store)
     loader = GenerationLoader(settings, store, erasures, feed, metrics, log)
     published = PublishedVersions(store, settings.namespace)
-    fetched = _fetched_of(settings, published, log)
+    fetched = fetched_of(settings, published, log)
     versions = VersionLoader(fetched, loader.load, log)
     shelf, shadow_s = experiments_of(settings, store), budget_rule(settings).answer_target_s
     beside = BesideFollower(shelf, published, versions, metrics, log, shadow_s=shadow_s)
@@ -182,10 +189,11 @@ def _data_routes(inside: _Inside, guard: Guard, names: UserNames, *, is_keyed: b
     settings, metrics, generations = inside.settings, inside.metrics, inside.generations
     history = history_of(settings, inside.store)
     stream = stream_of(settings, inside.store)
+    kept: list[Erasing] = [tally_of(settings, inside.store), replays_of(settings, inside.store)]
     writer = ItemWriter(inside.feed, generations, metrics, settings.live_items)
     return [
         event_routes(history, metrics, guard.charge, generations.effect_of, is_keyed=is_keyed),
-        user_routes(history, stream, tally_of(settings, inside.store), inside.erasures, generations, names),
+        user_routes(history, stream, kept, inside.erasures, generations, names),
         item_routes(writer, generations),
         scenario_routes(inside.book, generations),
         model_routes(generations, inside.published, inside.follower.look_soon, settings.budget_ms),
@@ -252,7 +260,9 @@ def trial_of(settings: Settings) -> Callable[[Path], Awaitable[None]]:
     return partial(try_bundle, kind=settings.index, codes=codes_of(settings))
 
 
-def _fetched_of(settings: Settings, published: PublishedVersions, log: Log) -> FetchedBundles:
+def fetched_of(settings: Settings, published: PublishedVersions, log: Log) -> FetchedBundles:
+    """Return the bundles that are fetched onto this machine."""
+
     def say() -> None:
         text = "nobody trusted has signed what is followed: whoever can write to the store decides what is served"
         log.write("warning", "release_unsigned", message=text)

@@ -42,7 +42,7 @@ _LEVELS_AND_REASONS = [
     ("full", "none"), ("full", "stale_trend"), ("full", "not_enough_items"), ("degraded", "stale_profile"),
     *[("fallback", reason) for reason in REASONS if not reason.startswith("stale") and reason != "not_enough_items"],
 ]  # fmt: skip
-STORE_OPS = ("read", "write_embedding", "append", "user", "erase", "items", "scenarios", "ping", "release")
+STORE_OPS = ("read", "write_embedding", "append", "user", "erase", "items", "scenarios", "ping", "release", "replay")
 STORE_KINDS = (
     "timeout", "connection", "pool_exhausted", "loading", "readonly", "oom", "wrongtype", "decode", "noauth",
     "noperm", "other",
@@ -62,6 +62,7 @@ VERSION_ROLES = ("live", "other")
 EXPERIMENT_USERS = ("users", "shown", "converted", "hit")
 VERSION_LEVELS = ("full", "degraded", "fallback", "refused", "error")
 """refused: a field of the request is nothing that the version's items have. error: a bug."""
+REPLAY_RESULTS = ("kept", "moved", "dropped", "erased", "failed")
 SHADOW_RESULTS = ("compared", "dropped", "too_slow", "failed")
 SWAP_RESULTS = ("ok", "rejected_checksum", "rejected_schema", "rejected_canary", "rejected_signature", "error")
 SPAN_RESULTS = ("sent", "failed", "dropped")
@@ -185,6 +186,8 @@ class Metrics:
         within = self._counter("within_budget", "Answers with items inside and past their budget", "within")
         self.within = {True: self._tally(within.labels("yes")), False: self._tally(within.labels("no"))}
         self.explored = self._tally(self._counter("explored_places", "Places of lists given to live items to explore"))
+        replayed = self._counter("replay_records", "Answers sampled for a replay", "result")
+        self.replay_records = {result: replayed.labels(result) for result in REPLAY_RESULTS}
         stage = self._histogram("stage_duration_seconds", "Time in one stage of an answer", STAGE_BUCKETS_S, "stage")
         self.stage = {name: self._spread(stage.labels(name), STAGE_BUCKETS_S) for name in STAGES}
         self.batch_size = self._histogram("batch_size", "Histories encoded at once", (1, 2, 4, 8, 16, 32))

@@ -103,6 +103,11 @@ class Settings(BaseSettings):
     explore: float = Field(
         0, ge=0, le=1, description="share of lists in which one place goes to a new item; see Exploration; 0: none"
     )
+    replay_share: float = Field(
+        0, ge=0, le=1, description="share of the answers that are kept to be made again; see Replay; 0: none"
+    )
+    replay_hours: float = Field(24, gt=0, le=8760, description="how long they are kept")
+    replay_mb: int = Field(64, ge=1, le=4096, description="MB of the store that they take at most, the oldest go first")
     compact_hours: float = Field(
         24, gt=0, le=8760, description="age at which the embedded server's file is rewritten without what was erased"
     )

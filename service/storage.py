@@ -22,11 +22,14 @@ from service.experiment.record import Experiment
 from service.experiment.shelf import ExperimentShelf
 from service.experiment.tally import Tally
 from service.experiment.watch import ExperimentWatch, Means
+from service.item.feed import ItemFeed
 from service.item.shelf import ItemShelf
 from service.logs import Log
 from service.metrics import Metrics
 from service.model.catalogue import Catalogue
 from service.recommendation.budget import BudgetRule
+from service.replay.recorder import Recorder
+from service.replay.shelf import Bound, ReplayShelf
 from service.scenario.book import ScenarioBook
 from service.scenario.file import read_scenarios
 from service.scenario.shelf import ScenarioShelf
@@ -202,6 +205,19 @@ def trend_of(settings: Settings, store: Store, catalogue: Catalogue, types: Hist
 def items_of(settings: Settings, store: Store) -> ItemShelf:
     """Return the live items in the store."""
     return ItemShelf(store, settings.namespace)
+
+
+def replays_of(settings: Settings, store: Store) -> ReplayShelf:
+    """Return the answers that are kept to be made again."""
+    return ReplayShelf(store, settings.namespace, Bound(settings.replay_hours * 3600, settings.replay_mb << 20))
+
+
+def recorder_of(settings: Settings, store: Store, feed: ItemFeed, metrics: Metrics) -> Recorder | None:
+    """Return what keeps answers to be made again; None where none are kept. feed: of the live items."""
+    if not settings.replay_share:
+        return None
+    shelf = replays_of(settings, store)
+    return Recorder(shelf, feed, settings.replay_share, lambda result: metrics.replay_records[result].inc())
 
 
 def experiments_of(settings: Settings, store: Store) -> ExperimentShelf:

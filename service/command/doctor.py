@@ -14,8 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from service.app import trial_of
-from service.command.finding import FAIL, PASS, WARN, Finding
-from service.command.store_check import check_store
+from service.command.store_check import FAIL, PASS, WARN, Finding, check_store
 from service.errors import RefusedError, StartError
 from service.logs import printable
 from service.settings import Settings, read_settings

@@ -9,10 +9,10 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from service.command.finding import FAIL, PASS, WARN, Finding
 from service.errors import StoreError
 from service.release.published import PublishedVersions
 from service.release.record import Replica
@@ -29,6 +29,7 @@ from service.user.record import Record
 from service.user.stream import EventStream
 from service.user.writer import Kept, Retention
 
+PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
 _CALL_S = 2.0
 _N_PINGS = 50
 _SLOW_SHARE = 0.5
@@ -46,6 +47,16 @@ _ADVICE = {
     "OOM": "the server is full: raise its maxmemory",
     "MISCONF": "the server cannot write its file: look at its log",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check of the doctor. advice: the way out, if the level is not PASS."""
+
+    level: str
+    subject: str
+    text: str
+    advice: str = ""
 
 
 class _WrongAnswerError(Exception):

@@ -13,23 +13,16 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.access.toll import Toll
 from service.errors import FieldError, RequestError
 from service.experiment.answer_id import new_answer_id
 from service.http.answer import AnswerWriter, PageAnswer
-from service.http.defaults import Defaults
 from service.http.message import read_json
-from service.http.query import SIMILAR, Asking, check_anchors
-from service.http.recommend import ListEndpoint, note_answer
-from service.metrics import Metrics
-from service.recommendation.budget import BudgetRule
-from service.recommendation.exploration import Explored
+from service.http.query import SIMILAR, check_anchors
+from service.http.recommend import ListEndpoint, Means, note_answer
 from service.recommendation.job import Answer, Query, Visit
 from service.recommendation.page import fill_slots
-from service.release.generation import Generation, Generations
+from service.release.generation import Generation
 from service.request.many import PageRequest, parse_batch, parse_page
-from service.request.recommend import parse_recommend
-from service.scenario.book import ScenarioBook
 from service.wire.reply import BUG, RawHeaders, error_body, error_reply, send_reply
 from service.wire.trace import Trace
 
@@ -41,44 +34,6 @@ _AT_ONCE = 32
 _LOGGER = logging.getLogger(__name__)
 NameUser = Callable[[str], dict[str, str]] | None
 Answering = Callable[[str | None], Generation]
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What answers are made with.
-
-    rule: makes the budget of a request. toll: what many lists weigh. explored: says which lists are.
-    """
-
-    generations: Generations
-    metrics: Metrics
-    rule: BudgetRule
-    toll: Toll
-    book: ScenarioBook
-    explored: Explored
-
-    def recommending(self) -> Asking:
-        """Return how one list is asked for."""
-        return Asking("/recommend", parse_recommend, Defaults(self.book, self.metrics).make)
-
-    def make(self, asking: Asking, asked: Any, generation: Generation, trace: Trace) -> Query:
-        """Return the query of one of many requests to a generation. Raises RequestError."""
-        try:
-            return asking.make(asked, generation, self.rule, trace, self.metrics)
-        except RequestError as exc:
-            if generation.part is not None:
-                generation.part.note_failure(self.metrics, asked.user_id, exc)
-            raise
-
-    def count(self, query: Query, answer: Answer, generation: Generation) -> None:
-        """Count an answer of a generation that is ready now."""
-        reason, now = answer.reasons[0] if answer.reasons else "none", time.monotonic()
-        is_within = query.budget.is_kept(now)
-        self.metrics.count_answer(answer.level, reason, is_within=is_within)
-        if answer.explored is not None:
-            self.metrics.explored.inc()
-        if generation.part is not None:
-            generation.part.note(self.metrics, query, answer, now - query.budget.arrived, is_within=is_within)
 
 
 class _ManyEndpoint(ABC):
@@ -156,6 +111,8 @@ class BatchEndpoint(_ManyEndpoint):
             else:
                 query.recommendation_id = new_answer_id(generation.version)
                 self._means.explored.mark(query, generation.catalogue)
+                if self._means.recorder is not None:
+                    self._means.recorder.mark(query, generation)
                 begun.append((query, generation, generation.recommender.recommend(query)))
         return begun
 
@@ -176,6 +133,8 @@ class BatchEndpoint(_ManyEndpoint):
             query.span.end = time.monotonic()
             query.span.add("serialize", start, query.span.end)
             note_answer(query.span, answer, generation)
+        if query.trail is not None and self._means.recorder is not None:
+            self._means.recorder.take(self._asking.path, query, generation, body)
         return body
 
 
@@ -256,10 +215,7 @@ def list_endpoints(means: Means, name_user: NameUser) -> tuple[ListEndpoint, dic
 
     name_user: returns the fields by which the log names a user; None where requests are not logged.
     """
-    recommend, similar = (
-        ListEndpoint(asking, means.generations, means.metrics, means.rule, means.explored, name_user)
-        for asking in (means.recommending(), SIMILAR)
-    )
+    recommend, similar = (ListEndpoint(asking, means, name_user) for asking in (means.recommending(), SIMILAR))
     many = (BatchEndpoint(means), PageEndpoint(means, name_user))
     return recommend, {"/recommend": recommend, SIMILAR.path: similar, **{each.path: each for each in many}}
 

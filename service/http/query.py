@@ -71,6 +71,7 @@ def _begin(asked: RecommendRequest | SimilarRequest, generation: Generation, rul
         budget=rule.start(trace.arrived, asked.budget_ms),
         is_debug=asked.debug,
         span=trace.span,
+        asked=asked,
     )
 
 

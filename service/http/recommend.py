@@ -9,14 +9,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from service.access.toll import Toll
 from service.errors import RequestError
 from service.experiment.answer_id import new_answer_id
 from service.http.answer import AnswerWriter
+from service.http.defaults import Defaults
 from service.http.message import read_json
 from service.http.query import Asking
 from service.metrics import Metrics
@@ -24,6 +27,8 @@ from service.recommendation.budget import BudgetRule
 from service.recommendation.exploration import Explored
 from service.recommendation.job import Answer, Query
 from service.release.generation import Generation, Generations
+from service.request.recommend import parse_recommend
+from service.scenario.book import ScenarioBook
 from service.tracing.span import Span
 from service.wire.reply import BUG, RawHeaders, Reply, error_reply, send_reply
 from service.wire.trace import Trace
@@ -32,23 +37,64 @@ BODY_BYTES = 1 << 20
 _LOGGER = logging.getLogger(__name__)
 
 
+class Recorder(Protocol):
+    """Keeps answers so that they can be made again."""
+
+    def mark(self, query: Query, generation: Generation) -> None:
+        """Say in a query whether its answer is to be kept."""
+
+    def take(self, path: str, query: Query, generation: Generation, body: bytes) -> None:
+        """Keep an answer that was sent, if it was marked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What answers are made with.
+
+    rule: makes the budget of a request. toll: what many lists weigh. explored: says which lists are.
+    recorder: None where no answer is kept.
+    """
+
+    generations: Generations
+    metrics: Metrics
+    rule: BudgetRule
+    toll: Toll
+    book: ScenarioBook
+    explored: Explored
+    recorder: Recorder | None = None
+
+    def recommending(self) -> Asking:
+        """Return how one list is asked for."""
+        return Asking("/recommend", parse_recommend, Defaults(self.book, self.metrics).make)
+
+    def make(self, asking: Asking, asked: Any, generation: Generation, trace: Trace) -> Query:
+        """Return the query of one of many requests to a generation. Raises RequestError."""
+        try:
+            return asking.make(asked, generation, self.rule, trace, self.metrics)
+        except RequestError as exc:
+            if generation.part is not None:
+                generation.part.note_failure(self.metrics, asked.user_id, exc)
+            raise
+
+    def count(self, query: Query, answer: Answer, generation: Generation) -> None:
+        """Count an answer of a generation that is ready now."""
+        reason, now = answer.reasons[0] if answer.reasons else "none", time.monotonic()
+        is_within = query.budget.is_kept(now)
+        self.metrics.count_answer(answer.level, reason, is_within=is_within)
+        if answer.explored is not None:
+            self.metrics.explored.inc()
+        if generation.part is not None:
+            generation.part.note(self.metrics, query, answer, now - query.budget.arrived, is_within=is_within)
+
+
 class ListEndpoint:
     """Answers requests for a list that are made in one way."""
 
-    def __init__(
-        self,
-        asking: Asking,
-        generations: Generations,
-        metrics: Metrics,
-        rule: BudgetRule,
-        explored: Explored,
-        name_user: Callable[[str], dict[str, str]] | None,
-    ) -> None:
-        """rule: makes the budget of a request. explored: says which lists are. name_user: returns the fields by which
-        the log names a user; None where requests are not logged."""
-        self._asking = asking
-        self._generations, self._metrics, self._rule, self._name_user = generations, metrics, rule, name_user
-        self._explored = explored
+    def __init__(self, asking: Asking, means: Means, name_user: Callable[[str], dict[str, str]] | None) -> None:
+        """name_user: returns the fields by which the log names a user; None where requests are not logged."""
+        self._asking, self._name_user = asking, name_user
+        self._generations, self._metrics, self._rule = means.generations, means.metrics, means.rule
+        self._explored, self._recorder = means.explored, means.recorder
         self._writer = AnswerWriter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,6 +127,8 @@ class ListEndpoint:
             query = self._asking.make(asked, generation, self._rule, trace, self._metrics)
             query.recommendation_id = new_answer_id(generation.version)
             self._explored.mark(query, generation.catalogue)
+            if self._recorder is not None:
+                self._recorder.mark(query, generation)
             future = generation.recommender.recommend(query)
         except Exception as exc:  # a border: a bug must still be answered
             if generation is not None and generation.part is not None:
@@ -105,6 +153,8 @@ class ListEndpoint:
             reply(*self._reply_to(exc))
             return
         reply(200, body, ())
+        if query.trail is not None and self._recorder is not None:
+            self._recorder.take(self._asking.path, query, generation, body)
 
     def _render(self, query: Query, answer: Answer, generation: Generation, trace: Trace) -> bytes:
         start = time.monotonic()

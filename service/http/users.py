@@ -1,5 +1,7 @@
 """GET and DELETE /users/{user_id}: what is kept of a user, and its erasure."""
 
+from collections.abc import Sequence
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Request, Response
@@ -7,7 +9,6 @@ from pydantic import BaseModel, Field
 from starlette.convertors import Convertor, register_url_convertor
 
 from service.errors import StoreError
-from service.experiment.tally import Tally
 from service.http.message import STORE_TIMEOUT_S, json_response, store_unavailable
 from service.http.openapi import documented
 from service.release.generation import Generations
@@ -18,6 +19,13 @@ from service.user.history import History
 from service.user.stream import EventStream
 
 _ERASE_SCAN_S = 5.0
+
+
+class Erasing(Protocol):
+    """Something that keeps more of users than their events."""
+
+    async def erase_user(self, user_id: str, timeout_s: float) -> Any:
+        """Drop what is kept of a user. Raises StoreError."""
 
 
 class KeptEvent(BaseModel):
@@ -94,12 +102,12 @@ register_url_convertor("any", AnyText())
 def user_routes(
     history: History,
     stream: EventStream,
-    tally: Tally,
+    others: Sequence[Erasing],
     erasures: Erasures,
     generations: Generations,
     names: UserNames,
 ) -> APIRouter:
-    """Return the routes of one user."""
+    """Return the routes of one user. others: what else is to be erased, once the events are gone."""
     router = APIRouter(tags=["users"])
 
     @router.get("/users/{user_id:any}", **documented(422, answer=UserResponse))
@@ -114,7 +122,7 @@ def user_routes(
 
     @router.delete("/users/{user_id:any}", **documented(422, answer=EraseResponse))
     async def erase_user(request: Request) -> Response:
-        """Erase a user: history, embedding, every worker's memory, events in the stream, place in an experiment."""
+        """Erase a user: history, embedding, every worker's memory, events in the stream, and all else."""
         user_id = _user_of(request)
         try:
             await generations.forget(user_id)
@@ -122,7 +130,8 @@ def user_routes(
             await generations.forget(user_id)  # what an answer read before, and remembered while, it was erased
             announced = await erasures.announce(user_id, STORE_TIMEOUT_S)
             n_events, is_complete = await stream.erase_user(user_id, STORE_TIMEOUT_S, within_s=_ERASE_SCAN_S)
-            await tally.erase_user(user_id, STORE_TIMEOUT_S)  # once there are no events that could be counted again
+            for each in others:  # an experiment's users, once there are no events that could be counted again
+                await each.erase_user(user_id, STORE_TIMEOUT_S)
             unheard = await erasures.wait_until_heard(announced, STORE_TIMEOUT_S)
         except StoreError as exc:
             raise store_unavailable() from exc

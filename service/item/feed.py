@@ -58,6 +58,16 @@ class ItemFeed:
     def __len__(self) -> int:
         return len(self._records)
 
+    @property
+    def serial(self) -> int:
+        """The number of the last change that this process knows, by its own count."""
+        return self._serial
+
+    @property
+    def places(self) -> list[tuple[str, int]]:
+        """How far the changes of each shard are known: of which data, and the number of the last one."""
+        return [(place.token.decode(errors="replace"), place.number) for place in self._places]
+
     def find(self, item_id: str) -> LiveItem | None:
         """Return the record of an item; None where there is none."""
         packed = self._records.get(item_id)

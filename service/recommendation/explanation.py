@@ -122,7 +122,9 @@ class Explainer:
         if len(variants) == 1 and not len(next(iter(variants.values())).found.taste.seen):
             return dict.fromkeys(variants, np.ones(len(rows)))
         taste = replace(ranking.found.taste, last_at=math.nan)
-        whole = self._scores(Ranking(replace(ranking.found, taste=taste), ranking.answer, ranking.user), rows)
+        whole = self._scores(
+            Ranking(replace(ranking.found, taste=taste), ranking.answer, ranking.user, ranking.at), rows
+        )
         return {row: whole - self._scores(variant, rows) for row, variant in variants.items()}
 
     def _scores(self, ranking: Ranking, rows: Sequence[int]) -> Any:
@@ -155,7 +157,7 @@ def _without(job: Job, row: int) -> Job:
     """Return the job of the same request with a row excluded."""
     return replace(
         job,
-        query=replace(job.query, is_debug=False, is_explained=False, span=None, explore=()),
+        query=replace(job.query, is_debug=False, is_explained=False, span=None, explore=(), trail=None),
         excluded=[*job.excluded, row],
         placed={position: pinned for position, pinned in job.placed.items() if pinned != row},
     )

@@ -8,7 +8,7 @@ microseconds; nothing writes to them.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from service.catalogue.column import Mask
 from service.model.catalogue import Catalogue
 from service.recommendation.budget import Budget
 from service.recommendation.rule import Rules
-from service.search.addend import Addend
+from service.search.addend import Addend, Standing
 from service.search.protocol import Ranked
 from service.tracing.span import Span
 from service.user.record import Int32, Sight
@@ -44,7 +44,8 @@ class Query:
     one at least is in the catalogue; a user or a history then makes the answer personal. visit: where
     several queries are one user's at one time. span: what the stages are recorded under, if they are.
     recommendation_id: of the answer, 32 hexadecimal digits. explore: the seed by which a place of the list goes to a
-    live item; empty where none does.
+    live item; empty where none does. asked: the checked request, a scenario's fields included. trail: where the answer
+    is to be kept so that it can be made again.
     """
 
     user_id: str | None
@@ -65,6 +66,13 @@ class Query:
     span: Span | None = None
     recommendation_id: str = ""
     explore: tuple[int, ...] = ()
+    asked: Any = None
+    trail: "Trail | None" = None
+
+    @property
+    def depth(self) -> int:
+        """How many of the best rows are looked at first."""
+        return self.k if self.rules is None else self.rules.depth(self.k, is_counted=self.is_debug)
 
 
 @dataclass(slots=True)
@@ -273,13 +281,15 @@ class Answer:
 class Ranking:
     """How a job is answered. Only the ranker writes to it.
 
-    user: the vector, float32 [dim], once it is known. addend: what is added to the scores, once it is known. following:
-    the vector of a history of the job's anchors alone, if it has any, once it is known. shape_s: what rules took.
+    user: the vector, float32 [dim], once it is known. at: the Unix time of its scores. addend: what is added to the
+    scores, once it is known. following: the vector of a history of the job's anchors alone, if it has any, once it
+    is known. shape_s: what rules took.
     """
 
     found: Found
     answer: Answer
     user: Float32 | None
+    at: float
     is_done: bool = False
     addend: Addend | None = None
     following: Float32 | None = None
@@ -294,6 +304,12 @@ class Ranking:
             (self.user,) = vectors
 
     @property
+    def vector(self) -> Float32:
+        """The user's vector, float32 [dim]; not asked of one that is answered without."""
+        assert self.user is not None  # noqa: S101  # encoded, or answered already
+        return self.user
+
+    @property
     def job(self) -> Job:
         """The job that is answered."""
         return self.found.job
@@ -302,3 +318,17 @@ class Ranking:
         """Return the rows that must not be ranked: of n_rows also those that came since the query was made."""
         masked, n_items = self.found.job.masked(self.found.taste), self.found.job.n_items
         return masked if n_items in (None, n_rows) else [*masked, *range(n_items or 0, n_rows)]
+
+
+@dataclass(slots=True, eq=False)
+class Trail:
+    """What an answer was made of, for whoever keeps that.
+
+    Such a query is ranked alone, as it is when its answer is made again: in a batch the last digits of a score depend
+    on how many others are in it. standing, live_serial: of the catalogue when the query was made. ranking: None until
+    the answer is handed out.
+    """
+
+    standing: Standing | None
+    live_serial: int
+    ranking: Ranking | None = None

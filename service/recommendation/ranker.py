@@ -9,7 +9,7 @@ A stage that would not fit a job's budget is not begun for it; the next cheaper 
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from service.recommendation.budget import Stage, StageCosts
 from service.recommendation.diversity import MOST_DIVERSIFIED
 from service.recommendation.exploration import Explorer
 from service.recommendation.funnel import count_funnel
-from service.recommendation.job import Answer, Explanation, Found, Query, Ranking
+from service.recommendation.job import Answer, Explanation, Found, Ranking
 from service.recommendation.observer import RankingMetrics
 from service.recommendation.rule import Page, Rules, Shaping
 from service.recommendation.similar import begin_similar, relate, to_encode
@@ -39,9 +39,17 @@ _DEEPER = 10
 class Ranker:
     """Answers jobs whose user's taste is known, from one model."""
 
-    def __init__(self, student: Student, catalogue: Catalogue, metrics: RankingMetrics, *, max_history: int) -> None:
-        """max_history: how many events the encoder reads."""
-        self._student, self._catalogue, self._metrics = student, catalogue, metrics
+    def __init__(
+        self,
+        student: Student,
+        catalogue: Catalogue,
+        metrics: RankingMetrics,
+        *,
+        max_history: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """max_history: how many events the encoder reads. clock: Unix seconds."""
+        self._student, self._catalogue, self._metrics, self._clock = student, catalogue, metrics, clock
         self.max_history = max_history
         self._costs = StageCosts(BUCKETS)
         self._explorer = Explorer(catalogue, self.scores_of, self._weigh)
@@ -56,7 +64,8 @@ class Ranker:
 
     def rank(self, found: Sequence[Found]) -> list[Ranking]:
         """Return the answer of every job, in the same order."""
-        rankings = [_begin(each) for each in found]
+        now = self._clock()
+        rankings = [_begin(each, now) for each in found]
         for ranking in rankings:
             if ranking.job.anchors:
                 begin_similar(ranking)
@@ -72,14 +81,14 @@ class Ranker:
                 self._rank_candidates(ranking)
         for group in _alike(ready):
             self._rank_all(group)
-        if self._catalogue.heard_at < time.time() - STALE_TREND_S:
+        if self._catalogue.heard_at < now - STALE_TREND_S:
             for ranking in rankings:
                 _note_stale(ranking.answer)
         return rankings
 
     def fall_back(self, found: Found, stage: Stage) -> Ranking:
         """Return the answer of a job that has no time left for a stage: popular items."""
-        ranking = _begin(found)
+        ranking = _begin(found, self._clock())
         self._miss(ranking, stage)
         return ranking
 
@@ -138,7 +147,7 @@ class Ranker:
         if not rankings:
             return
         start = time.monotonic()
-        k = max(_depth(ranking.job.query) for ranking in rankings)
+        k = max(ranking.job.query.depth for ranking in rankings)
         masked = [ranking.masked(len(self._catalogue)) for ranking in rankings]
         try:
             users, addends = self._weigh(rankings)
@@ -163,14 +172,14 @@ class Ranker:
         """Return the users' vectors as they are multiplied, float32 [batch, dim], and what is added to their scores."""
         weighed: Sequence[Addend] | None = None
         if rankings[0].job.anchors:
-            users, weighed = relate(rankings, self._catalogue, time.time())
+            users, weighed = relate(rankings, self._catalogue, rankings[0].at)
             return users, weighed if rankings[0].job.query.rules is None else _ruled(rankings, weighed)
-        vectors = [_vector(ranking) for ranking in rankings]
+        vectors = [ranking.vector for ranking in rankings]
         users = vectors[0][None] if len(vectors) == 1 else np.stack(vectors)
         if self._catalogue.parts is not None:
             tastes = [ranking.found.taste for ranking in rankings]
             users, weighed = self._catalogue.weigh(
-                users, [taste.seen for taste in tastes], [taste.last_at for taste in tastes], time.time()
+                users, [taste.seen for taste in tastes], [taste.last_at for taste in tastes], rankings[0].at
             )
             for ranking, addend in zip(rankings, weighed or (), strict=True):
                 ranking.addend = addend
@@ -179,7 +188,7 @@ class Ranker:
     def _rank_candidates(self, ranking: Ranking) -> None:
         start = time.monotonic()
         try:
-            ranked = self._best(ranking, _depth(ranking.job.query))
+            ranked = self._best(ranking, ranking.job.query.depth)
         except ModelError as exc:
             self._fall_back(ranking, exc)
             return
@@ -215,7 +224,7 @@ class Ranker:
     def _answer_popular(self, ranking: Ranking) -> None:
         ranking.answer.level, ranking.addend = "fallback", None
         start = time.monotonic()
-        ranked = self._popular(ranking, _depth(ranking.job.query))
+        ranked = self._popular(ranking, ranking.job.query.depth)
         self._note_stage("rules", start, [ranking])
         self._finish(ranking, ranked)
 
@@ -255,7 +264,7 @@ class Ranker:
         """Return the page that is asked for, of rows that are ranked as deep as _depth() says or to the end."""
         start = time.monotonic()
         query, placed = ranking.job.query, ranking.job.placed
-        shaping, depth = Shaping(rules, query.k, placed), _depth(query)
+        shaping, depth = Shaping(rules, query.k, placed), query.depth
         while True:
             vectors = self._catalogue.vectors(ranked[0][:MOST_DIVERSIFIED]) if rules.diversity else None
             kept = shaping.keep(ranked, vectors, is_counted=query.is_debug)
@@ -299,12 +308,12 @@ def _note_stale(answer: Answer) -> None:
     answer.reasons = sorted({*answer.reasons, "stale_trend"}, key=REASONS.index)
 
 
-def _begin(found: Found) -> Ranking:
+def _begin(found: Found, now: float) -> Ranking:
     answer = Answer(level=found.level, reasons=list(found.reasons), ignored_ids=list(found.job.ignored_ids))
     found.job.drop_pins(found.taste.hidden)
     if found.store_s is not None and found.job.query.is_debug:
         answer.stages_ms["store"] = round(found.store_s * 1000, 3)
-    return Ranking(found, answer, found.taste.user)
+    return Ranking(found, answer, found.taste.user, now)
 
 
 def _alike(rankings: Sequence[Ranking]) -> Iterable[list[Ranking]]:
@@ -321,16 +330,6 @@ def _allowed(rankings: Sequence[Ranking]) -> Allowed | None:
     """Return what the filters of rankings allow; None where none has a filter."""
     allowed = [ranking.job.mask for ranking in rankings]
     return allowed if any(mask is not None for mask in allowed) else None
-
-
-def _vector(ranking: Ranking) -> Float32:
-    assert ranking.user is not None  # noqa: S101  # encoded, or answered already
-    return ranking.user
-
-
-def _depth(query: Query) -> int:
-    """Return how many of the best rows are looked at first."""
-    return query.k if query.rules is None else query.rules.depth(query.k, is_counted=query.is_debug)
 
 
 def _ruled(rankings: Sequence[Ranking], weighed: Sequence[Addend] | None) -> Addends | None:

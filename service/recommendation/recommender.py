@@ -18,7 +18,7 @@ from service.model.student import BUCKETS
 from service.recommendation.batcher import Batcher
 from service.recommendation.budget import QUEUE
 from service.recommendation.explanation import Explainer
-from service.recommendation.job import Answer, Job, Query, Ranking, known, make_job
+from service.recommendation.job import Answer, Found, Job, Query, Ranking, known, make_job
 from service.recommendation.lookup import Lookup
 from service.recommendation.ranker import Ranker
 
@@ -100,13 +100,23 @@ class Recommender:
     async def _answer(self, jobs: list[Job]) -> None:
         now = time.monotonic()
         jobs = [job for job in jobs if self._is_worth_it(job, now)]
-        self._finish(self._ranker.rank([known(job) for job in jobs if job.taste is not None]))
+        self._finish(self._rank([known(job) for job in jobs if job.taste is not None]))
         asking = [job for job in jobs if job.taste is None]
         if asking:
             async for found in self._lookup.find(asking):
-                rankings = self._ranker.rank(found)
+                rankings = self._rank(found)
                 self._finish(rankings)
                 self._lookup.keep(rankings)
+
+    def _rank(self, found: Sequence[Found]) -> list[Ranking]:
+        """Rank together, but those alone whose answers are kept; in no order."""
+        alone = [each for each in found if each.job.query.trail is not None]
+        if not alone:
+            return self._ranker.rank(found)
+        rankings = self._ranker.rank([each for each in found if each.job.query.trail is None])
+        for each in alone:
+            rankings += self._ranker.rank([each])
+        return rankings
 
     def _finish(self, rankings: Sequence[Ranking]) -> None:
         """Hand out the answers; those that are to be explained later, while other batches run."""
@@ -130,6 +140,8 @@ class Recommender:
 
     def _hand_out(self, rankings: Iterable[Ranking]) -> None:
         for ranking in rankings:
+            if ranking.job.query.trail is not None:
+                ranking.job.query.trail.ranking = ranking
             if ranking.job.query.visit is not None:
                 ranking.job.query.visit.note(ranking.found, ranking.user)
             if not ranking.job.future.done():

@@ -27,7 +27,7 @@ class Standing:
 
     top_many: many of the highest, ascending: the highest of those that a filter allows are looked for among them. Both
     are rows of the bundle; top_live: the highest of the rows after those. least: the log of no count, which items have
-    that came since.
+    that came since. counts: of which it was made, float32 [n_items].
     """
 
     logs: Float32
@@ -35,6 +35,7 @@ class Standing:
     top_many: Int64
     least: float = -np.inf
     top_live: Int64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    counts: Float32 = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
     def at(self, rows: Int64) -> Float32:
         """Return the logs of rows, float32 [len(rows)]."""
@@ -172,6 +173,7 @@ def stand(
     the rows. n_made: how many rows the bundle has; None: it has all. prior: the least count of a row after those.
     """
     assert parts.rule.trend is not None  # noqa: S101  # asked of a trend only
+    known = counts
     if n_made is not None and prior > 0 and len(counts) > n_made:
         counts = np.concatenate([counts[:n_made], np.maximum(counts[n_made:], np.float32(prior))])
     logs, least = parts.rule.trend.log(counts), parts.rule.trend.log(np.full(1, prior, dtype=np.float32))
@@ -180,7 +182,7 @@ def stand(
     many = pick_highest(rows[:n_made], logs, places, 64 * MOST_TRENDING)
     top = pick_highest(many, logs, places, MOST_TRENDING)
     later = pick_highest(rows[len(logs) if n_made is None else n_made :], logs, places, MOST_TRENDING)
-    return Standing(logs, np.sort(top), np.sort(many), float(least[0]), np.sort(later))
+    return Standing(logs, np.sort(top), np.sort(many), float(least[0]), np.sort(later), known)
 
 
 def pick_highest(rows: Int64, values: NDArray[Any], places: Int64, n: int) -> Int64:

@@ -47,7 +47,11 @@ MAY_USE = {
             "wire", "request", "scenario", "access", "release", "experiment", "recommendation", "model", "catalogue",
             "item", "user", "tracing",
         },
-        "command": {"wire", "access", "http", "release", "experiment", "user", "store", "bundle", "bench"},
+        "replay": {
+            "wire", "request", "http", "release", "recommendation", "model", "catalogue", "item", "search", "user",
+            "store", "bundle",
+        },
+        "command": {"wire", "access", "http", "release", "replay", "experiment", "user", "store", "bundle", "bench"},
     },
     "training": {
         "loss": set(),
@@ -67,7 +71,7 @@ MAY_USE = {
             "report", "study", "distillation", "teacher", "newcomer", "export", "evaluation", "model", "engine",
             "data", "file", "loss",
         },
-        "loop": {"run", "export", "evaluation", "model", "data", "file"},
+        "loop": {"run", "distillation", "teacher", "export", "evaluation", "model", "data", "file"},
     },
 }  # fmt: skip
 """Which folder may import which, beside the files at its package's root. The table of CONTRIBUTING.md."""

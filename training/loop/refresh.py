@@ -25,6 +25,7 @@ from training.data.prepared import Prepared
 from training.data.split import TRAIN
 from training.errors import InputError
 from training.file.source import Place
+from training.loop.agreement import describe_agreement, measure_agreement
 from training.loop.event_file import EventFile, read_event_files, take_events
 from training.loop.gate import Verdict, decide
 from training.loop.generation import (
@@ -190,14 +191,25 @@ class Refresher:
         prepared, before = run.prepared(), Run(base.path, run.config, self._progress).prepared()
         question = unseen_question(prepared, before)
         bundles = [open_bundle(place / "bundle") for place in (base.path, run.out)]
-        values = np.stack([ndcg_of(judge_bundle(bundle, question, prepared)) for bundle in bundles], axis=1)
+        rankings = [judge_bundle(bundle, question, prepared) for bundle in bundles]
+        values = np.stack([ndcg_of(ranking) for ranking in rankings], axis=1)
         settings = run.config.refresh
         verdict = decide(
             values[:, 0], values[:, 1], question.users, margin=settings.margin, least=settings.judged_least
         )
         groups = by_group(question, prepared, before, values) if len(values) else {}
-        write_whole(path, json.dumps({"verdict": asdict(verdict), "groups": groups}, indent=1) + "\n")
+        agreement = None
+        if len(values):
+            agreement = measure_agreement(self._own(base), bundles[0], rankings[0], question, prepared)
+            self._progress.note(describe_agreement(agreement))
+        judged = {"verdict": asdict(verdict), "groups": groups, "agreement": agreement}
+        write_whole(path, json.dumps(judged, indent=1) + "\n")
         return verdict
+
+    def _own(self, base: Generation) -> Run:
+        """Return the run of a generation as it was made, but with what is asked of refreshes now."""
+        config = load_config(base.path / "config.toml")
+        return Run(base.path, replace(config, refresh=self._config.refresh), self._progress)
 
     def _publish(self, generation: Generation, plan: Plan, verdict: Verdict) -> Verdict:
         """Publish a bundle that passed; return the verdict, which says where that was not done and why.
@@ -218,12 +230,22 @@ class Refresher:
     def _record(self, generation: Generation, verdict: Verdict, cost: dict[str, float] | None = None) -> None:
         plan = generation.plan
         assert plan is not None  # noqa: S101  # begun
-        groups = read_json(generation.path / JUDGED)["groups"] if (generation.path / JUDGED).exists() else {}
+        judged = read_json(generation.path / JUDGED) if (generation.path / JUDGED).exists() else {}
         row: dict[str, Any] = asdict(plan) | {"version": generation.version} | asdict(verdict)
         row |= {"live": plan.live, "live_ndcg@10": verdict.live, "new_ndcg@10": verdict.new}
         del row["new"]
         ended = datetime.now(UTC).isoformat(timespec="seconds")
-        add_to_history(self._out, row | {"groups": groups, "ended": ended, **(cost or {}), "peak_mb": _peak_mb()})
+        add_to_history(
+            self._out,
+            row
+            | {
+                "groups": judged.get("groups", {}),
+                "agreement": judged.get("agreement"),
+                "ended": ended,
+                **(cost or {}),
+                "peak_mb": _peak_mb(),
+            },
+        )
 
     def _report(self, run: Run) -> None:
         """Write the report of a refresh, with all refreshes up to it."""

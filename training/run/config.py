@@ -268,6 +268,7 @@ class Refresh:
     # events, the newest, on which both models are judged; as many before them validate the new one
     judged_most: AtLeast1 = 5000  # of them, at most
     judged_least: AtLeast1 = 100  # with fewer a refresh waits
+    agreement: Share = 0.1  # overlap@10 of live student and teacher this much below the offline one is called a drift
     margin: ShareBelow1 = 0.03  # what is not worse than the live model by more, with 97.5 % confidence, is published
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from service.bundle import EMBEDDINGS
 from service.command import doctor
-from service.command.finding import FAIL, PASS, WARN, Finding
+from service.command.store_check import FAIL, PASS, WARN, Finding
 from service.errors import RefusedError
 from service.store.server import find_server
 from tests.service.running import Running, run_command, wait_for

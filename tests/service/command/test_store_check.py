@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from service.command import store_check
-from service.command.finding import FAIL, PASS, WARN
+from service.command.store_check import FAIL, PASS, WARN
 from service.store.breaker import Breaker
 from service.store.client import Store
 from service.store.server import find_server

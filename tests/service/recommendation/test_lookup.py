@@ -141,13 +141,13 @@ async def test_only_what_was_read_before_no_erasure_is_kept(catalogue: Catalogue
 
     (kept,) = [each async for each in lookup.find([job("read-1")])]
     (erased,) = [each async for each in lookup.find([job("read-2")])]
-    lookup.keep([Ranking(each, None, KNOWN.user) for each in kept])  # type: ignore[arg-type]
+    lookup.keep([Ranking(each, None, KNOWN.user, 0.0) for each in kept])  # type: ignore[arg-type]
     await lookup.flush()
     if is_elsewhere:
         lookup.forget_share(share_of("read-2"))
     else:
         await lookup.forget("read-2")
-    lookup.keep([Ranking(each, None, KNOWN.user) for each in erased])  # type: ignore[arg-type]
+    lookup.keep([Ranking(each, None, KNOWN.user, 0.0) for each in erased])  # type: ignore[arg-type]
     await lookup.flush()
 
     assert users.kept == ["read-1"]

@@ -85,6 +85,8 @@ def test_a_refresh_goes_on_wherever_it_was_stopped_and_takes_every_event_once(pl
     assert events_in(new) == wanted and set(wanted.values()) == {1}
     assert {"0040", "0044"} <= set(open_bundle(new / "bundle").items.ids)
     assert row["groups"]["items"]["new"]["live"] == 0.0
+    assert 0 < row["agreement"]["live"] <= 1 and 0 < row["agreement"]["offline"] <= 1
+    assert ("student and teacher</th>" in (new / "report.html").read_text()) and not row["agreement"]["has_drifted"]
     assert "<h2>Refreshes</h2>" in (new / "report.html").read_text()
     assert refresh(place, service).startswith("nothing new since ")
 
