@@ -3,6 +3,7 @@
 An id becomes a code, the place at which it was met first; what an id means is decided later, over the distinct ones.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -105,30 +106,15 @@ class Gathered:
 
 
 @dataclass
-class Gathering:
-    """What is told of the rows of a table while they are read. Where the rows are kept is for those who inherit."""
+class Overview:
+    """What is told of the rows of a table, wherever they are kept."""
 
-    users: Coder = field(default_factory=Coder)
-    items: Coder = field(default_factory=Coder)
     events: Coder = field(default_factory=Coder)
     rows: list[Row] = field(default_factory=list)  # of each chunk
     starts: list[int] = field(default_factory=list)  # of each chunk, in rows
     has_times: bool = True
     tally: Tally = field(default_factory=Tally)
     n: int = 0
-
-    def add(self, row: Row, arrays: Mapping[str, Any]) -> None:
-        """Take a chunk: the arrays of Gathered by name."""
-        self.rows.append(row)
-        self.starts.append(self.n)
-        if "micro" in arrays:
-            self.tally += tally_times(arrays["micro"], arrays["forms"])
-        self.keep(arrays)
-        self.n += len(arrays["user"])
-
-    def keep(self, arrays: Mapping[str, Any]) -> None:
-        """Put the arrays of a chunk where they are kept."""
-        raise NotImplementedError
 
     @property
     def event_codes(self) -> Mapping[str, int]:
@@ -139,6 +125,27 @@ class Gathering:
         """Return where a row stands in its file. position: in the table."""
         chunk = self.rows[int(np.searchsorted(self.starts, position, side="right")) - 1]
         return Row(chunk.part, line, chunk.label, chunk.of)
+
+
+@dataclass
+class Gathering(Overview, ABC):
+    """The rows of a table while they are read: where they are kept is for those who inherit."""
+
+    users: Coder = field(default_factory=Coder)
+    items: Coder = field(default_factory=Coder)
+
+    def add(self, row: Row, arrays: Mapping[str, Any]) -> None:
+        """Take a chunk: the arrays of Gathered by name."""
+        self.rows.append(row)
+        self.starts.append(self.n)
+        if "micro" in arrays:
+            self.tally += tally_times(arrays["micro"], arrays["forms"])
+        self.keep(arrays)
+        self.n += len(arrays["user"])
+
+    @abstractmethod
+    def keep(self, arrays: Mapping[str, Any]) -> None:
+        """Put the arrays of a chunk where they are kept."""
 
 
 @dataclass

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from service.bundle import MAX_ID_LENGTH, check_item_id, combine_types
 from training.data.effect import MARKS, Told, effects_of, leave_out
-from training.data.gathering import Gathered, Gathering, InMemory, gather
+from training.data.gathering import Gathered, Gathering, InMemory, Overview, gather
 from training.data.ordering import compact, keep_newest, merge_repeats, order_ties
 from training.data.settling import Late, Meaning, Settled, decide_times
 from training.data.timestamp import Bounds
@@ -172,12 +172,12 @@ def read_in_memory(source: Source, cleaning: Cleaning, account: Account) -> Foun
     return Found(cleaned, say_times(rows, meaning, cleaned.late), list(rows.event_codes))
 
 
-def find_meaning(rows: Gathering, cleaning: Cleaning) -> Meaning | None:
+def find_meaning(rows: Overview, cleaning: Cleaning) -> Meaning | None:
     """Return how the times of a table are read; None where it has none. Raises InputError."""
     return decide_times(rows.tally, cleaning.times) if rows.has_times else None
 
 
-def say_times(rows: Gathering, meaning: Meaning | None, late: Late) -> str:
+def say_times(rows: Overview, meaning: Meaning | None, late: Late) -> str:
     """Return how the times were read, for a person."""
     if not rows.n:
         return ""
@@ -211,7 +211,7 @@ def order_ids(tidy: pl.Series) -> Ids:
     return Ids(ids, lookup)
 
 
-def tell_malformed(account: Account, rows: Gathering, cleaned: Cleaned) -> None:
+def tell_malformed(account: Account, rows: Overview, cleaned: Cleaned) -> None:
     """Count the rows whose times do not fit the column."""
     for position, line, why in cleaned.examples:
         account.bad(rows.at(position, line), why)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import polars as pl
 
-from training.data.gathering import Gathering
+from training.data.gathering import Overview
 from training.data.interaction_file import Cleaned, Cleaning, Found, find_meaning, say_times, tell_malformed
 from training.data.settling import Tally
 from training.engine.join import join_shards
@@ -53,9 +53,9 @@ def _sound(found: Sequence[Told | InputError]) -> list[Told]:
     return told
 
 
-def _whole(told: Sequence[Told], source: Source, account: Account) -> Gathering:
+def _whole(told: Sequence[Told], source: Source, account: Account) -> Overview:
     """Return what is told of the rows of all parts. Raises InputError where they differ in what decides for all."""
-    rows = Gathering()
+    rows = Overview()
     for one in told:
         account.take(one.account)
     if not account.rows:

@@ -11,6 +11,7 @@ from training.data.trend import counts_before
 from training.evaluation.given_weights import Evidence, Form, fit, surprise
 from training.evaluation.metric import ndcg, rank_targets
 from training.evaluation.question import Question, ask
+from training.progress import Bar, Progress
 
 HALF_LIVES_H = (6, 24, 72, 168, 720)
 EPSILONS = (0.01, 0.05, 0.2, 1.0)
@@ -18,14 +19,17 @@ USERS = 10_000  # of the validation, drawn with a fixed seed
 VALUES = 1 << 24  # counts in memory at once
 
 
-def choose_trend(prepared: Prepared) -> dict[str, Any]:
+def choose_trend(prepared: Prepared, progress: Progress) -> dict[str, Any]:
     """Return half_life_s, epsilon, weight and the trials.
 
     The half-life is that whose counts alone have the highest NDCG@10, epsilon and the weight of the logarithm those
     that make the validation targets likeliest.
     """
     every = ask(prepared, VAL, limit=USERS)
-    trials = [{"half_life_h": hours, "ndcg@10": _quality(prepared, every, 3600.0 * hours)} for hours in HALF_LIVES_H]
+    with progress.bar("half-lives, requests", len(HALF_LIVES_H) * len(every.users)) as bar:
+        trials = [
+            {"half_life_h": hours, "ndcg@10": _quality(prepared, every, 3600.0 * hours, bar)} for hours in HALF_LIVES_H
+        ]
     half_life_s = 3600.0 * max(trials, key=lambda trial: trial["ndcg@10"])["half_life_h"]
     question = ask(prepared, VAL, limit=max(1, min(USERS, VALUES // len(prepared.items))))
     assert question.asked_ms is not None  # noqa: S101  # made by ask()
@@ -41,7 +45,7 @@ def choose_trend(prepared: Prepared) -> dict[str, Any]:
     return {"half_life_s": half_life_s, "epsilon": epsilon, "weight": weight, "trials": trials}
 
 
-def _quality(prepared: Prepared, question: Question, half_life_s: float) -> float:
+def _quality(prepared: Prepared, question: Question, half_life_s: float, bar: Bar) -> float:
     """Return NDCG@10 of the counts of a half-life alone."""
     assert question.asked_ms is not None  # noqa: S101  # made by ask()
     ranks, start = [], 0
@@ -50,4 +54,5 @@ def _quality(prepared: Prepared, question: Question, half_life_s: float) -> floa
         seen = question.histories(places) if question.exclude_seen else None
         ranks.append(rank_targets(counts, question.target[places], seen))
         start += len(counts)
+        bar.advance(len(counts))
     return float(ndcg(np.concatenate(ranks), 10).mean())

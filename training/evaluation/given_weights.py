@@ -28,6 +28,7 @@ from training.evaluation.given import Given, keep_parts
 from training.evaluation.judge import Scorer
 from training.evaluation.metric import ndcg
 from training.evaluation.question import Question
+from training.progress import Progress
 
 VALUES = 1 << 26  # scores of one part in memory
 AT_ONCE = 1 << 19  # of these are worked on together: what is made of them stays in the processor's cache
@@ -179,7 +180,9 @@ def _surprises(evidence: Evidence, fitted: Fitted, floor: float) -> Tensor:
     return -torch.logaddexp(likelihood, torch.full_like(likelihood, float(np.log(floor))))
 
 
-def fit_rule(question: Question, score: Scorer, given: Given, max_history: int) -> tuple[ScoreRule, dict[str, Any]]:
+def fit_rule(
+    question: Question, score: Scorer, given: Given, max_history: int, progress: Progress
+) -> tuple[ScoreRule, dict[str, Any]]:
     """Return the rule that answers a validation question best with a model's taste, and what was compared.
 
     The parts that given has may be left out of it. Where there is nothing to fit to, the weights stay 1.
@@ -192,11 +195,15 @@ def fit_rule(question: Question, score: Scorer, given: Given, max_history: int) 
     knots = int(np.clip(len(warm) // LEAST_REQUESTS, 1, KNOTS))
     halves = evidence.some(slice(0, None, 2)), evidence.some(slice(1, None, 2))
     ways = [halves, halves[::-1]]
-    chosen, trials = [], []
-    for floor in FLOORS:
-        tried = [_try(form, floor, ways, rule.trend) for form in _forms(rule, knots)]
-        chosen.append(min(tried, key=lambda trial: trial.surprise))
-        trials += [trial.to_json() for trial in tried]
+    chosen, trials, forms = list[_Trial](), list[dict[str, Any]](), _forms(rule, knots)
+    with progress.bar("weights of the score", len(FLOORS) * len(forms)) as bar:
+        for floor in FLOORS:
+            tried = []
+            for form in forms:
+                tried.append(_try(form, floor, ways, rule.trend))
+                bar.advance(1)
+            chosen.append(min(tried, key=lambda trial: trial.surprise))
+            trials += [trial.to_json() for trial in tried]
     best = max(chosen, key=lambda trial: trial.gain)
     fitted = fit(evidence, best.form, rule.trend, best.floor)
     return _to_rule(rule, fitted, evidence), {"requests": len(warm), "floor": best.floor, "trials": trials}

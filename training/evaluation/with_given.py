@@ -35,7 +35,7 @@ def learn_rule(model: SequenceModel, given: Given, path: Path, progress: Progres
     """Return the rule of a trained model that was fitted to validation requests, and write it with what was tried."""
     question = ask(given.prepared, VAL)
     own = replace(given, parts=replace(given.parts, rule=given.rule_of(trend_weight_of(model))))
-    rule, about = fit_rule(question, model_scorer(model), own, model.size.max_history)
+    rule, about = fit_rule(question, model_scorer(model), own, model.size.max_history, progress)
     path.write_text(json.dumps({"score": rule.to_json(), "fit": about}, indent=1) + "\n")
     progress.note(describe_rule(rule, own))
     return rule

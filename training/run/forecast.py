@@ -17,12 +17,13 @@ from training.model.batch import count_positions
 from training.model.device import CHUNK_LOGITS, choose_device
 from training.model.fit import MOST_LOGITS
 from training.run.config import Config, Student, Teacher, parse_names
-from training.teacher.linear_model import BYTES_A_CELL, most_items
+from training.teacher.linear_model import BYTES_A_CELL, EVENTS_AT_ONCE, most_items
 
 BASE_BYTES = 600 << 20  # torch and what it brings, the arrays of the events aside
 COPIES = 5  # of a model's weights: themselves, gradient, two moments of the optimiser, moving average
 LOGITS_AT_ONCE = 6  # arrays of the logits of a chunk that a loss holds
 MEASURED_ITEMS = 8_192
+HISTORY_BYTES = 2_000  # of an event whose history the linear model multiplies: 50 items, sparse, and copies
 WORTH_SAYING_S = 120  # a shorter run is told nothing
 
 
@@ -43,7 +44,7 @@ def forecast(config: Config, prepared: Prepared) -> list[Need]:
     needs = []
     members = parse_names(config, "teacher.members")
     if "linear" in members:
-        needs.append(_linear(n_items))
+        needs.append(_linear(n_items, n_events))
     for name, settings in (("transformer", config.teacher), ("text", config.teacher), ("twin", config.student)):
         if name in members:
             needs.append(_neural(name, settings, n_items, targets, n_events))
@@ -96,10 +97,11 @@ def logits_a_second(dim: int, n_items: int) -> float:
     return 256 * len(items) / float(np.median(seconds))
 
 
-def _linear(n_items: int) -> Need:
+def _linear(n_items: int, n_events: int) -> Need:
     side = most_items(n_items, available_bytes())
     flops = 2.4 * side**3 + 13 * 2.4 * min(n_items, 4_000) ** 3
-    return Need("linear", BASE_BYTES + BYTES_A_CELL * side**2, flops / 6e10, 2 * side**2)
+    memory = BASE_BYTES + BYTES_A_CELL * side**2 + HISTORY_BYTES * min(n_events, EVENTS_AT_ONCE)
+    return Need("linear", memory, flops / 6e10, 2 * side**2)
 
 
 def _neural(name: str, settings: Teacher | Student, n_items: int, targets: int, n_states: int) -> Need:

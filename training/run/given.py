@@ -33,7 +33,7 @@ def run_trend(run: Run) -> dict[str, str]:
     prepared = run.prepared()
 
     def work(out: Path) -> None:
-        about = choose_trend(prepared)
+        about = choose_trend(prepared, run.progress)
         _write(out, about)
         run.progress.note(f"trend: half-life {about['half_life_s'] / 3600:g} h, e {about['epsilon']:g}")
 
@@ -58,7 +58,7 @@ def run_neighbours(run: Run) -> dict[str, str]:
             score, _ = mix_scorer({name: members[name] for name in factors}, factors)
             blocks = response_rows(score, len(prepared.items))
         trend = open_given(run, prepared, with_table=False)
-        near, about = choose_table(prepared, blocks, depth, trend.logs_of if trend else None)
+        near, about = choose_table(prepared, blocks, depth, run.progress, trend.logs_of if trend else None)
         about["is_left_out"] = about["ndcg@10"] < _best_without(run)
         for name, array in ((ROWS, near.rows), (WEIGHTS, near.weights), (SCALES, near.scales)):
             np.save(out / name, array)

@@ -41,6 +41,7 @@ from training.teacher.linear_model import (
 
 WEIGHTS, ROWS, SETTING = "weights.npy", "rows.npy", "linear.json"
 USERS, FLOOR_USERS = 3_000, 1_000  # of the validation, drawn with a fixed seed
+VALUES = 1 << 26  # scores in memory at once: of a large catalogue fewer users choose the floor
 EVENTS_AT_ONCE = (
     64  # of one product; with many more, most of their histories over all items in any of them would be zeros
 )
@@ -99,7 +100,7 @@ def train_linear(out: Path, prepared: Prepared, progress: Progress, known: Path 
         setting, trials = load_linear(known).setting, []
     side = most_items(n_items, available_bytes())
     model = fit_linear(events, n_items, covered_rows(events, n_items, side), setting)
-    model = with_best_floor(model, ask(prepared, VAL, limit=FLOOR_USERS))
+    model = with_best_floor(model, ask(prepared, VAL, limit=max(1, min(FLOOR_USERS, VALUES // n_items))))
     progress.note(f"linear model: {model.setting}, over {side:,} items{_why(side, n_items)}")
     model = replace(model, seconds=monotonic() - started)
     save_linear(out, model, trials)

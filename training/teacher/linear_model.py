@@ -13,7 +13,7 @@ discount and Y are chosen on validation, one after the other, on the TUNED most 
 second.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -30,12 +30,13 @@ from training.progress import Progress
 from training.teacher.calibration import best_floor, log_scores
 
 MAX_ITEMS = 20_000
-BYTES_A_CELL = 24  # of the matrix, while it is solved for: six arrays of float32
+BYTES_A_CELL = 10  # of the matrix, while it is solved for in place: two of float32, and the result of float16
 MEMORY_SHARE = 0.6  # of what is free, that a solution may take
 TUNED = 4_000
 MAX_HISTORY = 50
 LEAST_DECAY = 0.01  # an item that counts for less is left out
 BLOCK = 2048  # columns of a product at once
+EVENTS_AT_ONCE = 1 << 18  # whose histories are in memory together
 
 DECAYS = (0.5, 0.7, 0.85, 0.95)
 FUTURES = ((1, 1.0), (5, 0.8))  # how many next items are the target, and their decay
@@ -119,7 +120,8 @@ def covered_rows(events: Events, n_items: int, count: int = MAX_ITEMS) -> NDArra
 class Problem:
     """The products that a solution needs, for one decay of the history.
 
-    gram: XᵀX [M, M]. target: XᵀY [M, M] by (how many next items, their decay). rows: the covered rows [M].
+    gram: XᵀX [M, M]. target: XᵀY [M, M] by (how many next items, their decay), both with contiguous columns, as LAPACK
+    has them. rows: the covered rows [M].
     """
 
     gram: Float32
@@ -133,31 +135,42 @@ class Problem:
         cls, events: Events, n_items: int, rows: NDArray[np.int64], decay: float, futures: Sequence[tuple[int, float]]
     ) -> "Problem":
         """Multiply the histories after all events that have a successor with themselves and with each future."""
-        has_next = np.ones(len(events.item), dtype=bool)
-        has_next[events.offset[1:][events.lengths() > 0] - 1] = False
+        place = np.full(n_items, -1, dtype=np.int32)
+        place[rows] = np.arange(len(rows))
         max_history = replace(START, decay=decay).max_history
-        history = decayed_history(events, n_items, decay, max_history)[has_next][:, rows]
-        target = {
-            (count, fading): _product(history, _decayed_future(events, n_items, fading, count)[has_next][:, rows])
-            for count, fading in futures
-        }
+        gram, *targets = (
+            np.zeros((len(rows), len(rows)), dtype=np.float32, order="F") for _ in range(1 + len(futures))
+        )
+        for some in _pieces(Events(place[events.item], events.offset)):
+            has_next = np.ones(len(some.item), dtype=bool)
+            has_next[some.offset[1:][some.lengths() > 0] - 1] = False
+            history = decayed_history(some, len(rows), decay, max_history)[has_next]
+            _add_product(gram, history, history)
+            for target, (count, fading) in zip(targets, futures, strict=True):
+                _add_product(target, history, _decayed_future(some, len(rows), fading, count)[has_next])
         popularity = np.bincount(events.item, minlength=n_items)[rows].astype(np.float32) + 1
-        return cls(_product(history, history), target, popularity, rows, n_items)
+        return cls(gram, dict(zip(futures, targets, strict=True)), popularity, rows, n_items)
 
     def solve(self, setting: Setting) -> LinearModel:
         """Return the model of (gram + penalty · 1)⁻¹ target / popularity^discount."""
-        ridge = self.gram.copy()
-        ridge[np.diag_indices_from(ridge)] += setting.penalty
-        factor = scipy.linalg.cho_factor(ridge, overwrite_a=True, check_finite=False)
-        target = self.target[setting.future, setting.future_decay]
-        weights = scipy.linalg.cho_solve(factor, target, check_finite=False) / self.popularity**setting.discount
+        key = setting.future, setting.future_decay
+        copy = replace(self, gram=self.gram.copy("F"), target={key: self.target[key].copy("F")})
+        return copy.end(setting)
+
+    def end(self, setting: Setting) -> LinearModel:
+        """Do what solve does in the memory of the products, which are then gone."""
+        gram, weights = self.gram, self.target[setting.future, setting.future_decay]
+        gram[np.diag_indices_from(gram)] += setting.penalty
+        factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
+        weights = scipy.linalg.cho_solve(factor, weights, overwrite_b=True, check_finite=False)
+        weights /= self.popularity**setting.discount
         return LinearModel(weights.astype(np.float16, order="C"), self.rows, self.n_items, setting)  # LAPACK's is F
 
 
 def fit_linear(events: Events, n_items: int, rows: NDArray[np.int64], setting: Setting) -> LinearModel:
     """Return the model of the given rows of the catalogue."""
     future = (setting.future, setting.future_decay)
-    return Problem.build(events, n_items, rows, setting.decay, [future]).solve(setting)
+    return Problem.build(events, n_items, rows, setting.decay, [future]).end(setting)
 
 
 def choose_setting(
@@ -194,7 +207,7 @@ def choose_setting(
 
 
 def decayed_history(events: Events, n_items: int, decay: float, max_history: int) -> csr_matrix:
-    """Return the history x after each event [n_events, n_items]."""
+    """Return the history x after each event [n_events, n_items]. Items of row -1 are left out."""
     age_of_first = np.arange(len(events.item)) - np.repeat(events.offset[:-1], events.lengths())
     return _shifted_sum(events.item, age_of_first, n_items, decay, range(max_history), -1)
 
@@ -209,24 +222,32 @@ def _shifted_sum(
     item: NDArray[np.int32], room: NDArray[np.int64], n_items: int, decay: float, shifts: range, direction: int
 ) -> csr_matrix:
     """Return the sum over i of decay^i · onehot(the item at the distance shifts[i]), where there is room for it."""
-    places = [np.flatnonzero(room >= shift) for shift in shifts]
+    places = [np.flatnonzero((room >= shift) & (np.roll(item, -direction * shift) >= 0)) for shift in shifts]
     columns = [item[place + direction * shift] for place, shift in zip(places, shifts, strict=True)]
     values = [np.full(len(place), decay**power, dtype=np.float32) for power, place in enumerate(places)]
     where = (np.concatenate(places), np.concatenate(columns))
     return csr_matrix((np.concatenate(values), where), shape=(len(item), n_items))
 
 
-def _product(left: csr_matrix, right: csr_matrix) -> Float32:
-    """Return leftᵀ right as a dense matrix.
+def _pieces(events: Events) -> Iterator[Events]:
+    """Return the events of some users at a time, about EVENTS_AT_ONCE of them."""
+    first = 0
+    while first < len(events.offset) - 1:
+        start = events.offset[first]
+        last = max(first + 1, int(np.searchsorted(events.offset, start + EVENTS_AT_ONCE, side="right")) - 1)
+        yield Events(events.item[start : events.offset[last]], events.offset[first : last + 1] - start)
+        first = last
+
+
+def _add_product(out: Float32, left: csr_matrix, right: csr_matrix) -> None:
+    """Add leftᵀ right to a dense matrix.
 
     It is made of blocks of columns, because the sparse product of the whole is larger than the dense one.
     """
-    out = np.empty((left.shape[1], right.shape[1]), dtype=np.float32)
     transposed, columns = left.T.tocsr(), right.tocsc()
     for start in range(0, right.shape[1], BLOCK):
         block = slice(start, start + BLOCK)
-        out[:, block] = (transposed @ columns[:, block]).toarray()
-    return out
+        out[:, block] += (transposed @ columns[:, block]).toarray(order="F")
 
 
 def _features(rows: NDArray[np.int64], setting: Setting, n_items: int) -> csr_matrix:

@@ -19,6 +19,7 @@ from training.evaluation.given import to_neighbours, to_sparse
 from training.evaluation.judge import Scorer, rank
 from training.evaluation.metric import ndcg, rank_targets
 from training.evaluation.question import Question, ask
+from training.progress import Progress
 from training.teacher.calibration import best_sharpness
 from training.teacher.linear_model import LinearModel
 
@@ -69,7 +70,11 @@ def strongest(blocks: Blocks, n_items: int, width: int) -> tuple[NDArray[np.int3
 
 
 def choose_table(
-    prepared: Prepared, blocks: Blocks, depth: int, trend: Callable[[Question], Float32] | None = None
+    prepared: Prepared,
+    blocks: Blocks,
+    depth: int,
+    progress: Progress,
+    trend: Callable[[Question], Float32] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Return the neighbours, and the width, decay, depth and weight of highest validation NDCG@10, with the trials.
 
@@ -80,11 +85,13 @@ def choose_table(
     rows, weights = strongest(blocks, n_items, WIDTHS[-1])
     question = ask(prepared, VAL, limit=max(1, min(USERS, VALUES // n_items)))
     trials = list[dict[str, float]]()
-    for width in sorted({min(width, n_items) for width in WIDTHS}):
-        score_by = _table_scorer(to_sparse(to_neighbours(rows[:, :width], weights[:, :width])), n_items)
-        trials += [
-            {"width": width, "decay": decay, "ndcg@10": _quality(question, score_by(decay), depth)} for decay in DECAYS
-        ]
+    widths = sorted({min(width, n_items) for width in WIDTHS})
+    with progress.bar("tables of neighbours", len(widths) * len(DECAYS)) as bar:
+        for width in widths:
+            score_by = _table_scorer(to_sparse(to_neighbours(rows[:, :width], weights[:, :width])), n_items)
+            for decay in DECAYS:
+                trials.append({"width": width, "decay": decay, "ndcg@10": _quality(question, score_by(decay), depth)})
+                bar.advance(1)
     best = max(trial["ndcg@10"] for trial in trials)
     good = [trial for trial in trials if trial["ndcg@10"] >= ENOUGH * best]
     chosen = min(good, key=lambda trial: (trial["width"], -trial["ndcg@10"]))

@@ -110,7 +110,9 @@ def test_a_rule_is_left_as_it_is_where_there_is_nothing_to_fit_to():
     own = given(shop)
     own = Given(shop, Parts(own.rule_of(1.0), own.parts.neighbours))
 
-    rule, about = fit_rule(ask(shop, 1), lambda rows: np.zeros((len(rows), N_ITEMS), dtype=np.float32), own, 5)
+    rule, about = fit_rule(
+        ask(shop, 1), lambda rows: np.zeros((len(rows), N_ITEMS), dtype=np.float32), own, 5, Progress(is_quiet=True)
+    )
 
     assert rule == own.parts.rule
     assert about == {"requests": 0}

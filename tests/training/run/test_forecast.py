@@ -49,7 +49,7 @@ def test_the_linear_model_covers_what_memory_has_room_for() -> None:
     assert most_items(500, 100 * GB) == 500
     assert most_items(90_000, 100 * GB) == MAX_ITEMS
     assert most_items(90_000, None) == MAX_ITEMS
-    assert 4_000 < most_items(90_000, GB) < 6_000
+    assert 7_000 < most_items(90_000, GB) < 8_000
     assert most_items(90_000, 0) == 1_000
 
 

@@ -6,6 +6,7 @@ import torch
 
 from training.data.event import Events
 from training.evaluation.question import Question
+from training.teacher import linear_model
 from training.teacher.calibration import best_floor, best_sharpness, log_scores
 from training.teacher.linear import LinearLabels, load_linear, save_linear
 from training.teacher.linear_model import LinearModel, Problem, Setting, covered_rows, decayed_history, fit_linear
@@ -56,6 +57,40 @@ def test_a_longer_future_counts_the_next_items_with_their_decay():
             y = sum(0.8**i * np.eye(4)[item] for i, item in enumerate(items[place + 1 : place + 3]))
             expected += np.outer(slow_history(items[: place + 1], 4, 0.5, 99), y)
     np.testing.assert_allclose(problem.target[2, 0.8], expected, atol=1e-5)
+
+
+def random_events(n_users=300, n_items=40):
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(0, 30, n_users)
+    return Events(rng.integers(0, n_items, lengths.sum()).astype(np.int32), np.append(0, np.cumsum(lengths)))
+
+
+def test_pieces_give_the_products_of_the_whole(monkeypatch):
+    events, rows, futures = random_events(), np.arange(5, 35), [(1, 1.0), (5, 0.8)]
+    whole = Problem.build(events, 40, rows, 0.7, futures)
+    monkeypatch.setattr(linear_model, "EVENTS_AT_ONCE", 50)
+    pieces = Problem.build(events, 40, rows, 0.7, futures)
+
+    history = decayed_history(events, 40, 0.7, 13).toarray()[:, rows]
+    has_next = np.append(
+        np.repeat(np.arange(300), events.lengths())[1:] == np.repeat(np.arange(300), events.lengths())[:-1], False
+    )
+    np.testing.assert_allclose(whole.gram, history[has_next].T @ history[has_next], rtol=1e-5)
+    np.testing.assert_allclose(pieces.gram, whole.gram, rtol=1e-5)
+    for future in futures:
+        np.testing.assert_allclose(pieces.target[future], whole.target[future], rtol=1e-5)
+
+
+def test_products_are_kept_for_another_solution_and_given_up_for_the_last():
+    problem = Problem.build(random_events(), 40, np.arange(40), 0.5, [(1, 1.0)])
+    gram = problem.gram.copy()
+
+    first, again = problem.solve(SETTING), problem.solve(SETTING)
+    np.testing.assert_array_equal(first.weights, again.weights)
+    np.testing.assert_array_equal(problem.gram, gram)
+
+    np.testing.assert_array_equal(problem.end(SETTING).weights, first.weights)
+    assert not np.array_equal(problem.gram, gram)  # it was solved where it lay: a copy would take as much again
 
 
 def test_items_beyond_the_covered_ones_score_zero():

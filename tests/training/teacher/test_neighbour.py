@@ -9,6 +9,7 @@ from training.data.interaction_file import Cleaning
 from training.data.prepare import prepare
 from training.data.prepared import load_prepared
 from training.data.split import SplitRule
+from training.progress import Progress
 from training.teacher import neighbour
 from training.teacher.linear_model import LinearModel, Setting
 from training.teacher.neighbour import choose_table, linear_rows, response_rows, strongest
@@ -54,7 +55,7 @@ def test_the_narrowest_good_table_of_a_chain_is_the_next_item(tmp_path):
     for item_id, row in number.items():
         follows[row, number[f"{(int(item_id) + 1) % len(number):04d}"]] = 1.0
 
-    near, about = choose_table(prepared, iter([(slice(0, len(follows)), follows)]), 10)
+    near, about = choose_table(prepared, iter([(slice(0, len(follows)), follows)]), 10, Progress(is_quiet=True))
 
     assert near.rows.shape == (len(number), 5)
     assert max(trial["ndcg@10"] for trial in about["trials"]) > 0.5
