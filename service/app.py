@@ -55,6 +55,7 @@ from service.release.generation import Generation, Generations
 from service.release.loader import VersionLoader
 from service.release.published import PublishedVersions
 from service.release.record import OWN_NUMBER
+from service.release.showing import follow_showing
 from service.release.signature import Trust
 from service.release.trial import try_bundle
 from service.scenario.book import ScenarioBook
@@ -208,6 +209,7 @@ def _followers(inside: _Inside, *, is_pinned: bool) -> list[Coroutine[Any, Any, 
     hearing = [inside.erasures.follow(generations.forget_share)] if settings.memory_users else []
     following = [] if is_pinned else [inside.follower.run(generations)]
     feeds = [inside.book.follow(), inside.feed.follow(generations.catalogues)]
+    following.append(follow_showing(inside.metrics, generations))
     return [*hearing, *following, follow_trends(generations.trends, note), *feeds]
 
 

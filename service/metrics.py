@@ -51,6 +51,7 @@ SHED_REASONS = ("concurrency", "events", "other_routes", "rate", "gone", "connec
 EVENT_RESULTS = ("accepted", "duplicate", "invalid", "future", "too_old", "unavailable")
 EVENT_EFFECTS = ("history", "stream", "hide", "undo")
 ATTRIBUTIONS = ("whole", "no_position", "no_recommendation", "unknown_form", "position_out_of_range")
+SHOWN_KINDS = ("made", "live")
 SCENARIO_RESULTS = ("used", "unknown", "misfit")
 CACHE_RESULTS = ("hit", "miss", "stale", "invalid")
 MASK_RESULTS = ("hit", "miss")
@@ -188,6 +189,11 @@ class Metrics:
         self.explored = self._tally(self._counter("explored_places", "Places of lists given to live items to explore"))
         replayed = self._counter("replay_records", "Answers sampled for a replay", "result")
         self.replay_records = {result: replayed.labels(result) for result in REPLAY_RESULTS}
+        shown = self._counter("shown_items", "Items in answers, of the bundle and live ones", "kind")
+        self.shown_items = {name: self._tally(shown.labels(name)) for name in SHOWN_KINDS}
+        self.shown_coverage = self._gauge("shown_coverage", "Share of the items that were lately shown", of="livemax")
+        self.shown_gini = self._gauge("shown_gini", "How unequally items were lately shown, 0 to 1", of="livemin")
+        self.new_items = self._gauge("new_items", "Items that may be shown and are not the bundle's", of="livemax")
         stage = self._histogram("stage_duration_seconds", "Time in one stage of an answer", STAGE_BUCKETS_S, "stage")
         self.stage = {name: self._spread(stage.labels(name), STAGE_BUCKETS_S) for name in STAGES}
         self.batch_size = self._histogram("batch_size", "Histories encoded at once", (1, 2, 4, 8, 16, 32))

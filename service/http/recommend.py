@@ -81,6 +81,7 @@ class Means:
         reason, now = answer.reasons[0] if answer.reasons else "none", time.monotonic()
         is_within = query.budget.is_kept(now)
         self.metrics.count_answer(answer.level, reason, is_within=is_within)
+        generation.catalogue.shown.note(answer.ranked[0])
         if answer.explored is not None:
             self.metrics.explored.inc()
         if generation.part is not None:
@@ -163,6 +164,7 @@ class ListEndpoint:
         reason = answer.reasons[0] if answer.reasons else "none"
         is_within = query.budget.is_kept(start)
         self._metrics.count_answer(answer.level, reason, is_within=is_within)
+        generation.catalogue.shown.note(answer.ranked[0])
         if answer.explored is not None:
             self._metrics.explored.inc()
         if generation.part is not None:

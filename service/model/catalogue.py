@@ -19,6 +19,7 @@ from service.bundle import Bundle, Float32, Int64, Item, Parts, Relations, parse
 from service.catalogue.attributes import Attributes
 from service.catalogue.field import pick_fields
 from service.catalogue.live_item import LiveItem
+from service.catalogue.shown import Shown
 from service.catalogue.title_index import TitleIndex
 from service.errors import NonFiniteError
 from service.model.item_encoder import ItemEncoder
@@ -39,12 +40,11 @@ _FREED_AT_ONCE = 10_000
 class Catalogue:
     """The items of one version, and the search over them.
 
-    search: the search. score, best: its methods. item_ids: the id of each row. parts: what the score has beside taste,
-    None where it is taste alone. heard_at: the Unix time up to which events are in the trend. attributes: of the items,
-    which filters ask for. titles: their words. live: what live items change. live_serial: the last change that is in
-    it. made_at: the Unix time when the bundle was made. n_made: how many rows it has; those after them are live items.
-    table: the vectors of all. popular: the order without a model. item_encoder: makes vectors of live items, where the
-    bundle has one.
+    search: the search. score, best: its methods. item_ids: of each row. parts: what the score has beside taste, None
+    where it has nothing. heard_at: the Unix time up to which events are in the trend. attributes: what filters ask for.
+    titles: their words. live: what live items change. live_serial: the last change in it. shown: how often items were.
+    made_at: the Unix time when the bundle was made. n_made: how many rows it has; those after them are live items.
+    table: the vectors. popular: the order without a model. item_encoder: of live items, where the bundle has one.
     """
 
     def __init__(self, bundle: Bundle, search: Search[Any] | None = None) -> None:
@@ -59,7 +59,7 @@ class Catalogue:
         self.n_made = len(bundle.items)
         self.titles = TitleIndex(self.popular.order.tolist, lambda rows: (self._items[row].title for row in rows))
         self.live = LiveRows(self.attributes, self._made, len(bundle.items), self.titles)
-        self.live_serial = 0
+        self.live_serial, self.shown = 0, Shown(self.n_made)
         self.made_at = _seconds(bundle.manifest.created_at)
         self.item_encoder: ItemEncoder | None = None
         self._newcomers: Newcomers | None = None

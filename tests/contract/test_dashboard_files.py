@@ -150,6 +150,9 @@ def test_there_are_these_alerts_and_no_others() -> None:
         ("RetortModelNotFollowed", "ticket"),
         ("RetortExperimentEnded", "ticket"),
         ("RetortExperimentUneven", "ticket"),
+        ("RetortCoverageFell", "ticket"),
+        ("RetortListsUnequal", "ticket"),
+        ("RetortNewItemsUnseen", "ticket"),
         ("RetortMetricsAbsent", "page"),
     }
 
@@ -178,7 +181,8 @@ def test_prometheus_accepts_the_configuration_and_the_rules() -> None:
     assert f"{len(RULES)} rules found" in done.stdout.decode()
 
 
-def test_each_alert_fires_when_it_should_and_not_otherwise() -> None:
-    done = run_promtool("test", "rules", FOLDER / "rules_test.yml")
+@pytest.mark.parametrize("name", ["rules_test.yml", "rules_week_test.yml"])
+def test_each_alert_fires_when_it_should_and_not_otherwise(name: str) -> None:
+    done = run_promtool("test", "rules", FOLDER / name)
 
     assert done.returncode == 0, (done.stdout + done.stderr).decode()

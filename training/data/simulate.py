@@ -93,7 +93,7 @@ def simulate(out: Path, *, users: int, items: int, days: int, seed: int, events_
         if value < minimum:
             raise InputError(f"simulate: {name} must be at least {minimum}, not {value}")
     rng = np.random.default_rng(seed)
-    world = _make_world(rng, items)
+    world = make_world(rng, items)
     length = np.clip(rng.gamma(2.0, events_per_user / 2.0, users).round().astype(np.int64), 4, 5 * events_per_user)
     history, is_start = _walk(rng, world, length)
     times = _times(rng, is_start, length, days)
@@ -103,7 +103,8 @@ def simulate(out: Path, *, users: int, items: int, days: int, seed: int, events_
     _write_interactions(out / "interactions.csv.gz", history, times, length, item_ids)
 
 
-def _make_world(rng: np.random.Generator, items: int) -> World:
+def make_world(rng: np.random.Generator, items: int) -> World:
+    """Return a catalogue of so many items."""
     layout = _lay_out(rng, items)
     category, first, size = layout.category, layout.first, layout.size
     n_categories = len(size)

@@ -12,6 +12,7 @@ from training.data.interaction_file import Cleaning, InteractionFile, read_inter
 from training.data.item_file import BOOLEAN, NUMBER, PREFIX
 from training.data.prepared import ITEMS, Prepared
 from training.loop.event_file import EventFile
+from training.loop.propensity import UNWEIGHED, Propensity
 
 SCHEMA: dict[str, Any] = {
     "user_id": pl.String, "item_id": pl.String, "timestamp": pl.Datetime("ms", "UTC"), "event": pl.String,
@@ -19,19 +20,22 @@ SCHEMA: dict[str, Any] = {
 }  # fmt: skip
 
 
-def write_interactions(path: Path, before: Prepared, files: Sequence[EventFile], cleaning: Cleaning) -> None:
+def write_interactions(
+    path: Path, before: Prepared, files: Sequence[EventFile], cleaning: Cleaning, propensity: Propensity
+) -> None:
     """Write the events of an earlier run and those of some files as one table of Parquet.
 
-    What was trained on before passed the cleaning then; it is written so that it passes now as well.
+    What was trained on before passed the cleaning then; it is written so that it passes now as well, with the weights
+    that it had. propensity: weighs the events of the files.
     """
-    frame = pl.concat([_old_events(before, cleaning), read_events(files)])
+    frame = pl.concat([_old_events(before, cleaning), read_events(files, propensity)])
     aside = path.with_name(f".{path.name}.part")
     frame.write_parquet(aside)
     aside.rename(path)
 
 
-def read_events(files: Sequence[EventFile]) -> pl.DataFrame:
-    """Return the events of some files, in the columns of SCHEMA."""
+def read_events(files: Sequence[EventFile], propensity: Propensity = UNWEIGHED) -> pl.DataFrame:
+    """Return the events of some files, in the columns of SCHEMA. propensity: times it each weight is taken."""
     rows: dict[str, list[Any]] = {name: [] for name in SCHEMA}
     for each in files:
         with gzip.open(each.path, "rb") as file:
@@ -41,7 +45,7 @@ def read_events(files: Sequence[EventFile]) -> pl.DataFrame:
                 rows["item_id"].append(event["item_id"])
                 rows["timestamp"].append(round(event["timestamp"] * 1000))
                 rows["event"].append(event.get("event"))
-                rows["weight"].append(event.get("weight", 1))
+                rows["weight"].append(event.get("weight", 1) * propensity.weight(event.get("position")))
     return pl.DataFrame(rows, schema=SCHEMA | {"timestamp": pl.Int64}, strict=False).cast(pl.Schema(SCHEMA))
 
 

@@ -10,7 +10,7 @@ measured. It learns them in the next refresh, and histories and trend know them 
 
 import json
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,11 +44,12 @@ from training.loop.generation import (
 from training.loop.history import add_to_history, read_history, write_history
 from training.loop.interactions import read_new, write_interactions, write_items
 from training.loop.judge import by_group, is_known, judge_bundle, ndcg_of, unseen_question
+from training.loop.propensity import LOOKED_BACK, UNWEIGHED, Propensity, count_places, estimate, given
 from training.loop.service_command import ServiceCommand
 from training.loop.setting import count_judged, count_needed, differing_training, hold_newest, refresh_config
 from training.model.warm import Warm
 from training.progress import Progress
-from training.run.config import Config
+from training.run.config import PROPENSITIES, Config
 from training.run.config_file import dump_config, load_config
 from training.run.directory import Run
 from training.run.fault import write_whole
@@ -159,9 +160,9 @@ class Refresher:
         if not (run.out / INTERACTIONS).exists():
             if self._wishes.items is None:
                 write_items(run.out / ITEMS, base.path / "prepared")
-            write_interactions(
-                run.out / INTERACTIONS, before, self._files(base, plan), open_cleaning(run.config.prepare)
-            )
+            cleaning, files = open_cleaning(run.config.prepare), self._files(base, plan)
+            propensity = self._propensity(run.config, plan, cleaning.history_types)
+            write_interactions(run.out / INTERACTIONS, before, files, cleaning, propensity)
         prepared = prepare_files(run, run.out / INTERACTIONS, items)
         if plan.kind == "warm":
             run = replace(run, warm=_warm(base.path, prepared, before, run.config))
@@ -178,6 +179,18 @@ class Refresher:
             config = hold_newest(self._config, n_judged, len(before.item) + plan.events)
             write_whole(resolved, dump_config(config))
         return Run(generation.path, load_config(resolved), self._progress)
+
+    def _propensity(self, config: Config, plan: Plan, history_types: Mapping[str, Any] | None) -> Propensity:
+        """Return how events are weighed by their place, if they are to be; say what is known of it."""
+        wanted = config.refresh.propensity
+        if wanted not in PROPENSITIES:
+            return given(float(wanted))
+        if wanted == "none":
+            return UNWEIGHED
+        known = [each for each in read_event_files(self._out / PLACE / EVENTS) if each.number <= plan.taken]
+        found = estimate(count_places(known[-LOOKED_BACK:], history_types, explored=True))
+        self._progress.note(f"refresh.propensity: {found.sentence}")
+        return found
 
     def _files(self, base: Generation, plan: Plan) -> list[EventFile]:
         files = read_event_files(self._out / PLACE / EVENTS)

@@ -34,6 +34,11 @@ def refresh_config(first: Run, overrides: Sequence[str], *, has_items: bool) -> 
         }
         values[section] |= {key: settings[key] for key in named}
     config = build_config(values)
+    if config.refresh.propensity != "none" and config.prepare.weights != "loss":
+        raise InputError(
+            f"refresh.propensity={config.refresh.propensity} weighs events, and prepare.weights is "
+            f"{config.prepare.weights}: --set prepare.weights=loss"
+        )
     own = {name: getattr(Prepare(), name) for name in (*_FILE, *(() if has_items else _ITEM_FILE))}
     return replace(
         config,

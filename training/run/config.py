@@ -20,6 +20,7 @@ from training.file.table import FORMATS, HEADERS
 from training.teacher.registry import KINDS
 
 MIXERS = ("attention", "pool", "gru")  # the kinds of block
+PROPENSITIES = ("none", "position")  # beside a slope: how clicks are weighed by their place
 KNOWN_ONLY = ConfigDict(extra="forbid")
 
 
@@ -78,6 +79,10 @@ Parts = Annotated[
         "list taste and any of neighbours, trend",
         lambda text: "taste" in _words(text) and set(_words(text)) <= {"taste", "neighbours", "trend"},
     ),
+]
+Propensity = Annotated[
+    Text,
+    _must("be none, position or a number from 0 to 5", lambda text: text in PROPENSITIES or 0 <= float(text) <= 5),
 ]
 Dims = Annotated[Text, _each("be a list of numbers from 1 to 4096, each of them", lambda word: 1 <= int(word) <= 4096)]
 Alphas = Annotated[Text, _each("lie between 0 and 1, each of them", lambda word: 0 <= float(word) <= 1)]
@@ -269,6 +274,8 @@ class Refresh:
     judged_most: AtLeast1 = 5000  # of them, at most
     judged_least: AtLeast1 = 100  # with fewer a refresh waits
     agreement: Share = 0.1  # overlap@10 of live student and teacher this much below the offline one is called a drift
+    propensity: Propensity = "none"  # position, or a slope: clicks weigh more the lower they stood, by what explored
+    # items tell of it, or by place ** slope; prepare.weights is then loss
     margin: ShareBelow1 = 0.03  # what is not worse than the live model by more, with 97.5 % confidence, is published
 
 

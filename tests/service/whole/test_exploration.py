@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from service.client import Client, Event
-from tests.service.running import Running, run_command
+from tests.service.running import Running, run_command, wait_for
 from tests.service.toy import described_items, write_toy
 
 SHARE, N_NEW = 0.4, 12
@@ -38,6 +38,24 @@ def batch(service: Running, request: dict[str, Any], n: int) -> list[dict[str, A
         assert answer.status_code == 200, answer.text
         answers += answer.json()["answers"]
     return answers
+
+
+def test_what_is_shown_is_told_with_the_share_of_new_items(service: Running) -> None:
+    def told() -> tuple[float, float]:
+        made, live = (service.metric("retort_shown_items_total", kind=kind) for kind in ("made", "live"))
+        return made, live
+
+    wait_for(lambda: sum(told()) == 10 * service.metric("retort_recommendations_total"))  # lists of tests before
+    made, live = told()
+
+    answers = batch(service, {"history": ["i1", "i2"], "k": 10}, 1000)
+
+    n_new = sum(item["item_id"].startswith("n") for answer in answers for item in answer["items"])
+    wait_for(lambda: sum(told()) == made + live + 10_000)
+    assert told() == (made + 10_000 - n_new, live + n_new)
+    assert service.metric("retort_new_items") == N_NEW
+    assert 10 / (60 + N_NEW) < service.metric("retort_shown_coverage") <= 1
+    assert 0.2 < service.metric("retort_shown_gini") < 1
 
 
 def test_share_of_the_answers_is_marked_and_counted(service: Running) -> None:
