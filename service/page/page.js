@@ -1,6 +1,6 @@
 // The page: its screens, the keys, and light or dark.
 
-import { Abilities, ask, givenKey, keepKey } from "./api.js";
+import { Abilities, ask, givenKey, keepKey, takeKey } from "./api.js";
 import { Field, html, render, Trouble, useEffect, useRef, useState } from "./kit.js";
 import { Health } from "./health.js";
 import { Items } from "./items.js";
@@ -19,7 +19,10 @@ function Page() {
   const [who, setWho] = useState({ kind: "history", userId: "", history: [] });
   const [edition, setEdition] = useState(0);
   useEffect(() => {
-    const go = () => setScreen(screenNow());
+    const go = () => {
+      if (takeKey()) location.reload();  // nothing that another key has brought stays
+      else setScreen(screenNow());
+    };
     addEventListener("hashchange", go);
     return () => removeEventListener("hashchange", go);
   }, []);
@@ -100,4 +103,5 @@ function Keys({ error, onDone }) {
     </dialog>`;
 }
 
+takeKey();
 render(html`<${Page} />`, document.getElementById("page"));
