@@ -51,6 +51,10 @@ def serve_demo(run: Path, port: int, train: Callable[[], Path] | None = None) ->
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a terminated demo stops its service too
     demo = _Demo(run.parent, port)
+    print(
+        "\nThe model is there. What the users took is put into the service's store, and the service is started.",
+        flush=True,
+    )
     demo.command("import", str(run / "prepared" / "histories.jsonl.gz"))
     demo.command("publish", str(run / "bundle"))  # whatever was live in the store of an earlier demo
     try:
@@ -78,10 +82,10 @@ class _Demo:
     def command(self, name: str, argument: str) -> None:
         """Run a command of the service. Raises StageError where it fails."""
         done = subprocess.run(
-            python_module("service", name, argument), env=self._environment, stdout=subprocess.DEVNULL, check=False
+            python_module("service", name, argument), env=self._environment, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise StageError(f"'python -m service {name} {argument}' failed; the line above says why")
+            raise StageError(f"'python -m service {name} {argument}' failed: {done.stderr.strip()}")
 
     @contextmanager
     def serving(self, run: Path) -> "Iterator[subprocess.Popen[bytes]]":
