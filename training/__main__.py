@@ -215,6 +215,7 @@ def _refresh(arguments: argparse.Namespace) -> None:
 
 def _demo(arguments: argparse.Namespace) -> None:
     check_port(arguments.port)
+    print("A first model is made, which takes about a minute on two quiet cores, and served; its address follows.\n")
     world = arguments.out / "world"
     if arguments.interactions is None:
         if not world.exists():

@@ -91,6 +91,7 @@ class Progress:
     def __init__(self, log: Log | None = None, *, is_quiet: bool = False) -> None:
         self.log: Log = log or NoLog()
         self._console = Console(stderr=True, quiet=is_quiet, highlight=False, soft_wrap=True, markup=False)
+        self._skipped: set[Path] = set()
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:
@@ -110,3 +111,9 @@ class Progress:
     def stage(self, name: str, line: str) -> None:
         """Print the heading of a stage."""
         self._console.print(f"[{name}] {line}")
+
+    def skipped(self, out: Path) -> None:
+        """Print once that what a stage made is there already. out: its directory."""
+        if out not in self._skipped:
+            self._skipped.add(out)
+            self.stage(out.name, "unchanged, skipped")

@@ -20,6 +20,25 @@ from training.progress import Progress
 
 LONG_S = 5.0  # of a stage that took longer it is said what it took
 KEY = "stage.json"
+MEANINGS = {
+    "prepared": "the events are read, ordered, and split into those to learn from and those to test with",
+    "text": "the items' texts become numbers, for a teacher that reads them",
+    "trend": "how fast the popularity of items fades",
+    "teacher": "a teacher: a large model that reads histories in their order",
+    "linear": "a teacher: a linear model of which items are taken together",
+    "text_teacher": "a teacher: a large model that also reads the items' texts",
+    "twin": "a teacher: the large model once more, from another start",
+    "mix": "how much each teacher counts",
+    "neighbours": "which items follow which",
+    "soft_labels": "what the large model expects after each event, for the student to learn from",
+    "student": "the small model that will be served learns from the teachers",
+    "compressed": "the small model is made smaller, and what that costs is measured",
+    "similar": "which items go with which, for lists beside an item",
+    "item_encoder": "a small network that places new items by their titles and attributes",
+    "newcomers": "how well items are recommended that the model was not trained on",
+    "baselines": "simple methods, to compare with",
+}
+"""What the stages of a run do, for whoever watches one for the first time."""
 REVISION = 7  # to be raised when a change of the code changes what a stage makes from the same inputs
 
 
@@ -65,7 +84,7 @@ def run_stage(out: Path, key: str, work: Callable[[Path], None], progress: Progr
 def _begin(out: Path, aside: Path, key: str, progress: Progress) -> bool:
     """Make the directory of the work, or leave it as it is where the work goes on. Return whether there is any."""
     if read_key(out) == key:
-        progress.stage(out.name, "unchanged, skipped")
+        progress.skipped(out)
         return False
     resumes = read_key(aside) == key
     if not resumes:
@@ -73,6 +92,8 @@ def _begin(out: Path, aside: Path, key: str, progress: Progress) -> bool:
         aside.mkdir(parents=True)
         _write_key(aside, key)
     progress.stage(out.name, "resumed" if resumes else "started")
+    if out.name in MEANINGS:
+        progress.note(MEANINGS[out.name])
     return True
 
 

@@ -25,6 +25,15 @@ export function keepKey(name, key) {
   else sessionStorage.removeItem(NAMES[name]);
 }
 
+/** Keep the admin key that an address brings as `#admin=KEY`, and take it out of the address. Returns whether it did. */
+export function takeKey() {
+  const brought = new URLSearchParams(location.hash.slice(1)).get("admin");
+  if (!brought) return false;
+  keepKey("admin", brought);
+  history.replaceState(null, "", location.pathname + location.search);
+  return true;
+}
+
 /** Ask the service, and return what its JSON says. isAdmin: send the admin key. Throws ServiceError. */
 export async function ask(method, path, body, { isAdmin = false, signal } = {}) {
   const headers = {};

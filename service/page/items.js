@@ -1,4 +1,4 @@
-// Items: find one, see what goes with it, change its price and stock, and put a new one that is live at once.
+// Items: find one, see what goes with it, change its price and stock, and add a new one that is live at once.
 
 import { ask } from "./api.js";
 import { Field, html, Part, shown, Trouble, useLoaded, useState } from "./kit.js";
@@ -11,7 +11,7 @@ export function Items({ abilities, model }) {
     <div>
       <${Part} title="Find an item"><${Search} abilities=${abilities} model=${model} history=${[]} label="Title"
         key=${edition} onPick=${setItemId} /><//>
-      ${abilities.has("PUT /items/{item_id}") ? html`<${Part} title="Put a new item" name="new">
+      ${abilities.has("PUT /items/{item_id}") ? html`<${Part} title="Add a new item" name="new">
           <${NewItem} model=${model} onDone=${(id) => [setItemId(id), setEdition(edition + 1)]} /><//>`
         : html`<p class="faint">This service takes no live items.</p>`}
     </div>
@@ -93,18 +93,24 @@ function NewItem({ model, onDone }) {
     <div class="row">
       <${Field} label="Id"><input name="item_id" required maxlength="128" autocomplete="off" /><//>
       <${Field} label="Title" wide><input name="title" required maxlength="1000" autocomplete="off" /><//>
-      <${Field} label="Like these ids, with commas"><input name="like" autocomplete="off" /><//>
+      <${Field} label="Ids it is like, with commas"><input name="like" autocomplete="off" /><//>
       ${kinds.map(([name, kind]) => kind === "boolean"
         ? html`<label class="check" key=${name}><input type="checkbox" name=${`boolean ${name}`} /> ${name}</label>`
         : html`<${Field} label=${name} key=${name}><input name=${`${kind} ${name}`} autocomplete="off"
             type=${kind === "number" ? "number" : "text"} step="any" /><//>`)}
     </div>
-    <button type="submit">Put it</button>
-    ${state.said && html`<p role="status">${state.said.state === "live"
-      ? `${state.itemId} is live after ${shown(state.said.visible_ms)} ms, from ${state.said.from.join(", ")}.`
-      : `${state.itemId} is stored, and will be shown by a model that knows it.`}</p>`}
+    <button type="submit">Add it</button>
+    ${state.said && html`<p role="status">${newsOf(state)}</p>`}
     <${Trouble} error=${state.error} />
   </form>`;
+}
+
+/** Return what became of an item that was put. said: the answer of the service. */
+function newsOf({ said, itemId }) {
+  if (said.state !== "live") return `${itemId} is stored, and will be shown by a model that knows it.`;
+  const live = `${itemId} is live after ${shown(said.visible_ms)} ms`;
+  if (!said.from.includes("nothing")) return `${live}. Its place is found by: ${said.from.join(", ")}.`;
+  return `${live}, but nothing tells yet who would like it: give ids that it is like, or attributes that others have.`;
 }
 
 /** Return the body of PUT /items/{item_id} that a form says; what is empty is left out. */

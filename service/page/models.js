@@ -4,6 +4,10 @@ import { ask, givenKey } from "./api.js";
 import { Comparison } from "./comparison.js";
 import { html, moment, Part, shown, Trouble, useLoaded, useRef, useState } from "./kit.js";
 
+const RANKINGS = {
+  teacher: "the teacher", student: "the student, as trained", student_alone: "the same student, without the teacher",
+  compressed: "the student, as it is served",
+};
 const MEASURES = ["ndcg@10", "hr@10", "mrr@10", "coverage@10"];
 
 export function Models({ model, onModel }) {
@@ -24,6 +28,9 @@ export function Models({ model, onModel }) {
   </div>`;
 }
 
+/** Return the figures of a model as it is served; of one that was not compressed, as it was trained. */
+const servedOf = (manifest) => manifest?.quality?.compressed ?? manifest?.quality?.student ?? {};
+
 const manifestOf = (versions, version) => versions.find((each) => each.version === version)?.manifest;
 
 function Served({ model }) {
@@ -42,7 +49,7 @@ function Quality({ quality }) {
   if (!rankings.length) return html`<p class="faint">This bundle says nothing of its quality.</p>`;
   return html`<div class="scroll" tabindex="0" role="region" aria-label="quality"><table>
     <thead><tr><th>Ranking</th>${measures.map((each) => html`<th class="number" key=${each}>${each}</th>`)}<th class="number">Users</th></tr></thead>
-    <tbody>${rankings.map(([name, figures]) => html`<tr key=${name}><td>${name}</td>
+    <tbody>${rankings.map(([name, figures]) => html`<tr key=${name}><td>${RANKINGS[name] ?? name}</td>
       ${measures.map((each) => html`<td class="number" key=${each}>${shown(figures[each] ?? null, 4)}
         <${Interval} of=${figures[`${each}_interval`]} /></td>`)}
       <td class="number">${shown(figures.users ?? null)}</td></tr>`)}</tbody></table></div>`;
@@ -60,8 +67,8 @@ function Versions({ versions, live, replicas, model, renew }) {
           <${Lineage} lineage=${each.manifest.lineage} />`}</td>
       <td>${moment(each.published_at)}</td><td class="number">${shown(each.n_items)}</td><td class="number">${each.dim}</td>
       <td class="number">${shown(each.bytes / 1e6)}</td>
-      <td class="number">${shown(each.manifest?.quality?.student?.["ndcg@10"] ?? null, 4)}
-        <${Interval} of=${each.manifest?.quality?.student?.["ndcg@10_interval"]} /></td>
+      <td class="number">${shown(servedOf(each.manifest)["ndcg@10"] ?? null, 4)}
+        <${Interval} of=${servedOf(each.manifest)["ndcg@10_interval"]} /></td>
       <td>${replicas.filter((own) => own.version === each.version).length} of ${replicas.length}</td>
       <td>${each.version !== live?.version && html`<${Release} label="Activate" version=${each.version}
         path="/model/activate" body=${{ version: each.version }} replicas=${replicas} now=${model} then=${each.manifest}
@@ -103,7 +110,7 @@ function Release({ label, version, path, body, replicas, now, then, onDone }) {
       <h2>${label} <code>${version}</code>?</h2>
       <p>${replicas.length} ${replicas.length === 1 ? "process follows" : "processes follow"} within seconds.</p>
       <dl class="facts">
-        ${change("NDCG@10", (each) => each.quality?.student?.["ndcg@10"], 4)}
+        ${change("NDCG@10", (each) => servedOf(each)["ndcg@10"], 4)}
         ${change("Items", (each) => each.n_items)}${change("Width", (each) => each.dim)}
       </dl>
       ${isOpen && html`<${Comparison} version=${version} />`}

@@ -1,6 +1,6 @@
 // The page: its screens, the keys, and light or dark.
 
-import { Abilities, ask, givenKey, keepKey } from "./api.js";
+import { Abilities, ask, givenKey, keepKey, takeKey } from "./api.js";
 import { Field, html, render, Trouble, useEffect, useRef, useState } from "./kit.js";
 import { Health } from "./health.js";
 import { Items } from "./items.js";
@@ -9,8 +9,14 @@ import { Try } from "./try.js";
 import { WhatIf } from "./whatif.js";
 import { Why } from "./why.js";
 
-const SCREENS = { try: ["Try", Try], why: ["Why", Why], whatif: ["What if", WhatIf], items: ["Items", Items],
-  models: ["Models", Models], health: ["Health", Health] };
+const SCREENS = {
+  try: ["Try", Try, "Choose some items as if somebody had taken them, or name a user: the list is what is recommended next."],
+  why: ["Why", Why, "What each score is made of, and how the list moves when an item of the history is taken away."],
+  whatif: ["What if", WhatIf, "Change the rules, and see the list with them beside the list without."],
+  items: ["Items", Items, "Find an item and what goes with it, change it, or add a new one, which is recommended at once."],
+  models: ["Models", Models, "Which model answers, how good it was measured to be, and which others could answer instead."],
+  health: ["Health", Health, "How fast and how well lists were answered in the last hour."],
+};
 const FIRST = "try", THEMES = ["auto", "light", "dark"], THEME = "retort-theme";
 
 function Page() {
@@ -19,7 +25,10 @@ function Page() {
   const [who, setWho] = useState({ kind: "history", userId: "", history: [] });
   const [edition, setEdition] = useState(0);
   useEffect(() => {
-    const go = () => setScreen(screenNow());
+    const go = () => {
+      if (takeKey()) location.reload();  // nothing that another key has brought stays
+      else setScreen(screenNow());
+    };
     addEventListener("hashchange", go);
     return () => removeEventListener("hashchange", go);
   }, []);
@@ -27,7 +36,7 @@ function Page() {
     load().then((found) => setLoaded(found), (error) => setLoaded({ error }));
   }, [edition]);
   const renew = () => setEdition(edition + 1);
-  const [name, Screen] = SCREENS[screen];
+  const [name, Screen, purpose] = SCREENS[screen];
   useEffect(() => {
     document.title = `${name} · Retort`;
   }, [screen]);
@@ -40,6 +49,7 @@ function Page() {
     </header>
     <main id="main" tabindex="-1">
       <h1>${name}</h1>
+      <p class="faint purpose">${purpose}</p>
       <${Trouble} error=${loaded.error} />
       ${loaded.model && html`<${Screen} key=${screen} ...${loaded} who=${who} setWho=${setWho} onModel=${renew} />`}
     </main>`;
@@ -100,4 +110,5 @@ function Keys({ error, onDone }) {
     </dialog>`;
 }
 
+takeKey();
 render(html`<${Page} />`, document.getElementById("page"));

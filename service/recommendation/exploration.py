@@ -95,7 +95,7 @@ class Explorer:
         is_able[np.array([*ranking.masked(n_items), *shown], dtype=np.int64)] = False
         return np.flatnonzero(is_able[n_made:]) + n_made
 
-    def _choose(self, ranking: Ranking, rows: Int64, rng: np.random.Generator) -> tuple[int, Any]:
+    def _choose(self, ranking: Ranking, rows: Int64, rng: "np.random.Generator") -> tuple[int, Any]:
         """Return one of rows, and its score. Raises ModelError."""
         found = self._scores_of(ranking, rows.tolist())
         if ranking.answer.level == "fallback":

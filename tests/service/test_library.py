@@ -12,7 +12,10 @@ from tests.service.asked import KINDS, assert_same, questions, write_kind
 from tests.service.running import Running
 from tests.service.toy import write_toy, write_toy_sum
 
-HEAVY = ("asyncio", "faiss", "fastapi", "prometheus_client", "pydantic", "redis", "sqlite3", "statistics", "uvicorn")
+HEAVY = (
+    "asyncio", "faiss", "fastapi", "numpy.random", "prometheus_client", "pydantic", "redis", "sqlite3", "statistics",
+    "uvicorn",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -293,6 +293,22 @@ def test_a_keyboard_is_enough(page: Browser) -> None:
     assert page.run("return document.querySelectorAll('[onclick]:not(a, button)').length")["value"] == 0
 
 
+def test_an_address_brings_the_admin_key_and_does_not_keep_it(service: Running) -> None:
+    with Browser() as browser:
+        browser.open(f"{service.url}/#admin=wrong-key-of-an-earlier-service")
+        wait_for(lambda: browser.count("dialog[open]") and "wrong_key" in browser.text("main .trouble"))
+        browser.open(f"{service.url}/#admin={ADMIN_KEY}")  # typed into the same window
+        wait_for(lambda: browser.count(LIST) == 10)
+        go(browser, "models")
+
+        assert browser.run("return location.href")["value"] == f"{service.url}/#models"
+        assert browser.run("return Object.entries(sessionStorage)")["value"] == [["retort-admin-key", ADMIN_KEY]]
+        assert [url for url in browser.requested() if ADMIN_KEY in url and "#" not in url] == []
+        browser.run("history.back()")
+        wait_for(lambda: browser.count(LIST) == 10)
+        assert ADMIN_KEY not in browser.run("return location.href")["value"]
+
+
 def test_it_opens_within_a_second(page: Browser, service: Running) -> None:
     page.open(f"{service.url}/?again")
     wait_for(lambda: page.count(LIST) == 10)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from urllib.request import urlopen
 
+import httpx
 import pytest
 
 from tests.service.running import clean_environment, wait_for
@@ -42,17 +43,27 @@ def test_demo_serves_and_its_curl_answers(ending, chain_world, finished_run, tmp
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if line.startswith("report: ") and len(lines) > 10 and any("curl -s" in earlier for earlier in lines):
+        if line.startswith("What the page gives to copy"):
             break
     curl = next(line for line in lines if "curl -s" in line)
     answer = json.loads(subprocess.run(curl, shell=True, capture_output=True, check=True, text=True).stdout)
+    kept = tmp_path / "demo" / "key"
+    key = next(line for line in lines if "/#admin=" in line).strip().partition("/#admin=")[2]
+    statuses = [status_of(port, with_key) for with_key in (key, None, "another")]
     process.send_signal(ending)
     process.communicate(timeout=60)
 
     assert answer["quality"]["level"] == "full"
     assert len(answer["items"]) == 5
+    assert statuses == [200, 401, 401]
+    assert kept.read_text() == key and kept.stat().st_mode & 0o777 == 0o600
     assert process.returncode == 0
     wait_for(lambda: is_free(port))
+
+
+def status_of(port, key):
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return httpx.get(f"http://127.0.0.1:{port}/model/versions", headers=headers, trust_env=False).status_code
 
 
 def is_free(port):
@@ -73,7 +84,7 @@ def test_demo_says_at_once_that_the_port_is_taken(tmp_path, capsys):
 
 
 def test_curl_command_survives_quotes_in_ids():
-    command = curl_command(8000, {"user_id": "o'neil"})
+    command = curl_command(8000, {"user_id": "o'neil"}, "key")
 
     assert """'{"user_id": "o'"'"'neil"}'""" in command
 
@@ -94,7 +105,7 @@ def test_demo_serves_a_first_model_and_swaps_the_whole_one_in(chain_world, tmp_p
 
     text = "".join(lines)
     first, whole = (json.loads((tmp_path / "demo" / name / "bundle/manifest.json").read_text()) for name in NAMES)
-    assert f"open http://127.0.0.1:{port}/ in a browser" in text and "curl -s" in text
+    assert f"  http://127.0.0.1:{port}/#admin=" in text and "curl -s" in text
     assert text.index("curl -s") < text.index("The whole one is now trained behind the service")
     assert served == whole["version"] != first["version"]
     assert lines[-1].startswith(f"swapped in: version {served}. NDCG@10 on held-out events: ")
