@@ -149,7 +149,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
 def _add_budget(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("budget", "what the student may cost; giving one searches for the best that fits")
     group.add_argument("--budget-ms", type=float, help="encode, score and top K of one user, median, one core")
-    group.add_argument("--budget-mb", type=float, help="encoder and item table")
+    group.add_argument("--budget-mb", type=float, help="encoder and item table, and search.runtime_mb")
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:

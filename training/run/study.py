@@ -78,7 +78,7 @@ def run_search(run: Run) -> Run:
             settings.minutes,
         ),
         stored=Stored(config.compress.items, config.compress.encoder),
-        budget=Budget(settings.budget_ms, settings.budget_mb),
+        budget=Budget(settings.budget_ms, settings.budget_mb, settings.runtime_mb),
     )
     run.progress.note(f"chosen: {chosen.name()}")
     config = replace(

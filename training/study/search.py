@@ -52,16 +52,18 @@ class Candidate:
 class Budget:
     """What a student may cost; 0 is no limit.
 
-    ms: median milliseconds to encode a history, score the catalogue and take the top K. mb: megabytes of encoder and
-    item table.
+    ms: median milliseconds to encode a history, score the catalogue and take the top K. mb: megabytes of encoder, item
+    table and what runs them. runtime_mb: of these, what runs them takes.
     """
 
     ms: float = 0.0
     mb: float = 0.0
+    runtime_mb: float = 0.0
 
     def allows(self, trial: dict[str, Any]) -> bool:
         """Return whether a measured trial fits."""
-        return (not self.ms or trial["model_ms"] <= self.ms) and (not self.mb or trial["bytes"] <= self.mb * 1e6)
+        n_bytes = trial["bytes"] + self.runtime_mb * 1e6
+        return (not self.ms or trial["model_ms"] <= self.ms) and (not self.mb or n_bytes <= self.mb * 1e6)
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,9 @@ def _best(trials: Sequence[dict[str, Any]], budget: Budget) -> Candidate:
     fitting = [trial for trial in trials if budget.allows(trial)]
     if not fitting:
         cheapest = min(trials, key=lambda trial: trial["model_ms"])
+        runtime = f", of which {budget.runtime_mb:g} MB are the runtime's" if budget.runtime_mb else ""
         raise InputError(
-            f"no student fits {budget.ms:g} ms and {budget.mb:g} MB; the fastest of {len(trials)} takes "
+            f"no student fits {budget.ms:g} ms and {budget.mb:g} MB{runtime}; the fastest of {len(trials)} takes "
             f"{cheapest['model_ms']:.3g} ms and {cheapest['bytes'] / 1e6:.3g} MB. Raise the budget, or add smaller "
             "sizes with --set search.dims=8,16"
         )

@@ -69,6 +69,17 @@ def test_a_run_under_a_budget_searches_trains_the_choice_and_goes_on_from_its_tr
     assert "\n  trial 24-pool-" in again
 
 
+def test_runtime_takes_its_share_of_the_megabytes():
+    trial = {"model_ms": 1.0, "bytes": 600_000}
+
+    assert Budget(mb=15.0).allows(trial)
+    assert Budget(mb=15.0, runtime_mb=14.4).allows(trial)
+    assert not Budget(mb=14.9, runtime_mb=14.4).allows(trial)
+    assert Budget(runtime_mb=14.4).allows(trial)  # there is no limit
+    with pytest.raises(InputError, match=r"0 ms and 14\.9 MB, of which 14\.4 MB are the runtime's"):
+        _best([trial], Budget(mb=14.9, runtime_mb=14.4))
+
+
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
