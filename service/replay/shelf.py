@@ -1,7 +1,7 @@
 """The answers that are kept, in the store: the newest, for so many hours and within so many bytes.
 
     {namespace}:{{namespace}:replay}:records   hash: id -> record of an answer, or of its surroundings; see record
-    {namespace}:{{namespace}:replay}:order     sorted set: id and owner -> when it was written, in ms
+    {namespace}:{{namespace}:replay}:order     sorted set: id and owner -> when it was written, in ms, after all others
     {namespace}:{{namespace}:replay}:owners    sorted set: owner and id, in the order of their letters
     {namespace}:{{namespace}:replay}:bytes     how many bytes the records have
     {namespace}:{{namespace}:replay}:erased    sorted set: shares of users of whom one was erased lately
@@ -47,6 +47,8 @@ for i, key in ipairs(KEYS) do
   if type ~= types[i] and type ~= 'none' then redis.call('DEL', key) end
 end
 local now, results = tonumber(ARGV[1]), {}
+local newest = redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')
+local at = math.max(now, (tonumber(newest[2]) or 0) + 0.001)
 for i = 4, #ARGV, 5 do
   local id, owner, share, around, record = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local erased_at = share ~= '' and tonumber(redis.call('ZSCORE', KEYS[5], share) or '')
@@ -57,9 +59,10 @@ for i = 4, #ARGV, 5 do
     result = -1
   elseif redis.call('HSETNX', KEYS[1], id, record) == 1 then
     redis.call('INCRBY', KEYS[4], #record)
-    redis.call('ZADD', KEYS[2], now, id .. owner)
+    redis.call('ZADD', KEYS[2], at, id .. owner)
     if owner ~= '' then redis.call('ZADD', KEYS[3], 0, owner .. id) end
-    if around ~= '' then redis.call('ZADD', KEYS[2], 'XX', now, around) end
+    if around ~= '' then redis.call('ZADD', KEYS[2], 'XX', at + 0.001, around) end
+    at = at + 0.002
   end
   results[#results + 1] = result
 end

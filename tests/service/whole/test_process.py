@@ -305,6 +305,7 @@ def test_erased_user_leaves_nothing_behind(toy_bundle: Path, tmp_path: Path) -> 
     }  # fmt: skip
     assert keys == [
         b"retort:erasures", b"retort:events", b"retort:{retort:erasures}:listeners", b"retort:{retort:events}:account",
+        b"retort:{retort:replay}:erased",  # for a minute, of one in 4,096 users: this one's share
         b"retort:{stays}:e", b"retort:{stays}:h", b"retort:{stays}:s",
     ]  # fmt: skip
     assert entries == ["stays"]

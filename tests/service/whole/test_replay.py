@@ -94,16 +94,29 @@ def ask_somehow(service: Running, rng: random.Random) -> dict[str, Any]:
     return service.recommend(**who, **how)
 
 
+def those_kept(service: Running, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    with service.store() as store:
+        ids = {each.decode() for each in store.hkeys("retort:{retort:replay}:records")}
+    return [each for each in answers if each["recommendation_id"] in ids]
+
+
 def test_answers_come_out_the_same_byte_for_byte_while_the_trend_moves(service: Running, bundles: list[Path]) -> None:
     rng = random.Random(7)
     answers = []
     for turn in range(50):
         answers.append(ask_somehow(service, rng))
         service.send({"user_id": f"u{turn % 20}", "item_id": f"i{rng.randrange(N_ITEMS)}"})
-    wait_for(lambda: service.metric("retort_replay_records_total") >= 50)
-    with service.store() as store:
-        ids = {each.decode() for each in store.hkeys("retort:{retort:replay}:records")}
-    found = [each for each in answers if each["recommendation_id"] in ids]
+
+    def has_moved() -> bool:
+        answers.append(ask_somehow(service, rng))
+        found = those_kept(service, answers)
+        oldest, newest = (kept(service, found[place]["recommendation_id"])[0] for place in (0, -1))
+        return oldest.surroundings != newest.surroundings
+
+    wait_for(lambda: bool(those_kept(service, answers)))
+    wait_for(has_moved)
+    wait_for(lambda: service.metric("retort_replay_records_total") >= len(answers))
+    found = those_kept(service, answers)
     assert len(found) > 30  # but where the trend moved in between
     assert service.metric("retort_replay_records_total", result="failed") == 0
 
