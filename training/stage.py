@@ -27,7 +27,7 @@ MEANINGS = {
     "teacher": "a teacher: a large model that reads histories in their order",
     "linear": "a teacher: a linear model of which items are taken together",
     "text_teacher": "a teacher: a large model that also reads the items' texts",
-    "twin": "a teacher: the large model once more, from another start",
+    "twin": "a teacher: the small model itself, trained without one",
     "mix": "how much each teacher counts",
     "neighbours": "which items follow which",
     "soft_labels": "what the large model expects after each event, for the student to learn from",
