@@ -78,14 +78,18 @@ class Means:
 
     def count(self, query: Query, answer: Answer, generation: Generation) -> None:
         """Count an answer of a generation that is ready now."""
-        reason, now = answer.reasons[0] if answer.reasons else "none", time.monotonic()
-        is_within = query.budget.is_kept(now)
-        self.metrics.count_answer(answer.level, reason, is_within=is_within)
-        generation.catalogue.shown.note(answer.ranked[0])
-        if answer.explored is not None:
-            self.metrics.explored.inc()
-        if generation.part is not None:
-            generation.part.note(self.metrics, query, answer, now - query.budget.arrived, is_within=is_within)
+        count_answer(self.metrics, query, answer, generation, time.monotonic())
+
+
+def count_answer(metrics: Metrics, query: Query, answer: Answer, generation: Generation, now: float) -> None:
+    """Count an answer in all metrics of answers. now: when it was ready, in monotonic seconds."""
+    is_within = query.budget.is_kept(now)
+    metrics.count_answer(answer.level, answer.reasons[0] if answer.reasons else "none", is_within=is_within)
+    generation.catalogue.shown.note(answer.ranked[0])
+    if answer.explored is not None:
+        metrics.explored.inc()
+    if generation.part is not None:
+        generation.part.note(metrics, query, answer, now - query.budget.arrived, is_within=is_within)
 
 
 class ListEndpoint:
@@ -159,21 +163,13 @@ class ListEndpoint:
 
     def _render(self, query: Query, answer: Answer, generation: Generation, trace: Trace) -> bytes:
         start = time.monotonic()
-        took_s = start - trace.arrived
-        body = self._writer.write(query, answer, generation, took_s)
-        reason = answer.reasons[0] if answer.reasons else "none"
-        is_within = query.budget.is_kept(start)
-        self._metrics.count_answer(answer.level, reason, is_within=is_within)
-        generation.catalogue.shown.note(answer.ranked[0])
-        if answer.explored is not None:
-            self._metrics.explored.inc()
-        if generation.part is not None:
-            generation.part.note(self._metrics, query, answer, took_s, is_within=is_within)
+        body = self._writer.write(query, answer, generation, start - trace.arrived)
+        count_answer(self._metrics, query, answer, generation, start)
         if self._name_user is not None:
             named = self._name_user(query.user_id) if query.user_id is not None else {}
             trace.fields = {
                 "recommendation_id": query.recommendation_id, **named, "level": answer.level,
-                "reason": reason, "k": query.k,
+                "reason": answer.reasons[0] if answer.reasons else "none", "k": query.k,
             }  # fmt: skip
         end = time.monotonic()
         self._metrics.stage["serialize"].observe(end - start)
