@@ -234,13 +234,12 @@ def test_replica_that_must_not_load_it_answers_with_the_live_one_and_says_so(
             "publish", str(bundles[1]), "--data-dir", str(service.data_dir), "--wait", "50", "--as", "canary",
             "--share", "100",
         )  # fmt: skip
-        said, text = status(service)
 
         assert done.returncode == 1, done.stderr
         assert f"{versions[1]} as canary beside {versions[0]}, 100 % of the users" in done.stderr
         assert "has nothing beside" in done.stderr and "rejected_signature" in done.stderr
-        assert "and nothing beside it: rejected_signature" in text
-        assert sorted(replica["other"] for replica in said["replicas"]) == ["", versions[1], versions[1]]
+        wait_for(lambda: sorted(r.other for r in replicas(service)) == ["", versions[1], versions[1]], SWAP_S)
+        assert "and nothing beside it: rejected_signature" in status(service)[1]
         assert set(answering(strict, USERS[:5]).values()) == {versions[0]}
         assert strict.metric("retort_experiment_missing") == 1
     assert set(answering(service, USERS[:5]).values()) == {versions[1]}
