@@ -13,6 +13,7 @@ from tests.service.running import wait_for
 from tests.service.store.test_address import free_port
 
 N_SLOTS = 16384
+PATIENCE_S = 90.0
 
 
 class Nodes:
@@ -27,12 +28,12 @@ class Nodes:
         self._bus = [free_port() for _ in range(3)]
         self.processes = [self._start(number) for number in range(3)]
         for number in range(3):
-            wait_for(lambda number=number: self._answers(number), 20)
+            wait_for(lambda number=number: self._answers(number), PATIENCE_S)
             self.client(number).execute_command(
                 "CLUSTER ADDSLOTSRANGE", number * N_SLOTS // 3, (number + 1) * N_SLOTS // 3 - 1
             )
             self.client(0).execute_command("CLUSTER MEET", self._hosts[number], self.ports[number], self._bus[number])
-        wait_for(lambda: all(self.is_ok(number) for number in range(3)), 30)
+        wait_for(lambda: all(self.is_ok(number) for number in range(3)), PATIENCE_S)
 
     @property
     def url(self) -> str:
@@ -58,7 +59,7 @@ class Nodes:
 
     def restart(self, number: int) -> None:
         self.processes[number] = self._start(number)
-        wait_for(lambda: self._answers(number) and self.is_ok(number), 20)
+        wait_for(lambda: self._answers(number) and self.is_ok(number), PATIENCE_S)
 
     def kill(self, number: int) -> None:
         self.processes[number].kill()

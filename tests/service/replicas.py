@@ -27,7 +27,7 @@ import httpx
 from service.bench.load import percentile
 from service.bundle import read_manifest
 from tests.service.cluster import Nodes
-from tests.service.running import DEADLINE_S, Running, run_command, wait_for
+from tests.service.running import Running, run_command, wait_for
 from tests.service.whole.test_proxy import proxy
 
 USERS = [f"user-{number}" for number in range(60)]
@@ -35,6 +35,7 @@ N_READERS, N_WRITERS, N_ITEMS = 3, 2, 40
 SERVICES = {f"10.77.0.{11 + number}": f"service{number}" for number in range(3)}
 NODES = {f"10.77.0.{21 + number}": f"node{number}" for number in range(3)}
 PORT = 8000
+PATIENCE_S = 180.0  # for a part to be there again: seven processes share the cores of one machine
 
 
 def run(*command: str) -> None:
@@ -68,6 +69,8 @@ def inside(name: str) -> list[str]:
 
 class Replica(Running):
     """A service in a network of its own."""
+
+    start_s = PATIENCE_S
 
     def __init__(self, name: str, bundle: Path, data_dir: Path, **environment: str) -> None:
         super().__init__(bundle, data_dir, port=str(PORT), **environment)
@@ -170,7 +173,7 @@ class Site:
         """Count what callers see under a name, from its beginning until a while after all is whole again."""
         self.load.phase = name
         yield
-        wait_for(self.is_whole, 3 * DEADLINE_S)
+        wait_for(self.is_whole, PATIENCE_S)
         self._pause.wait(self._arguments.seconds)
 
     def is_whole(self) -> bool:
@@ -193,12 +196,12 @@ class Site:
         with self.phase("rolling restart"):
             for replica in self.replicas:
                 replica.process.terminate()
-                assert replica.process.wait(3 * DEADLINE_S) == 0
+                assert replica.process.wait(PATIENCE_S) == 0
                 replica.client.close()
                 replica.start()
-                wait_for(lambda replica=replica: replica.metric("retort_recommendations_total") > 5)
+                wait_for(lambda replica=replica: replica.metric("retort_recommendations_total") > 5, PATIENCE_S)
         with self.phase("publish"):
-            done = run_command("publish", str(self._arguments.next), "--wait", "50", redis_url=self.nodes.url)
+            done = run_command("publish", str(self._arguments.next), "--wait", "150", redis_url=self.nodes.url)
             assert done.returncode == 0, done.stderr
         self.load.stop()
 
@@ -210,7 +213,8 @@ def compare(site: Site) -> dict[str, Any]:
         wait_for(
             lambda replica=replica: all(
                 replica.recommend(user_id=user, budget_ms=1000)["quality"]["level"] == "full" for user in USERS
-            )
+            ),
+            PATIENCE_S,
         )
         kept.append({user: replica.client.get(f"/users/{user}").json()["count"] for user in USERS})
         lists = [replica.recommend(user_id=user, k=10, budget_ms=1000) for user in USERS]

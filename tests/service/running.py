@@ -40,6 +40,8 @@ def wait_for(claim: Callable[[], Any], timeout_s: float = DEADLINE_S, every_s: f
 class Running:
     """A service process. Use it as a context manager; it is ready inside."""
 
+    start_s = DEADLINE_S
+
     def __init__(
         self,
         bundle: Path,
@@ -85,7 +87,7 @@ class Running:
                 env=clean_environment(self._environment),
                 stderr=log,
             )  # fmt: skip
-        self.url = wait_for(self._find_url)
+        self.url = wait_for(self._find_url, self.start_s)
         self.client = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
 
     def kill(self) -> None:
@@ -148,7 +150,7 @@ def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProc
     """Run python -m service with arguments to its end."""
     return subprocess.run(
         [sys.executable, "-m", "service", *arguments],
-        env=clean_environment(environment), capture_output=True, text=True, timeout=60, check=False,
+        env=clean_environment(environment), capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
 
 
