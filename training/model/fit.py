@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from training import ranks
 from training.data.event import Events
+from training.machine import keep_freed_memory, return_freed_memory
 from training.model.batch import Batch, count_positions, thin, training_batches
 from training.model.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint, whole_state
 from training.model.curve import Epoch
-from training.model.device import keep_freed_memory
 from training.model.encoder import SequenceModel, make_model
 from training.model.given import ALL, Given
 from training.model.gradient import backward, clip
@@ -109,6 +109,7 @@ def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: 
 
     checkpoint: a file that is written after every epoch, and from which the training goes on where it exists.
     """
+    return_freed_memory()
     keep_freed_memory()
     objective = _with_given(objective, model, course.given)
     course = _within_reach(course, model)
