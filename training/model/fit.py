@@ -109,7 +109,6 @@ def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: 
 
     checkpoint: a file that is written after every epoch, and from which the training goes on where it exists.
     """
-    return_freed_memory()
     keep_freed_memory()
     objective = _with_given(objective, model, course.given)
     course = _within_reach(course, model)
@@ -124,6 +123,7 @@ def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: 
         started = monotonic()
         mean_loss = _train_epoch(learner, course, number)
         score = _validate(course, averaged, number)
+        return_freed_memory()
         curve.append(Epoch(number, mean_loss, score, monotonic() - started))
         if curve[-1].validation >= max(row.validation for row in curve):
             state.keep_best(averaged)
