@@ -147,6 +147,7 @@ class Refresher:
         note_verdict(run.out / "bundle", verdict)
         if verdict.passes:
             verdict = self._publish(generation, plan, verdict)
+        self._tell(generation)
         cost = {"seconds": monotonic() - started, "cpu_seconds": process_time() - cpu}
         self._record(generation, verdict, cost)
         self._report(run)
@@ -246,6 +247,14 @@ class Refresher:
                 return verdict
             return replace(verdict, passes=False, sentence=f"not published, though it passed: {refused}")
         return verdict
+
+    def _tell(self, generation: Generation) -> None:
+        """Tell the service how student and teacher agree, where that was measured; if it cannot be told, say so."""
+        if (found := read_json(generation.path / JUDGED).get("agreement")) and "least" in found:
+            try:
+                self._service.note_agreement(found["live"], found["offline"], found["least"])
+            except InputError as error:
+                self._progress.note(f"the service was not told how student and teacher agree: {error}")
 
     def _record(self, generation: Generation, verdict: Verdict, cost: dict[str, float] | None = None) -> None:
         plan = generation.plan
