@@ -171,7 +171,7 @@ def parse_agreement(value: bytes) -> Agreement | None:
         fields = _object(value)
     except StoreError:
         return None
-    shares = [fields.get(name) for name in ("live", "offline", "least")]
+    shares: list[Any] = [fields.get(name) for name in ("live", "offline", "least")]
     is_right = all(type(share) in (int, float) and 0 <= share <= 1 for share in shares)
     return Agreement(*map(float, shares)) if is_right else None
 
