@@ -85,7 +85,7 @@ class Running:
                 env=clean_environment(self._environment),
                 stderr=log,
             )  # fmt: skip
-        self.url = wait_for(self._find_url)
+        self.url = wait_for(self._find_url, timeout_s=SWAP_S)
         self.client = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
 
     def kill(self) -> None:

@@ -52,6 +52,10 @@ class ServiceCommand:
         """Make a bundle the live version in the place of another; where that is not live any more, it fails."""
         self._run("publish", str(bundle), "--if-live", live or NONE)
 
+    def note_agreement(self, live: float, offline: float, least: float) -> None:
+        """Tell the service how well the live model and its teacher agree, each from 0 to 1; it is a metric there."""
+        self._run("agreement", *(f"{share:.6f}" for share in (live, offline, least)))
+
     def _last_line(self, *arguments: str) -> dict[str, Any]:
         text = self._run(*arguments)
         found: dict[str, Any] = json.loads(text.splitlines()[-1])
