@@ -81,8 +81,8 @@ class Bar:
             self._rich.update(self._task, completed=self._done, rate=f"{rate:,.0f}/s")
         elif monotonic() - self._printed >= LINE_EVERY_S:
             self._printed = monotonic()
-            left = (self._total - self._done) / rate
-            self._console.print(f"  {self._title}: {self._done:,}/{self._total:,}, {rate:,.0f}/s, {left:.0f} s left")
+            left = f", {(self._total - self._done) / rate:.0f} s left" if self._done else ""  # nobody knows before
+            self._console.print(f"  {self._title}: {self._done:,}/{self._total:,}, {rate:,.0f}/s{left}")
 
 
 class Progress:

@@ -112,6 +112,15 @@ def agree(tensors: Iterable[Tensor], source: int = 0) -> None:
                 dist.broadcast(tensor.detach(), src=source)
 
 
+def hand_over(own: Tensor, source: int) -> None:
+    """Give a tensor in the first process the values that it has in another, in place. These two call it, on the CPU."""
+    with _needing_all():
+        if is_first():
+            dist.recv(own, source)
+        else:
+            dist.send(own, 0)
+
+
 def total(own: Tensor) -> Tensor:
     """Sum a tensor over all processes, in place, and return it."""
     return _reduce(own, dist.ReduceOp.SUM)

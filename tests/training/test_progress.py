@@ -2,8 +2,9 @@
 
 import pytest
 
+from training import progress
 from training.errors import InputError
-from training.progress import NoLog, TensorBoardLog
+from training.progress import NoLog, Progress, TensorBoardLog
 
 event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
 
@@ -43,3 +44,15 @@ def test_without_a_log_nothing_is_kept(tmp_path, monkeypatch):
     NoLog().write("loss", 1, 2.0)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bar_that_counts_nothing_for_long_says_no_time_left(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+
+    with Progress().bar("bytes read", 1_000) as bar:
+        bar.advance(0)
+        bar.advance(500)
+
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "  bytes read: 0/1,000, 0/s"
+    assert second.startswith("  bytes read: 500/1,000, ") and second.endswith(" s left")

@@ -8,6 +8,7 @@ need Python with numpy and polars, and nothing of ours.
 
 import os
 import re
+import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -87,16 +88,18 @@ def _session(master: str) -> Iterator[tuple[Any, Any]]:
     """Yield a context to which the package was sent, and where it keeps what is needed again: on disk."""
     pyspark = open_spark()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    conf = pyspark.SparkConf().setAppName("retort prepare").setIfMissing("spark.master", "local[*]")
-    if master:
-        conf.setMaster(master)
     try:
+        # This starts the JVM. A SparkConf made before it knows nothing of what spark-submit or its files say.
+        pyspark.SparkContext.setSystemProperty("spark.app.name", "retort prepare")
+        conf = pyspark.SparkConf().setIfMissing("spark.master", "local[*]")
+        if master:
+            conf.setMaster(master)
         context = pyspark.SparkContext.getOrCreate(conf)
     except Exception as exc:  # without Java, or without the master, it raises what the gateway raises
         raise InputError(f"{_MISSING}; it said: {str(exc).splitlines()[0][:200]}") from exc
     try:
         with TemporaryDirectory(prefix="retort-") as folder:
-            context.addPyFile(str(zip_package(Path(folder) / "retort.zip")))
+            context.addPyFile(str(zip_package(Path(folder) / f"retort-{os.getpid()}.zip")))
             yield context, pyspark.StorageLevel.DISK_ONLY
     except import_module("py4j.protocol").Py4JJavaError as exc:
         said = str(exc.java_exception.getMessage())
@@ -107,8 +110,13 @@ def _session(master: str) -> Iterator[tuple[Any, Any]]:
 
 
 def zip_package(out: Path) -> Path:
-    """Write the modules of the package as a zip that Python imports from, and return its path."""
+    """Write the modules of the package as a zip that Python imports from, and return its path.
+
+    Where they were imported from such a zip themselves (spark-submit --py-files), it is that one.
+    """
     root = Path(__file__).parents[2]
+    if zipfile.is_zipfile(root):
+        return Path(shutil.copyfile(root, out))
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
         for package in PACKAGES:
             for path in sorted((root / package).rglob("*.py")):

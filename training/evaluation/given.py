@@ -59,14 +59,15 @@ class Given:
             logits = logits + torch.from_numpy(table[:, columns]).to(logits.device)
         if self.parts.rule.trend is None or model.trend_weight is None:
             return logits
-        return logits + model.trend_weight * self.trend_at(event)[:, columns].to(logits.device)
+        return logits + model.trend_weight * self.trend_at(event, columns).to(logits.device)
 
-    def trend_at(self, event: Tensor) -> Tensor:
-        """Return log(count + e) of every item before the events that follow the given ones: [P] -> [P, N]."""
+    def trend_at(self, event: Tensor, columns: slice = ALL) -> Tensor:
+        """Return log(count + e) of items before the events that follow the given ones: [P] -> [P, N of columns]."""
         place = self._snapshots.place(self._positions.next_ms[event.numpy()])
         if self._logs is not None:
-            return torch.from_numpy(self._logs[place]).float()
-        return torch.from_numpy(self._log(self._snapshots.before(self._positions.next_ms[event.numpy()])))
+            return torch.from_numpy(self._logs[:, columns][place]).float()
+        counts = self._snapshots.before(self._positions.next_ms[event.numpy()])
+        return torch.from_numpy(self._log(counts[:, columns]))
 
     def table_at(self, event: Int64) -> Float32 | None:
         """Return what the table says after training events [P], of every item [P, N]; None without a table."""
@@ -81,18 +82,22 @@ class Given:
         said: Float32 = (history @ self._table).toarray()
         return said
 
-    def scorer(self, question: Question, score: Scorer, rule: ScoreRule) -> AskedScorer:
-        """Return the scorer of a question that adds to a scorer's taste what is given, by a rule."""
-        parts = replace(self.parts, rule=rule)
+    def scorer(self, question: Question, score: Scorer, rule: ScoreRule, columns: slice = ALL) -> AskedScorer:
+        """Return the scorer of a question that adds to a scorer's taste what is given, by a rule.
+
+        columns: the items that the scorer scores.
+        """
+        near = self.parts.neighbours
+        parts = replace(self.parts, rule=rule, neighbours=None if near is None else speaking_for(near, columns))
         asked_ms, gap = question.asked_ms, question.gap
         assert asked_ms is not None and gap is not None  # noqa: S101  # made by ask()
 
         def asked(places: Int64, rows: Tensor) -> Float32:
             histories = [row[row >= 0] for row in rows.numpy()]
-            counts = self.live.before(asked_ms[places]) if rule.trend else None
+            counts = self.live.before(asked_ms[places])[:, columns] if rule.trend else None
             return add_up(parts, taste(places, rows), histories, gap[places], counts).whole
 
-        taste = with_popularity(question, score) if rule.trend is None else lambda _, rows: score(rows)
+        taste = with_popularity(question, score, columns) if rule.trend is None else lambda _, rows: score(rows)
         return asked
 
     def logs_of(self, question: Question) -> Float32:
@@ -157,6 +162,14 @@ def to_sparse(near: Neighbours) -> csr_array:
     weights = near.weights * near.scales[:, None]
     owner = np.repeat(np.arange(n_items), width).reshape(n_items, width)
     return csr_array((weights[real], (owner[real], near.rows[real])), shape=(n_items, n_items), dtype=np.float32)
+
+
+def speaking_for(near: Neighbours, columns: slice) -> Neighbours:
+    """Return the table in which every item speaks for the items of columns alone, numbered from the first of them."""
+    if columns == ALL:
+        return near
+    is_inside = (near.rows >= columns.start) & (near.rows < columns.stop)
+    return replace(near, rows=np.where(is_inside, near.rows - columns.start, -1).astype(np.int32))
 
 
 def trend_weight_of(model: SequenceModel) -> float:

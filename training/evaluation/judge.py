@@ -18,10 +18,21 @@ from torch import Tensor
 from training.data.event import Int64
 from training.data.prepared import Prepared
 from training.data.split import VAL
-from training.evaluation.metric import CUTOFFS, bootstrap_interval, hit, ndcg, rank_targets, summarise_ranks
+from training.evaluation.metric import (
+    CUTOFFS,
+    bootstrap_interval,
+    hit,
+    ndcg,
+    rank_targets,
+    summarise_ranks,
+    worst_rank,
+)
 from training.evaluation.question import Question, ask, judged_part
 from training.evaluation.variety import coverage, gini
 from training.model.encoder import SequenceModel
+from training.model.given import ALL
+from training.parallel.ranking import rank_in_shards
+from training.parallel.shard import Shard
 from training.progress import Progress
 
 Scorer = Callable[[Tensor], NDArray[np.float32]]
@@ -86,14 +97,17 @@ def score_all(question: Question, scorer: Scorer, max_history: int) -> NDArray[n
     return scores
 
 
-def with_popularity(question: Question, scorer: Scorer) -> AskedScorer:
-    """Return a scorer that gives the logarithm of popularity to those who have no history."""
+def with_popularity(question: Question, scorer: Scorer, columns: slice = ALL) -> AskedScorer:
+    """Return a scorer that gives the logarithm of popularity to those who have no history.
+
+    columns: the items that it scores.
+    """
 
     def score(places: Int64, rows: Tensor) -> NDArray[np.float32]:
         scores = scorer(rows)
         cold = (rows[:, -1] < 0).numpy()
         if question.popularity is not None and cold.any():
-            scores = np.where(cold[:, None], np.log1p(question.popularity)[None], scores)
+            scores = np.where(cold[:, None], np.log1p(question.popularity[columns])[None], scores)
         return scores
 
     return score
@@ -129,6 +143,26 @@ def rank_asked(
     own, other = answers[question.exclude_seen], answers.get(not question.exclude_seen)
     start = _rank_at_start(question, scorer, max_history, own.ranks) if both_rules else None
     return Ranking(own.ranks, own.top, other, start, _who_asks(question))
+
+
+def mean_ndcg(question: Question, scorer: AskedScorer, max_history: int, shard: Shard | None = None) -> float:
+    """Return the mean NDCG@10 of a question. shard: the items whose scores the scorer gives; None: all.
+
+    Processes that hold shards of a model all call it, each with the scorer of its own items.
+    """
+    if shard is None:
+        found = rank_asked(question, scorer, max_history, with_top=False).ranks
+    else:
+        found, worst = np.zeros(len(question.users), dtype=np.int64), worst_rank(question.n_items)
+        for places, rows in question.batches(max_history):
+            seen = question.histories(places) if question.exclude_seen else None
+            found[places] = rank_in_shards(scorer(places, rows), question.target[places], shard, worst, seen)
+    return float(ndcg(found, 10).mean())
+
+
+def columns_of(model: SequenceModel) -> slice:
+    """Return the items that this process scores with a model."""
+    return model.shard.columns if model.shard else ALL
 
 
 @contextmanager
@@ -175,7 +209,10 @@ def best_rows(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
 
 
 def model_scorer(model: SequenceModel) -> Scorer:
-    """Return the scorer of a torch model, which computes in float32 on the model's device."""
+    """Return the scorer of a torch model, which computes in float32 on the model's device.
+
+    Of a model whose item table lies in shards it scores the items of its own.
+    """
 
     @torch.no_grad()
     def score(rows: Tensor) -> NDArray[np.float32]:
@@ -203,14 +240,14 @@ def popularity_scorer(prepared: Prepared) -> Scorer:
 def validation_score(prepared: Prepared, progress: Progress | None = None) -> Callable[[SequenceModel], float]:
     """Return the function by which models are chosen: a model's mean NDCG@10 over the validation part, as ask() has it.
 
-    progress: where each call shows how far it is.
+    progress: where each call shows how far it is. Where the item table lies in shards, all processes call the function.
     """
     question = ask(prepared, VAL)
 
     def score(model: SequenceModel) -> float:
-        with shown(progress, question, with_popularity(question, model_scorer(model))) as scorer:
-            ranking = rank_asked(question, scorer, model.size.max_history, with_top=False)
-        return float(ndcg(ranking.ranks, 10).mean())
+        asked = with_popularity(question, model_scorer(model), columns_of(model))
+        with shown(progress, question, asked) as scorer:
+            return mean_ndcg(question, scorer, model.size.max_history, model.shard)
 
     return score
 

@@ -41,7 +41,12 @@ def rank_targets(scores: NDArray[Any], target: NDArray[np.int64], seen: Sequence
     own = scores[np.arange(len(target)), np.maximum(target, 0)]
     possible = (target >= 0) & np.isfinite(own)
     at_least = (scores >= own[:, None]).sum(axis=1)
-    return np.where(possible, at_least, max(scores.shape[1], *CUTOFFS) + 1).astype(np.int64)
+    return np.where(possible, at_least, worst_rank(scores.shape[1])).astype(np.int64)
+
+
+def worst_rank(n_items: int) -> int:
+    """Return the rank of a target that cannot be recommended."""
+    return max(n_items, *CUTOFFS) + 1
 
 
 def hit(ranks: Ranks, k: int) -> Float:

@@ -13,13 +13,14 @@ from training.evaluation.given_weights import fit_rule
 from training.evaluation.judge import (
     AskedScorer,
     Ranking,
+    columns_of,
     judge,
+    mean_ndcg,
     model_scorer,
     rank_asked,
     shown,
     validation_score,
 )
-from training.evaluation.metric import ndcg
 from training.evaluation.question import Question, ask, judged_part
 from training.model.encoder import SequenceModel
 from training.progress import Progress
@@ -28,7 +29,7 @@ from training.progress import Progress
 def asked_scorer(question: Question, model: SequenceModel, given: Given, rule: ScoreRule | None = None) -> AskedScorer:
     """Return the scorer of a model with what it is given. rule: None takes the weights that it was trained with."""
     own = given.rule_of(trend_weight_of(model)) if rule is None else rule
-    return given.scorer(question, model_scorer(model), own)
+    return given.scorer(question, model_scorer(model), own, columns_of(model))
 
 
 def learn_rule(model: SequenceModel, given: Given, path: Path, progress: Progress) -> ScoreRule:
@@ -89,7 +90,6 @@ def validation_score_given(
 
     def score(model: SequenceModel) -> float:
         with shown(progress, question, asked_scorer(question, model, given, rule)) as scorer:
-            ranking = rank_asked(question, scorer, model.size.max_history, with_top=False)
-        return float(ndcg(ranking.ranks, 10).mean())
+            return mean_ndcg(question, scorer, model.size.max_history, model.shard)
 
     return score

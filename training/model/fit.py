@@ -27,9 +27,9 @@ from training import ranks
 from training.data.event import Events
 from training.machine import keep_freed_memory, return_freed_memory
 from training.model.batch import Batch, count_positions, thin, training_batches
-from training.model.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint, whole_state
+from training.model.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
 from training.model.curve import Epoch
-from training.model.encoder import SequenceModel, make_model
+from training.model.encoder import SequenceModel
 from training.model.given import ALL, Given
 from training.model.gradient import backward, clip
 from training.model.objective import BatchLoss, Objective
@@ -143,18 +143,9 @@ def _validate(course: Course, averaged: SequenceModel, number: int) -> float:
     validate = course.validate
     if validate is None:
         return float(number)
-    whole = averaged if averaged.shard is None else _whole(averaged)
-    return ranks.alone(lambda: validate(whole))
-
-
-def _whole(model: SequenceModel) -> SequenceModel:
-    """Return a model with its whole item table in the first process, and the model itself in every other."""
-    state = whole_state(model)
-    if not ranks.is_first():
-        return model
-    whole = make_model(model.n_items, model.size, seed=0).to(model.device)
-    load_state(whole, state)
-    return whole.eval()
+    if averaged.shard is not None:  # each scores the items that it holds
+        return validate(averaged)
+    return ranks.alone(lambda: validate(averaged))
 
 
 def _with_given(objective: Objective, model: SequenceModel, given: Given | None) -> Objective:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training import ranks
 from training.data.event import Events
 from training.data.prepared import Prepared, all_events, training_events
 from training.data.split import VAL
@@ -89,7 +90,8 @@ class LinearLabels:
 def train_linear(out: Path, prepared: Prepared, progress: Progress, known: Path | None = None) -> None:
     """Choose the setting on validation, solve for the whole catalogue, write weights and ranking into out.
 
-    known: directory of an earlier model, whose setting is kept.
+    known: directory of an earlier model, whose setting is kept. Processes that train together all call it: each
+    computes its columns of the products and of the solutions, and the first ranks and writes.
     """
     n_items, started = len(prepared.items), monotonic()
     events = training_events(prepared)
@@ -98,13 +100,18 @@ def train_linear(out: Path, prepared: Prepared, progress: Progress, known: Path 
         setting, trials = choose_setting(events, ask(prepared, VAL, limit=USERS), tuned, progress)
     else:
         setting, trials = load_linear(known).setting, []
-    side = most_items(n_items, available_bytes())
+    side = ranks.alone(lambda: most_items(n_items, available_bytes()))
     model = fit_linear(events, n_items, covered_rows(events, n_items, side), setting)
-    model = with_best_floor(model, ask(prepared, VAL, limit=max(1, min(FLOOR_USERS, VALUES // n_items))))
-    progress.note(f"linear model: {model.setting}, over {side:,} items{_why(side, n_items)}")
-    model = replace(model, seconds=monotonic() - started)
-    save_linear(out, model, trials)
-    judge_scorer(prepared, model.scorer(), model.setting.max_history).save(out / RANKING)
+
+    def finish() -> None:
+        question = ask(prepared, VAL, limit=max(1, min(FLOOR_USERS, VALUES // n_items)))
+        whole = with_best_floor(model, question)
+        progress.note(f"linear model: {whole.setting}, over {side:,} items{_why(side, n_items)}")
+        whole = replace(whole, seconds=monotonic() - started)
+        save_linear(out, whole, trials)
+        judge_scorer(prepared, whole.scorer(), whole.setting.max_history).save(out / RANKING)
+
+    ranks.alone(finish)
 
 
 def _why(side: int, n_items: int) -> str:
@@ -136,6 +143,8 @@ def load_linear(out: Path) -> LinearModel:
 @dataclass(frozen=True)
 class LinearTeacher(Kind):
     """A teacher that is a linear sequence model. See Kind for its methods."""
+
+    trains_together: bool = True
 
     def settings(self, supplies: Supplies) -> Mapping[str, Any]:
         """Return what its scores are: it has no settings in the file of settings."""

@@ -17,17 +17,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-import scipy.linalg
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from training import ranks
 from training.data.event import Events
 from training.evaluation.judge import Scorer, rank, score_all
 from training.evaluation.metric import ndcg
 from training.evaluation.question import Question
+from training.machine import available_bytes
 from training.progress import Progress
 from training.teacher.calibration import best_floor, log_scores
+from training.teacher.columns import Deal
 
 MAX_ITEMS = 20_000
 BYTES_A_CELL = 10  # of the matrix, while it is solved for in place: two of float32, and the result of float16
@@ -121,7 +123,8 @@ class Problem:
     """The products that a solution needs, for one decay of the history.
 
     gram: XᵀX [M, M]. target: XᵀY [M, M] by (how many next items, their decay), both with contiguous columns, as LAPACK
-    has them. rows: the covered rows [M].
+    has them. rows: the covered rows [M]. Of several processes the first holds the whole gram, the others nothing of it,
+    and each holds its own columns of the targets.
     """
 
     gram: Float32
@@ -129,27 +132,33 @@ class Problem:
     popularity: Float32
     rows: NDArray[np.int64]
     n_items: int
+    deal: Deal
 
     @classmethod
     def build(
         cls, events: Events, n_items: int, rows: NDArray[np.int64], decay: float, futures: Sequence[tuple[int, float]]
     ) -> "Problem":
-        """Multiply the histories after all events that have a successor with themselves and with each future."""
+        """Multiply the histories after all events that have a successor with themselves and with each future.
+
+        Processes that train together all call it, and each computes its own columns.
+        """
+        deal = Deal.where_it_fits(len(rows), BYTES_A_CELL / MEMORY_SHARE * len(rows) ** 2, available_bytes())
         place = np.full(n_items, -1, dtype=np.int32)
         place[rows] = np.arange(len(rows))
         max_history = replace(START, decay=decay).max_history
-        gram, *targets = (
-            np.zeros((len(rows), len(rows)), dtype=np.float32, order="F") for _ in range(1 + len(futures))
-        )
+        whole = Deal(len(rows)).zeros()
+        gram = whole[:, deal.own] if ranks.is_first() else deal.zeros()
+        targets = [deal.zeros() for _ in futures]
         for some in _pieces(Events(place[events.item], events.offset)):
             has_next = np.ones(len(some.item), dtype=bool)
             has_next[some.offset[1:][some.lengths() > 0] - 1] = False
             history = decayed_history(some, len(rows), decay, max_history)[has_next]
-            _add_product(gram, history, history)
+            _add_product(gram, history, history, deal)
             for target, (count, fading) in zip(targets, futures, strict=True):
-                _add_product(target, history, _decayed_future(some, len(rows), fading, count)[has_next])
+                _add_product(target, history, _decayed_future(some, len(rows), fading, count)[has_next], deal)
+        deal.gather(whole, gram)
         popularity = np.bincount(events.item, minlength=n_items)[rows].astype(np.float32) + 1
-        return cls(gram, dict(zip(futures, targets, strict=True)), popularity, rows, n_items)
+        return cls(whole, dict(zip(futures, targets, strict=True)), popularity, rows, n_items, deal)
 
     def solve(self, setting: Setting) -> LinearModel:
         """Return the model of (gram + penalty · 1)⁻¹ target / popularity^discount."""
@@ -158,13 +167,22 @@ class Problem:
         return copy.end(setting)
 
     def end(self, setting: Setting) -> LinearModel:
-        """Do what solve does in the memory of the products, which are then gone."""
-        gram, weights = self.gram, self.target[setting.future, setting.future_decay]
-        gram[np.diag_indices_from(gram)] += setting.penalty
-        factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
-        weights = scipy.linalg.cho_solve(factor, weights, overwrite_b=True, check_finite=False)
-        weights /= self.popularity**setting.discount
-        return LinearModel(weights.astype(np.float16, order="C"), self.rows, self.n_items, setting)  # LAPACK's is F
+        """Do what solve does in the memory of the products, which are then gone.
+
+        Of several processes the first returns the model, and every other one of its own columns alone.
+        """
+        deal, weights = self.deal, self.target[setting.future, setting.future_decay]
+        if ranks.is_first():
+            self.gram[np.diag_indices_from(self.gram)] += setting.penalty
+        deal.solve(deal.factor(self.gram), weights)
+        weights /= self.popularity[deal.own] ** setting.discount
+        if not ranks.is_first():
+            found = weights.astype(np.float16, order="F")
+            deal.gather(found, found)
+        else:
+            found = np.empty((deal.side, deal.side), dtype=np.float16)  # rows contiguous; LAPACK's columns are
+            deal.gather(found, weights)
+        return LinearModel(found, self.rows, self.n_items, setting)
 
 
 def fit_linear(events: Events, n_items: int, rows: NDArray[np.int64], setting: Setting) -> LinearModel:
@@ -178,14 +196,14 @@ def choose_setting(
 ) -> tuple[Setting, list[dict[str, float]]]:
     """Return the setting of highest NDCG@10 in answering the question with the given rows, and every trial.
 
-    The decay is chosen first, then the target and the penalty, then the discount.
+    The decay is chosen first, then the target and the penalty, then the discount. Processes that train together all
+    call it; the first ranks.
     """
     trials: list[dict[str, float]] = []
 
     def score(setting: Setting, problem: Problem) -> float:
         model = problem.solve(setting)
-        ranking = rank(question, model.scorer(), setting.max_history, with_top=False)
-        trials.append(asdict(setting) | {"ndcg@10": float(ndcg(ranking.ranks, 10).mean())})
+        trials.append(asdict(setting) | {"ndcg@10": ranks.alone(lambda: _reached(model, question))})
         bar.advance(1)
         return trials[-1]["ndcg@10"]
 
@@ -204,6 +222,12 @@ def choose_setting(
         setting = max(grid, key=lambda one: score(one, problem))
         setting = max((replace(setting, discount=one) for one in DISCOUNTS), key=lambda one: score(one, problem))
     return setting, trials
+
+
+def _reached(model: LinearModel, question: Question) -> float:
+    """Return the NDCG@10 of a model."""
+    ranking = rank(question, model.scorer(), model.setting.max_history, with_top=False)
+    return float(ndcg(ranking.ranks, 10).mean())
 
 
 def decayed_history(events: Events, n_items: int, decay: float, max_history: int) -> csr_matrix:
@@ -239,15 +263,15 @@ def _pieces(events: Events) -> Iterator[Events]:
         first = last
 
 
-def _add_product(out: Float32, left: csr_matrix, right: csr_matrix) -> None:
-    """Add leftᵀ right to a dense matrix.
+def _add_product(out: Float32, left: csr_matrix, right: csr_matrix, deal: Deal) -> None:
+    """Add the own columns of leftᵀ right to a dense matrix that has these alone.
 
     It is made of blocks of columns, because the sparse product of the whole is larger than the dense one.
     """
     transposed, columns = left.T.tocsr(), right.tocsc()
-    for start in range(0, right.shape[1], BLOCK):
-        block = slice(start, start + BLOCK)
-        out[:, block] += (transposed @ columns[:, block]).toarray(order="F")
+    for block in deal.blocks(BLOCK):
+        at = slice(block.start - deal.own.start, block.stop - deal.own.start)
+        out[:, at] += (transposed @ columns[:, block]).toarray(order="F")
 
 
 def _features(rows: NDArray[np.int64], setting: Setting, n_items: int) -> csr_matrix:

@@ -10,7 +10,7 @@ beyond a user's first events every state has seen at least half of max_history.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from training.evaluation.given import Given
 from training.model.batch import make_batch
 from training.model.device import autocast, choose_device
 from training.model.encoder import SequenceModel
+from training.model.given import ALL
 from training.progress import Progress
 
 STATES = "states.npy"
@@ -77,10 +78,11 @@ class TrendLabels:
 
     given: Given
     weight: float
+    columns: slice = field(default_factory=lambda: ALL)  # the items whose share it gives
 
     def logits(self, event: Tensor) -> Tensor:
         """Return the trend's share of the logits [P, N] after events [P]."""
-        return self.given.trend_at(event).mul_(self.weight).to(choose_device())
+        return self.given.trend_at(event, self.columns).mul_(self.weight).to(choose_device())
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,11 @@ class SomeLabels:
 
 
 def labels_of(labels: SoftLabels, columns: slice) -> SoftLabels:
-    """Return the labels of some items alone."""
+    """Return the labels of some items alone, which hold nothing of the others where they need not."""
     if isinstance(labels, StateLabels):
-        return StateLabels(labels.states, labels.items[columns])
+        return StateLabels(labels.states, labels.items[columns].clone())
+    if isinstance(labels, TrendLabels):
+        return replace(labels, columns=columns)
     if isinstance(labels, MixedLabels):
         return MixedLabels([labels_of(member, columns) for member in labels.members])
     return SomeLabels(labels, columns)

@@ -16,17 +16,19 @@ from threading import Thread
 import polars as pl
 import pytest
 
+import training.__main__
 from tests.training.engine.test_engine import hashes
 from training.data.interaction_file import Cleaning
 from training.data.prepare import prepare
 from training.data.simulate import simulate
 from training.data.split import SplitRule
 from training.engine.choice import EngineWish, choose_engine
-from training.engine.cluster import Cluster
+from training.engine.cluster import Cluster, zip_package
 from training.errors import InputError
 from training.file.source import find_source
 
 MASTER, WORKER = "org.apache.spark.deploy.master.Master", "org.apache.spark.deploy.worker.Worker"
+ENTRY = str(training.__main__.__file__)
 QUICK = {
     "spark.shuffle.io.retryWait": "200ms", "spark.shuffle.io.maxRetries": "1", "spark.ui.enabled": "false",
     "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.executor.memory": "512m",
@@ -99,19 +101,26 @@ def write_parts(folder: Path, world: Path) -> Path:
     return folder
 
 
+@contextmanager
+def standalone(folder: Path) -> Iterator[tuple[str, "list[subprocess.Popen[str]]"]]:
+    """Start a master and two workers of one core; yield the address of the one, and the others."""
+    with ExitStack() as stack:
+        common = "--host", "127.0.0.1", "--port", "0", "--webui-port", "0"
+        master = stack.enter_context(started(MASTER, *common))
+        address = wait_for(master, "Starting Spark master at").split()[-1]
+        worker = (*common, "--cores", "1", "--memory", "600m", "--work-dir", str(folder / "work"), address)
+        workers = [stack.enter_context(started(WORKER, *worker)) for _ in range(2)]
+        for process in workers:
+            wait_for(process, "Successfully registered")
+        yield address, workers
+
+
 def test_a_cluster_that_loses_a_worker_writes_the_bytes_that_memory_writes(tmp_path: Path) -> None:
     simulate(tmp_path / "world", users=120, items=60, days=60, seed=3)
     source = find_source(write_parts(tmp_path / "parts", tmp_path / "world"))
     items, killed = tmp_path / "world" / "items.csv", []
 
-    with ExitStack() as stack:
-        common = "--host", "127.0.0.1", "--port", "0", "--webui-port", "0"
-        master = stack.enter_context(started(MASTER, *common))
-        address = wait_for(master, "Starting Spark master at").split()[-1]
-        worker = (*common, "--cores", "1", "--memory", "600m", "--work-dir", str(tmp_path / "work"), address)
-        workers = [stack.enter_context(started(WORKER, *worker)) for _ in range(2)]
-        for process in workers:
-            wait_for(process, "Successfully registered")
+    with standalone(tmp_path) as (address, workers):
 
         def lose_a_worker(n_bytes: int) -> None:
             """It is told of the bytes when all parts were read, and nothing else was done."""
@@ -124,6 +133,39 @@ def test_a_cluster_that_loses_a_worker_writes_the_bytes_that_memory_writes(tmp_p
 
     assert killed == [source.size]
     assert hashes(tmp_path / "spark") == hashes(tmp_path / "memory")
+
+
+@pytest.mark.timeout(400)  # of a machine that others keep busy: five Javas start
+def test_spark_submit_takes_a_zip_of_the_package_and_writes_the_bytes_that_memory_writes(tmp_path: Path) -> None:
+    simulate(tmp_path / "world", users=120, items=60, days=60, seed=3)
+    parts = write_parts(tmp_path / "parts", tmp_path / "world")
+    items = tmp_path / "world" / "items.csv"
+    package = zip_package(tmp_path / "retort.zip")
+
+    with standalone(tmp_path) as (address, _):
+        submit = [spark_class().replace("spark-class", "spark-submit"), "--master", address, "--py-files", str(package)]
+        words = ["prepare", "--interactions", str(parts), "--items", str(items), "--out", str(tmp_path / "spark")]
+        own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # the package is in the zip
+        with subprocess.Popen(
+            [*submit, ENTRY, *words, "--engine", "spark"],
+            env=own | {"PYSPARK_PYTHON": sys.executable},
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as submitted:
+            try:
+                said = submitted.communicate()[1]
+            finally:
+                kill(submitted)
+    assert submitted.returncode == 0, said[-3000:]
+    assert list((tmp_path / "work").glob("app-*/*")), "no worker was asked"
+    words[-1] = str(tmp_path / "memory")
+    assert training.__main__.main([*words, "--engine", "polars"]) == 0
+
+    assert hashes(tmp_path / "spark" / "prepared") == hashes(tmp_path / "memory" / "prepared")
+    assert "engine: spark, the master of its configuration" in said
 
 
 def test_without_spark_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

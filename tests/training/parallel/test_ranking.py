@@ -1,0 +1,127 @@
+"""What several processes score by shards is what one scores: ranks, validation and soft labels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from service.bundle import NeighbourRule, Parts, ScoreRule, TrendRule
+from tests.training.together import together
+from training import ranks
+from training.data.interaction_file import Cleaning
+from training.data.prepare import prepare
+from training.data.prepared import load_prepared, training_events
+from training.data.split import SplitRule
+from training.evaluation.given import Given, to_neighbours
+from training.evaluation.judge import validation_score
+from training.evaluation.metric import rank_targets, worst_rank
+from training.evaluation.with_given import validation_score_given
+from training.model.encoder import Size, make_model
+from training.parallel.ranking import rank_in_shards
+from training.parallel.shard import Shard
+from training.parallel.table import divide
+from training.teacher.soft_labels import MixedLabels, StateLabels, TrendLabels, labels_of
+
+SIZE = Size(16, ("pool", "attention"), 2, 0.0, 12, has_trend=True)
+N_REQUESTS, N_ITEMS = 50, 31
+
+
+def ranked():
+    """Scores with ties, targets of which some are seen or not in the catalogue, and what was seen."""
+    rng = np.random.default_rng(1)
+    scores = rng.integers(-3, 4, (N_REQUESTS, N_ITEMS)).astype(np.float32)
+    target = rng.integers(0, N_ITEMS, N_REQUESTS)
+    target[7] = -1
+    return scores, target, [rng.integers(0, N_ITEMS, n % 7) for n in range(N_REQUESTS)]
+
+
+def teach(directory):
+    """The prepared data, a model of them, what it is given, and labels."""
+    prepared = load_prepared(directory / "prepared")
+    n_items, n_events = len(prepared.items), len(training_events(prepared).item)
+    rng = np.random.default_rng(2)
+    near = to_neighbours(rng.integers(-1, n_items, (n_items, 5)).astype(np.int32), rng.random((n_items, 5)))
+    rule = ScoreRule(None, neighbours=NeighbourRule(2.0, 0.5, 3), trend=TrendRule(5000.0, 0.1, 1.0))
+    given = Given(prepared, Parts(rule, near))
+    states = rng.standard_normal((n_events, 16)).astype(np.float16)
+    own = StateLabels(states, torch.from_numpy(rng.standard_normal((n_items, 16)).astype(np.float32)))
+    return prepared, make_model(n_items, SIZE, 3), given, MixedLabels([own, TrendLabels(given, 0.3)])
+
+
+def measured(prepared, model, given):
+    """NDCG@10 of validation by histories alone, with what is given, and with seen items too."""
+    again = replace(prepared, report=prepared.report | {"repeat_consumption": True})
+    own = replace(given, prepared=again)
+    return [
+        validation_score(prepared)(model),
+        validation_score_given(prepared, given)(model),
+        validation_score_given(again, own)(model),
+    ]
+
+
+def work(directory):
+    scores, target, seen = ranked()
+    shard = Shard.of(N_ITEMS)
+    own = scores[:, shard.columns]
+    found = {
+        "ranks": torch.from_numpy(rank_in_shards(own.copy(), target, shard, worst_rank(N_ITEMS))),
+        "unseen": torch.from_numpy(rank_in_shards(own.copy(), target, shard, worst_rank(N_ITEMS), seen)),
+    }
+    if ranks.number() == ranks.count() - 1:
+        own[3, 2] = np.nan
+    try:
+        rank_in_shards(own, target, shard, worst_rank(N_ITEMS))
+    except ValueError:
+        found["refused"] = torch.tensor(True)
+    prepared, model, given, labels = teach(directory)
+    divide(model)
+    found["held"] = torch.tensor(model.items.weight.shape)
+    found["ndcg"] = torch.tensor(measured(prepared, model, given), dtype=torch.float64)
+    some = labels_of(labels, model.shard.columns)
+    found["table"] = torch.tensor(some.members[0].items.untyped_storage().nbytes())
+    found["labels"] = some.logits(torch.arange(40))
+    return found
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def several(request, chain_world, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("together")
+    prepare(chain_world, None, directory / "prepared", Cleaning(), SplitRule())
+    return request.param, directory, together(request.param, work, directory)
+
+
+def test_ranks_are_those_of_one_process(several):
+    scores, target, seen = ranked()
+
+    plain, unseen = rank_targets(scores.copy(), target), rank_targets(scores.copy(), target, seen)
+
+    assert len(set(plain.tolist())) > 10 and worst_rank(N_ITEMS) in plain
+    assert all(each["ranks"].tolist() == plain.tolist() for each in several[2])
+    assert all(each["unseen"].tolist() == unseen.tolist() for each in several[2])
+
+
+def test_a_score_that_is_not_finite_is_refused_by_all(several):
+    assert all(each["refused"] for each in several[2])
+
+
+def test_validation_is_that_of_one_process_though_none_holds_the_whole_table(several):
+    count, directory, found = several
+    prepared, model, given, _ = teach(directory)
+
+    alone = measured(prepared, model, given)
+
+    assert len({round(value, 6) for value in alone}) == 3
+    assert all(each["ndcg"].tolist() == alone for each in found)
+    assert sum(each["held"][0] for each in found) == len(prepared.items)
+    assert max(each["held"][0] for each in found) <= -(-len(prepared.items) // count)
+
+
+def test_soft_labels_are_those_of_one_process_and_hold_the_own_items_alone(several):
+    count, directory, found = several
+    prepared, _, _, labels = teach(directory)
+
+    whole = labels.logits(torch.arange(40))
+
+    torch.testing.assert_close(torch.cat([each["labels"] for each in found], dim=1), whole, atol=1e-6, rtol=0)
+    assert max(each["table"] for each in found) <= 4 * 16 * -(-len(prepared.items) // count)
