@@ -200,6 +200,10 @@ class Log:
         """Return the live version."""
         return self.live
 
+    def tried(self) -> str | None:
+        """Return what is tried beside the live version: nothing."""
+        return None
+
     def export(self, path: Path, after: str | None) -> Exported:
         """Write the events that came after a position."""
         first = int(after.partition("@")[2]) if after else 0

@@ -52,6 +52,10 @@ class FileService:
         """Return the live version."""
         return (self.directory / "live").read_text()
 
+    def tried(self) -> str | None:
+        """Return what is tried beside the live version: nothing."""
+        return None
+
     def export(self, path: Path, after: str | None) -> Exported:
         """Write the events that came after a position."""
         lines = (self.directory / "log.jsonl").read_bytes().splitlines(keepends=True)

@@ -58,6 +58,7 @@ from training.run.pipeline import prepare_files, run_compress, run_distill, run_
 from training.run.reading import open_cleaning
 
 INTERACTIONS, ITEMS = "interactions.parquet", "items.jsonl"
+_WAY_OUT = "'experiment stop' or 'experiment promote' ends it"
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ class Refresher:
                 f"waiting: {found.events.height:,} new events that can be learned since {since}; {needed:,} are needed "
                 "(refresh.judged_least / refresh.judged_share)"
             )
+        if tried := self._service.tried():
+            return f"waiting: {tried}, and publishing would end that before it is decided; {_WAY_OUT}"
         kind, why = self._kind(base, found.items.gather(found.events["item"]))
         number = generations[-1].number + 1
         since_full = 0 if kind == "full" else base.since_full + 1
@@ -235,10 +238,14 @@ class Refresher:
     def _publish(self, generation: Generation, plan: Plan, verdict: Verdict) -> Verdict:
         """Publish a bundle that passed; return the verdict, which says where that was not done and why.
 
+        Another version that is being tried on users stays, because publishing would end that before it is decided.
+
         Raises InputError where the store cannot be reached: the next refresh tries again.
         """
         if self._service.live_version() == generation.version:
             return verdict  # done before this process was stopped
+        if tried := self._service.tried():
+            return replace(verdict, passes=False, sentence=f"not published, though it passed: {tried}; {_WAY_OUT}")
         try:
             self._service.publish(generation.path / "bundle", plan.live)
         except InputError as refused:

@@ -13,10 +13,15 @@ class LogService:
 
     def __init__(self, live):
         self.live, self.events, self.gone, self.fails, self.told = live, [], 0, set(), []
+        self.beside = None
 
     def live_version(self):
         self._fail("status")
         return self.live
+
+    def tried(self):
+        self._fail("tried")
+        return self.beside
 
     def export(self, path, after):
         self._fail("export")

@@ -123,6 +123,23 @@ def test_a_refresh_that_may_be_worse_is_not_published_and_another_live_version_i
     assert rows[1]["sentence"] == "given up: 0123456789abcdef became live meanwhile"
 
 
+def test_a_version_that_is_tried_on_users_is_not_ended_by_a_refresh(place, service, lasting):
+    first, tried = service.live, "version 0123456789abcdef runs as canary beside the live one"
+    service.events += lasting.later
+    service.beside = tried
+
+    waiting = refresh(place, service, OPEN)
+    service.beside = None
+    with pytest.raises(KeyboardInterrupt):
+        refresh(place, service, OPEN, at="bundle")
+    service.beside = tried
+    held = refresh(place, service, OPEN)
+
+    assert waiting.startswith(f"waiting: {tried}, and publishing would end that before it is decided; ")
+    assert held.startswith(f"not published, though it passed: {tried}")
+    assert [row["passes"] for row in read_history(place)] == [False] and service.live == first
+
+
 def test_a_changed_model_and_a_schedule_ask_for_a_full_training(place, service, lasting):
     service.events += lasting.later
 
