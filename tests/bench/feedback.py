@@ -211,6 +211,9 @@ class Log:
             file.writelines(self.lines[first:])
         return Exported(len(self.lines) - first, f"1-{len(self.lines)}@{len(self.lines)}", 0)
 
+    def note_agreement(self, live: float, offline: float, least: float) -> None:
+        """Tell nobody: there is no service."""
+
     def publish(self, bundle: Path, live: str | None) -> None:
         """Make a bundle live."""
         assert live == self.live

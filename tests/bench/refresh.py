@@ -64,6 +64,9 @@ class FileService:
             file.writelines(lines[first:])
         return Exported(len(lines) - first, f"1-{len(lines)}@{len(lines)}", 0)
 
+    def note_agreement(self, live: float, offline: float, least: float) -> None:
+        """Tell nobody: there is no service."""
+
     def publish(self, bundle: Path, live: str | None) -> None:
         """Make a bundle live."""
         assert live == self.live_version()
