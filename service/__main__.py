@@ -203,9 +203,32 @@ def _add_releases(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     rollback.set_defaults(run=rollout.rollback)
     status = commands.add_parser("status", help="say which versions there are, which is live, who serves what")
     status.set_defaults(run=rollout.show_status)
+    _add_agreement(commands.add_parser("agreement", help="tell how well the live model and its teacher agree"))
     promote = _add_experiment(commands)
     for command in (publish, activate, rollback, promote):
         command.add_argument("--wait", type=float, default=0.0, metavar="S", help="wait so long for all to serve it")
+
+
+def _add_agreement(command: argparse.ArgumentParser) -> None:
+    for name, text in (
+        ("live", "the share of their ten best that is the same, on what users do now"),
+        ("offline", "the same on what the model's own run held out"),
+        ("least", "below this share the model has drifted from its teacher"),
+    ):
+        command.add_argument(name, type=_share, metavar=name.upper(), help=text)
+    command.set_defaults(run=rollout.note_agreement)
+    _add_data_dir(command)
+
+
+def _share(text: str) -> float:
+    """Read a share from 0 to 1."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"0 to 1, not {text!r}")
+    return share
 
 
 def _add_experiment(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:

@@ -303,6 +303,10 @@ class Metrics:
         swaps = self._counter("model_swaps", "Models loaded or refused", "result")
         self.model_swaps = {name: swaps.labels(name) for name in SWAP_RESULTS}
         self.model_loaded = self._gauge("model_loaded_timestamp_seconds", "When the model was loaded", of="livemin")
+        agreement = self._gauge(
+            "refresh_agreement", "Overlap of the live model and its teacher in a refresh", "of", of="livemostrecent"
+        )
+        self.refresh_agreement = {name: agreement.labels(name) for name in ("live", "offline", "least")}
         self.items = self._gauge("items", "Items in the catalogue being served", of="livemax")
         self.index_recall = self._gauge("index_recall", "Share of the true best 100 that are found", of="livemin")
         self.event_loop_lag = self._histogram(

@@ -15,7 +15,7 @@ from typing import Any
 
 from training import ranks
 from training.errors import InputError
-from training.machine import forget_peak, peak_bytes
+from training.machine import forget_peak, peak_bytes, return_freed_memory
 from training.progress import Progress
 
 LONG_S = 5.0  # of a stage that took longer it is said what it took
@@ -66,6 +66,7 @@ def run_stage(out: Path, key: str, work: Callable[[Path], None], progress: Progr
     if not ranks.alone(lambda: _begin(out, aside, key, progress)):
         return False
     started = monotonic()
+    return_freed_memory()
     forget_peak()
     try:
         if together:

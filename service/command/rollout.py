@@ -1,4 +1,4 @@
-"""The commands that say which version is served: publish, activate, rollback, status.
+"""The commands that say which version is served, and how it does: publish, activate, rollback, status, agreement.
 
 Each takes the parsed arguments and returns its exit code. Each raises StartError if it cannot do as asked.
 """
@@ -20,7 +20,7 @@ from service.experiment.shelf import ExperimentShelf
 from service.logs import printable
 from service.release.follower import ANNOUNCE_S
 from service.release.published import Expected, PublishedVersions
-from service.release.record import Live, PublishedVersion, Replica, check_version, is_version
+from service.release.record import Agreement, Live, PublishedVersion, Replica, check_version, is_version
 from service.release.signature import SigningKey, read_signing_key
 from service.settings import Settings, read_settings
 from service.storage import experiments_of, reach_store
@@ -64,6 +64,19 @@ def rollback(arguments: argparse.Namespace) -> int:
 def show_status(arguments: argparse.Namespace) -> int:
     """Print which versions are in the store, which is live, and which process serves what; JSON on the last line."""
     return _run(arguments, _show_status)
+
+
+def note_agreement(arguments: argparse.Namespace) -> int:
+    """Tell the service what a refresh found of the live model and its teacher."""
+    return _run(arguments, _note_agreement)
+
+
+async def _note_agreement(arguments: argparse.Namespace, reach: Reach) -> int:
+    try:
+        await reach.published.note_agreement(Agreement(arguments.live, arguments.offline, arguments.least))
+    except StoreError as exc:
+        raise StartError(f"agreement: the store: {exc}") from exc
+    return 0
 
 
 def _run(arguments: argparse.Namespace, work: Work) -> int:

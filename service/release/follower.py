@@ -34,6 +34,7 @@ POLL_S = 1.0
 ANNOUNCE_S = 3 * POLL_S
 """A process that follows has said within it that it is there, counted from a release."""
 _REPORT_EVERY_S = 10.0
+_AGREEMENT_EVERY_S = 10.0
 _FIRST_WAIT_S = 2.0
 _MAX_WAIT_S = 60.0
 
@@ -67,6 +68,7 @@ class Follower:
         self._is_told = False
         self._told = beside.state
         self._is_due = asyncio.Event()
+        self._agreement_read_at = -_AGREEMENT_EVERY_S
 
     async def find_first(self, own: Path | None) -> Generation | None:
         """Return the generation of the live version, or None where none is live or it is refused.
@@ -91,6 +93,7 @@ class Follower:
                 await self._beside.hear(generations)  # first: what is over makes room for what is loaded now
                 await self._look(generations)
                 await self._beside.load(generations)
+                await self._read_agreement()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL_S):
                         await self._is_due.wait()
@@ -99,6 +102,16 @@ class Follower:
             self._loader.close()
             with contextlib.suppress(StoreError):
                 await self._published.forget(self._name)
+
+    async def _read_agreement(self) -> None:
+        """Show what a refresh last said of the live model and its teacher; while the store is away, what was read."""
+        if time.monotonic() - self._agreement_read_at < _AGREEMENT_EVERY_S:
+            return
+        self._agreement_read_at = time.monotonic()
+        with contextlib.suppress(StoreError):
+            found = await self._published.agreement()
+            for name, gauge in self._metrics.refresh_agreement.items():
+                gauge.set(getattr(found, name) if found is not None else 0.0)
 
     def look_soon(self) -> None:
         """Look at once: this process has just made a version live."""

@@ -10,6 +10,7 @@ type, or a record that cannot be read, is as good as none, and is replaced by th
                                                 its sum, and the signature of whoever published it (see signature)
     {namespace}:release:{version}:{file}:{n}    chunk n of a file: crc32 uint32, little-endian, and the bytes
     {namespace}:release:replicas                hash: a process -> JSON {version, number, result, message, at}
+    {namespace}:release:agreement               JSON {live, offline, least}: what a refresh last said, see record
 
 A version is what a bundle becomes once it is published; a release is the act of making a version live. `previous` is
 the last version actually served; a refused one never becomes it.
@@ -29,6 +30,7 @@ from service.bundle import MANIFEST, BundleError, Manifest, parse_manifest, read
 from service.errors import RefusedError, StoreError
 from service.release.record import (
     OWN_NUMBER,
+    Agreement,
     Live,
     PublishedVersion,
     Replica,
@@ -36,6 +38,7 @@ from service.release.record import (
     dump,
     dump_table,
     follow_live,
+    parse_agreement,
     parse_live,
     parse_published,
     parse_replica,
@@ -252,6 +255,14 @@ class PublishedVersions:
     async def forget(self, name: str) -> None:
         """Take a process off the list: it ends."""
         await self._all([("HDEL", self._prefix + "replicas", name)])
+
+    async def note_agreement(self, agreement: Agreement) -> None:
+        """Write down what a refresh says of the live model and its teacher, in the place of whatever stands there."""
+        await self._one(("SET", self._prefix + "agreement", dump(agreement)))
+
+    async def agreement(self) -> Agreement | None:
+        """Return what a refresh last said; None where none has, or what stands there is nothing of ours."""
+        return parse_agreement(await self._record(self._prefix + "agreement", _LIVE_BYTES, or_none=True))
 
     async def _delete(self, version: str) -> None:
         """Delete a version, its table and its place in the list first, so that it cannot become live any more."""

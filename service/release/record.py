@@ -69,6 +69,18 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """How well the live model agreed with its teacher when a refresh last looked, each from 0 to 1 (overlap@10).
+
+    live: on the newest events. offline: on those that its own run held out. least: below that it has drifted.
+    """
+
+    live: float
+    offline: float
+    least: float
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """A published version's manifest, the text of manifest.json, and how it was cut into chunks.
 
@@ -153,6 +165,17 @@ def parse_replica(name: bytes, value: bytes) -> Replica | None:
     return Replica(called, version, fields["number"], result, message, float(fields["at"]), **beside)
 
 
+def parse_agreement(value: bytes) -> Agreement | None:
+    """Read what a refresh said of the live model and its teacher; None where it said nothing, or that is not ours."""
+    try:
+        fields = _object(value)
+    except StoreError:
+        return None
+    shares: list[Any] = [fields.get(name) for name in ("live", "offline", "least")]
+    is_right = all(type(share) in (int, float) and 0 <= share <= 1 for share in shares)
+    return Agreement(*map(float, shares)) if is_right else None
+
+
 def dump_table(manifest: bytes, chunk_bytes: int, signature: str | None) -> bytes:
     """Return the record of a table."""
     fields = {"chunk_bytes": chunk_bytes, "manifest": manifest.decode(), "sha256": hashlib.sha256(manifest).hexdigest()}
@@ -173,7 +196,7 @@ def parse_table(value: bytes) -> Table | None:
     return Table(manifest, fields["chunk_bytes"], signature if isinstance(signature, str) else None)
 
 
-def dump(record: Live | PublishedVersion | Replica) -> bytes:
+def dump(record: Live | PublishedVersion | Replica | Agreement) -> bytes:
     """Return a record as it is written, without what its place in a hash says already."""
     fields = asdict(record)
     if isinstance(record, PublishedVersion):

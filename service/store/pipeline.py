@@ -106,10 +106,10 @@ class Pipelines:
 
     async def _probe(self, name: str, breaker: Breaker) -> None:
         """Ask a node whose breaker is open for a sign of life, so that no caller waits to find out."""
-        node = self._client.get_node(node_name=name) if isinstance(self._client, RedisCluster) else None
         try:
+            node = self._client.get_node(node_name=name) if name and isinstance(self._client, RedisCluster) else None
             async with asyncio.timeout(self._patient_s):
-                await self._client.execute_command("PING", **({"target_nodes": node} if node else {}))
+                await self._client.execute_command("PING", target_nodes=node or "random")
         except Exception:  # the border: whatever it says, it is no sign of life
             breaker.record_failure()
         else:

@@ -200,12 +200,19 @@ class Log:
         """Return the live version."""
         return self.live
 
+    def tried(self) -> str | None:
+        """Return what is tried beside the live version: nothing."""
+        return None
+
     def export(self, path: Path, after: str | None) -> Exported:
         """Write the events that came after a position."""
         first = int(after.partition("@")[2]) if after else 0
         with gzip.open(path, "wb", compresslevel=1) as file:
             file.writelines(self.lines[first:])
         return Exported(len(self.lines) - first, f"1-{len(self.lines)}@{len(self.lines)}", 0)
+
+    def note_agreement(self, live: float, offline: float, least: float) -> None:
+        """Tell nobody: there is no service."""
 
     def publish(self, bundle: Path, live: str | None) -> None:
         """Make a bundle live."""

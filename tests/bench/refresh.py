@@ -52,6 +52,10 @@ class FileService:
         """Return the live version."""
         return (self.directory / "live").read_text()
 
+    def tried(self) -> str | None:
+        """Return what is tried beside the live version: nothing."""
+        return None
+
     def export(self, path: Path, after: str | None) -> Exported:
         """Write the events that came after a position."""
         lines = (self.directory / "log.jsonl").read_bytes().splitlines(keepends=True)
@@ -59,6 +63,9 @@ class FileService:
         with gzip.open(path, "wb") as file:
             file.writelines(lines[first:])
         return Exported(len(lines) - first, f"1-{len(lines)}@{len(lines)}", 0)
+
+    def note_agreement(self, live: float, offline: float, least: float) -> None:
+        """Tell nobody: there is no service."""
 
     def publish(self, bundle: Path, live: str | None) -> None:
         """Make a bundle live."""

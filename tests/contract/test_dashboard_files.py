@@ -150,6 +150,8 @@ def test_there_are_these_alerts_and_no_others() -> None:
         ("RetortModelNotFollowed", "ticket"),
         ("RetortExperimentEnded", "ticket"),
         ("RetortExperimentUneven", "ticket"),
+        ("RetortExperimentMissing", "ticket"),
+        ("RetortStudentDrifted", "ticket"),
         ("RetortCoverageFell", "ticket"),
         ("RetortListsUnequal", "ticket"),
         ("RetortNewItemsUnseen", "ticket"),

@@ -57,9 +57,10 @@ class Nodes:
     def sizes(self) -> list[int]:
         return [self.client(number).dbsize() for number in range(3)]
 
-    def restart(self, number: int) -> None:
-        self.processes[number] = self._start(number)
-        wait_for(lambda: self._answers(number) and self.is_ok(number), PATIENCE_S)
+    def restart(self, *numbers: int) -> None:
+        for number in numbers:
+            self.processes[number] = self._start(number)
+        wait_for(lambda: all(self._answers(number) and self.is_ok(number) for number in numbers), PATIENCE_S)
 
     def kill(self, number: int) -> None:
         self.processes[number].kill()

@@ -70,8 +70,6 @@ def inside(name: str) -> list[str]:
 class Replica(Running):
     """A service in a network of its own."""
 
-    start_s = PATIENCE_S
-
     def __init__(self, name: str, bundle: Path, data_dir: Path, **environment: str) -> None:
         super().__init__(bundle, data_dir, port=str(PORT), **environment)
         self._command = [*inside(name), *self._command]

@@ -40,8 +40,6 @@ def wait_for(claim: Callable[[], Any], timeout_s: float = DEADLINE_S, every_s: f
 class Running:
     """A service process. Use it as a context manager; it is ready inside."""
 
-    start_s = DEADLINE_S
-
     def __init__(
         self,
         bundle: Path,
@@ -87,7 +85,7 @@ class Running:
                 env=clean_environment(self._environment),
                 stderr=log,
             )  # fmt: skip
-        self.url = wait_for(self._find_url, self.start_s)
+        self.url = wait_for(self._find_url, timeout_s=SWAP_S)
         self.client = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
 
     def kill(self) -> None:

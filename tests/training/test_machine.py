@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 from tests.contract.build_context import ROOT
-from training.machine import PACKAGES, find_lack, forget_peak, peak_bytes
+from training.machine import PACKAGES, find_lack, forget_peak, keep_freed_memory, peak_bytes, return_freed_memory
 
 
 def test_packages_are_those_of_the_extra() -> None:
@@ -44,3 +44,18 @@ def test_peak_is_that_since_it_was_forgotten() -> None:
 
     assert high is not None and low is not None
     assert high - low > 250_000_000
+
+
+def test_freed_memory_that_lies_in_pieces_is_kept_until_it_is_returned() -> None:
+    keep_freed_memory()
+    held = [b"x" * 1_000_000 for _ in range(300)]
+    held = held[::10]  # what is held keeps the rest from being one piece
+    forget_peak()
+    kept = peak_bytes()
+    return_freed_memory()
+    forget_peak()
+    returned = peak_bytes()
+
+    assert kept is not None and returned is not None
+    assert kept - returned > 200_000_000
+    assert len(held) == 30

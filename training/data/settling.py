@@ -70,22 +70,31 @@ class Late:
     rows: int = 0
     numbers: int = 0
     looks: tuple[int, ...] = (0,) * len(_HINTS)
-    positive: int = 0
+    early: int = 0  # numbers and dates before the earliest that is plausible, negative numbers left out
+    future: int = 0  # after the latest
 
     def __add__(self, other: "Late") -> "Late":
         """Return the times of both."""
         looks = tuple(one + two for one, two in zip(self.looks, other.looks, strict=True))
-        return Late(self.rows + other.rows, self.numbers + other.numbers, looks, self.positive + other.positive)
+        return Late(
+            self.rows + other.rows,
+            self.numbers + other.numbers,
+            looks,
+            self.early + other.early,
+            self.future + other.future,
+        )
 
     def hint(self, n_rows: int) -> str:
         """Return what most of the numbers may be, with the setting that reads them so; empty where few are late."""
-        if not self.numbers or self.rows <= 0.5 * n_rows:
+        if self.rows <= 0.5 * n_rows:
             return ""
         for (_, _, what, rule), count in zip(_HINTS, self.looks, strict=True):
-            if count > 0.5 * self.numbers:
+            if self.numbers and count > 0.5 * self.numbers:
                 return f"perhaps {what}: --set prepare.times={rule}"
-        is_positive = self.positive > 0.5 * self.numbers
-        return "to take them as they are: --set prepare.earliest=1677-10-01" if is_positive else ""
+        for name, count, least in (("earliest", self.early, "1677-10-01"), ("latest", self.future, "2262-01-01")):
+            if count > 0.5 * self.rows:
+                return f"to take them as they are: --set prepare.{name}={least}"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,15 @@ class Meaning:
                 return f"implausible timestamp {value}: {_year(int(micro[position]))}"
             return f"timestamp {value} is not in the form of most others, {self.said[0]}"
 
-        return Settled(ms, bad | late, why, _late(microseconds[late & is_number], int(late.sum())))
+        return Settled(ms, bad | late, why, self._late(micro[late], microseconds[late], is_number[late]))
+
+    def _late(self, micro: Int64, told: Int64, is_number: NDArray[np.bool_]) -> Late:
+        """Return what times that lie out of bounds look like. told: the values as they stand in the file."""
+        seconds = told[is_number] / 1e6
+        looks = tuple(int(((seconds >= low) & (seconds <= high)).sum()) for low, high, _, _ in _HINTS)
+        early = (micro // 1000 < self.bounds.earliest_ms) & ~(is_number & (told < 0))
+        future = micro // 1000 > self.bounds.latest_ms
+        return Late(len(micro), len(seconds), looks, int(early.sum()), int(future.sum()))
 
     def _settle_numbers(self, micro: Int64, bad: NDArray[np.bool_], forms: Forms) -> None:
         """Read the numbers in their unit, in place."""
@@ -215,13 +232,6 @@ def _dates(micro: Int64, unit: int) -> Int64:
         distinct, where = np.unique(digits[may], return_inverse=True)
         found[may] = np.array([_from_digits(int(value)) for value in distinct], dtype=np.int64)[where]
     return found
-
-
-def _late(microseconds: Int64, n_rows: int) -> Late:
-    """Return what numbers that are no plausible time look like. n_rows: late ones, text among them."""
-    seconds = microseconds / 1e6
-    looks = tuple(int(((seconds >= low) & (seconds <= high)).sum()) for low, high, _, _ in _HINTS)
-    return Late(n_rows, len(seconds), looks, int((seconds >= 0).sum()))
 
 
 def _from_digits(number: int) -> int:

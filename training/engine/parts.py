@@ -58,6 +58,7 @@ def _whole(told: Sequence[Told], source: Source, account: Account) -> Overview:
     rows = Overview()
     for one in told:
         account.take(one.account)
+    account.check_parts()
     if not account.rows:
         raise InputError(f"{source.label}: no rows below the header; the file needs at least one")
     full = [one for one in told if one.n]

@@ -1,5 +1,6 @@
 """Choose on validation how fast the trend forgets, and what a count is smoothed by."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,22 +14,21 @@ from training.evaluation.metric import ndcg, rank_targets
 from training.evaluation.question import Question, ask
 from training.progress import Bar, Progress
 
-HALF_LIVES_H = (6, 24, 72, 168, 720)
 EPSILONS = (0.01, 0.05, 0.2, 1.0)
 USERS = 10_000  # of the validation, drawn with a fixed seed
 VALUES = 1 << 24  # counts in memory at once
 
 
-def choose_trend(prepared: Prepared, progress: Progress) -> dict[str, Any]:
-    """Return half_life_s, epsilon, weight and the trials.
+def choose_trend(prepared: Prepared, half_lives_h: Sequence[float], progress: Progress) -> dict[str, Any]:
+    """Return half_life_s, epsilon, weight and the trials. half_lives_h: those that are tried, in hours.
 
     The half-life is that whose counts alone have the highest NDCG@10, epsilon and the weight of the logarithm those
     that make the validation targets likeliest.
     """
     every = ask(prepared, VAL, limit=USERS)
-    with progress.bar("half-lives, requests", len(HALF_LIVES_H) * len(every.users)) as bar:
+    with progress.bar("half-lives, requests", len(half_lives_h) * len(every.users)) as bar:
         trials = [
-            {"half_life_h": hours, "ndcg@10": _quality(prepared, every, 3600.0 * hours, bar)} for hours in HALF_LIVES_H
+            {"half_life_h": hours, "ndcg@10": _quality(prepared, every, 3600.0 * hours, bar)} for hours in half_lives_h
         ]
     half_life_s = 3600.0 * max(trials, key=lambda trial: trial["ndcg@10"])["half_life_h"]
     question = ask(prepared, VAL, limit=max(1, min(USERS, VALUES // len(prepared.items))))

@@ -6,6 +6,8 @@ One Account goes through all parts of a table. The report of a run and the lines
 from dataclasses import dataclass, field
 from typing import Any
 
+from training.errors import InputError
+
 EXAMPLES = 5  # malformed rows that are shown
 
 Names = dict[str, str]  # our name -> the file's name
@@ -56,6 +58,8 @@ class Account:
     first_bad: list[tuple[int, int, str]] = field(default_factory=list)  # part, line, and what is wrong there
     recognised: dict[str, Any] = field(default_factory=dict)  # of the first part: format, delimiter, header, ...
     columns: Names = field(default_factory=dict)  # our name -> the file's
+    first_label: str = ""  # of the part that has those columns; empty where it is JSON, whose rows have columns each
+    mismatch: str = ""  # what is wrong where one part has weights and another none
     unused: list[str] = field(default_factory=list)  # columns of the file that nobody asked for
     left_out: list[str] = field(default_factory=list)  # wanted columns that cannot be written as text
     counts: dict[str, int] = field(default_factory=dict)  # what was changed or is unusual, by name
@@ -71,6 +75,23 @@ class Account:
     def examples(self) -> list[str]:
         """The first malformed rows: where each stands, and what is wrong."""
         return [text for _, _, text in self.first_bad]
+
+    def take_columns(self, names: Names, label: str) -> None:
+        """Keep the columns of the first part, our names and the file's, and note a part that differs in its weights."""
+        if not self.columns:
+            self.columns, self.first_label = dict(names), label
+        elif self.first_label and not self.mismatch and ("weight" in self.columns) != ("weight" in names):
+            ours, theirs = (self.first_label, label) if "weight" in self.columns else (label, self.first_label)
+            column = self.columns.get("weight", names.get("weight"))
+            self.mismatch = (
+                f"{theirs}: no column {column!r}, which {ours} has as weight; write it into all parts, or leave it "
+                "out: --set prepare.weights=ignore"
+            )
+
+    def check_parts(self) -> None:
+        """Raise InputError where one part has weights and another none: what its rows weigh cannot be told."""
+        if self.mismatch:
+            raise InputError(self.mismatch)
 
     def note(self, name: str, row: "Row", count: int = 1) -> None:
         """Count something that is said, and remember where it was met first."""
@@ -90,7 +111,11 @@ class Account:
         self.first_bad = sorted([*self.first_bad, *part.first_bad])[:EXAMPLES]
         self.recognise(**part.recognised)
         is_json, is_text = (part.recognised.get("format", "").startswith(word) for word in ("JSON", "text"))
-        self.columns = (self.columns | part.columns) if is_json else (self.columns or part.columns)
+        if is_json:
+            self.columns = self.columns | part.columns
+        elif part.columns:
+            self.take_columns(part.columns, part.first_label)
+        self.mismatch = self.mismatch or part.mismatch
         self.unused = (self.unused or part.unused) if is_text else part.unused
         self.sample = (self.sample | part.sample) if is_json else (self.sample or part.sample)
         self.left_out = sorted({*self.left_out, *part.left_out})

@@ -36,7 +36,7 @@ def read_columnar(part: Part, opened: Opened, row: Row, account: Account, choice
         lazy = scan(source) if opened.compression else scan(source, glob=False)
         columns = _flattened(lazy.collect_schema())
         names = choice.pick(part.label, list(columns))
-        account.columns = account.columns or dict(names)
+        account.take_columns(names, row.label)
         account.unused = [name for name in columns if name not in names.values()]
         kept = {ours: theirs for ours, theirs in names.items() if _is_text(columns[theirs][1])}
         account.left_out = sorted({*account.left_out, *(names.keys() - kept.keys())})

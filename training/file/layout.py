@@ -19,6 +19,7 @@ DELIMITERS = (",", "\t", ";", "|", "::", "\x01", " ")
 WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " ", "\\x01": "\x01"}
 _TYPED = re.compile(r"^(.+):(token|float|token_seq|float_seq)$")  # RecBole's headers: user_id:token
 _SEPARATOR_LINE = re.compile(r"^\"?sep=(.)\"?$", re.IGNORECASE)  # what Excel writes above a table
+_MOST_TITLES = 20  # lines among which a header is looked for
 _NUMBER = re.compile(r"^[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?$")
 
 
@@ -48,6 +49,7 @@ class _Top:
     lines: list[str]
     numbers: list[int]  # of the lines in the file
     delimiter: str  # that a line above the table names
+    n_titles: int  # lines above the header that are none of the table
 
 
 def see_layout(label: str, sample: list[str], form: Form, choice: Choice, suffix: str) -> Seen:
@@ -79,6 +81,8 @@ def see_layout(label: str, sample: list[str], form: Form, choice: Choice, suffix
     said = {"delimiter": _shown(delimiter), "header": why or ("RecBole's types" if all(typed) else "yes")}
     if note:
         said["shape"] = note
+    if top.n_titles:
+        said["header"] = f"line {top.numbers[0]}, what stands above it is left out"
     data = [row for row in rows[has_header:] if len(row) >= len(header) + offset]
     rest = {name: place + offset for place, name in enumerate(header) if name and place + offset not in fields.values()}
     values = {name: [row[at] for row in data] for name, at in rest.items()}
@@ -99,7 +103,22 @@ def _top(sample: list[str], choice: Choice) -> _Top:
         if words & needed:
             break
         numbered = numbered[1:]
-    return _Top([line for _, line in numbered], [number for number, _ in numbered], delimiter)
+    n_titles = _titles([line for _, line in numbered[:_MOST_TITLES]], needed)
+    numbered = numbered[n_titles:]
+    return _Top([line for _, line in numbered], [number for number, _ in numbered], delimiter, n_titles)
+
+
+def _titles(lines: list[str], needed: set[str]) -> int:
+    """Return how many lines above the header are a title, as reports have one: each has fewer values than the header.
+
+    The header is the first line that has all names that are needed. 0 where it is the first, or is not found.
+    """
+    for delimiter in DELIMITERS:
+        rows = [[name.strip().lstrip("\ufeff") for name in split_line(line, delimiter)] for line in lines]
+        at = next((at for at, row in enumerate(rows) if needed and needed <= set(row)), 0)
+        if at and max(len(list(filter(None, row))) for row in rows[:at]) < len(rows[at]):
+            return at
+    return 0
 
 
 def _delimiter(lines: list[str], choice: Choice, suffix: str) -> str:

@@ -50,6 +50,7 @@ def read_chunks(source: Source, choice: Choice, form: Form, account: Account) ->
     """Yield the rows of all parts in their order, and count in the account. Raises InputError."""
     for number in range(len(source.parts)):
         yield from read_part(source, number, choice, form, account)
+        account.check_parts()
     if not account.rows:
         raise InputError(f"{source.label}: no rows below the header; the file needs at least one")
 
@@ -112,7 +113,7 @@ def _read_text(
             return
         seen = see_layout(part.label, reader.sample(), form, choice, _suffix(part))
         account.recognise(format="text", **seen.found)
-        account.columns = account.columns or {ours: seen.name_of(ours) for ours in seen.layout.fields}
+        account.take_columns({ours: seen.name_of(ours) for ours in seen.layout.fields}, part.label)
         account.unused = account.unused or seen.unused()
         account.sample = account.sample or seen.sample
         yield from read_delimited(reader, row, account, seen.layout)

@@ -24,7 +24,7 @@ from training.teacher.mix import load_factors, load_trends, mix_scorer
 def measure_agreement(
     run: Run, bundle: Bundle, served: Ranking, question: Question, prepared: Prepared
 ) -> dict[str, Any]:
-    """Return overlap@10 of student and teacher of a run, live and offline, and whether it has drifted.
+    """Return overlap@10 of student and teacher of a run, live and offline, the least, and whether it has drifted.
 
     bundle: of the run. served: its ranking of the question, about prepared, which has one request at least. Drifted is
     what lies more than refresh.agreement below what it was offline.
@@ -32,8 +32,8 @@ def measure_agreement(
     live = overlap(served.top[:, :AT], rank_by_teacher(run, bundle, question, prepared).top[:, :AT])
     student = Ranking.load(files_of(run.out / "student", STUDENT).ranking)
     offline = overlap(student.top[:, :AT], Ranking.load(run.out / "mix" / RANKING).top[:, :AT])
-    has_drifted = live < offline - run.config.refresh.agreement
-    return {"live": live, "offline": offline, "has_drifted": has_drifted}
+    least = max(0.0, offline - run.config.refresh.agreement)
+    return {"live": live, "offline": offline, "least": least, "has_drifted": live < least}
 
 
 def describe_agreement(found: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from training.data.split import TRAIN
 from training.errors import InputError
 from training.file.source import Place
 from training.loop.agreement import describe_agreement, measure_agreement
+from training.loop.bias import measure_bias
 from training.loop.event_file import EventFile, read_event_files, take_events
 from training.loop.gate import Verdict, decide
 from training.loop.generation import (
@@ -57,6 +58,7 @@ from training.run.pipeline import prepare_files, run_compress, run_distill, run_
 from training.run.reading import open_cleaning
 
 INTERACTIONS, ITEMS = "interactions.parquet", "items.jsonl"
+_WAY_OUT = "'experiment stop' or 'experiment promote' ends it"
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class Refresher:
                 f"waiting: {found.events.height:,} new events that can be learned since {since}; {needed:,} are needed "
                 "(refresh.judged_least / refresh.judged_share)"
             )
+        if tried := self._service.tried():
+            return f"waiting: {tried}, and publishing would end that before it is decided; {_WAY_OUT}"
         kind, why = self._kind(base, found.items.gather(found.events["item"]))
         number = generations[-1].number + 1
         since_full = 0 if kind == "full" else base.since_full + 1
@@ -142,10 +146,11 @@ class Refresher:
         base = next(each for each in generations if each.number == plan.base)
         self._progress.note(f"refresh {plan.number}, {plan.kind}: {plan.events:,} new events; {plan.why}")
         run = self._train(generation, base, plan)
-        verdict = self._judge(run, base)
+        verdict = self._judge(run, base, plan)
         note_verdict(run.out / "bundle", verdict)
         if verdict.passes:
             verdict = self._publish(generation, plan, verdict)
+        self._tell(generation)
         cost = {"seconds": monotonic() - started, "cpu_seconds": process_time() - cpu}
         self._record(generation, verdict, cost)
         self._report(run)
@@ -182,21 +187,25 @@ class Refresher:
 
     def _propensity(self, config: Config, plan: Plan, history_types: Mapping[str, Any] | None) -> Propensity:
         """Return how events are weighed by their place, if they are to be; say what is known of it."""
-        wanted = config.refresh.propensity
-        if wanted not in PROPENSITIES:
-            return given(float(wanted))
-        if wanted == "none":
+        if config.refresh.propensity == "none":
             return UNWEIGHED
-        known = [each for each in read_event_files(self._out / PLACE / EVENTS) if each.number <= plan.taken]
-        found = estimate(count_places(known[-LOOKED_BACK:], history_types, explored=True))
-        self._progress.note(f"refresh.propensity: {found.sentence}")
+        found = self._looked_at(config, plan, history_types)
+        if config.refresh.propensity in PROPENSITIES:
+            self._progress.note(f"refresh.propensity: {found.sentence}")
         return found
+
+    def _looked_at(self, config: Config, plan: Plan, history_types: Mapping[str, Any] | None) -> Propensity:
+        """Return how places are looked at: by the slope that was given, else by what explored items tell."""
+        if config.refresh.propensity not in PROPENSITIES:
+            return given(float(config.refresh.propensity))
+        known = [each for each in read_event_files(self._out / PLACE / EVENTS) if each.number <= plan.taken]
+        return estimate(count_places(known[-LOOKED_BACK:], history_types, explored=True))
 
     def _files(self, base: Generation, plan: Plan) -> list[EventFile]:
         files = read_event_files(self._out / PLACE / EVENTS)
         return [each for each in files if base.taken < each.number <= plan.taken]
 
-    def _judge(self, run: Run, base: Generation) -> Verdict:
+    def _judge(self, run: Run, base: Generation, plan: Plan) -> Verdict:
         """Return what the gate says of the run's bundle beside the base's, and write it down."""
         path = run.out / JUDGED
         if path.exists():
@@ -215,7 +224,9 @@ class Refresher:
         if len(values):
             agreement = measure_agreement(self._own(base), bundles[0], rankings[0], question, prepared)
             self._progress.note(describe_agreement(agreement))
-        judged = {"verdict": asdict(verdict), "groups": groups, "agreement": agreement}
+        types = open_cleaning(run.config.prepare).history_types
+        bias = measure_bias(self._files(base, plan), types, before, self._looked_at(run.config, plan, types))
+        judged = {"verdict": asdict(verdict), "groups": groups, "agreement": agreement, "bias": bias}
         write_whole(path, json.dumps(judged, indent=1) + "\n")
         return verdict
 
@@ -227,10 +238,14 @@ class Refresher:
     def _publish(self, generation: Generation, plan: Plan, verdict: Verdict) -> Verdict:
         """Publish a bundle that passed; return the verdict, which says where that was not done and why.
 
+        Another version that is being tried on users stays, because publishing would end that before it is decided.
+
         Raises InputError where the store cannot be reached: the next refresh tries again.
         """
         if self._service.live_version() == generation.version:
             return verdict  # done before this process was stopped
+        if tried := self._service.tried():
+            return replace(verdict, passes=False, sentence=f"not published, though it passed: {tried}; {_WAY_OUT}")
         try:
             self._service.publish(generation.path / "bundle", plan.live)
         except InputError as refused:
@@ -239,6 +254,14 @@ class Refresher:
                 return verdict
             return replace(verdict, passes=False, sentence=f"not published, though it passed: {refused}")
         return verdict
+
+    def _tell(self, generation: Generation) -> None:
+        """Tell the service how student and teacher agree, where that was measured; if it cannot be told, say so."""
+        if (found := read_json(generation.path / JUDGED).get("agreement")) and "least" in found:
+            try:
+                self._service.note_agreement(found["live"], found["offline"], found["least"])
+            except InputError as error:
+                self._progress.note(f"the service was not told how student and teacher agree: {error}")
 
     def _record(self, generation: Generation, verdict: Verdict, cost: dict[str, float] | None = None) -> None:
         plan = generation.plan
@@ -254,6 +277,7 @@ class Refresher:
             | {
                 "groups": judged.get("groups", {}),
                 "agreement": judged.get("agreement"),
+                "bias": judged.get("bias"),
                 "ended": ended,
                 **(cost or {}),
                 "peak_mb": _peak_mb(),

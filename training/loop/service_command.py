@@ -43,6 +43,15 @@ class ServiceCommand:
         live = self._last_line("status")["live"]
         return live["version"] if live else None
 
+    def tried(self) -> str | None:
+        """Return in words what answers a share of the users beside the live version; None where nothing does."""
+        status = self._last_line("status")
+        found, live = status["experiment"], status["live"]
+        if not found or found["ended"] is not None or found["kind"] == "shadow":
+            return None
+        is_over = live is None or found["live"] != live["version"]  # though nobody has said so yet
+        return None if is_over else f"version {found['version']} runs as {found['kind']} beside the live one"
+
     def export(self, path: Path, after: str | None) -> Exported:
         """Write the events that came after a position into a file of JSON lines; None: all of them."""
         found = self._last_line("export", str(path), *(["--after", after] if after else []))
@@ -51,6 +60,10 @@ class ServiceCommand:
     def publish(self, bundle: Path, live: str | None) -> None:
         """Make a bundle the live version in the place of another; where that is not live any more, it fails."""
         self._run("publish", str(bundle), "--if-live", live or NONE)
+
+    def note_agreement(self, live: float, offline: float, least: float) -> None:
+        """Tell the service how well the live model and its teacher agree, each from 0 to 1; it is a metric there."""
+        self._run("agreement", *(f"{share:.6f}" for share in (live, offline, least)))
 
     def _last_line(self, *arguments: str) -> dict[str, Any]:
         text = self._run(*arguments)

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from training import ranks
 from training.data.event import Events
+from training.machine import keep_freed_memory, return_freed_memory
 from training.model.batch import Batch, count_positions, thin, training_batches
 from training.model.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
 from training.model.curve import Epoch
-from training.model.device import keep_freed_memory
 from training.model.encoder import SequenceModel
 from training.model.given import ALL, Given
 from training.model.gradient import backward, clip
@@ -123,6 +123,7 @@ def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: 
         started = monotonic()
         mean_loss = _train_epoch(learner, course, number)
         score = _validate(course, averaged, number)
+        return_freed_memory()
         curve.append(Epoch(number, mean_loss, score, monotonic() - started))
         if curve[-1].validation >= max(row.validation for row in curve):
             state.keep_best(averaged)

@@ -167,6 +167,7 @@ class Student:
     """The student's size and training. The student without a teacher, to compare with, is trained the same way."""
 
     parts: Parts = "taste,neighbours,trend"  # of the score; one that brings nothing on validation is left out by itself
+    half_lives: Scales = "6,24,72,168,720"  # of the trend, in hours, that are tried
     dim: AtLeast1 = 64
     blocks: Blocks = "pool"
     heads: AtLeast1 = 2

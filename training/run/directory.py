@@ -203,8 +203,9 @@ def open_untaught(run: Run, *, has_table: bool = False) -> Untaught:
 
 
 def made_of(settings: Teacher | Student) -> dict[str, Any]:
-    """Return the settings that decide what is made of them: not where it is held meanwhile."""
-    return {name: value for name, value in asdict(settings).items() if name != "shard_above_mb"}
+    """Return the settings that decide what is made of them: not where it is held, nor what the trend's stage tries."""
+    left_out = ("shard_above_mb", "half_lives")
+    return {name: value for name, value in asdict(settings).items() if name not in left_out}
 
 
 def open_size(config: Config, section: str) -> Size:

@@ -4,13 +4,16 @@ Minutes come from a measurement of the moment: how many logits this machine lear
 quiet machine and of all epochs that the settings allow; most trainings stop earlier.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 import numpy as np
 import torch
 
 from training.data.prepared import Prepared, training_events
+from training.data.split import VAL
+from training.data.trend import DENSE_VALUES
+from training.evaluation.given_weights import COLUMNS, VALUES
 from training.loss.logits import hard_loss
 from training.machine import available_bytes
 from training.model.batch import count_positions
@@ -19,10 +22,11 @@ from training.model.fit import MOST_LOGITS
 from training.run.config import Config, Student, Teacher, parse_names
 from training.teacher.linear_model import BYTES_A_CELL, EVENTS_AT_ONCE, most_items
 
-BASE_BYTES = 600 << 20  # torch and what it brings, the arrays of the events aside
+BASE_BYTES = 1000 << 20  # torch and what it brings, events, and what a validation makes for a moment
 COPIES = 5  # of a model's weights: themselves, gradient, two moments of the optimiser, moving average
 LOGITS_AT_ONCE = 6  # arrays of the logits of a chunk that a loss holds
 MEASURED_ITEMS = 8_192
+SNAPSHOTS, SNAPSHOT_BYTES = 2_000, 6  # of the trend, and of each of its values: itself, and its logarithm
 HISTORY_BYTES = 2_000  # of an event whose history the linear model multiplies: 50 items, sparse, and copies
 WORTH_SAYING_S = 120  # a shorter run is told nothing
 
@@ -51,7 +55,8 @@ def forecast(config: Config, prepared: Prepared) -> list[Need]:
     student = _neural("student", config.student, n_items, targets, 0)
     trainings = 3 if config.distill.smoothing else 2  # distilled, alone, and from smoothed labels
     needs.append(Need("student", student.memory_bytes, student.seconds * trainings, student.disk_bytes * trainings))
-    return needs
+    weighed = _weighed(config, n_items, int((prepared.part == VAL).sum()))
+    return [replace(need, memory_bytes=need.memory_bytes + weighed) for need in needs]
 
 
 def forecast_lines(needs: list[Need], available: int | None) -> list[str]:
@@ -102,6 +107,14 @@ def _linear(n_items: int, n_events: int) -> Need:
     flops = 2.4 * side**3 + 13 * 2.4 * min(n_items, 4_000) ** 3
     memory = BASE_BYTES + BYTES_A_CELL * side**2 + HISTORY_BYTES * min(n_events, EVENTS_AT_ONCE)
     return Need("linear", memory, flops / 6e10, 2 * side**2)
+
+
+def _weighed(config: Config, n_items: int, n_requests: int) -> int:
+    """Return the bytes of the trend, and of the parts of scores that a model's weights are fitted to."""
+    n_parts = len(parse_names(config, "student.parts"))
+    fitted = min(VALUES, n_requests * min(n_items, COLUMNS))
+    kept = SNAPSHOT_BYTES * min(DENSE_VALUES, SNAPSHOTS * n_items) if n_parts > 1 else 0
+    return kept + 4 * fitted * (n_parts + 1)
 
 
 def _neural(name: str, settings: Teacher | Student, n_items: int, targets: int, n_states: int) -> Need:

@@ -14,7 +14,7 @@ from training.evaluation.given import Given
 from training.evaluation.given_trend import choose_trend
 from training.evaluation.with_given import load_rule
 from training.model.curve import load_curve
-from training.run.config import parse_names
+from training.run.config import Student, parse_names, parse_numbers
 from training.run.directory import Run, open_members
 from training.teacher.linear import LINEAR, load_linear
 from training.teacher.mix import load_factors, mix_scorer
@@ -30,14 +30,15 @@ def run_trend(run: Run) -> dict[str, str]:
     """Choose the trend's half-life, where it is a part of the score; return the stage as an input of others."""
     if TREND not in parse_names(run.config, "student.parts"):
         return {}
-    prepared = run.prepared()
+    prepared, half_lives = run.prepared(), run.config.student.half_lives
+    tried = {} if half_lives == Student().half_lives else {"half_lives": half_lives}  # older runs keep their key
 
     def work(out: Path) -> None:
-        about = choose_trend(prepared, run.progress)
+        about = choose_trend(prepared, parse_numbers(run.config, "student.half_lives"), run.progress)
         _write(out, about)
         run.progress.note(f"trend: half-life {about['half_life_s'] / 3600:g} h, e {about['epsilon']:g}")
 
-    run.stage(TREND, {}, {"prepared": run.key("prepared")}, work)
+    run.stage(TREND, tried, {"prepared": run.key("prepared")}, work)
     return {TREND: run.key(TREND)}
 
 

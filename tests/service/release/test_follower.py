@@ -26,7 +26,7 @@ from service.release.follower import Follower
 from service.release.generation import Generations
 from service.release.loader import VersionLoader
 from service.release.published import PublishedVersions
-from service.release.record import MAX_NUMBER
+from service.release.record import MAX_NUMBER, Agreement
 from service.release.signature import Trust
 from service.store.breaker import Breaker
 from service.store.client import Store
@@ -328,3 +328,22 @@ def test_service_starts_and_follows_with_junk_in_its_store(toy_bundle: Path, goo
         assert wait_for(lambda: service.recommend(history=["i1"], k=1)["model_version"] == read_manifest(good).version)
         assert service.metric("retort_model_swaps_total", result="error") >= 1
         assert orjson.loads(run_command("status", "--data-dir", str(tmp_path)).stdout.splitlines()[-1])["versions"]
+
+
+@pytest.mark.parametrize(
+    "junk", [b"", b"[]", b"{", b'{"live": 2, "offline": 0.5, "least": 0.4}', b'{"live": true}', b"x" * 5000]
+)
+def test_what_a_refresh_said_of_student_and_teacher_is_shown_and_junk_is_as_good_as_nothing(
+    in_room: Callable[[Work], Any], server: redis.Redis, junk: bytes
+) -> None:
+    async def work(room: Room) -> tuple[list[float], list[float]]:
+        shown = []
+        server.set("junk:release:agreement", junk)
+        for _ in range(2):
+            room.follower._agreement_read_at = -1e9  # as after a while
+            await room.follower._read_agreement()
+            shown.append([gauge._value.get() for gauge in room.metrics.refresh_agreement.values()])
+            await room.published.note_agreement(Agreement(0.31, 0.5, 0.4))
+        return shown[0], shown[1]
+
+    assert in_room(work) == ([0, 0, 0], [0.31, 0.5, 0.4])

@@ -628,3 +628,13 @@ def test_publish_if_live_takes_the_place_of_that_version_alone(service: Running,
     assert f"{second} is live, not none" in none.stderr and "'the last' is no version" in wrong.stderr
     live = with_published(f"unix://{service.data_dir}/server.sock", lambda published: published.live())
     assert live is not None and live.version == second
+
+
+def test_what_a_refresh_says_of_student_and_teacher_is_a_metric_of_the_service(service: Running) -> None:
+    done = run_command("agreement", "0.31", "0.5", "0.4", "--data-dir", str(service.data_dir))
+    assert done.returncode == 0, done.stderr
+
+    wait(lambda: service.metric("retort_refresh_agreement", of="live") == 0.31)
+
+    assert service.metric("retort_refresh_agreement", of="least") == 0.4
+    assert run_command("agreement", "31", "0.5", "0.4", "--data-dir", str(service.data_dir)).returncode == 2

@@ -1,7 +1,9 @@
 """A real Cluster of three nodes: users spread over it, slots that move, a node that dies."""
 
+import contextlib
 import json
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from service.errors import StoreError
+from service.store.breaker import Breaker
+from service.store.client import Store
 from tests.service.cluster import N_SLOTS, Nodes
 from tests.service.running import Running, run_command, wait_for
 from tests.service.toy import write_toy
@@ -135,3 +140,19 @@ def test_one_node_costs_no_user_of_another_and_is_found_again(
         f"users of another node: {found}"
     )
     assert found[False]["full"] < 20, f"those whose node is gone are not: {found}"
+
+
+async def test_a_store_that_lost_most_of_its_nodes_while_nobody_asked_is_found_again(nodes: Nodes) -> None:
+    store = Store(nodes.url, max_connections=4, slow_s=1.0, breaker=Breaker())
+    for number in (1, 2):
+        nodes.kill(number)
+    while store.breaker.is_closed:  # commands without a key, which go to any node
+        with contextlib.suppress(StoreError):
+            await store.call_one("ping", ("PING",), 1.0)
+    nodes.restart(1, 2)
+    started = time.monotonic()
+    while not await store.wait_until_up(1.0):
+        assert time.monotonic() - started < 20
+
+    assert await store.call_one("ping", ("PING",), 1.0) == b"PONG"
+    await store.close()

@@ -34,6 +34,8 @@ EVENTS = [
 ]
 DAYS = [(user, item, second - second % 86_400) for user, item, second in EVENTS]
 """The same at midnight, for forms that hold a date alone."""
+FUTURE = [(user, item, second + 40 * 365 * 86_400) for user, item, second in EVENTS]
+PAST = [(user, item, second - 60 * 365 * 86_400) for user, item, second in EVENTS]
 NUMBERED = [(user[1:], str(int(item[1:]) + 100), second) for user, item, second in EVENTS]
 """The same with whole numbers for ids."""
 
@@ -134,6 +136,8 @@ CASES: dict[str, Case] = {
     "quoted semicolons with crlf": Case("log.csv", table(";", row='"{u}","{i}","{t}"', end="\r\n")),
     "sep line of Excel": Case("log.csv", "sep=;\n" + table(";")),
     "comments above": Case("log.csv", "# made by hand\n# twice\n" + table()),
+    "a title above": Case("log.csv", "Sales of 2020, by day\n\n" + table(), says="header line 3"),
+    "a title padded by a spreadsheet": Case("log.csv", "Sales,,\nof 2020,,\n,,\n" + table(), says="header line 4"),
     "hash before the header": Case("log.csv", "#" + table()),
     "blanks after commas": Case("log.csv", table(row="{u}, {i}, {t}", header="user_id, item_id, timestamp")),
     "row names of R": Case("log.csv", table(row='"7",{u},{i},{t}'), says="as R writes it"),
@@ -154,6 +158,32 @@ CASES: dict[str, Case] = {
         table(";", "user_id,item_id,timestamp,weight", row="{u},{i},{t},3!5").replace("!", ","),
         refused="with a point.*prepare.weights=ignore",
         then=setting("weights=ignore"),
+    ),
+    "a part without weights": Case(
+        "parts",
+        {"a.csv": table(header="user_id,item_id,timestamp,weight", row="{u},{i},{t},2"), "b.csv": table()},
+        refused="b.csv: no column 'weight', which .*a.csv has as weight",
+        then=setting("weights=ignore"),
+    ),
+    "a part with weights": Case(
+        "parts",
+        {"a.parquet": parquet(frame()), "b.parquet": parquet(frame().with_columns(weight=2.5))},
+        refused="a.parquet: no column 'weight', which .*b.parquet has as weight",
+        then=setting("weights=ignore"),
+    ),
+    "times to come": Case(
+        "log.csv",
+        table(events=FUTURE),
+        refused="--set prepare.latest=2262-01-01",
+        then=setting("latest=2262-01-01"),
+        expected=FUTURE,
+    ),
+    "dates of long ago": Case(
+        "log.csv",
+        table(events=PAST, time=lambda second: moment(second).isoformat()),
+        refused="--set prepare.earliest=1677-10-01",
+        then=setting("earliest=1677-10-01"),
+        expected=PAST,
     ),
     "a file that is no part": Case(
         "parts", {"a.csv": table(), "movies.csv": "movieId,title\n1,x\n"}, refused="if movies.csv is no part"

@@ -187,6 +187,6 @@ def test_what_is_sent_holds_the_package_and_nothing_else(tmp_path: Path) -> None
 def test_parts_of_different_columns_are_refused_with_an_engine_that_takes_them(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "a.csv").write_text("user_id,item_id,timestamp\nu,i,1600000000\n")
-    (tmp_path / "parts" / "b.csv").write_text("user_id,item_id,timestamp,weight\nu,i,1600000000,2\n")
+    (tmp_path / "parts" / "b.csv").write_text("user_id,item_id,timestamp,event\nu,i,1600000000,view\n")
 
     assert "--engine duckdb" in read(tmp_path / "parts", Cleaning(engine=apart(50)))

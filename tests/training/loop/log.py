@@ -9,14 +9,19 @@ from training.loop.service_command import Exported
 
 
 class LogService:
-    """A log in memory. fails: the next calls that are to fail, by name."""
+    """A log in memory. fails: the next calls that are to fail, by name. told: what refreshes said of the agreement."""
 
     def __init__(self, live):
-        self.live, self.events, self.gone, self.fails = live, [], 0, set()
+        self.live, self.events, self.gone, self.fails, self.told = live, [], 0, set(), []
+        self.beside = None
 
     def live_version(self):
         self._fail("status")
         return self.live
+
+    def tried(self):
+        self._fail("tried")
+        return self.beside
 
     def export(self, path, after):
         self._fail("export")
@@ -31,6 +36,10 @@ class LogService:
             raise InputError(f"service publish: {self.live} is live, not {live}")
         self.live = read_manifest(bundle).version
         self._fail("publish")  # the answer was lost
+
+    def note_agreement(self, live, offline, least):
+        self._fail("agreement")
+        self.told.append((live, offline, least))
 
     def _fail(self, name):
         if name in self.fails:

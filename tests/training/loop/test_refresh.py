@@ -86,8 +86,10 @@ def test_a_refresh_goes_on_wherever_it_was_stopped_and_takes_every_event_once(pl
     assert {"0040", "0044"} <= set(open_bundle(new / "bundle").items.ids)
     assert row["groups"]["items"]["new"]["live"] == 0.0
     assert 0 < row["agreement"]["live"] <= 1 and 0 < row["agreement"]["offline"] <= 1
+    assert service.told == [tuple(row["agreement"][name] for name in ("live", "offline", "least"))]
     assert ("student and teacher</th>" in (new / "report.html").read_text()) and not row["agreement"]["has_drifted"]
     assert "<h2>Refreshes</h2>" in (new / "report.html").read_text()
+    assert row["bias"] is None and "nothing can be said of position bias" in (new / "report.html").read_text()
     assert refresh(place, service).startswith("nothing new since ")
 
     (new / "report.html").unlink()  # stopped before it was written
@@ -100,8 +102,13 @@ def test_a_refresh_that_may_be_worse_is_not_published_and_another_live_version_i
 ):
     service.events += lasting.later
     first = service.live
+    service.events += [{**event, "event": "impression", "position": 1} for event in lasting.later[:50]]
+    service.fails.add("agreement")  # then a refresh is none the worse
     assert refresh(place, service, "refresh.margin=0.0", "refresh.rate=1e-9", "refresh.epochs=1").startswith("not pub")
     assert service.live == first
+    (row,) = read_history(place)
+    assert row["bias"]["places"] == [{"from": 1, "to": 1, "impressions": 50, "clicks": 0, "looked_at": None}]
+    assert "Popularity bias." in (place / "refresh" / "0001" / "report.html").read_text()
     judged = open_bundle(place / "refresh" / "0001" / "bundle").manifest.lineage["gate"]
     assert not judged["passes"] and judged["sentence"].startswith("not published: ")
 
@@ -114,6 +121,23 @@ def test_a_refresh_that_may_be_worse_is_not_published_and_another_live_version_i
     rows = read_history(place)
     assert [row["passes"] for row in rows] == [False, False]
     assert rows[1]["sentence"] == "given up: 0123456789abcdef became live meanwhile"
+
+
+def test_a_version_that_is_tried_on_users_is_not_ended_by_a_refresh(place, service, lasting):
+    first, tried = service.live, "version 0123456789abcdef runs as canary beside the live one"
+    service.events += lasting.later
+    service.beside = tried
+
+    waiting = refresh(place, service, OPEN)
+    service.beside = None
+    with pytest.raises(KeyboardInterrupt):
+        refresh(place, service, OPEN, at="bundle")
+    service.beside = tried
+    held = refresh(place, service, OPEN)
+
+    assert waiting.startswith(f"waiting: {tried}, and publishing would end that before it is decided; ")
+    assert held.startswith(f"not published, though it passed: {tried}")
+    assert [row["passes"] for row in read_history(place)] == [False] and service.live == first
 
 
 def test_a_changed_model_and_a_schedule_ask_for_a_full_training(place, service, lasting):

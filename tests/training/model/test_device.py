@@ -2,7 +2,7 @@
 
 import torch
 
-from training.model.device import autocast, choose_device, has_bfloat16, keep_freed_memory
+from training.model.device import autocast, choose_device, has_bfloat16
 
 
 def test_a_gpu_is_chosen_if_there_is_one():
@@ -15,10 +15,3 @@ def test_products_are_bfloat16_where_the_hardware_has_it_and_float32_elsewhere()
 
     assert product.dtype == (torch.bfloat16 if has_bfloat16("cpu") else torch.float32)
     assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-
-
-def test_keeping_freed_memory_changes_no_result():
-    keep_freed_memory()
-    keep_freed_memory()
-
-    assert torch.arange(1 << 20).sum().item() == (1 << 19) * ((1 << 20) - 1)

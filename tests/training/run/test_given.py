@@ -30,6 +30,18 @@ def test_trend_and_table_are_stages_of_their_own(run):
     assert json.loads((run / "trend" / "about.json").read_text())["half_life_s"] > 0
 
 
+def test_half_lives_that_are_given_are_those_tried_and_the_trend_alone_is_made_anew(run, tmp_path):
+    out = shutil.copytree(run, tmp_path / "run")
+    before = read_key(out / "trend")
+
+    assert main(["teacher", "--out", str(out), "--set", "student.half_lives=0.25,0.5"]) == 0
+
+    about = json.loads((out / "trend" / "about.json").read_text())
+    assert [trial["half_life_h"] for trial in about["trials"]] == [0.25, 0.5]
+    assert about["half_life_s"] in (900, 1800)
+    assert read_key(out / "trend") != before
+
+
 def test_the_bundle_holds_the_parts_that_bring_something_and_answers_as_the_student(run):
     bundle = open_bundle(run / "bundle")
     kept = json.loads((run / "student" / "student_score.json").read_text())["score"]
