@@ -150,13 +150,13 @@ def test_spark_submit_takes_a_zip_of_the_package_and_writes_the_bytes_that_memor
             [*submit, ENTRY, *words, "--engine", "spark"],
             env=own | {"PYSPARK_PYTHON": sys.executable},
             cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,  # where spark-submit writes what Python says, errors too
+            stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         ) as submitted:
             try:
-                said = submitted.communicate()[1]
+                said = submitted.communicate()[0]
             finally:
                 kill(submitted)
     assert submitted.returncode == 0, said[-3000:]
