@@ -6,10 +6,14 @@ divided by the temperature that gives them the highest likelihood, because other
 logarithms of a ridge regression could not be compared. Then the shares of the teachers, in tenths, are those of highest
 NDCG@10. Last, one temperature for the sum is again that of highest likelihood, so that the soft labels are honest
 probabilities.
+
+Where the trend is given, the mix is judged with weights of taste and trend that are fitted as each student's are, since
+those of highest likelihood rank worse, and the student would be compared with less than its teachers can do.
 """
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,11 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from service.bundle import ScoreRule
 from training.data.prepared import Prepared
 from training.data.split import VAL
 from training.errors import InputError
 from training.evaluation.given import Given
-from training.evaluation.given_weights import likeliest_trend
+from training.evaluation.given_weights import fit_rule, likeliest_trend
 from training.evaluation.judge import Ranking, Scorer, judge_scorer, rank_asked, score_all
 from training.evaluation.metric import ndcg, rank_targets
 from training.evaluation.question import AT_ONCE, Question, ask, judged_part
@@ -44,21 +49,30 @@ def mix_teachers(
 
     given: the trend, where it is part of the score.
     """
+    factors, about = _choose(prepared, members, given)
+    score, longest = mix_scorer({name: members[name] for name in factors}, factors)
+    rule = None
+    if given is not None:
+        own = replace(given, parts=replace(given.parts, rule=given.rule_of(about["trend"])))
+        rule, fit = fit_rule(ask(prepared, VAL), score, own, longest, progress)
+        about |= {"score": rule.to_json(), "fit": fit}
+    (out / MIX).write_text(json.dumps(about, indent=1) + "\n")
+    said = [f"{name} x {factor:.3g}" for name, factor in factors.items()]
+    progress.note("teachers: " + ", ".join([*said, *([f"trend x {about['trend']:.3g}"] if given else [])]))
+    _judge(prepared, score, longest, given, rule).save(out / RANKING)
+
+
+def _choose(
+    prepared: Prepared, members: Mapping[str, Member], given: Given | None
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the factor of each member that takes part, and what is kept of how they were chosen."""
     question = ask(prepared, VAL, limit=_users(prepared))
     logs = None if given is None else log_counts(question, given)
     trends = {name: trend_of(member, question, given) for name, member in members.items()}
     logits = {name: _logits(member, question, trends[name], logs) for name, member in members.items()}
     factors, trials = choose_factors(question, logits)
     trend = sum(factor * trends[name] for name, factor in factors.items())
-    about = {"factors": factors, "trend": trend, "trends": trends, "trials": trials}
-    (out / MIX).write_text(json.dumps(about, indent=1) + "\n")
-    progress.note(
-        "teachers: "
-        + ", ".join(f"{name} x {factor:.3g}" for name, factor in factors.items())
-        + (f", trend x {trend:.3g}" if given else "")
-    )
-    chosen = {name: members[name] for name in factors}
-    judge_mix(prepared, chosen, factors, given, trend).save(out / RANKING)
+    return factors, {"factors": factors, "trend": trend, "trends": trends, "trials": trials}
 
 
 def calibrate(prepared: Prepared, member: Member, given: Given | None = None) -> tuple[float, float]:
@@ -164,20 +178,12 @@ def share_grid(count: int) -> Iterator[tuple[float, ...]]:
             yield tuple(tenth / TENTHS for tenth in tenths)
 
 
-def judge_mix(
-    prepared: Prepared,
-    members: Mapping[str, Member],
-    factors: Mapping[str, float],
-    given: Given | None = None,
-    trend: float = 0.0,
-) -> Ranking:
-    """Rank the judged part with the mix. trend: its weight in all, where it is given."""
-    score, longest = mix_scorer(members, factors)
-    if given is None:
+def _judge(prepared: Prepared, score: Scorer, longest: int, given: Given | None, rule: ScoreRule | None) -> Ranking:
+    """Rank the judged part with the mix. rule: the weights of taste and trend, where the trend is given."""
+    if given is None or rule is None:
         return judge_scorer(prepared, score, longest)
     question = ask(prepared, judged_part(prepared))
-    scorer = given.scorer(question, score, given.rule_of(trend))
-    return rank_asked(question, scorer, longest, both_rules=True)
+    return rank_asked(question, given.scorer(question, score, rule), longest, both_rules=True)
 
 
 def mix_scorer(members: Mapping[str, Member], factors: Mapping[str, float]) -> tuple[Scorer, int]:
