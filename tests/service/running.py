@@ -109,6 +109,17 @@ class Running:
         assert response.status_code == 200, response.text
         return response.json()
 
+    def batch(self, *requests: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The answers of POST /recommend/batch, asked again while a busy machine refuses it whole."""
+
+        def ask() -> Any:
+            response = self.client.post("/recommend/batch", json={"requests": requests})
+            assert response.status_code in (200, 503), response.text
+            return response.json().get("answers")
+
+        answers: list[dict[str, Any]] = wait_for(ask)
+        return answers
+
     def similar(self, **body: Any) -> dict[str, Any]:
         """POST /similar, which must answer 200."""
         response = self.client.post("/similar", json=body)

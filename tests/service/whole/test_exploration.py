@@ -32,12 +32,7 @@ def marked(items: list[dict[str, Any]]) -> list[int]:
 
 
 def batch(service: Running, request: dict[str, Any], n: int) -> list[dict[str, Any]]:
-    answers = []
-    for _ in range(n // 100):
-        answer = service.client.post("/recommend/batch", json={"requests": [request] * 100})
-        assert answer.status_code == 200, answer.text
-        answers += answer.json()["answers"]
-    return answers
+    return [answer for _ in range(n // 100) for answer in service.batch(*[request] * 100)]
 
 
 def test_what_is_shown_is_told_with_the_share_of_new_items(service: Running) -> None:

@@ -89,11 +89,8 @@ def ask_somehow(service: Running, rng: random.Random) -> dict[str, Any]:
     if rng.random() < 0.2:
         return service.similar(item_id=f"i{rng.randrange(N_ITEMS)}", **who)
     if rng.random() < 0.2:
-        asked = {"requests": [{**who, **how}] * 3}
-        answer = service.client.post("/recommend/batch", json=asked)
-        assert answer.status_code in (200, 503), answer.text
-        listed = answer.json().get("answers", [])  # a busy machine refuses some of many lists, or all
-        if answered := [each for each in listed if "error" not in each]:
+        answers = service.batch(*[{**who, **how}] * 3)
+        if answered := [each for each in answers if "error" not in each]:  # a busy machine refuses some of many lists
             return rng.choice(answered)
     return service.recommend(**who, **how)
 
