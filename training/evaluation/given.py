@@ -105,6 +105,10 @@ class Given:
         assert question.asked_ms is not None  # noqa: S101  # made by ask()
         return self._log(self.live.before(question.asked_ms))
 
+    def with_trend(self, weight: float) -> "Given":
+        """Return the same with the rule of a model that was trained with a weight of the trend."""
+        return replace(self, parts=replace(self.parts, rule=self.rule_of(weight)))
+
     def rule_of(self, trend_weight: float) -> ScoreRule:
         """Return the rule of a model as it was trained."""
         return replace(self.parts.rule, gap=Gap([0.0], [1.0], [trend_weight], 0.0))

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from service.bundle import ScoreRule, parse_score
@@ -35,7 +34,7 @@ def asked_scorer(question: Question, model: SequenceModel, given: Given, rule: S
 def learn_rule(model: SequenceModel, given: Given, path: Path, progress: Progress) -> ScoreRule:
     """Return the rule of a trained model that was fitted to validation requests, and write it with what was tried."""
     question = ask(given.prepared, VAL)
-    own = replace(given, parts=replace(given.parts, rule=given.rule_of(trend_weight_of(model))))
+    own = given.with_trend(trend_weight_of(model))
     rule, about = fit_rule(question, model_scorer(model), own, model.size.max_history, progress)
     path.write_text(json.dumps({"score": rule.to_json(), "fit": about}, indent=1) + "\n")
     progress.note(describe_rule(rule, own))

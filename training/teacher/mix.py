@@ -13,7 +13,6 @@ those of highest likelihood rank worse, and the student would be compared with l
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.bundle import ScoreRule
 from training.data.prepared import Prepared
 from training.data.split import VAL
 from training.errors import InputError
@@ -51,15 +49,14 @@ def mix_teachers(
     """
     factors, about = _choose(prepared, members, given)
     score, longest = mix_scorer({name: members[name] for name in factors}, factors)
-    rule = None
-    if given is not None:
-        own = replace(given, parts=replace(given.parts, rule=given.rule_of(about["trend"])))
-        rule, fit = fit_rule(ask(prepared, VAL), score, own, longest, progress)
-        about |= {"score": rule.to_json(), "fit": fit}
+    ranking, fit = _judge(
+        prepared, score, longest, None if given is None else given.with_trend(about["trend"]), progress
+    )
+    about |= fit
     (out / MIX).write_text(json.dumps(about, indent=1) + "\n")
     said = [f"{name} x {factor:.3g}" for name, factor in factors.items()]
     progress.note("teachers: " + ", ".join([*said, *([f"trend x {about['trend']:.3g}"] if given else [])]))
-    _judge(prepared, score, longest, given, rule).save(out / RANKING)
+    ranking.save(out / RANKING)
 
 
 def _choose(
@@ -178,12 +175,19 @@ def share_grid(count: int) -> Iterator[tuple[float, ...]]:
             yield tuple(tenth / TENTHS for tenth in tenths)
 
 
-def _judge(prepared: Prepared, score: Scorer, longest: int, given: Given | None, rule: ScoreRule | None) -> Ranking:
-    """Rank the judged part with the mix. rule: the weights of taste and trend, where the trend is given."""
-    if given is None or rule is None:
-        return judge_scorer(prepared, score, longest)
+def _judge(
+    prepared: Prepared, score: Scorer, longest: int, given: Given | None, progress: Progress
+) -> tuple[Ranking, dict[str, Any]]:
+    """Rank the judged part with the mix; return with it what is kept of the weights of taste and trend.
+
+    given: the trend with its weight, which is fitted anew, where the trend is part of the score.
+    """
+    if given is None:
+        return judge_scorer(prepared, score, longest), {}
+    rule, fit = fit_rule(ask(prepared, VAL), score, given, longest, progress)
     question = ask(prepared, judged_part(prepared))
-    return rank_asked(question, given.scorer(question, score, rule), longest, both_rules=True)
+    ranking = rank_asked(question, given.scorer(question, score, rule), longest, both_rules=True)
+    return ranking, {"score": rule.to_json(), "fit": fit}
 
 
 def mix_scorer(members: Mapping[str, Member], factors: Mapping[str, float]) -> tuple[Scorer, int]:
