@@ -8,6 +8,9 @@ from pathlib import Path
 import torch
 
 from training import ranks
+from training.data.interaction_file import Cleaning
+from training.data.prepare import prepare
+from training.data.split import SplitRule
 
 
 def together(count, work, directory: Path) -> list:
@@ -24,6 +27,12 @@ def together(count, work, directory: Path) -> list:
         process.kill()
     assert [process.exitcode for process in started] == [0] * count
     return [torch.load(directory / f"{count}-{number}.pt") for number in range(count)]
+
+
+def together_on(world: Path, count, work, directory: Path) -> list:
+    """Prepare the events of a world in directory/prepared, and return what together() does."""
+    prepare(world, None, directory / "prepared", Cleaning(), SplitRule())
+    return together(count, work, directory)
 
 
 def _enter(number, count, port, work, directory):

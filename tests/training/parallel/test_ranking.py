@@ -7,12 +7,9 @@ import pytest
 import torch
 
 from service.bundle import NeighbourRule, Parts, ScoreRule, TrendRule
-from tests.training.together import together
+from tests.training.together import together_on
 from training import ranks
-from training.data.interaction_file import Cleaning
-from training.data.prepare import prepare
 from training.data.prepared import load_prepared, training_events
-from training.data.split import SplitRule
 from training.evaluation.given import Given, to_neighbours
 from training.evaluation.judge import validation_score
 from training.evaluation.metric import rank_targets, worst_rank
@@ -87,8 +84,7 @@ def work(directory):
 @pytest.fixture(scope="module", params=[2, 3])
 def several(request, chain_world, tmp_path_factory):
     directory = tmp_path_factory.mktemp("together")
-    prepare(chain_world, None, directory / "prepared", Cleaning(), SplitRule())
-    return request.param, directory, together(request.param, work, directory)
+    return request.param, directory, together_on(chain_world, request.param, work, directory)
 
 
 def test_ranks_are_those_of_one_process(several):

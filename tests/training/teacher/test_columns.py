@@ -7,13 +7,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.training.together import together
+from tests.training.together import together_on
 from training import ranks
 from training.data.event import Events
-from training.data.interaction_file import Cleaning
-from training.data.prepare import prepare
 from training.data.prepared import load_prepared, training_events
-from training.data.split import SplitRule
 from training.errors import TrainingError
 from training.progress import Progress
 from training.teacher import columns
@@ -62,8 +59,7 @@ def work(directory):
 @pytest.fixture(scope="module", params=[2, 3])
 def several(request, chain_world, tmp_path_factory):
     directory = tmp_path_factory.mktemp("together")
-    prepare(chain_world, None, directory / "prepared", Cleaning(), SplitRule())
-    return request.param, directory, together(request.param, work, directory)
+    return request.param, directory, together_on(chain_world, request.param, work, directory)
 
 
 def test_several_processes_find_the_model_of_one_to_the_bit(several, monkeypatch):
