@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training.data.event import Events
 from training.model.batch import Batch
-from training.model.device import CHUNK_LOGITS, autocast
+from training.model.device import autocast, chunk_logits
 from training.model.encoder import SequenceModel
 from training.model.watch import Watched, watch
 from training.progress import Progress
@@ -88,7 +88,8 @@ class Seen:
 
     def draw_for_logits(self, count: int) -> Tensor:
         """Return at most count positions as draw does, and no more than whose logits may be in memory at once."""
-        return self.draw(max(1, min(count, CHUNK_LOGITS // len(self.model.items.weight))))
+        most = chunk_logits(self.model.device.type) // len(self.model.items.weight)
+        return self.draw(max(1, min(count, most)))
 
     def teacher_states(self, positions: Tensor | None = None) -> Tensor:
         """Return the neural teacher's own states [M, D_teacher] at positions; None stands for all of them."""

@@ -24,6 +24,7 @@ from training.data.split import TRAIN
 from training.data.trend import LiveCounts, Trend, live_counts, snapshots
 from training.evaluation.judge import AskedScorer, Scorer, with_popularity
 from training.evaluation.question import Question
+from training.model.device import choose_device
 from training.model.encoder import SequenceModel
 from training.model.given import ALL
 
@@ -56,31 +57,35 @@ class Given:
         logits = logits.float()
         table = self.table_at(event.numpy())
         if table is not None:
-            logits = logits + torch.from_numpy(table[:, columns]).to(logits.device)
+            logits = logits + table[:, columns].to(logits.device)
         if self.parts.rule.trend is None or model.trend_weight is None:
             return logits
         return logits + model.trend_weight * self.trend_at(event, columns).to(logits.device)
 
     def trend_at(self, event: Tensor, columns: slice = ALL) -> Tensor:
-        """Return log(count + e) of items before the events that follow the given ones: [P] -> [P, N of columns]."""
+        """Return log(count + e) of items before the events that follow the given ones: [P] -> [P, N of columns].
+
+        It lies on the GPU where there is one.
+        """
         place = self._snapshots.place(self._positions.next_ms[event.numpy()])
         if self._logs is not None:
-            return torch.from_numpy(self._logs[:, columns][place]).float()
+            return self._logs.index_select(0, torch.from_numpy(place).to(self._logs.device))[:, columns].float()
         counts = self._snapshots.before(self._positions.next_ms[event.numpy()])
         return torch.from_numpy(self._log(counts[:, columns]))
 
-    def table_at(self, event: Int64) -> Float32 | None:
-        """Return what the table says after training events [P], of every item [P, N]; None without a table."""
+    def table_at(self, event: Int64) -> Tensor | None:
+        """Return what the table says after training events [P], of every item [P, N]; None without a table.
+
+        It lies on the GPU where there is one.
+        """
         rule = self.parts.rule.neighbours
         if rule is None:
             return None
         source = event[:, None] - np.arange(rule.depth)
         position, age = np.nonzero(source >= self._first[event][:, None])
-        rows = self._positions.events.item[source[position, age]]
+        items = self._positions.events.item[source[position, age]].astype(np.int64)
         steps = (rule.weight * rule.decay**age).astype(np.float32)
-        history = csr_array((steps, (position, rows)), shape=(len(event), len(self.prepared.items)))
-        said: Float32 = (history @ self._table).toarray()
-        return said
+        return self._table.add_up(position, items, steps, len(event))
 
     def scorer(self, question: Question, score: Scorer, rule: ScoreRule, columns: slice = ALL) -> AskedScorer:
         """Return the scorer of a question that adds to a scorer's taste what is given, by a rule.
@@ -128,10 +133,12 @@ class Given:
         return snapshots(self.prepared, self._half_life())
 
     @cached_property
-    def _logs(self) -> NDArray[np.float16] | None:
-        """The logarithms of all snapshots, where they are dense."""
+    def _logs(self) -> Tensor | None:
+        """The logarithms of all snapshots as float16 [S, N], where they are dense."""
         counts = self._snapshots.counts
-        return self._log(counts).astype(np.float16) if isinstance(counts, np.ndarray) else None
+        if not isinstance(counts, np.ndarray):
+            return None
+        return torch.from_numpy(self._log(counts).astype(np.float16)).to(choose_device())
 
     @cached_property
     def _positions(self) -> Positions:
@@ -146,10 +153,37 @@ class Given:
         return np.repeat(events.offset[:-1], events.lengths())
 
     @cached_property
-    def _table(self) -> csr_array:
+    def _table(self) -> "Table":
         near = self.parts.neighbours
         assert near is not None  # noqa: S101  # asked of a table only
-        return to_sparse(near)
+        return Table.of(near)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The neighbours' table on the device that trains.
+
+    rows: int64 [N, M], each item's neighbours. weights: float32 [N, M], 0 where there is no neighbour.
+    """
+
+    rows: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, near: Neighbours) -> "Table":
+        """Return the table of the form that is served."""
+        weights = np.where(near.rows >= 0, near.weights * near.scales[:, None], 0.0).astype(np.float32)
+        rows, device = np.maximum(near.rows, 0).astype(np.int64), choose_device()
+        return cls(torch.from_numpy(rows).to(device), torch.from_numpy(weights).to(device))
+
+    def add_up(self, position: Int64, items: Int64, steps: Float32, n_positions: int) -> Tensor:
+        """Return what items [E] of the histories at positions [E] say together, each times its step [E]: [P, N]."""
+        n_items, device = len(self.rows), self.rows.device
+        own, row, step = (torch.from_numpy(values).to(device) for values in (position, items, steps))
+        cells = own[:, None] * n_items + self.rows[row]
+        said = torch.zeros(n_positions * n_items, device=device)
+        said.index_add_(0, cells.ravel(), (step[:, None] * self.weights[row]).ravel())
+        return said.view(n_positions, n_items)
 
 
 def to_neighbours(rows: NDArray[np.int32], weights: Float32) -> Neighbours:

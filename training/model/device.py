@@ -9,11 +9,17 @@ from contextlib import AbstractContextManager
 import torch
 
 CHUNK_LOGITS = 1 << 22  # logits computed at once: 16 MB of float32, small enough for the processor's caches
+GPU_CHUNK_LOGITS = 1 << 26  # 256 MB: a GPU wants long runs, and every chunk is a time to wait for it
 
 
 def choose_device() -> torch.device:
     """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def chunk_logits(device_type: str) -> int:
+    """Return how many logits are computed at once. device_type: "cuda" or "cpu"."""
+    return GPU_CHUNK_LOGITS if device_type == "cuda" else CHUNK_LOGITS
 
 
 def has_bfloat16(device_type: str) -> bool:

@@ -110,7 +110,7 @@ def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: 
     checkpoint: a file that is written after every epoch, and from which the training goes on where it exists.
     """
     keep_freed_memory()
-    objective = _with_given(objective, model, course.given)
+    objective = with_given(objective, model, course.given)
     course = _within_reach(course, model)
     schedule, batch_loss = course.schedule, objective.batch_loss
     learner = Learner.start(model, objective, schedule.learning_rate)
@@ -148,7 +148,7 @@ def _validate(course: Course, averaged: SequenceModel, number: int) -> float:
     return ranks.alone(lambda: validate(averaged))
 
 
-def _with_given(objective: Objective, model: SequenceModel, given: Given | None) -> Objective:
+def with_given(objective: Objective, model: SequenceModel, given: Given | None) -> Objective:
     """Return the objective of logits to which what is given was added."""
     if given is None:
         return objective

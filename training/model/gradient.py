@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training import ranks
 from training.model.batch import Batch, part_of
-from training.model.device import CHUNK_LOGITS, autocast
+from training.model.device import autocast, chunk_logits
 from training.model.encoder import SequenceModel
 from training.model.objective import Objective
 from training.parallel.shard import joined
@@ -115,7 +115,7 @@ def _gradient_of(leaf: Tensor) -> Tensor:
 
 def _chunk(model: SequenceModel, n_items: int) -> int:
     """Return how many positions' logits are computed at once; see tests/bench/README.md, "Training"."""
-    return max(model.size.dim, CHUNK_LOGITS // n_items)
+    return max(model.size.dim, chunk_logits(model.device.type) // n_items)
 
 
 def _padding(batch: Batch) -> Batch:

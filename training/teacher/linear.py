@@ -62,28 +62,47 @@ class LinearLabels:
 
     def logits(self, event: Tensor) -> Tensor:
         """Return the teacher's logits [P, N] after events [P]."""
-        scores = torch.cat([self._product(some.numpy()) for some in event.split(EVENTS_AT_ONCE)])
+        if self._weights.device.type == "cuda":
+            scores = self.add_rows(event.numpy())
+        else:
+            scores = torch.cat([self.multiply(some.numpy()) for some in event.split(EVENTS_AT_ONCE)])
         logits = log_scores(scores, self._setting.floor).mul_(self._factor)
         if len(self._rows) == len(self._place):
             return logits
         return logits.new_zeros(len(event), len(self._place)).index_copy_(1, self._rows, logits)
 
-    def _product(self, event: NDArray[np.int64]) -> Tensor:
-        """Multiply the histories of a few neighbouring events, which share most of their items -> [P, M]."""
+    def add_rows(self, event: NDArray[np.int64]) -> Tensor:
+        """Return the scores after events [P] as sums of the rows of the items in each history, [P, M].
+
+        A GPU reads rows faster than it multiplies histories that are mostly zeros.
+        """
+        position, places, steps = self._steps(event)
+        starts = np.searchsorted(position, np.arange(len(event)))
+        device = self._weights.device
+        items, offsets = (torch.from_numpy(numbers).to(device) for numbers in (places, starts))
+        steps_there = torch.from_numpy(steps).to(device, self._weights.dtype)
+        return F.embedding_bag(items, self._weights, offsets, mode="sum", per_sample_weights=steps_there)
+
+    def _steps(self, event: NDArray[np.int64]) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.floating]]:
+        """Return what is in the histories that end with events: position [E], place of the item [E], its decay [E]."""
+        age = np.arange(self._setting.max_history)
+        source = event[:, None] - age  # [P, age]
+        place = np.where(source >= self._first[event][:, None], self._place[self._item[np.maximum(source, 0)]], -1)
+        position, column = np.nonzero(place >= 0)
+        return position, place[position, column], self._setting.decay ** age[column]
+
+    def multiply(self, event: NDArray[np.int64]) -> Tensor:
+        """Return the scores after a few neighbouring events, whose histories share most of their items, [P, M]."""
         history, items = self._histories(event)
         weights = F.embedding(torch.from_numpy(items).to(self._weights.device), self._weights)  # [U, M]
         return torch.from_numpy(history).to(weights.device, weights.dtype) @ weights
 
     def _histories(self, event: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the decayed histories [P, U] over the U items that are in them, and those items' places."""
-        age = np.arange(self._setting.max_history)
-        source = event[:, None] - age  # [P, age]
-        place = np.where(source >= self._first[event][:, None], self._place[self._item[np.maximum(source, 0)]], -1)
-        position, column = np.nonzero(place >= 0)
-        items, inverse = np.unique(place[position, column], return_inverse=True)
+        position, places, steps = self._steps(event)
+        items, inverse = np.unique(places, return_inverse=True)
         shape = (len(event), len(items))
-        cell, weight = position * len(items) + inverse, self._setting.decay ** age[column]
-        history = np.bincount(cell, weight, minlength=shape[0] * shape[1])
+        history = np.bincount(position * len(items) + inverse, steps, minlength=shape[0] * shape[1])
         return history.astype(np.float32).reshape(shape), items
 
 

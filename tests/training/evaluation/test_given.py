@@ -44,7 +44,7 @@ def test_a_table_of_int8_is_near_what_it_was_made_of():
 
 
 def test_the_table_speaks_for_the_history_up_to_a_position_and_for_no_other_user():
-    said = given(slow(make_shop())).table_at(np.array([0, 1, 2]))  # user 0: items 0 and 1; user 1: item 1
+    said = given(slow(make_shop())).table_at(np.array([0, 1, 2])).numpy()  # user 0: items 0 and 1; user 1: item 1
 
     table = 2 * to_sparse(to_neighbours(ROWS, WEIGHTS)).toarray()
     np.testing.assert_allclose(said, [table[0], table[1] + 0.5 * table[0], table[1]], atol=1e-6)

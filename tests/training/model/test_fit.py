@@ -67,7 +67,9 @@ def test_fit_stops_after_patience_and_returns_the_best_weights(tmp_path):
 
 def test_chunks_of_positions_give_the_gradient_of_the_whole(tmp_path, monkeypatch):
     whole, _ = train(tmp_path / "whole", Schedule(0.01, 64, epochs=1, positions=10**9, patience=1, seed=1))
-    monkeypatch.setattr("training.model.gradient.CHUNK_LOGITS", 1)  # a chunk then has as many as the model is wide
+    monkeypatch.setattr(
+        "training.model.gradient.chunk_logits", lambda _: 1
+    )  # a chunk then has as many as the model is wide
     chunks, _ = train(tmp_path / "chunks", Schedule(0.01, 64, epochs=1, positions=10**9, patience=1, seed=1))
 
     torch.testing.assert_close(whole.items.weight, chunks.items.weight, atol=2e-2, rtol=0)

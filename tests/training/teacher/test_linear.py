@@ -124,6 +124,15 @@ def test_linear_labels_are_the_scorer_at_every_event(rows):
     np.testing.assert_allclose(logits, 3 * model.scorer()(histories), rtol=0.01, atol=0.1)
 
 
+def test_sums_of_rows_as_a_gpu_takes_them_are_the_products_of_histories(monkeypatch):
+    monkeypatch.setattr("training.teacher.linear.has_bfloat16", lambda device_type: False)
+    weights = np.random.default_rng(0).normal(size=(2, 2)).astype(np.float32)
+    labels = LinearLabels(LinearModel(weights, np.array([1, 2]), 4, SETTING), EVENTS, 3.0, torch.device("cpu"))
+    event = np.array([2, 5, 3, 4, 0])  # item 0 is not among the rows, so that the last history is empty
+
+    torch.testing.assert_close(labels.add_rows(event), labels.multiply(event))
+
+
 def test_mixed_labels_are_the_sum():
     states = StateLabels(np.ones((7, 2), dtype=np.float16), torch.ones(4, 2))
     mixed = MixedLabels([states, states])
