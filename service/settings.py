@@ -112,7 +112,9 @@ class Settings(BaseSettings):
         24, gt=0, le=8760, description="age at which the embedded server's file is rewritten without what was erased"
     )
     conversions: str = Field(
-        "", description="comma-separated types of events that an experiment counts; empty: those that enter histories"
+        "",
+        description="comma-separated types of events that an experiment counts, set as publish begins it; "
+        "empty: those that enter histories",
     )
     experiment_errors: float = Field(
         0.01, ge=0, le=1, description="an experiment ends by itself where so much more of its answers fail, as a share"

@@ -181,7 +181,7 @@ def watch_of(settings: Settings, store: Store, effect_of: EffectOf, metrics: Met
     """Return what watches the experiment that runs. effect_of: says what events do at present."""
 
     def attribute(experiment: Experiment) -> Attribution:
-        return Attribution(experiment, effect_of, settings.conversion_types)
+        return Attribution(experiment, effect_of)
 
     bounds = Bounds(settings.experiment_errors, settings.experiment_late, settings.experiment_loss)
     shelf, tally = experiments_of(settings, store), tally_of(settings, store)

@@ -3,10 +3,10 @@
 import argparse
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from service.errors import RefusedError, StartError, StoreError
-from service.experiment.record import KINDS, LEAST_SHARE, Experiment, Kind, is_share
+from service.experiment.record import KINDS, LEAST_SHARE, Experiment, is_share
 from service.experiment.shelf import ExperimentShelf
 from service.release.follower import ANNOUNCE_S
 from service.release.published import PublishedVersions
@@ -31,12 +31,16 @@ def check_kind(arguments: argparse.Namespace) -> None:
 
 
 async def set_beside(
-    shelf: ExperimentShelf, live: Live | None, version: str, kind: Kind, share: float | None
+    shelf: ExperimentShelf, live: Live | None, version: str, arguments: argparse.Namespace, conversions: Iterable[str]
 ) -> Experiment:
-    """Set an uploaded version beside the live one; return the record. Raises RefusedError, StoreError."""
+    """Set an uploaded version beside the live one; return the record. Raises RefusedError, StoreError.
+
+    arguments: those of publish. conversions: the types of events that are counted.
+    """
     if live is None:
         raise RefusedError("error", "no version is live that it could be set beside: publish one without --as first")
-    return await shelf.begin(kind, version, live.version, DEFAULT_SHARE if share is None else share)
+    share = DEFAULT_SHARE if arguments.share is None else arguments.share
+    return await shelf.begin(arguments.kind, version, live.version, share, conversions)
 
 
 async def read_experiment(shelf: ExperimentShelf) -> tuple[Experiment | None, str]:
@@ -53,6 +57,8 @@ def line_of(experiment: Experiment) -> str:
     """Return an experiment in words."""
     whom = "requests" if experiment.kind == "shadow" else "users"
     text = f"{experiment.version} as {experiment.kind} beside {experiment.live}, {experiment.share:g} % of the {whom}"
+    if experiment.conversions:
+        text += f", counting {', '.join(experiment.conversions)}"
     return text if experiment.is_running else f"{text}; ended: {experiment.reason}"
 
 

@@ -78,7 +78,7 @@ async def _show(arguments: argparse.Namespace, settings: Settings, store: Store)
 
 
 async def _count(settings: Settings, store: Store, experiment: Experiment) -> Counted:
-    attribution = Attribution(experiment, (await find_types(settings, store)).effect, settings.conversion_types)
+    attribution = Attribution(experiment, (await find_types(settings, store)).effect)
     counted = await tally_of(settings, store).catch_up(experiment, attribution, _CALL_S)
     if counted is None:
         raise StartError("another experiment has begun meanwhile: ask again")
@@ -133,6 +133,8 @@ def _head(experiment: Experiment) -> Iterator[str]:
     yield f"begun {_when(experiment.started)}, " + (
         "runs" if experiment.ended is None else f"ended {_when(experiment.ended)}: {experiment.reason}"
     )
+    if experiment.kind != "shadow":
+        yield f"conversions: {', '.join(experiment.conversions) or 'every type that enters histories'}"
 
 
 def _lines(experiment: Experiment, counted: Counted, report: Report) -> Iterator[str]:

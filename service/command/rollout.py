@@ -121,7 +121,8 @@ async def _publish(arguments: argparse.Namespace, reach: Reach) -> int:
 
 async def _try_beside(arguments: argparse.Namespace, reach: Reach, version: str) -> int:
     """Set an uploaded version beside the live one. Raises RefusedError, StoreError."""
-    begun = await set_beside(reach.shelf, await reach.published.live(), version, arguments.kind, arguments.share)
+    types = reach.settings.conversion_types
+    begun = await set_beside(reach.shelf, await reach.published.live(), version, arguments, types)
     await _prune(reach.published, version)
     _say(line_of(begun))
     return await announce_beside(reach.published, begun, arguments.wait, _say)

@@ -16,7 +16,7 @@ enters histories.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntFlag, StrEnum
 from hashlib import blake2b
@@ -70,9 +70,9 @@ def name_user(user_id: str) -> bytes:
 class Attribution:
     """Attributes the events of one experiment."""
 
-    def __init__(self, experiment: Experiment, effect_of: EffectOf, conversions: Set[str] = frozenset()) -> None:
-        """effect_of: of the live version. conversions: types that are conversions; empty: those of histories."""
-        self._effect_of, self._conversions = effect_of, conversions
+    def __init__(self, experiment: Experiment, effect_of: EffectOf) -> None:
+        """effect_of: of the live version."""
+        self._effect_of, self._conversions = effect_of, frozenset(experiment.conversions)
         self._assignment = Assignment(experiment.salt, experiment.share)
         self._started = math.floor(experiment.started * 1000) / 1000  # events have milliseconds
         self._of_prefix = {prefix_of(experiment.version): Version.OTHER, prefix_of(experiment.live): Version.LIVE}

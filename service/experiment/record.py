@@ -20,6 +20,7 @@ LEAST_SHARE = 0.01
 _VERSION = re.compile(r"[0-9a-f]{16}")
 _NAME = re.compile(r"[0-9a-f]{16}")
 _MOST_REASON = 300
+MOST_CONVERSIONS, _MOST_TYPE = 20, 64
 _END_OF_TIME = 1e12
 
 
@@ -31,6 +32,7 @@ class Experiment:
     two do the same: a canary is watched for faults, an experiment for what users do. version: the other one. live:
     the one that it is set beside. share: percent. salt: of the users' assignment. started: Unix seconds. id: of this
     experiment, another one after each change. ended: Unix seconds; None while it runs. reason: why it has ended.
+    conversions: the types of events that are conversions, whoever counts; none: those that enter histories.
     """
 
     kind: Kind
@@ -42,6 +44,7 @@ class Experiment:
     id: str
     ended: float | None = None
     reason: str = ""
+    conversions: tuple[str, ...] = ()
 
     @property
     def is_running(self) -> bool:
@@ -59,6 +62,13 @@ def is_share(share: Any) -> bool:
     return type(share) in (int, float) and math.isfinite(share) and LEAST_SHARE <= share <= 100
 
 
+def are_conversions(types: Any) -> bool:
+    """Return whether these are types of events that an experiment can count."""
+    return len(types) <= MOST_CONVERSIONS and all(
+        isinstance(type_, str) and len(type_) <= _MOST_TYPE for type_ in types
+    )
+
+
 def dump_experiment(experiment: Experiment) -> bytes:
     """Return a record as it is written."""
     return orjson.dumps(asdict(experiment))
@@ -72,9 +82,12 @@ def parse_experiment(value: bytes) -> Experiment | None:
         fields = orjson.loads(value)
     except orjson.JSONDecodeError as exc:
         raise StoreError(UNDECODABLE) from exc
+    if isinstance(fields, dict):
+        fields = {"conversions": []} | fields  # before, each process counted by its own setting
     if not isinstance(fields, dict) or not _is_right(fields):
         raise StoreError(UNDECODABLE)
-    return Experiment(**{name: fields[name] for name in Experiment.__slots__})
+    known = {name: fields[name] for name in Experiment.__slots__}
+    return Experiment(**known | {"conversions": tuple(fields["conversions"])})
 
 
 def _is_right(fields: dict[str, Any]) -> bool:
@@ -85,4 +98,5 @@ def _is_right(fields: dict[str, Any]) -> bool:
     moments = [fields["started"], *([] if fields["ended"] is None else [fields["ended"]])]
     are_moments = all(type(at) in (int, float) and math.isfinite(at) and 0 <= at < _END_OF_TIME for at in moments)
     is_reason = isinstance(fields["reason"], str) and len(fields["reason"]) <= _MOST_REASON
+    is_reason = is_reason and isinstance(fields["conversions"], list) and are_conversions(fields["conversions"])
     return are_named and are_moments and is_reason and is_share(fields["share"]) and fields["version"] != fields["live"]

@@ -8,10 +8,20 @@ A key of another type, or a record that cannot be read, is as good as none for w
 
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 from service.errors import RefusedError, StoreError
-from service.experiment.record import LEAST_SHARE, Experiment, Kind, dump_experiment, is_share, parse_experiment
+from service.experiment.record import (
+    LEAST_SHARE,
+    MOST_CONVERSIONS,
+    Experiment,
+    Kind,
+    are_conversions,
+    dump_experiment,
+    is_share,
+    parse_experiment,
+)
 from service.store.client import Store
 from service.store.reply import UNDECODABLE, unless_wrong_type
 
@@ -42,14 +52,19 @@ class ExperimentShelf:
         """
         return parse_experiment(await self._text())
 
-    async def begin(self, kind: Kind, version: str, live: str, share: float) -> Experiment:
-        """Set a version beside the live one, and return the record.
+    async def begin(
+        self, kind: Kind, version: str, live: str, share: float, conversions: Iterable[str] = ()
+    ) -> Experiment:
+        """Set a version beside the live one, and return the record. conversions: types of events; see Experiment.
 
         Where that version is set beside that live one already, its kind and share are changed, and the users who were
         in stay in. Raises RefusedError where another one runs.
         """
         if not is_share(share):
             raise RefusedError("error", f"the share is a number of percent from {LEAST_SHARE} to 100, not {share!r}")
+        counted = tuple(sorted(conversions))
+        if not are_conversions(counted):
+            raise RefusedError("error", f"RETORT_CONVERSIONS: at most {MOST_CONVERSIONS} types of 64 characters each")
         if version == live:
             raise RefusedError("error", f"version {version} is the live one: there is nothing to set beside it")
         known = await self._text(or_none=True)
@@ -60,7 +75,9 @@ class ExperimentShelf:
                 "error", f"version {before.version} runs as {before.kind}: end it first, by 'experiment stop'"
             )
         salt = before.salt if is_same and before is not None else secrets.token_hex(_NAME_BYTES)
-        begun = Experiment(kind, version, live, float(share), salt, time.time(), secrets.token_hex(_NAME_BYTES))
+        begun = Experiment(
+            kind, version, live, float(share), salt, time.time(), secrets.token_hex(_NAME_BYTES), conversions=counted
+        )
         if not await self._replace(known, begun):
             raise RefusedError("error", "somebody else has changed the experiment at this moment: look at 'status'")
         return begun

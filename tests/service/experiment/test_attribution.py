@@ -28,9 +28,9 @@ def entry(**fields):
     return b"1-1", json.dumps({name: value for name, value in event.items() if value is not None}).encode()
 
 
-def count(*entries, types=None, conversions=frozenset(), experiment=EXPERIMENT):
+def count(*entries, types=None, conversions=(), experiment=EXPERIMENT):
     page = Page()
-    Attribution(experiment, HistoryTypes(types).effect, conversions).count(entries, page)
+    Attribution(replace(experiment, conversions=conversions), HistoryTypes(types).effect).count(entries, page)
     return page
 
 
@@ -99,7 +99,7 @@ def test_user_is_of_the_assigned_version_whatever_the_events_name():
 
 def test_conversions_are_the_types_that_are_set_even_where_these_enter_no_history():
     page = count(entry(event="buy"), entry(event="view", user_id=ONE_OF_LIVE), types={"buy": 0, "*": 1},
-                 conversions=frozenset({"buy"}))  # fmt: skip
+                 conversions=("buy",))  # fmt: skip
 
     assert page.users == {name_user(ONE_OF_OTHER): Mark.OTHER | Mark.CONVERTED}
 

@@ -13,7 +13,11 @@ RUNNING = Experiment("canary", "a" * 16, "b" * 16, 5.0, "0" * 16, 1_767_225_600.
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_record_is_read_as_it_was_written(kind):
-    for experiment in (replace(RUNNING, kind=kind), replace(RUNNING, kind=kind, ended=2e9, reason="stopped")):
+    for experiment in (
+        replace(RUNNING, kind=kind),
+        replace(RUNNING, kind=kind, ended=2e9, reason="stopped"),
+        replace(RUNNING, conversions=("buy", "rent")),
+    ):
         assert parse_experiment(dump_experiment(experiment)) == experiment
     assert parse_experiment(b"") is None
 
@@ -31,6 +35,8 @@ def test_record_runs_until_it_has_ended():
         ("share", 100.5), ("share", "5"), ("share", True), ("share", -5), ("salt", ""), ("salt", "x" * 16),
         ("salt", "0" * 65), ("started", None), ("started", -1), ("started", 1e13), ("started", "now"), ("id", "g" * 16),
         ("id", None), ("ended", "never"), ("ended", -1), ("reason", None), ("reason", "x" * 301),
+        ("conversions", None), ("conversions", "buy"), ("conversions", [7]), ("conversions", ["x" * 65]),
+        ("conversions", ["x"] * 21),
     ],
 )  # fmt: skip
 def test_record_with_a_wrong_field_is_none_of_ours(field, value):
@@ -38,10 +44,16 @@ def test_record_with_a_wrong_field_is_none_of_ours(field, value):
         parse_experiment(orjson.dumps(asdict(RUNNING) | {field: value}))
 
 
-@pytest.mark.parametrize("field", list(asdict(RUNNING)))
+@pytest.mark.parametrize("field", [name for name in asdict(RUNNING) if name != "conversions"])
 def test_record_that_lacks_a_field_is_none_of_ours(field):
     with pytest.raises(StoreError):
         parse_experiment(orjson.dumps({name: value for name, value in asdict(RUNNING).items() if name != field}))
+
+
+def test_record_of_before_conversions_were_fixed_counts_what_enters_histories():
+    fields = {name: value for name, value in asdict(RUNNING).items() if name != "conversions"}
+
+    assert parse_experiment(orjson.dumps(fields)) == RUNNING
 
 
 _JSON = st.recursive(

@@ -50,6 +50,17 @@ async def test_share_that_is_none_is_refused(store: Store, share: float) -> None
         await ExperimentShelf(store, "share").begin("canary", ONE, LIVE, share)
 
 
+async def test_what_counts_is_fixed_when_an_experiment_begins(store: Store) -> None:
+    shelf = ExperimentShelf(store, "counts")
+
+    await shelf.begin("canary", ONE, LIVE, 5, {"rent", "buy"})
+
+    running = await shelf.read()
+    assert running is not None and running.conversions == ("buy", "rent")
+    with pytest.raises(RefusedError, match="RETORT_CONVERSIONS: at most 20 types"):
+        await shelf.begin("canary", ONE, LIVE, 5, [str(number) for number in range(21)])
+
+
 async def test_live_version_is_not_set_beside_itself(store: Store) -> None:
     with pytest.raises(RefusedError, match="nothing to set beside it"):
         await ExperimentShelf(store, "self").begin("canary", LIVE, LIVE, 5)

@@ -11,9 +11,10 @@ from tests.service.toy import write_toy
 
 def test_version_with_which_users_do_worse_is_taken_back_within_seconds(toy_bundle: Path, tmp_path: Path) -> None:
     other = write_toy(tmp_path / "other", seed=21).path
-    with Running(toy_bundle, tmp_path / "data", conversions="buy") as service:
+    with Running(toy_bundle, tmp_path / "data") as service:
         for path, more in ((toy_bundle, ()), (other, ("--as", "experiment", "--share", "50"))):
-            done = run_command("publish", str(path), *more, "--wait", "50", "--data-dir", str(service.data_dir))
+            done = run_command("publish", str(path), *more, "--wait", "50", "--data-dir", str(service.data_dir),
+                               conversions="buy")  # fmt: skip
             assert done.returncode == 0, done.stderr
 
         def running() -> bool:
@@ -35,6 +36,7 @@ def test_version_with_which_users_do_worse_is_taken_back_within_seconds(toy_bund
         answers = {service.recommend(user_id=user, k=3)["model_version"] for user in users[:20]}
         ended = [line for line in service.log_lines() if line["event"] == "experiment_ended"]
 
+        assert "conversions: buy" in status, "though neither the service nor who asks was told"
         assert "ended 20" in status and "conversions: at most -" in status
         assert answers == {read_manifest(toy_bundle).version}
         assert [line["cause"] for line in ended] == ["quality"]
