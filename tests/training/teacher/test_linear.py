@@ -153,6 +153,13 @@ def test_the_grid_holds_every_share_once():
     assert all(abs(sum(share) - 1) < 1e-9 for share in shares)
 
 
+def test_scores_that_are_always_right_or_always_wrong_are_as_sharp_or_dull_as_can_be():
+    right = 5 * np.eye(4, dtype=np.float32)
+
+    assert best_sharpness(right, np.arange(4)) == 1e4
+    assert best_sharpness(-right, np.arange(4)) == 1e-3
+
+
 def test_sharpness_is_the_one_of_highest_likelihood():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(500, 6)).astype(np.float32)
