@@ -72,7 +72,10 @@ def join() -> Iterator[None]:
     if torch.cuda.is_available():
         here, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if here >= gpus:
-            raise InputError(f"process {here + 1} of this machine has no GPU of its own, for there are {gpus}")
+            raise InputError(
+                f"process {here + 1} of this machine has no GPU of its own: start {gpus} here, one for each, or train "
+                "on the processors with CUDA_VISIBLE_DEVICES= before the command"
+            )
         torch.cuda.set_device(here)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=LONGEST_WAIT)

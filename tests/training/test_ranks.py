@@ -175,3 +175,13 @@ def test_one_process_is_the_first_of_one():
     assert ranks.alone(lambda: "done") == "done"
     with ranks.join():
         assert ranks.sum_gradients([], 0.5) == 0.5
+
+
+def test_more_processes_than_gpus_are_refused_with_a_way_out(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+    with pytest.raises(InputError, match=r"process 2 .* start 1 here, .* CUDA_VISIBLE_DEVICES="), ranks.join():
+        pass
