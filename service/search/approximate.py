@@ -66,6 +66,7 @@ class Approximate:
         self._embeddings = np.asarray(table.embeddings)
         self._scales = None if table.scales is None else np.asarray(table.scales)  # indexing a memory map is slow
         self._is_masked = np.zeros(len(measured.codes), dtype=np.bool_)
+        self._place = np.zeros(len(measured.codes), dtype=np.int32)
 
     def describe(self) -> dict[str, Any]:
         """Return the field `index` of GET /model."""
@@ -133,6 +134,13 @@ class Approximate:
         risen = self._trend.follow(addend.standing).risen
         return np.concatenate([rows, risen if mask is None else risen[mask[risen]]])
 
+    def _each_once(self, rows: Int64) -> Int64:
+        """Return the rows, each once, in no order; in a tenth of the time of a sort."""
+        places = np.arange(len(rows), dtype=np.int32)
+        self._place[rows] = places
+        kept: Int64 = rows[self._place[rows] == places]
+        return kept
+
     def _search_allowed(self, query: Float32, trend: Float32 | None, depth: int, mask: AllowedRows | None) -> Int64:
         """Return a shortlist of one user: of all rows, or of those allowed; all of these where they are few."""
         if mask is not None and np.count_nonzero(mask) <= FEW_ALLOWED:
@@ -148,7 +156,7 @@ class Approximate:
         hidden = np.asarray(masked, dtype=np.int64)
         left = rows[rows >= 0]
         if addend is not None and np.count_nonzero(mask) > FEW_ALLOWED:
-            left = np.unique(np.concatenate([left, self._candidates(addend, mask)]))
+            left = self._each_once(np.concatenate([left, self._candidates(addend, mask)]))
         self._is_masked[hidden] = True
         left = left[~self._is_masked[left]]
         if len(left) < k and len(rows):
@@ -176,7 +184,7 @@ class Approximate:
         left = left[: self._depth(k, len(rows) - len(left))]
         if addend is not None:
             more = self._candidates(addend)
-            left = np.unique(np.concatenate([left, more[~self._is_masked[more]]]))
+            left = self._each_once(np.concatenate([left, more[~self._is_masked[more]]]))
         rows, scores = (left, self._score(left, user)) if len(left) >= k else self._scan(user)
         self._is_masked[hidden] = False
         if addend is not None:
