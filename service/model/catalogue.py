@@ -129,8 +129,7 @@ class Catalogue:
 
     def is_made(self, item_id: str) -> bool:
         """Whether the bundle has an item."""
-        row = self._rows.get(item_id)
-        return row is not None and row < self.n_made
+        return self._rows.get(item_id, self.n_made) < self.n_made
 
     @property
     def has_live_rows(self) -> bool:
@@ -173,7 +172,8 @@ class Catalogue:
         assert self.parts is not None  # noqa: S101  # asked of a trend only
         if counts is not None:
             prior = 0.0 if self.item_encoder is None else self.item_encoder.prior_count
-            self.popular.standing = stand(self.parts, counts, self.popular.places, self.n_made, prior)
+            self.search.follow(standing := stand(self.parts, counts, self.popular.places, self.n_made, prior))
+            self.popular.standing = standing
         self.heard_at = heard_at
 
     def weigh(

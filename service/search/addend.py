@@ -141,6 +141,16 @@ class Boosted:
         self._raised: Int64 = np.flatnonzero(boost > 0) if n_raised <= MOST_BOOSTED else np.zeros(0, dtype=np.int64)
         self.most_unseen = float(boost.max(initial=0)) if n_raised > MOST_BOOSTED else 0.0
 
+    @property
+    def weight(self) -> np.float32:
+        """As Addend says."""
+        return self.addend.weight
+
+    @property
+    def standing(self) -> Standing | None:
+        """As Addend says."""
+        return self.addend.standing
+
     def add_to(self, scores: Float32) -> None:
         """As Addend says."""
         self.addend.add_to(scores)

@@ -2,10 +2,10 @@
 
 The shortlist is as long as k plus the number of masked rows calls for, so that it suffices even if all of these are
 among the best. Of what is left of it without the masked rows, only as much is scored as k and the masked rows that were
-really in it call for. Where the score is a sum, the items that stand highest in the trend and the user's neighbours are
-scored too: codes are of taste alone, because what moves cannot be coded. If fewer than k rows are left, the whole table
-is scanned for that user. So the scores are exact, masked rows are never returned, and an answer is never too short;
-only an item of the true best may be missed.
+really in it call for. Where the score is a sum, codes are of taste and of levels of the trend. Because the trend moves,
+the items that stand highest in it, those that rose above their level, and the user's neighbours are scored too. If
+fewer than k rows are left, the whole table is scanned for that user. So the scores are exact, masked rows are never
+returned, and an answer is never too short; only an item of the true best may be missed.
 
 Where a filter allows only some rows, there are two ways. A few rows are all scored. Of many, only those allowed are
 looked at while codes are gone through, in all lists, so that the shortlist is as long as without a filter; and those of
@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Float32, Int64, ItemTable
-from service.search.addend import Addend, Addends, Boosted
+from service.search.addend import Addend, Addends, Boosted, Standing
 from service.search.code import extend_users
+from service.search.coded_trend import CodedTrend
 from service.search.measured_code import FEW, MANY, MeasuredCodes
 from service.search.protocol import Allowed, Masked, Ranked, rank
 from service.search.scan import scan_scores
@@ -60,14 +61,22 @@ class Approximate:
         """measured: the codes of this table, and how deep to look."""
         self.measured, self.recall = measured, measured.recall
         self._table, self._codes = table, measured.codes
+        levels = measured.codes.levels
+        self._trend = None if levels is None else CodedTrend(levels, measured.codes.heights)
         self._embeddings = np.asarray(table.embeddings)
         self._scales = None if table.scales is None else np.asarray(table.scales)  # indexing a memory map is slow
         self._is_masked = np.zeros(len(measured.codes), dtype=np.bool_)
+        self._place = np.zeros(len(measured.codes), dtype=np.int32)
 
     def describe(self) -> dict[str, Any]:
         """Return the field `index` of GET /model."""
         depths, share = self.measured.depths, self._codes.share
         return {"kind": "approximate", "recall_at_100": self.recall, "depths": depths, "lists": share}
+
+    def follow(self, standing: Standing) -> None:
+        """Work out what the coded levels stand for in a trend. Any thread may call."""
+        if self._trend is not None:
+            self._trend.follow(standing)
 
     def score(
         self,
@@ -79,13 +88,16 @@ class Approximate:
     ) -> Shortlist:
         """Return the shortlists of users, float32 [batch, dim]. n_masked: the most masked rows of one of them."""
         depth, is_thorough = self._depth(k, n_masked), k + n_masked > 2 * MANY
+        trend = self._weigh_trend(addends)
         with np.errstate(all="ignore"):
             queries = extend_users(users, self._table)
             if allowed is None:
-                return Shortlist(users, self._codes.nearest(queries, depth, is_thorough=is_thorough), addends)
+                found = self._codes.nearest(queries, depth, trend=trend, is_thorough=is_thorough)
+                return Shortlist(users, found, addends)
             depth = max(depth, self.measured.depths[1])
             rows = [
-                self._search_allowed(query[None], depth, mask) for query, mask in zip(queries, allowed, strict=True)
+                self._search_allowed(queries[at : at + 1], None if trend is None else trend[at : at + 1], depth, mask)
+                for at, mask in enumerate(allowed)
             ]
             return Shortlist(users, rows, addends, allowed)
 
@@ -104,11 +116,36 @@ class Approximate:
                 for user, rows, hidden, addend, mask in each
             ]
 
-    def _search_allowed(self, query: Float32, depth: int, mask: AllowedRows | None) -> Int64:
+    def _weigh_trend(self, addends: Addends | None) -> Float32 | None:
+        """Return the weight of the trend for each user, float32 [batch], and let its levels stand for what it is."""
+        if self._trend is None or addends is None:
+            return None
+        standing = next((each.standing for each in reversed(addends) if each.standing is not None), None)
+        if standing is None:
+            return None
+        self._codes.heights[:] = self._trend.follow(standing).heights
+        return np.array([each.weight for each in addends], dtype=np.float32)
+
+    def _candidates(self, addend: Addend | Boosted, mask: AllowedRows | None = None) -> Int64:
+        """Return the rows, of those that are allowed, that are scored whatever the codes say; some twice."""
+        rows = addend.candidates() if mask is None else addend.allowed_candidates(mask)
+        if self._trend is None or addend.standing is None:
+            return rows
+        risen = self._trend.follow(addend.standing).risen
+        return np.concatenate([rows, risen if mask is None else risen[mask[risen]]])
+
+    def _each_once(self, rows: Int64) -> Int64:
+        """Return the rows, each once, in no order; in a tenth of the time of a sort."""
+        places = np.arange(len(rows), dtype=np.int32)
+        self._place[rows] = places
+        kept: Int64 = rows[self._place[rows] == places]
+        return kept
+
+    def _search_allowed(self, query: Float32, trend: Float32 | None, depth: int, mask: AllowedRows | None) -> Int64:
         """Return a shortlist of one user: of all rows, or of those allowed; all of these where they are few."""
         if mask is not None and np.count_nonzero(mask) <= FEW_ALLOWED:
             return np.flatnonzero(mask)
-        rows: Int64 = self._codes.nearest(query, depth, is_thorough=True, allowed=mask)[0]
+        rows: Int64 = self._codes.nearest(query, depth, trend=trend, is_thorough=True, allowed=mask)[0]
         return rows
 
     def _choose_allowed(
@@ -119,7 +156,7 @@ class Approximate:
         hidden = np.asarray(masked, dtype=np.int64)
         left = rows[rows >= 0]
         if addend is not None and np.count_nonzero(mask) > FEW_ALLOWED:
-            left = np.unique(np.concatenate([left, addend.allowed_candidates(mask)]))
+            left = self._each_once(np.concatenate([left, self._candidates(addend, mask)]))
         self._is_masked[hidden] = True
         left = left[~self._is_masked[left]]
         if len(left) < k and len(rows):
@@ -146,8 +183,8 @@ class Approximate:
         left = rows[~self._is_masked[rows]]
         left = left[: self._depth(k, len(rows) - len(left))]
         if addend is not None:
-            more = addend.candidates()
-            left = np.unique(np.concatenate([left, more[~self._is_masked[more]]]))
+            more = self._candidates(addend)
+            left = self._each_once(np.concatenate([left, more[~self._is_masked[more]]]))
         rows, scores = (left, self._score(left, user)) if len(left) >= k else self._scan(user)
         self._is_masked[hidden] = False
         if addend is not None:
@@ -162,7 +199,7 @@ class Approximate:
         is_left = np.ones(len(self._is_masked), dtype=np.bool_) if mask is None else mask.copy()
         is_left[np.asarray(masked, dtype=np.int64)] = False
         is_whole = mask is not None and np.count_nonzero(mask) <= FEW_ALLOWED
-        depth, raised = len(rows), addend.candidates() if mask is None else addend.allowed_candidates(mask)
+        depth, raised = len(rows), self._candidates(addend, mask)
         while True:
             left = rows[rows >= 0]
             left = left[is_left[left]]
@@ -177,7 +214,7 @@ class Approximate:
             if not unseen > np.partition(scores, len(scores) - k)[len(scores) - k]:
                 break
             depth *= _DEEPER
-            rows = self._search_allowed(extend_users(user[None], self._table), depth, mask)
+            rows = self._search_allowed(extend_users(user[None], self._table), self._weigh_trend([addend]), depth, mask)
         return rank(found, scores, k) if np.isfinite(scores).all() else None
 
     def _scan(self, user: Float32) -> tuple[Int64, Float32]:

@@ -5,6 +5,9 @@ users are shrunk by as much, so every product stays what it is. An error in a di
 notice it; without this, lists hold few of the best items. An item is coded as its difference from the centre of its
 list. This is the only module that names faiss.
 
+Where the score is a sum, one code more says how high an item stands in the trend, as one of 16 levels; users ask with
+the trend's weight. Levels stay, but what each stands for may be set anew (see coded_trend).
+
 What each choice brings: tests/bench/README.md, "Items are coded as users see them" and "Codes are in lists".
 """
 
@@ -34,7 +37,7 @@ user by user".
 """
 _FEW_USERS = 2
 _CACHED_BYTES = 16 << 20
-_INDEX, _MAP = "codes.faiss", "user_map.npy"
+_INDEX, _MAP, _LEVELS = "codes.faiss", "user_map.npy", "levels.npy"
 Float64 = NDArray[np.float64]
 
 
@@ -56,9 +59,14 @@ def extend_items(items: Float32, rows: slice | Int64, table: ItemTable) -> Float
 class Codes:
     """The codes of a catalogue."""
 
-    def __init__(self, index: Any, user_map: Float32) -> None:
-        """index: faiss' index of the items. user_map: float32 [dim, width], takes users to the space of the codes."""
-        self._index, self._user_map = index, user_map
+    def __init__(self, index: Any, user_map: Float32, levels: NDArray[np.uint8] | None = None) -> None:
+        """index: faiss' index of the items. user_map: float32 [dim, width], takes users to the space of the codes.
+
+        levels: which level of the trend an item is coded as, uint8 [n_items]; None where the trend is not coded.
+        """
+        self._index, self._user_map, self.levels = index, user_map, levels
+        self.heights = _heights(index)
+        """What each level of the trend stands for, float32 [16]; may be written to where there are levels."""
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -82,15 +90,16 @@ class Codes:
         users: Float32,
         depth: int,
         *,
+        trend: Float32 | None = None,
         is_thorough: bool = False,
         allowed: NDArray[np.bool_] | None = None,
     ) -> Int64:
         """Return the rows that are best by code, the best first: int64 [batch, depth], -1 past the last one found.
 
-        users: float32 [batch, dim], from extend_users(). is_thorough: look at all lists.
-        allowed: bool [n_items], the rows that may be found; None for all.
+        users: float32 [batch, dim], from extend_users(). trend: its weight for each user, float32 [batch]; None: none.
+        is_thorough: look at all lists. allowed: bool [n_items], the rows that may be found; None for all.
         """
-        queries, depth = users @ self._user_map, min(depth, len(self))
+        queries, depth = self._ask(users, trend), min(depth, len(self))
         if allowed is not None:
             return self._search_allowed(queries, depth, allowed)
         if not is_thorough:
@@ -99,6 +108,18 @@ class Codes:
         rows = self._search(queries, depth)
         self._index.nprobe = usual
         return rows
+
+    def _ask(self, users: Float32, trend: Float32 | None) -> Float32:
+        """Return what faiss is asked with, float32 [batch, width of the index]."""
+        queries: Float32 = users @ self._user_map
+        if self.levels is None:
+            return queries
+        width = queries.shape[1]
+        asked = np.zeros((len(queries), self._index.d), dtype=np.float32)
+        asked[:, :width] = queries
+        if trend is not None:
+            asked[:, width] = trend
+        return asked
 
     def _search(self, queries: Float32, depth: int) -> Int64:
         is_quick = len(queries) <= _FEW_USERS or self.n_bytes <= _CACHED_BYTES
@@ -116,12 +137,14 @@ class Codes:
         return rows
 
     def save(self, directory: Path) -> None:
-        """Write two files. Raises OSError."""
+        """Write two files, and a third where there are levels. Raises OSError."""
         try:
             _faiss().write_index(self._index, str(directory / _INDEX))
         except RuntimeError as exc:  # faiss raises nothing else
             raise OSError(None, "faiss could not write") from exc
         np.save(directory / _MAP, self._user_map, allow_pickle=False)
+        if self.levels is not None:
+            np.save(directory / _LEVELS, self.levels, allow_pickle=False)
 
 
 def open_codes(directory: Path) -> Codes:
@@ -132,23 +155,30 @@ def open_codes(directory: Path) -> Codes:
         index = _faiss().read_index(str(directory / _INDEX))
     except RuntimeError as exc:  # faiss raises nothing else
         raise ValueError(f"{directory / _INDEX}: {exc}") from exc
-    return Codes(index, np.load(directory / _MAP, allow_pickle=False))
+    user_map = np.load(directory / _MAP, allow_pickle=False)
+    has_levels = index.d > user_map.shape[1]
+    return Codes(index, user_map, np.load(directory / _LEVELS, allow_pickle=False) if has_levels else None)
 
 
 class CodeBuilder:
     """Learns a code from some users and items, then codes every item of a catalogue."""
 
-    def __init__(self, users: Float32, items: Float32, *, dims_per_code: int, n_lists: int) -> None:
+    def __init__(
+        self, users: Float32, items: Float32, *, dims_per_code: int, n_lists: int, trend: Float32 | None = None
+    ) -> None:
         """users: float32 [n, dim], from extend_users(); items: float32 [m, dim], from extend_items().
 
-        dims_per_code: how many dimensions one code of 4 bits stands for, 1 or 2.
+        dims_per_code: how many dimensions one code of 4 bits stands for, 1 or 2. trend: how high the items stand,
+        float32 [m], where that is coded too.
         """
         faiss = _faiss()
         self._item_map, self._offset, self._user_map = _fit_maps(users, items, dims_per_code)
-        mapped, width = self._map(items), self._item_map.shape[1]
-        clustering = faiss.Kmeans(width, n_lists, niter=_ROUNDS, min_points_per_centroid=1)
-        clustering.train(mapped)
-        self._centres = clustering.centroids
+        self._n_more = 0 if trend is None else dims_per_code
+        self._levels: list[NDArray[np.uint8]] = []
+        clustering = faiss.Kmeans(self._item_map.shape[1], n_lists, niter=_ROUNDS, min_points_per_centroid=1)
+        clustering.train(self._map(items, None))
+        self._centres = np.pad(clustering.centroids, ((0, 0), (0, self._n_more)))
+        mapped, width = self._map(items, trend), self._centres.shape[1]
         by_distance = faiss.IndexFlatL2(width)
         by_distance.add(self._centres)
         self._index = faiss.IndexIVFPQFastScan(
@@ -157,23 +187,49 @@ class CodeBuilder:
         self._index.by_residual = True
         self._index.train(mapped)
 
-    def add(self, items: Float32) -> None:
-        """Code the next items of the catalogue, float32 [n_rows, dim], from extend_items()."""
-        self._index.add(self._map(items))
+    def add(self, items: Float32, trend: Float32 | None = None) -> None:
+        """Code the next items of the catalogue, float32 [n_rows, dim], from extend_items().
+
+        trend: how high they stand, float32 [n_rows], where that is coded too.
+        """
+        self._index.add(self._map(items, trend))
+        if trend is not None:
+            self._levels.append(_nearest_level(_heights(self._index), trend))
 
     def finish(self) -> Codes:
         """Return the codes of all items that were added.
 
         Items were put into the list of the nearest centre; users look into those whose centres score best.
         """
-        by_product = _faiss().IndexFlatIP(self._item_map.shape[1])
+        by_product = _faiss().IndexFlatIP(self._centres.shape[1])
         by_product.add(self._centres)
         self._index.quantizer = by_product
         self._index.referenced_objects = [by_product]  # faiss would not keep it alive
-        return Codes(self._index, self._user_map)
+        return Codes(self._index, self._user_map, np.concatenate(self._levels) if self._levels else None)
 
-    def _map(self, items: Float32) -> Float32:
-        return np.ascontiguousarray(items @ self._item_map - self._offset, dtype=np.float32)
+    def _map(self, items: Float32, trend: Float32 | None) -> Float32:
+        """Return items as they are coded; the trend is a dimension of its own, in a code of its own."""
+        mapped: Float32 = np.ascontiguousarray(items @ self._item_map - self._offset, dtype=np.float32)
+        if trend is None:
+            return mapped
+        more = np.zeros((len(items), self._n_more), dtype=np.float32)
+        more[:, 0] = trend
+        return np.concatenate([mapped, more], axis=1)
+
+
+def _heights(index: Any) -> Float32:
+    """Return what faiss has learned the 16 values of the last code to stand for, as a view: writing changes them."""
+    quantiser = index.pq
+    centroids = _faiss().rev_swig_ptr(quantiser.centroids.data(), quantiser.centroids.size())
+    heights: Float32 = centroids.reshape(quantiser.M, 1 << _BITS, -1)[-1, :, 0]
+    return heights
+
+
+def _nearest_level(heights: Float32, trend: Float32) -> NDArray[np.uint8]:
+    """Return which of the heights each value is nearest to, as faiss codes it."""
+    order = np.argsort(heights)
+    edges = (heights[order][1:] + heights[order][:-1]) / 2
+    return order.astype(np.uint8)[np.searchsorted(edges, trend)]
 
 
 def _fit_maps(users: Float32, items: Float32, dims_per_code: int) -> tuple[Float32, Float32, Float32]:

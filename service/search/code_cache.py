@@ -17,7 +17,7 @@ from service.bundle import Manifest
 from service.search.code import faiss_version, open_codes
 from service.search.measured_code import MeasuredCodes
 
-_FORMAT = 5
+_FORMAT = 6
 _MEASURED = "plan.json"
 _KEPT = 3
 

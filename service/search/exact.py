@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from service.bundle import Float32, Int64, ItemTable
-from service.search.addend import Addends
+from service.search.addend import Addends, Standing
 from service.search.matmul import Int8MatMul, MatMul
 from service.search.protocol import Allowed, Masked, Ranked
 
@@ -62,6 +62,9 @@ class Exact:
     def describe(self) -> dict[str, Any]:
         """Return the field `index` of GET /model."""
         return {"kind": "exact", "recall_at_100": self.recall}
+
+    def follow(self, standing: Standing) -> None:
+        """Do nothing: the whole trend is added to every user's scores."""
 
     def score(
         self,

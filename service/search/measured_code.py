@@ -60,7 +60,8 @@ def make_codes(bundle: Bundle, encode: Encode) -> MeasuredCodes:
     true = scan_best(bundle.table, held_out, MANY, addends)
     for dims_per_code in (2, 1):
         codes = _code(bundle, known, dims_per_code)
-        measured = _measure(codes, extend_users(held_out, bundle.table), _without(true, addends))
+        trend = None if addends is None else np.array([addend.weight for addend in addends], dtype=np.float32)
+        measured = _measure(codes, extend_users(held_out, bundle.table), trend, _without(true, addends))
         if measured.recall >= LEAST_RECALL:
             break
     return measured
@@ -88,28 +89,34 @@ def _without(true: Int64, addends: Addends | None) -> Int64:
 
 def _code(bundle: Bundle, users: Float32, dims_per_code: int) -> Codes:
     """Learn codes from some users and items, and code every item."""
-    table, n_items = bundle.table, bundle.manifest.n_items
+    table, n_items, parts = bundle.table, bundle.manifest.n_items, bundle.table.parts
+    trend = None
+    if parts is not None and parts.counts is not None and parts.rule.trend is not None:
+        trend = parts.rule.trend.log(np.asarray(parts.counts[0]))
     rows = np.sort(np.random.default_rng(1).choice(n_items, size=min(n_items, _N_ITEMS), replace=False))
     builder = CodeBuilder(
         extend_users(users, table),
         extend_items(table.pick(rows), rows, table),
         dims_per_code=dims_per_code,
         n_lists=_N_LISTS_OF_MANY if n_items >= _MANY_ITEMS else _N_LISTS,
+        trend=None if trend is None else trend[rows],
     )
     for first, block in read_blocks(table):
-        builder.add(extend_items(block, slice(first, first + len(block)), table))
+        own = slice(first, first + len(block))
+        builder.add(extend_items(block, own, table), None if trend is None else trend[own])
     return builder.finish()
 
 
-def _measure(codes: Codes, users: Float32, true: Int64) -> MeasuredCodes:
+def _measure(codes: Codes, users: Float32, trend: Float32 | None, true: Int64) -> MeasuredCodes:
     """Find the share of the lists and the depths that are enough and cost least; set the share.
 
-    users: float32 [n_users, dim], from extend_users(). true: their best rows, int64 [n_users, MANY], the best first.
+    users: float32 [n_users, dim], from extend_users(). trend: its weight for each, float32 [n_users]. true: their best
+    rows, int64 [n_users, MANY], the best first.
     """
     enough: list[tuple[float, float, MeasuredCodes]] = []
     for share in _SHARES:
         codes.share = share
-        nearest = codes.nearest(users, _DEPTHS[-1])
+        nearest = codes.nearest(users, _DEPTHS[-1], trend=trend)
         if share < _SHARES[-1] and _recall(nearest, true, _DEPTHS[-1]) < LEAST_RECALL + _MARGIN + _SPARE:
             continue
         few, many = (_least_depth(nearest, true[:, :k]) for k in (FEW, MANY))

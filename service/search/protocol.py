@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Float32, Int64
-from service.search.addend import Addends
+from service.search.addend import Addends, Standing
 
 Ranked = tuple[Sequence[int], NDArray[Any]]
 """Rows of the item table and their scores, the best first."""
@@ -34,6 +34,9 @@ class Search(Protocol[Scores]):
 
     def describe(self) -> dict[str, Any]:
         """Return the field `index` of GET /model."""
+
+    def follow(self, standing: Standing) -> None:
+        """Get ready for requests with this standing; they are answered without it too. Any thread may call."""
 
     def score(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Float32, Int64, ItemTable
-from service.search.addend import Addends, Boosted
+from service.search.addend import Addends, Boosted, Standing
 from service.search.protocol import Allowed, Masked, Ranked, Search, rank
 
 _LEAST_ROOM = 256
@@ -104,6 +104,10 @@ class Extended:
     def describe(self) -> dict[str, Any]:
         """Return the field `index` of GET /model."""
         return self._search.describe()
+
+    def follow(self, standing: Standing) -> None:
+        """As the search says."""
+        self._search.follow(standing)
 
     def score(
         self,
