@@ -1,6 +1,7 @@
 """The closed loop: a model trained on what users clicked of what earlier models had shown them, for 20 refreshes.
 
-    nice -n 15 python tests/bench/feedback.py --out DIR [--arm found|plain|explored|weighed] [--refreshes 20]
+    nice -n 15 python tests/bench/feedback.py --out DIR [--arm found|plain|explored|weighed|full|slow|slow found]
+        [--refreshes 20] [--seed 5] [--begun 12]
 
 The world is that of `python -m training simulate`, with users whose taste is known: with which probability each takes
 each item next. Two thirds of the items are there when the first model is trained, on what users found by themselves;
@@ -10,9 +11,11 @@ at is clicked by taste alone; of those who click nothing some find an item by th
 stands in for the store, and the real refresh takes it; its gate is open, so that what is measured is the training.
 
 A row a refresh: true quality (the clicks that a list is to be expected to get, by the known taste, against the ideal
-list and a random one), coverage and the Gini coefficient of what was shown, the share of items that the bundle does
-not have, how much less the last place was clicked than the first, and the slope that explored clicks tell. The bar:
-quality at the end is no worse than in the first third, and coverage no less than two thirds. JSON on the last line.
+list and a random one), the same for people who are not in the log and find everything by themselves (aside; they are
+the same in every arm, so that it tells of the model alone), coverage and the Gini coefficient of what was shown, the
+share of items that the bundle does not have, how much less the last place was clicked than the first, and the slope
+that explored clicks tell. The bar: quality at the end is no worse than in the first third, and coverage no less than
+two thirds. JSON on the last line.
 """
 
 import argparse
@@ -49,6 +52,7 @@ from training.loop.event_file import read_event_files
 from training.loop.propensity import count_places, estimate
 from training.loop.refresh import Refresher, Wishes
 from training.loop.service_command import Exported
+from training.model import fit
 from training.progress import Progress
 from training.run.directory import Run
 
@@ -60,12 +64,15 @@ SEEK = 2.0  # an item that is looked at is clicked with so many times the probab
 class Arm:
     """A way to close the loop. explored: which share of the lists. propensity: see refresh.propensity.
 
-    finds: users click nothing, and find as much by themselves: the loop is open, to compare with.
+    finds: users click nothing, and find as much by themselves: the loop is open, to compare with. full: each refresh
+    trains from nothing. slow: the rate of a refresh warms up for as many steps as that of a whole training.
     """
 
     explored: float
     propensity: str
     finds: bool = False
+    full: bool = False
+    slow: bool = False
 
 
 SETTINGS = (
@@ -74,12 +81,15 @@ SETTINGS = (
     "teacher.learning_rate=0.01", "teacher.batch_positions=256", "distill.smoothing=0", "student.parts=taste",
     "student.dim=32", "student.epochs=25", "student.max_history=20", "student.learning_rate=0.01",
     "student.batch_positions=256", "newcomers.epochs=0", "baselines.models=popularity", "refresh.judged_least=20",
-    "refresh.margin=0.99", "refresh.drift=1.0", "refresh.epochs=2",
+    "refresh.margin=0.99", "refresh.drift=1.0",
 )  # fmt: skip
 ARMS = {
     "found": Arm(0.0, "none", finds=True), "plain": Arm(0.0, "none"), "explored": Arm(0.5, "none"),
-    "weighed": Arm(0.5, "1.0"),
+    "weighed": Arm(0.5, "1.0"), "full": Arm(0.0, "none", full=True), "slow": Arm(0.0, "none", slow=True),
+    "slow found": Arm(0.0, "none", finds=True, slow=True),
 }  # fmt: skip
+WARM_SHARE = {False: fit.WARM_SHARE, True: 1e6}  # of its steps, by whether a refresh is slow
+ASIDE = 600  # people
 ELSEWHERE = 0.3  # of the users who click nothing in a list, find something by themselves
 RECENT = 12  # so many items that a user had last are neither shown nor wanted
 START = 1_760_000_000
@@ -230,22 +240,24 @@ class Unreported(Refresher):
 class Loop:
     """A world, its users, and the models that follow each other."""
 
-    def __init__(self, out: Path, arm: Arm, *, n_users: int = 400, n_items: int = 300) -> None:
+    def __init__(self, out: Path, arm: Arm, *, n_users: int = 400, n_items: int = 300, seed: int = 5) -> None:
         self.out, self._arm = out, arm
-        self._rng = np.random.default_rng(5)
+        self._rng = np.random.default_rng(seed)
         self._world = make_world(self._rng, n_items)
         self.ids = [f"{number:05d}" for number in range(n_items)]
         self._arrival = self._rng.permutation(n_items)
         self.is_there = np.zeros(n_items, dtype=bool)
         self.users, self.log = Users(self._world, n_users, self._rng), Log()
         self._looked_at = 1 / np.arange(1, K + 1)
+        self._aside = Users(self._world, ASIDE, np.random.default_rng(seed + 1000))
         random.seed(7)
 
-    def begin(self) -> None:
-        """Train the first model, on what users found among two thirds of the items."""
+    def begin(self, begun: int = 12) -> None:
+        """Train the first model, on what users found among two thirds of the items. begun: so much each of them."""
         self._let_come(2 * len(self.ids) // 3)
         rows: list[tuple[str, str, int]] = []
-        for step in range(12):
+        for step in range(begun):
+            self._aside.find(self.is_there, np.arange(ASIDE))
             chosen = self.users.find(self.is_there, np.arange(len(self.users.history)))
             rows += [(f"u{user}", self.ids[item], START + 3600 * step + user) for user, item in chosen]
         shutil.rmtree(self.out, ignore_errors=True)
@@ -263,7 +275,9 @@ class Loop:
 
     def refresh(self) -> str:
         """Train on what users did since, and let some items come; return what became of it."""
-        wishes = Wishes((f"refresh.propensity={self._arm.propensity}",), items=self.out / "items.csv")
+        propensity, arm = f"refresh.propensity={self._arm.propensity}", self._arm
+        wishes = Wishes((propensity,), items=self.out / "items.csv", full_every=int(arm.full))
+        fit.WARM_SHARE = WARM_SHARE[arm.slow]
         said = Unreported(self.out / "run", self.log, wishes, Progress()).refresh()  # type: ignore[arg-type]
         self._let_come(max(1, len(self.ids) // 60))
         return said
@@ -296,13 +310,28 @@ class Loop:
             clicked += clicks.sum(axis=0)
             shown.append(rows)
         quality, ideal, chance = np.mean(of_each, axis=0)
+        aside = self._ask_aside(items)
         everything = np.concatenate(shown)
         n_there = int(self.is_there.sum())
         return {
-            "clicks": quality, "of ideal": quality / ideal, "times random": quality / chance,
+            "clicks": quality, "of ideal": quality / ideal, "aside": aside, "times random": quality / chance,
             "coverage": coverage(everything, n_there), "gini": gini(everything, len(self.ids)),
             "new": float(is_new[everything].mean()), "last / first": clicked[-1] / clicked[0],
         }  # fmt: skip
+
+    def _ask_aside(self, items: Sequence[dict[str, Any]]) -> float:
+        """Return the quality of the lists of the people aside, against their ideal; let each of them find two items.
+
+        items: those that are there. Nothing is explored.
+        """
+        served = Served(self._bundle(), self.ids, items, 0.0)
+        likes = self._aside.attraction(self.is_there)
+        rows = np.array([listed for _, listed, _ in served.lists(self._aside.history)])
+        quality = np.take_along_axis(likes, rows, axis=1) @ self._looked_at
+        ideal = np.sort(likes, axis=1)[:, : -K - 1 : -1] @ self._looked_at
+        for _ in range(2):
+            self._aside.find(self.is_there, np.arange(ASIDE))
+        return float(quality.sum() / ideal.sum())
 
     def slope(self) -> tuple[float | None, float | None]:
         """Return the slope that all explored clicks tell, and its standard error; None where they tell too little."""
@@ -349,11 +378,11 @@ class Loop:
         return next(each for each in bundles if read_manifest(each).version == self.log.live)
 
 
-def run_arm(out: Path, arm: str, refreshes: int) -> list[dict[str, Any]]:
+def run_arm(arguments: argparse.Namespace, arm: str) -> list[dict[str, Any]]:
     """Run the loop of one arm; return a row for each model."""
-    loop, rows = Loop(out / arm, ARMS[arm]), []
-    loop.begin()
-    for number in range(refreshes + 1):
+    loop, rows = Loop(arguments.out / arm, ARMS[arm], seed=arguments.seed), []
+    loop.begin(arguments.begun)
+    for number in range(arguments.refreshes + 1):
         began = time.monotonic()
         said = loop.refresh() if number else "the first model"
         slope, error = loop.slope()
@@ -384,8 +413,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arm", choices=ARMS, action="append")
     parser.add_argument("--refreshes", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument(
+        "--begun", type=int, choices=range(2, 25), default=12, help="items that each user found before the first model"
+    )
     arguments = parser.parse_args()
-    found = {arm: summarise(run_arm(arguments.out, arm, arguments.refreshes)) for arm in arguments.arm or ARMS}
+    found = {arm: summarise(run_arm(arguments, arm)) for arm in arguments.arm or ARMS}
     print(json.dumps(found))
     sys.exit(not all(each["bars"] for each in found.values()))
 

@@ -38,6 +38,7 @@ from training.parallel.table import table_of, undivide
 from training.progress import Progress
 
 WARMUP_STEPS = 100
+WARM_SHARE = 0.1  # of the steps of a training that goes on from an earlier one, in which its rate warms up at most
 WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
 AVERAGE_DECAY = 0.99  # of the weights' moving average, a step
@@ -203,7 +204,7 @@ def _train_epoch(learner: Learner, course: Course, number: int) -> float:
     batches = training_batches(course.events, **size, seed=seed, choose=choose)
     total, seen, offered = 0.0, 0, 0
     n_targets = course.count_targets(model.size.max_history)
-    left = schedule.positions - number * n_targets
+    left, warmup = schedule.positions - number * n_targets, _count_warmup(course, n_targets)
     with course.progress.bar(f"epoch {number + 1}", min(left, n_targets)) as bar:
         rng = np.random.default_rng(seed)
         for whole in batches:
@@ -213,20 +214,32 @@ def _train_epoch(learner: Learner, course: Course, number: int) -> float:
             batch = whole if course.share is None else thin(whole, course.share, rng)
             bar.advance(len(whole.target))
             if len(batch.target):
-                value = train_step(learner, batch, schedule.learning_rate)
+                value = train_step(learner, batch, schedule.learning_rate, warmup)
                 total, seen = total + value * len(batch.target), seen + len(batch.target)
     return total / max(seen, 1)
 
 
-def train_step(learner: Learner, batch: Batch, learning_rate: float) -> float:
-    """Move the model one step on a batch, and its average after it; return the mean loss. The rate warms up.
+def _count_warmup(course: Course, n_targets: int) -> int:
+    """Return in how many steps the rate warms up. n_targets: of an epoch.
 
-    batch: the whole one, in every process that trains.
+    A training that goes on from an earlier one may have fewer steps than the warm-up of a whole one, and would learn
+    next to nothing.
+    """
+    if course.warm is None:
+        return WARMUP_STEPS
+    steps = course.schedule.epochs * n_targets / course.schedule.batch_positions
+    return max(1, min(WARMUP_STEPS, round(WARM_SHARE * steps)))
+
+
+def train_step(learner: Learner, batch: Batch, learning_rate: float, warmup: int = WARMUP_STEPS) -> float:
+    """Move the model one step on a batch, and its average after it; return the mean loss.
+
+    batch: the whole one, in every process that trains. warmup: steps in which the rate rises to what it then is.
     """
     model, optimizer, objective = learner.model, learner.optimizer, learner.objective
     step = _count_steps(optimizer)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
+        group["lr"] = learning_rate * min(1.0, (step + 1) / warmup)
     optimizer.zero_grad(set_to_none=True)
     value = backward(model, batch, objective)
     clip(model, MAX_GRADIENT_NORM)

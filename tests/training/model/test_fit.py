@@ -8,6 +8,7 @@ from training.loss.logits import hard_loss
 from training.model.encoder import SequenceModel, Size
 from training.model.fit import Course, Schedule, fit
 from training.model.objective import Objective
+from training.model.warm import Warm
 from training.progress import Progress
 
 SIZE = Size(dim=32, blocks=("pool", "attention"), heads=2, dropout=0.1, max_history=10)
@@ -37,6 +38,22 @@ def test_fit_overfits_32_users(tmp_path):
 
     assert curve[0].loss > 3.0
     assert curve[-1].loss < 0.5
+
+
+def test_a_training_that_goes_on_reaches_its_rate_within_a_few_steps(tmp_path):
+    events = chain()
+    anything = Warm(tmp_path, np.arange(40), np.ones(len(events.item), dtype=bool), 1.0, 2, 0.5)
+    schedule, moved = Schedule(0.01, 64, epochs=2, positions=10**9, patience=2, seed=1), {}
+
+    for name, warm in (("anew", None), ("on", anything)):
+        torch.manual_seed(0)
+        model = SequenceModel(40, SIZE)
+        before = model.items.weight.detach().clone()
+        fit(model, OBJECTIVE, Course(events, schedule, None, Progress(), warm=warm), tmp_path / name)
+        moved[name] = float((model.items.weight.detach() - before).abs().max())
+
+    assert moved["anew"] < 0.01  # within its warm-up of a hundred steps
+    assert moved["on"] > 4 * moved["anew"]
 
 
 def test_resuming_changes_nothing(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data.event import Events
@@ -24,6 +24,7 @@ def warm_of(fresh, tmp_path=None, rows=(), rehearsal=1.0):
     return Warm(tmp_path, np.array(rows, dtype=np.int64), np.array(fresh, dtype=bool), rehearsal, 3, 0.5)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 25), min_size=1, max_size=20), st.floats(0, 0.4), st.floats(0, 4), st.integers(0, 1 << 30)
 )
