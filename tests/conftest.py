@@ -1,5 +1,6 @@
 """Fixtures that more than one folder uses."""
 
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from tests.service.store.test_client import open_store
 from tests.service.toy import write_toy
 from tests.training.world import tiny_settings, write_chain_world
 from training.__main__ import main
+
+gc.set_threshold(100_000, 20, 50)  # an export makes millions of objects: each thousand, all of torch's were looked at
 
 
 @pytest.fixture(scope="session")
