@@ -1,11 +1,13 @@
 """Fixtures that more than one folder uses."""
 
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: here and in child processes sums run in one order, bit for bit
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime, which a test may import before our packages
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")  # of Javas that live for seconds
 
 import pytest
 
@@ -15,6 +17,8 @@ from tests.service.store.test_client import open_store
 from tests.service.toy import write_toy
 from tests.training.world import tiny_settings, write_chain_world
 from training.__main__ import main
+
+gc.set_threshold(100_000, 20, 50)  # an export makes millions of objects: each thousand, all of torch's were looked at
 
 
 @pytest.fixture(scope="session")

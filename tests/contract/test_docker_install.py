@@ -21,7 +21,7 @@ import pytest
 from tests.contract.build_context import copy_context, read_lock
 from tests.contract.namespace import enter_namespace, not_checked, open_interpreter
 from tests.contract.test_docker_files import SOURCE_SETTINGS, arguments_of, read_instructions
-from tests.service.running import wait_for
+from tests.service.running import SWAP_S, wait_for
 
 USER = 10001
 
@@ -96,7 +96,7 @@ def run_image(root: Path, *prefix: str, **extra: str) -> Iterator[dict[str, obje
         return next((line for line in lines if line["event"] == "listening"), None)
 
     try:
-        yield wait_for(find_listening)
+        yield wait_for(find_listening, timeout_s=SWAP_S)
     finally:
         process.terminate()
         assert process.wait(20) == 0, log.read_text()

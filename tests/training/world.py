@@ -8,7 +8,7 @@ import numpy as np
 
 N_ITEMS = 60
 TINY = (
-    "teacher.members=transformer", "teacher.dim=32", "teacher.blocks=pool,attention", "teacher.heads=2",
+    "teacher.members=transformer", "teacher.dim=32", "teacher.blocks=attention", "teacher.heads=2",
     "teacher.dropout=0.0", "teacher.epochs=6", "compress.items=float32", "compress.encoder=float32",
     "teacher.max_history=12", "teacher.learning_rate=0.01", "teacher.batch_positions=256",
     "student.parts=taste", "student.dim=16", "student.epochs=4", "student.alone_dropout=0.0", "distill.smoothing=0",

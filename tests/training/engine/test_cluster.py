@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
@@ -36,18 +36,19 @@ QUICK = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def spark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the settings that everything of Spark reads, as the environment says from here on."""
     if find_spec("pyspark") is None or shutil.which("java") is None:
         assert "RETORT_REQUIRE_SPARK" not in os.environ, "pyspark or java is not installed"
         pytest.skip("pyspark or java is not installed")
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf" / "spark-defaults.conf").write_text(
-        "".join(f"{name} {value}\n" for name, value in QUICK.items())
-    )
-    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path / "conf"))
-    monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
-    monkeypatch.setenv("SPARK_LOCAL_DIRS", str(tmp_path / "local"))
+    folder = tmp_path_factory.mktemp("conf")
+    (folder / "spark-defaults.conf").write_text("".join(f"{name} {value}\n" for name, value in QUICK.items()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARK_CONF_DIR", str(folder))
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        patch.setenv("SPARK_LOCAL_DIRS", str(folder / "local"))
+        yield folder
 
 
 def spark_class() -> str:
@@ -101,71 +102,82 @@ def write_parts(folder: Path, world: Path) -> Path:
     return folder
 
 
-@contextmanager
-def standalone(folder: Path) -> Iterator[tuple[str, "list[subprocess.Popen[str]]"]]:
-    """Start a master and two workers of one core; yield the address of the one, and the others."""
+@dataclass(frozen=True)
+class Standalone:
+    """A master's address, its two workers of one core, and where those leave what they did."""
+
+    address: str
+    workers: "list[subprocess.Popen[str]]"
+    work: Path
+
+
+@pytest.fixture(scope="module")
+def standalone(conf: Path) -> Iterator[Standalone]:
+    """A cluster for all tests, since it takes three Javas; a test that kills a worker comes last."""
     with ExitStack() as stack:
         common = "--host", "127.0.0.1", "--port", "0", "--webui-port", "0"
         master = stack.enter_context(started(MASTER, *common))
         address = wait_for(master, "Starting Spark master at").split()[-1]
-        worker = (*common, "--cores", "1", "--memory", "600m", "--work-dir", str(folder / "work"), address)
+        worker = (*common, "--cores", "1", "--memory", "600m", "--work-dir", str(conf / "work"), address)
         workers = [stack.enter_context(started(WORKER, *worker)) for _ in range(2)]
         for process in workers:
             wait_for(process, "Successfully registered")
-        yield address, workers
-
-
-def test_a_cluster_that_loses_a_worker_writes_the_bytes_that_memory_writes(tmp_path: Path) -> None:
-    simulate(tmp_path / "world", users=120, items=60, days=60, seed=3)
-    source = find_source(write_parts(tmp_path / "parts", tmp_path / "world"))
-    items, killed = tmp_path / "world" / "items.csv", []
-
-    with standalone(tmp_path) as (address, workers):
-
-        def lose_a_worker(n_bytes: int) -> None:
-            """It is told of the bytes when all parts were read, and nothing else was done."""
-            killed.append(n_bytes)
-            kill(workers[0])
-
-        watched, cleaning = replace(source, watch=lose_a_worker), Cleaning(engine=Cluster(address, shard=2000))
-        prepare(watched, items, tmp_path / "spark", cleaning, SplitRule())
-    prepare(source, items, tmp_path / "memory", Cleaning(), SplitRule())
-
-    assert killed == [source.size]
-    assert hashes(tmp_path / "spark") == hashes(tmp_path / "memory")
+        yield Standalone(address, workers, conf / "work")
 
 
 @pytest.mark.timeout(400)  # of a machine that others keep busy: five Javas start
-def test_spark_submit_takes_a_zip_of_the_package_and_writes_the_bytes_that_memory_writes(tmp_path: Path) -> None:
+def test_spark_submit_takes_a_zip_of_the_package_and_writes_the_bytes_that_memory_writes(
+    standalone: Standalone, tmp_path: Path
+) -> None:
     simulate(tmp_path / "world", users=120, items=60, days=60, seed=3)
     parts = write_parts(tmp_path / "parts", tmp_path / "world")
     items = tmp_path / "world" / "items.csv"
     package = zip_package(tmp_path / "retort.zip")
 
-    with standalone(tmp_path) as (address, _):
-        submit = [spark_class().replace("spark-class", "spark-submit"), "--master", address, "--py-files", str(package)]
-        words = ["prepare", "--interactions", str(parts), "--items", str(items), "--out", str(tmp_path / "spark")]
-        own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # the package is in the zip
-        with subprocess.Popen(
-            [*submit, ENTRY, *words, "--engine", "spark"],
-            env=own | {"PYSPARK_PYTHON": sys.executable},
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,  # where spark-submit writes what Python says, errors too
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as submitted:
-            try:
-                said = submitted.communicate()[0]
-            finally:
-                kill(submitted)
+    submit = [spark_class().replace("spark-class", "spark-submit"), "--master", standalone.address]
+    submit += ["--py-files", str(package)]
+    words = ["prepare", "--interactions", str(parts), "--items", str(items), "--out", str(tmp_path / "spark")]
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # the package is in the zip
+    with subprocess.Popen(
+        [*submit, ENTRY, *words, "--engine", "spark"],
+        env=own | {"PYSPARK_PYTHON": sys.executable},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,  # where spark-submit writes what Python says, errors too
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as submitted:
+        try:
+            said = submitted.communicate()[0]
+        finally:
+            kill(submitted)
     assert submitted.returncode == 0, said[-3000:]
-    assert list((tmp_path / "work").glob("app-*/*")), "no worker was asked"
+    assert list(standalone.work.glob("app-*/*")), "no worker was asked"
     words[-1] = str(tmp_path / "memory")
     assert training.__main__.main([*words, "--engine", "polars"]) == 0
 
     assert hashes(tmp_path / "spark" / "prepared") == hashes(tmp_path / "memory" / "prepared")
     assert "engine: spark, the master of its configuration" in said
+
+
+def test_a_cluster_that_loses_a_worker_writes_the_bytes_that_memory_writes(
+    standalone: Standalone, tmp_path: Path
+) -> None:
+    simulate(tmp_path / "world", users=120, items=60, days=60, seed=3)
+    source = find_source(write_parts(tmp_path / "parts", tmp_path / "world"))
+    items, killed = tmp_path / "world" / "items.csv", []
+
+    def lose_a_worker(n_bytes: int) -> None:
+        """It is told of the bytes when all parts were read, and nothing else was done."""
+        killed.append(n_bytes)
+        kill(standalone.workers[0])
+
+    watched, cleaning = replace(source, watch=lose_a_worker), Cleaning(engine=Cluster(standalone.address, shard=2000))
+    prepare(watched, items, tmp_path / "spark", cleaning, SplitRule())
+    prepare(source, items, tmp_path / "memory", Cleaning(), SplitRule())
+
+    assert killed == [source.size]
+    assert hashes(tmp_path / "spark") == hashes(tmp_path / "memory")
 
 
 def test_without_spark_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

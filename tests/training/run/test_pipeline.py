@@ -125,7 +125,9 @@ def test_refit_trains_on_everything_and_the_bundle_says_so(finished_run, tmp_pat
 def test_the_same_seed_gives_the_same_weights(chain_world, finished_run, tmp_path):
     run = tmp_path / "run"
 
-    assert main(["run", "--interactions", str(chain_world), "--out", str(run), *tiny_settings()]) == 0
+    assert main(["prepare", "--interactions", str(chain_world), "--out", str(run), *tiny_settings()]) == 0
+    for stage in ("teacher", "distill", "export"):
+        assert main([stage, "--out", str(run)]) == 0
 
     ours, theirs = (load_weights(place / "student" / "student.safetensors")[0] for place in (run, finished_run))
     assert all(ours[name].equal(theirs[name]) for name in theirs)
