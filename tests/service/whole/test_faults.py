@@ -247,7 +247,7 @@ def test_connections_closed_by_the_server_are_invisible(service: Running) -> Non
     for _ in range(20):
         store.client_kill_filter(_type="normal", skipme=True)
         wait_for(lambda: len(store.client_list(_type="normal")) >= 1)
-        assert service.recommend(user_id="u1")["quality"]["level"] == "full"
+        assert service.recommend(user_id="u1", budget_ms=1000)["quality"]["level"] == "full"
     store.close()
 
 
