@@ -74,12 +74,16 @@ async def try_bundle(path: Path, *, kind: Kind, codes: Path) -> None:
 
 
 async def _listen(process: asyncio.subprocess.Process) -> bytes:
-    """Return what the process says before it ends. One that says more than a verdict's length is killed."""
-    said = b""
+    """Return what the process says before it ends. One that says more than a verdict's length is killed.
+
+    It is killed once: a second signal, to one that has just ended, would take its exit code away from asyncio.
+    """
+    said, is_killed = b"", False
     while process.stdout is not None and (part := await process.stdout.read(_VERDICT_BYTES)):
         if len(said) <= _VERDICT_BYTES:  # the rest is read too, or asyncio would not see the end
             said += part
-        elif process.returncode is None:
+        elif process.returncode is None and not is_killed:
+            is_killed = True
             process.kill()
     return said[:_VERDICT_BYTES]
 

@@ -19,7 +19,7 @@ def run_schemathesis(url: str, folder: Path, *arguments: str) -> "subprocess.Com
     return subprocess.run(
         [*command, f"{url}/openapi.json", "--checks", "all", *bounds, *arguments],
         cwd=folder, env={**os.environ, "SCHEMATHESIS_HOOKS": str(CHECKS), "PYTHONWARNINGS": "ignore"},
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
 
 

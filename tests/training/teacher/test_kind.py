@@ -73,7 +73,9 @@ def run(chain_world, tmp_path_factory):
     kind = SuccessorCounts("counts", "successor_counts", "Counts of successors alone", colour="#123456")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(KINDS, kind.name, kind)
-        settings = tiny_settings("teacher.members=transformer,counts", "baselines.models=popularity")
+        settings = tiny_settings(
+            "teacher.members=transformer,counts", "teacher.blocks=pool,attention", "baselines.models=popularity"
+        )
         assert main(["run", "--interactions", str(chain_world), "--out", str(out), "--refit", *settings]) == 0
     return out
 
