@@ -28,6 +28,7 @@ from service.user.trend import TrendCounter
 
 EVERY_S = 1.0
 _SHOW_EVERY_S = 30.0
+_REST = 100  # times what it took to publish the counts, until they are published again
 KEEP_EVERY_S = 60.0
 _CALL_S = 1.0
 _PAUSE_S, _AT_ONCE = 0.002, 25
@@ -79,6 +80,7 @@ class TrendFeed:
         self._is_begun, self._heard_at = False, counter.since
         self._n_shown = self._n_kept = 0
         self._show_due, self._keep_due = 0.0, time.monotonic() + keep_every_s
+        self._rests_until = 0.0
 
     def masses(self) -> dict[str, float]:
         """Return how much of all counts is from each source."""
@@ -117,13 +119,25 @@ class TrendFeed:
         self._heard_at = asked
 
     async def _show(self) -> None:
-        """Publish the counts if something was counted, or if it is time that they fade."""
+        """Publish the counts if something was counted, or if it is time that they fade.
+
+        Of a large catalogue that takes tens of milliseconds, so what was counted waits until it is seldom enough.
+        """
         n_counted, now = self._counter.n_counted, time.monotonic()
         if n_counted == self._n_shown and now < self._show_due:
             self._publish(None, self._heard_at)
             return
+        if now < min(self._rests_until, self._show_due):
+            return
         self._n_shown, self._show_due = n_counted, now + _SHOW_EVERY_S
-        await asyncio.to_thread(lambda: self._publish(self._counter.counts(time.time()), self._heard_at))
+        took_s = await asyncio.to_thread(self._publish_counts)
+        self._rests_until = now + _REST * took_s - EVERY_S
+
+    def _publish_counts(self) -> float:
+        """Return the processor time that it took."""
+        started = time.thread_time()
+        self._publish(self._counter.counts(time.time()), self._heard_at)
+        return time.thread_time() - started
 
     async def _keep(self) -> None:
         """Write a snapshot, if something was counted since the last one and it is time."""

@@ -1,5 +1,6 @@
 """How the trend follows the stream of a real store, and goes on from what another process had counted."""
 
+import asyncio
 import time
 import uuid
 
@@ -22,17 +23,29 @@ HALF_LIFE_S = 86_400.0
 
 
 class Process:
-    """What one process knows of a trend. told: what was published, newest last."""
+    """What one process knows of a trend. told: what was published, newest last.
 
-    def __init__(self, store: Store, namespace: str, as_of: float, keep_every_s: float = 0.0) -> None:
+    slow_s: the processor time that publishing takes.
+    """
+
+    def __init__(
+        self, store: Store, namespace: str, as_of: float, keep_every_s: float = 0.0, slow_s: float = 0.0
+    ) -> None:
+        self._slow_s = slow_s
         keys = UserKeys(namespace)
         rule = TrendRule(HALF_LIFE_S, 0.05, as_of)
         self.counter = TrendCounter(rule, np.zeros(N_ITEMS, np.float32), Rows(), time.time())
         self.told: list[tuple[Float32 | None, float]] = []
         stream = EventStream(store, keys, EntryIndex(store, keys, 3600))
         snapshots = TrendSnapshots(store, keys, HALF_LIFE_S)
-        self.feed = TrendFeed(stream, snapshots, self.counter, lambda *told: self.told.append(told), keep_every_s)
+        self.feed = TrendFeed(stream, snapshots, self.counter, self._publish, keep_every_s)
         self._history = History(store, keys, Retention(stream=100))
+
+    def _publish(self, counts: Float32 | None, heard_at: float) -> None:
+        self.told.append((counts, heard_at))
+        until = time.thread_time() + (0.0 if counts is None else self._slow_s)
+        while time.thread_time() < until:
+            pass
 
     async def send(self, item: str, n_events: int, named: str = "u") -> None:
         """Store events of as many users."""
@@ -64,6 +77,22 @@ async def test_trend_follows_what_is_stored(store: Store, namespace: str) -> Non
     assert process.count(2) == pytest.approx(1, abs=0.01)
     assert [counts is None for counts, _ in process.told[n_told:]] == [False, True]
     assert process.told[-1][1] >= time.time() - 60
+
+
+async def test_counts_of_a_large_catalogue_are_published_seldom_and_not_lost(store: Store, namespace: str) -> None:
+    process = Process(store, namespace, time.time() - 3600, slow_s=0.025)
+    await process.feed.advance()
+    n_told = len(process.told)
+    await process.send("i2", 1)
+
+    await process.feed.advance()
+
+    assert process.told[n_told:] == [], "neither the counts, nor that they are of now"
+    deadline = time.monotonic() + 30
+    while process.count(2) < 0.99 and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
+        await process.feed.advance()
+    assert process.count(2) == pytest.approx(1, abs=0.01)
 
 
 async def test_what_the_stream_has_dropped_is_not_lost_to_another_process(store: Store, namespace: str) -> None:
