@@ -80,7 +80,7 @@ async def test_trend_follows_what_is_stored(store: Store, namespace: str) -> Non
 
 
 async def test_counts_of_a_large_catalogue_are_published_seldom_and_not_lost(store: Store, namespace: str) -> None:
-    process = Process(store, namespace, time.time() - 3600, slow_s=0.025)
+    process = Process(store, namespace, time.time() - 3600, slow_s=0.05)  # a rest of four seconds
     await process.feed.advance()
     n_told = len(process.told)
     await process.send("i2", 1)
