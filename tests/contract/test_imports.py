@@ -105,7 +105,7 @@ HOMES = {
 SEES_SETTINGS = {"service.app", "service.loading", "service.storage", "service.command"}
 COMPOSES = {"service.library", *SEES_SETTINGS}
 """What puts the folders together. Those that see settings may import it."""
-SEES_CONFIG = {"training.__main__", "training.run", "training.loop"}
+SEES_CONFIG = {"training.command", "training.run", "training.loop"}
 
 
 def imported(tree):

@@ -24,10 +24,10 @@ from service.wire.reply import STATUS
 from tests.contract.document import DOCUMENTS, ROOT
 from tests.contract.test_imports import FACE, HOMES, MAY_USE, SEES_THE_BUNDLE, STARTS_THE_SERVICE
 from tests.service.running import wait_for
-from training.__main__ import build_parser as training_parser
-from training.__main__ import dump_config, load_config
 from training.distillation.term import TERMS
 from training.errors import InputError
+from training.run.config_file import dump_config, load_config
+from training.run.parser import build_parser as training_parser
 from training.study.compression import VARIANTS
 
 README, CONTRIBUTING = DOCUMENTS["README.md"], DOCUMENTS["CONTRIBUTING.md"]

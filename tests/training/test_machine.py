@@ -35,6 +35,20 @@ def test_without_the_extra_a_line_says_which_to_install(command: list[str]) -> N
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_help_and_a_mistyped_option_need_nothing_large() -> None:
+    code = (
+        "import sys; from training.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print({'torch', 'matplotlib', 'onnx'} & set(sys.modules))"
+    )
+    for words in (["run", "--help"], ["run", "--nonsense"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.stdout.endswith("set()\n")
+        assert "usage: retort-train run" in done.stdout + done.stderr
+
+
 def test_peak_is_that_since_it_was_forgotten() -> None:
     held = b"x" * 300_000_000
     high = peak_bytes()

@@ -9,13 +9,13 @@ import io
 import logging
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnxscript import opset20 as op
 from torch import Tensor, nn
 
 from training.errors import StageError
@@ -48,6 +48,8 @@ def _(x: Tensor, input_weight: Tensor, hidden_weight: Tensor) -> Tensor:
 
 def _gru_as_onnx(x: Any, input_weight: Any, hidden_weight: Any) -> Any:
     """Translate the operator above into ONNX's, for the exporter."""
+    op = import_module("onnxscript").opset20  # it takes half a second to import, and only an export needs it
+
     width = input_weight.shape[1]
     axis: Any = op.Constant(value_ints=[0])
     directions: Any = op.Constant(value_ints=[1])

@@ -1,6 +1,6 @@
 """The commands of training and their options, for `python -m training COMMAND --help`.
 
-It only reads the command line: arguments.command is the name of the command, and training/__main__.py has the work.
+It only reads the command line: arguments.command is the name of the command, and training/command.py has the work.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.__main__ import COMMANDS
+from training.command import COMMANDS
 from training.run import parser
 
 
