@@ -121,9 +121,8 @@ def imported(tree):
             yield next(part.value for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant))
 
 
-GRAPH = {
-    name: {other for other in imported(tree) if other in MODULES and other != name} for name, tree in MODULES.items()
-}
+IMPORTED = {name: list(imported(tree)) for name, tree in MODULES.items()}
+GRAPH = {name: {other for other in others if other in MODULES and other != name} for name, others in IMPORTED.items()}
 
 
 def folder_of(name):
@@ -194,8 +193,8 @@ def test_files_at_the_root_that_every_folder_may_import_import_no_folder():
 
 
 def test_service_never_imports_training_or_torch():
-    for name, tree in MODULES.items():
-        heads = {other.split(".")[0] for other in imported(tree)}
+    for name, others in IMPORTED.items():
+        heads = {other.split(".")[0] for other in others}
         assert not (name.startswith("service") and heads & {"training", "torch", "polars"}), name
 
 
@@ -203,7 +202,7 @@ def test_training_imports_of_service_only_the_face_of_the_bundle_and_what_starts
     for name, tree in MODULES.items():
         if name.startswith("training"):
             ours = {node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-            modules = {node.module for node in ours} | set(imported(tree)) & set(MODULES)
+            modules = {node.module for node in ours} | set(IMPORTED[name]) & set(MODULES)
             allowed = {FACE, STARTS_THE_SERVICE.get(folder_of(name)[1])}
             assert {m for m in modules if m.split(".")[0] == "service"} <= allowed, name
 
@@ -218,9 +217,9 @@ def test_only_the_face_of_the_bundle_is_imported_from_outside():
 def test_what_others_install_alone_needs_the_standard_library_and_one_package(face, package):
     allowed = {package, *sys.stdlib_module_names}
 
-    for name, tree in MODULES.items():
+    for name, others in IMPORTED.items():
         if home_of(name) == face:
-            foreign = {other for other in imported(tree) if other.split(".")[0] not in allowed}
+            foreign = {other for other in others if other.split(".")[0] not in allowed}
             assert all(other == face or other.startswith(f"{face}.") for other in foreign), (name, foreign)
 
 
@@ -252,7 +251,7 @@ def test_stages_talk_through_the_run_directory_not_by_import():
 
 @pytest.mark.parametrize("library", HOMES)
 def test_a_big_library_is_named_in_one_folder(library):
-    users = {name for name, tree in MODULES.items() if any(other.split(".")[0] == library for other in imported(tree))}
+    users = {name for name, others in IMPORTED.items() if any(other.split(".")[0] == library for other in others)}
 
     assert {home_of(name) for name in users} == HOMES[library]
 
