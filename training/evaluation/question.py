@@ -25,6 +25,7 @@ from training.data.trend import gaps_before
 from training.model.batch import history_batches
 
 AT_ONCE = 256  # requests scored together
+SCORES_AT_ONCE = 1 << 22  # of them: 16 MB of memory are used again and again, where 100 MB would be mapped anew
 MOST_REQUESTS = 50_000  # where users are asked several times; of more, so many are drawn
 MOST_SCORES = 2_000_000_000  # of a question, half a minute on two cores: a large catalogue is asked by fewer users
 
@@ -68,13 +69,14 @@ class Question:
         return [self.events.item[a:b] for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
 
     def batches(self, max_history: int, places: Int64 | None = None) -> Iterator[tuple[Int64, Tensor]]:
-        """Yield the newest max_history items of the requests, at most AT_ONCE at once, the shortest first.
+        """Yield the newest max_history items of the requests, some at once, the shortest first.
 
         Yields (places in users [B], rows int64 [B, T] padded on the left with -1). places: only these; None: all.
         """
         asked = np.arange(len(self.users)) if places is None else places
+        size = min(AT_ONCE, max(8, SCORES_AT_ONCE // self.n_items))
         batches = history_batches(
-            self.events, self.users[asked], max_history=max_history, size=AT_ONCE, stop=self.stops()[asked]
+            self.events, self.users[asked], max_history=max_history, size=size, stop=self.stops()[asked]
         )
         for batch, rows in batches:
             yield asked[batch], rows

@@ -66,6 +66,17 @@ def test_batches_give_the_newest_items_of_the_places_that_are_wanted():
     assert rows.tolist() == [[-1, -1], [4, 0]]
 
 
+def test_fewer_requests_of_a_large_catalogue_are_scored_at_once(monkeypatch):
+    asked, wanted = ask(make_busy_shop(), TEST), np.repeat(np.arange(5), 4)
+    ((whole, _),) = asked.batches(5, wanted)
+
+    monkeypatch.setattr(question_module, "SCORES_AT_ONCE", 8 * asked.n_items)
+    batches = list(asked.batches(5, wanted))
+
+    assert [len(places) for places, _ in batches] == [8, 8, 4]
+    assert np.array_equal(np.concatenate([places for places, _ in batches]), whole)
+
+
 def test_the_rule_about_seen_items_is_the_datas_unless_it_is_given():
     shop = make_shop()
 
