@@ -1,11 +1,12 @@
 """What a run will need, said when its data are known: memory, minutes and disk, stage by stage.
 
-Minutes come from a measurement of the moment: how many logits this machine learns from in a second. They are those of a
-quiet machine and of all epochs that the settings allow; most trainings stop earlier.
+Minutes come from two measurements of the moment: how many logits this machine learns from in a second, and how many
+scores it ranks. They are those of a quiet machine, whatever else runs now, for processor time is measured; and those
+of all epochs that the settings allow, where most trainings stop earlier.
 """
 
 from dataclasses import dataclass, replace
-from time import monotonic
+from time import process_time
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from training.data.prepared import Prepared, training_events
 from training.data.split import VAL
 from training.data.trend import DENSE_VALUES
 from training.evaluation.given_weights import COLUMNS, VALUES
+from training.evaluation.question import most_asked
 from training.loss.logits import hard_loss
 from training.machine import available_bytes
 from training.model.batch import count_positions
@@ -25,7 +27,11 @@ from training.teacher.linear_model import BYTES_A_CELL, EVENTS_AT_ONCE, most_ite
 BASE_BYTES = 1000 << 20  # torch and what it brings, events, and what a validation makes for a moment
 COPIES = 5  # of a model's weights: themselves, gradient, two moments of the optimiser, moving average
 LOGITS_AT_ONCE = 6  # arrays of the logits of a chunk that a loss holds
-MEASURED_ITEMS = 8_192
+MEASURED_ITEMS = 65_536
+PASSES = 4  # over the requests, beside one after each epoch: weights are fitted, and a model is judged by two rules
+RANKING = (
+    2  # times what a product, a logarithm and the best of it take, which are measured: the sum and the target's rank
+)
 SNAPSHOTS, SNAPSHOT_BYTES = 2_000, 6  # of the trend, and of each of its values: itself, and its logarithm
 HISTORY_BYTES = 2_000  # of an event whose history the linear model multiplies: 50 items, sparse, and copies
 WORTH_SAYING_S = 120  # a shorter run is told nothing
@@ -41,21 +47,31 @@ class Need:
     disk_bytes: int
 
 
+@dataclass(frozen=True)
+class _Size:
+    """How much there is to learn. targets: events that follow another. n_asked: requests of validation."""
+
+    n_items: int
+    targets: int
+    n_asked: int
+
+
 def forecast(config: Config, prepared: Prepared) -> list[Need]:
     """Return what the stages of a run need, in order: the teachers, the student with the one beside it."""
     n_items, events = len(prepared.items), training_events(prepared)
-    targets, n_events = count_positions(events), len(events.item)
+    n_events, n_asked = len(events.item), int((prepared.part == VAL).sum())
+    size = _Size(n_items, count_positions(events), n_asked)
     needs = []
     members = parse_names(config, "teacher.members")
     if "linear" in members:
         needs.append(_linear(n_items, n_events))
     for name, settings in (("transformer", config.teacher), ("text", config.teacher), ("twin", config.student)):
         if name in members:
-            needs.append(_neural(name, settings, n_items, targets, n_events))
-    student = _neural("student", config.student, n_items, targets, 0)
+            needs.append(_neural(name, settings, size, n_events))
+    student = _neural("student", config.student, size, 0)
     trainings = 3 if config.distill.smoothing else 2  # distilled, alone, and from smoothed labels
     needs.append(Need("student", student.memory_bytes, student.seconds * trainings, student.disk_bytes * trainings))
-    weighed = _weighed(config, n_items, int((prepared.part == VAL).sum()))
+    weighed = _weighed(config, n_items, n_asked)
     return [replace(need, memory_bytes=need.memory_bytes + weighed) for need in needs]
 
 
@@ -94,12 +110,23 @@ def logits_a_second(dim: int, n_items: int) -> float:
     target = torch.zeros(256, dtype=torch.int64)
     seconds = []
     for _ in range(3):
-        started = monotonic()
+        started = process_time()
         with torch.autocast(choose_device().type, dtype=torch.bfloat16, enabled=choose_device().type == "cpu"):
             logits = states @ items.T
         hard_loss(logits.float(), target).backward()
-        seconds.append(monotonic() - started)
+        seconds.append((process_time() - started) / torch.get_num_threads())
     return 256 * len(items) / float(np.median(seconds))
+
+
+def scores_a_second(dim: int, n_items: int) -> float:
+    """Return how many scores this machine makes and ranks in a second, measured on a few."""
+    items, states = torch.randn(min(n_items, MEASURED_ITEMS), dim), torch.randn(256, dim)
+    seconds = []
+    for _ in range(3):
+        started = process_time()
+        (states @ items.T).abs_().add_(1).log_().topk(min(100, len(items)))
+        seconds.append((process_time() - started) / torch.get_num_threads())
+    return 256 * len(items) / float(np.median(seconds)) / RANKING
 
 
 def _linear(n_items: int, n_events: int) -> Need:
@@ -117,11 +144,14 @@ def _weighed(config: Config, n_items: int, n_requests: int) -> int:
     return kept + 4 * fitted * (n_parts + 1)
 
 
-def _neural(name: str, settings: Teacher | Student, n_items: int, targets: int, n_states: int) -> Need:
-    """Return the need of training one model, and of writing its states after n_states events."""
+def _neural(name: str, settings: Teacher | Student, size: _Size, n_states: int) -> Need:
+    """Return the need of training and judging one model, and of writing its states after n_states events."""
+    n_items, targets, n_asked = size.n_items, size.targets, size.n_asked
     dim = settings.dim
     positions = min(settings.positions, settings.epochs * targets, max(1, MOST_LOGITS // n_items))
     chunk = max(dim * n_items, CHUNK_LOGITS)
     memory = BASE_BYTES + 4 * (COPIES * dim * n_items + LOGITS_AT_ONCE * chunk)
+    passes = PASSES + min(settings.epochs, -(-positions // max(1, targets)))
     seconds = positions * n_items / logits_a_second(dim, n_items)
+    seconds += passes * min(n_asked, most_asked(n_items)) * n_items / scores_a_second(dim, n_items)
     return Need(name, memory, seconds, 4 * dim * n_items + 2 * dim * n_states)

@@ -8,7 +8,7 @@ from training.__main__ import main
 from training.data.prepared import load_prepared
 from training.machine import available_bytes
 from training.run.config import Config, Teacher
-from training.run.forecast import Need, forecast, forecast_lines, logits_a_second
+from training.run.forecast import Need, forecast, forecast_lines, logits_a_second, scores_a_second
 from training.teacher.linear_model import MAX_ITEMS, most_items
 
 GB = 1_000_000_000
@@ -61,4 +61,6 @@ def test_speed_is_measured_at_once() -> None:
     started = time.monotonic()
 
     assert logits_a_second(64, 100_000) > 1e5
+    assert scores_a_second(64, 100_000) > 1e5
+    assert scores_a_second(64, 5) > 1e2
     assert time.monotonic() - started < 60
