@@ -25,19 +25,29 @@ VECTORS = "vectors.npy"
 TOKENS = 128  # of an item's text; the rest is cut
 ITEMS_AT_ONCE = 64
 CONFIG = "config.json"
+NEAR = ("*/", "snapshots/*/", "*/snapshots/*/")  # where a package, and the cache of a download, keep it
+TAKES = "teacher.text takes the directory that save_pretrained or a model's download left"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 Float32 = NDArray[np.float32]
 
 
 def fingerprint_language_model(path: Path) -> str:
     """Return a fingerprint of a Hugging Face encoder's files. Raises InputError where path holds none."""
-    weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
-    if not (path / CONFIG).is_file() or weights is None:
+    weights = _weights_in(path)
+    if weights is None:
+        near = (found.parent for depth in NEAR for found in sorted(path.glob(depth + CONFIG)))
+        inside = [found for found in near if _weights_in(found)]
         raise InputError(
             f"{path}: not a Hugging Face encoder: no {CONFIG} and {WEIGHTS[0]} in it. "
-            "teacher.text takes the directory that save_pretrained or a model's download left"
+            + (f"{inside[0]} has both: teacher.text={inside[0]}" if inside else TAKES)
         )
     return file_fingerprint(path / CONFIG) + file_fingerprint(weights)
+
+
+def _weights_in(path: Path) -> Path | None:
+    """Return the weights of the encoder in a directory; None where it is none."""
+    found = [path / name for name in WEIGHTS if (path / name).is_file()]
+    return found[0] if found and (path / CONFIG).is_file() else None
 
 
 def describe(items: pl.DataFrame) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,17 @@ def test_student_that_should_start_from_a_linear_teacher_is_refused(chain_world,
 
     assert main(["run", "--interactions", str(chain_world), "--out", str(tmp_path / "run"), *settings]) == 2
     assert "a linear model has no table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("depth", ["model", "snapshots/abc", "models--a--b/snapshots/abc"])
+def test_encoder_that_lies_inside_of_the_directory_is_named(tmp_path, depth):
+    inside = tmp_path / depth
+    inside.mkdir(parents=True)
+    (inside / "config.json").write_text("{}")
+    (inside / "model.safetensors").write_bytes(b"")
+
+    with pytest.raises(InputError, match=re.escape(f"teacher.text={inside}")):
+        fingerprint_language_model(tmp_path)
 
 
 @pytest.mark.parametrize(
