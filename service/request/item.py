@@ -91,13 +91,6 @@ class ListedItem(ItemFields):
 
     item_id: Id
 
-    @field_validator("item_id")
-    @classmethod
-    def _has_a_path(cls, item_id: str) -> str:
-        if item_id == "search":
-            raise ValueError("no item can be put as search: /items/search is another route")
-        return item_id
-
 
 class ItemsRequest(Body):
     """Up to 1000 items, each as PUT takes it. Each is judged alone; of two with one id the later one counts."""
