@@ -28,7 +28,7 @@ class Account:
     def refused(self, path: str, method: str, reason: str) -> None:
         """Count a request that was refused before it began."""
         self.shed(reason)
-        self._metrics.count_http(route_of(path), method, 503, None)
+        self._metrics.count_http(route_of(path, method), method, 503, None)
 
     def malformed(self, status: int) -> None:
         """Count bytes that are no request."""
@@ -37,7 +37,7 @@ class Account:
     def ended(self, path: str, method: str, trace: Trace, now: float) -> None:
         """Count and log a request that has ended. now: in seconds of time.monotonic()."""
         self.n_in_flight -= 1
-        seconds, route = now - trace.arrived, route_of(path)
+        seconds, route = now - trace.arrived, route_of(path, method)
         self._metrics.count_http(route, method, trace.status, seconds)
         known = method if method in METHODS else "OTHER"  # it may be any text
         if self._tracer is not None and trace.span is not None:
@@ -51,12 +51,12 @@ class Account:
             )
 
 
-def route_of(path: str) -> str:
+def route_of(path: str, method: str) -> str:
     """Return the template of a path, or unmatched: labels come from a closed list, never from a caller."""
     if path.startswith("/users/") and len(path) > len("/users/"):
         return "/users/{user_id}"
     if path.startswith("/items/") and len(path) > len("/items/"):
-        return "/items/search" if path == "/items/search" else "/items/{item_id}"
+        return "/items/search" if (method, path) == ("POST", "/items/search") else "/items/{item_id}"
     if path.startswith("/scenarios/") and len(path) > len("/scenarios/"):
         return "/scenarios/{name}"
     if path in DOCUMENT_PATHS and path != "/openapi.json":

@@ -94,15 +94,17 @@ class AsyncClient:
         return self._outbox.n_waiting
 
     async def recommend(
-        self, user_id: str | None = None, *, k: int = 10, deadline_ms: float | None = None, **fields: Any
+        self, user_id: str | None = None, *, k: int | None = None, deadline_ms: float | None = None, **fields: Any
     ) -> Recommendation:
         """Return the best k items. Raises ClientError.
 
-        deadline_ms: when the answer must be here. What is left of it is sent as budget_ms, less the way there and back.
+        k: without it, that of the scenario if the fields name one, else 10. deadline_ms: when the answer must be here.
+        What is left of it is sent as budget_ms, less the way there and back, unless the fields have one.
         fields: any others of POST /recommend, such as history, exclude, candidates or debug.
         """
         ends = self._deadline(deadline_ms)
-        asked = {"k": k, **fields} | ({} if user_id is None else {"user_id": user_id})
+        given = {"k": k, "user_id": user_id}
+        asked = fields | {name: value for name, value in given.items() if value is not None}
         return Recommendation.of(await self._call("POST", "/recommend", ends, asked, is_safe=True, give_budget=_to_all))
 
     async def batch(
@@ -140,16 +142,16 @@ class AsyncClient:
 
     async def scenario(self, name: str) -> Scenario:
         """Return a scenario. Raises ClientError."""
-        return Scenario.of(await self._ask("GET", _scenario_path(name), is_safe=True))
+        return Scenario.of(await self._ask("GET", _path("scenarios", name), is_safe=True))
 
     async def put_scenario(self, name: str, **fields: Any) -> Scenario:
         """Put a scenario, whole, and return it. Raises ClientError."""
         ends = time.monotonic() + self._timeout_s
-        return Scenario.of(await self._call("PUT", _scenario_path(name), ends, fields, is_safe=True))
+        return Scenario.of(await self._call("PUT", _path("scenarios", name), ends, fields, is_safe=True))
 
     async def delete_scenario(self, name: str) -> None:
         """Delete a scenario that was put. Raises ClientError."""
-        await self._ask("DELETE", _scenario_path(name))
+        await self._ask("DELETE", _path("scenarios", name))
 
     async def similar(
         self, *item_ids: str, k: int = 10, deadline_ms: float | None = None, **fields: Any
@@ -185,30 +187,30 @@ class AsyncClient:
 
     async def user(self, user_id: str) -> UserData:
         """Return what is kept of a user. Raises ClientError."""
-        return UserData.of(await self._ask("GET", f"/users/{quote(user_id, safe='')}", is_safe=True))
+        return UserData.of(await self._ask("GET", _path("users", user_id), is_safe=True))
 
     async def erase_user(self, user_id: str) -> ErasedUser:
         """Erase a user. Raises ClientError."""
-        return ErasedUser.of(await self._ask("DELETE", f"/users/{quote(user_id, safe='')}"))
+        return ErasedUser.of(await self._ask("DELETE", _path("users", user_id)))
 
     async def item(self, item_id: str) -> Mapping[str, Any]:
         """Return what an item is now, as GET /items/{item_id} says it. Raises ClientError."""
-        answer: Mapping[str, Any] = await self._ask("GET", _item_path(item_id), is_safe=True)
+        answer: Mapping[str, Any] = await self._ask("GET", _path("items", item_id), is_safe=True)
         return answer
 
     async def put_item(self, item_id: str, **fields: Any) -> Mapping[str, Any]:
         """Put an item, whole, and wait until it is stored. fields: of PUT /items/{item_id}. Raises ClientError."""
-        answer: Mapping[str, Any] = await self._ask("PUT", _item_path(item_id), fields, is_safe=True)
+        answer: Mapping[str, Any] = await self._ask("PUT", _path("items", item_id), fields, is_safe=True)
         return answer
 
     async def patch_item(self, item_id: str, **fields: Any) -> Mapping[str, Any]:
         """Change some fields of an item, and wait until that is stored. Raises ClientError."""
-        answer: Mapping[str, Any] = await self._ask("PATCH", _item_path(item_id), fields, is_safe=True)
+        answer: Mapping[str, Any] = await self._ask("PATCH", _path("items", item_id), fields, is_safe=True)
         return answer
 
     async def withdraw_item(self, item_id: str) -> Mapping[str, Any]:
         """Withdraw an item until it is put again. Raises ClientError."""
-        answer: Mapping[str, Any] = await self._ask("DELETE", _item_path(item_id))
+        answer: Mapping[str, Any] = await self._ask("DELETE", _path("items", item_id))
         return answer
 
     async def put_items(self, items: Iterable[Mapping[str, Any]]) -> ItemsAnswer:
@@ -284,20 +286,18 @@ class AsyncClient:
         return _read(response)
 
 
-def _item_path(item_id: str) -> str:
-    return f"/items/{quote(item_id, safe='')}"
+def _path(folder: str, name: str) -> str:
+    """Return the path of what has a name. Dots are encoded too where httpx would take them for a way up."""
+    segment = quote(name, safe="")
+    return f"/{folder}/{segment.replace('.', '%2E') if segment in ('.', '..') else segment}"
 
 
 def _to_all(body: dict[str, Any], budget_ms: int) -> dict[str, Any]:
-    return {**body, "budget_ms": budget_ms}
+    return {"budget_ms": budget_ms, **body}
 
 
 def _to_each(body: dict[str, Any], budget_ms: int) -> dict[str, Any]:
     return {**body, "requests": [{"budget_ms": budget_ms, **request} for request in body["requests"]]}
-
-
-def _scenario_path(name: str) -> str:
-    return f"/scenarios/{quote(name, safe='')}"
 
 
 def _budget_ms(ends: float) -> int:

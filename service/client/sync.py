@@ -54,7 +54,7 @@ class Client:
         return self._client.n_waiting
 
     def recommend(
-        self, user_id: str | None = None, *, k: int = 10, deadline_ms: float | None = None, **fields: Any
+        self, user_id: str | None = None, *, k: int | None = None, deadline_ms: float | None = None, **fields: Any
     ) -> Recommendation:
         """Return the best k items, see AsyncClient.recommend(). Raises ClientError."""
         return self._run(self._client.recommend(user_id, k=k, deadline_ms=deadline_ms, **fields))

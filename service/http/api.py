@@ -141,11 +141,12 @@ def _on_http_error(routers: Iterable[APIRouter]) -> Callable[[Request, Exception
 
     async def answer(request: Request, exc: Exception) -> Response:
         status = exc.status_code if isinstance(exc, HTTPException) else 500
-        message = {404: "no such resource", 405: "this resource does not take that method"}.get(status, "refused")
+        message = {404: "no such resource; /docs lists all that there are"}.get(status, "refused")
         headers = dict(exc.headers or {}) if isinstance(exc, HTTPException) else {}
         if status == 405:  # starlette names the methods of the first route of the path alone
             found = [route.methods or () for route in routes if route.path_regex.match(request.scope["path"])]
             headers["Allow"] = ", ".join(sorted({method for methods in found for method in methods}))
+            message = f"this resource takes {headers['Allow']}, and not that method"
         code = _HTTP_CODES.get(status, "malformed")
         return Response(error_body(RequestError(code, message)), status, headers, "application/json")
 

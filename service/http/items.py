@@ -14,7 +14,6 @@ from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
-from starlette.convertors import register_url_convertor
 
 from service.catalogue.attributes import MOST_NEW
 from service.catalogue.column import Mask
@@ -23,7 +22,6 @@ from service.catalogue.live_item import MOST_RECORD_BYTES, NAMED, LiveItem, with
 from service.errors import FieldError, RequestError, StoreError
 from service.http.message import STORE_TIMEOUT_S, json_response, read_json, store_unavailable
 from service.http.openapi import documented
-from service.http.users import AnyText
 from service.item.feed import ItemFeed
 from service.metrics import Metrics
 from service.model.catalogue import Catalogue
@@ -42,19 +40,10 @@ from service.request.item import (
 from service.wire.trace import Trace
 
 ITEM_BODY_BYTES, ITEMS_BODY_BYTES = 256 << 10, 4 << 20
-_ITEM = "/items/{item_id:item}"
+_ITEM = "/items/{item_id:any}"
 _SLICE = 100
 _MOST_TRIES = 5
 _KINDS = {"attributes": "text", "numbers": "number", "booleans": "boolean"}
-
-
-class ItemText(AnyText):
-    """What is left of a path but the word search, which is a route of its own."""
-
-    regex = "(?s:(?!search$).*)"
-
-
-register_url_convertor("item", ItemText())
 
 
 class ItemResponse(BaseModel):

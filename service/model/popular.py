@@ -88,12 +88,28 @@ class Popular:
 
     def _trending(self, standing: Standing, k: int, hidden: set[int], candidates: Sequence[int] | None) -> Ranked:
         if candidates is not None:
-            rows = np.array(sorted(set(candidates)), dtype=np.int64)
+            left = _without(np.array(sorted(set(candidates)), dtype=np.int64), hidden)
         else:
-            rows = np.concatenate([standing.top, standing.top_live]) if len(standing.top_live) else standing.top
-        left = rows[[row not in hidden for row in rows.tolist()]] if hidden else rows
-        if len(left) < k and candidates is None:
-            left = np.delete(np.arange(len(self)), sorted(hidden))
+            left = self._highest(standing, k, hidden)
         logs = standing.at(left)
         order = np.lexsort((self._places.values[left], -logs))[:k]
         return left[order].tolist(), logs[order]
+
+    def _highest(self, standing: Standing, k: int, hidden: set[int]) -> Int64:
+        """Return rows among which the k best are: of those that are known to be high, if enough of them are shown.
+
+        Rows of the bundle, live rows, and those that came after the trend was counted are three lists, and each has to
+        have k of its own, or all that there are: as many in another one may stand lower.
+        """
+        n_made, n_counted = len(self.order), len(standing.logs)
+        later = np.arange(n_counted, min(len(self), n_counted + k + len(hidden)))  # of these the first are the best
+        listed = [(standing.top, n_made), (standing.top_live, n_counted - n_made), (later, len(later))]
+        left = [(_without(rows, hidden), len(rows) >= n_rows) for rows, n_rows in listed if n_rows > 0]
+        if all(is_whole or len(shown) >= k for shown, is_whole in left):
+            return np.concatenate([shown for shown, _ in left])
+        rows: Int64 = np.delete(np.arange(len(self)), sorted(hidden))
+        return pick_highest(rows, lengthened(standing.logs, len(self), standing.least), self.places, k)
+
+
+def _without(rows: Int64, hidden: set[int]) -> Int64:
+    return rows[[row not in hidden for row in rows.tolist()]] if hidden else rows

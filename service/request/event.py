@@ -6,7 +6,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import RequestError
-from service.request.field import MAX_FIELDS, Body, Id, Label, Position, parse_json, refusal
+from service.request.field import MAX_FIELDS, Body, Id, Label, Position, parse_json
+from service.request.refusal import refusal
 
 MAX_EVENTS = 1000
 MILLISECONDS_FROM = 1e11
@@ -66,5 +67,5 @@ def check_events(listed: Sequence[Any], first: int) -> tuple[list[tuple[int, Eve
         try:
             good.append((index, Event.model_validate(event)))
         except ValidationError as exc:
-            rejected.append(Rejected(index=index, reason="invalid", message=refusal(exc).message[:1000]))
+            rejected.append(Rejected(index=index, reason="invalid", message=refusal(exc, Event).message[:1000]))
     return good, rejected

@@ -11,10 +11,10 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from service.errors import RequestError
+from service.request.refusal import MAX_ERRORS, refusal
 
 MAX_LISTED = 1000
 MAX_FIELDS = 32
-_MAX_ERRORS = 100
 _MOST_POSITION = 1_000_000_000
 _MAX_WHOLE = 2**53  # a double beyond it stands for several integers
 Model = TypeVar("Model", bound=BaseModel)
@@ -66,7 +66,7 @@ def check_body(model: type[Model], body: bytes) -> Model:
     except ValidationError as exc:
         whole = _with_whole_numbers(body, exc)
         if whole is None:
-            raise refusal(exc) from None
+            raise refusal(exc, model) from None
     return check_body(model, whole)
 
 
@@ -75,15 +75,26 @@ def _with_whole_numbers(body: bytes, refused: ValidationError) -> bytes | None:
 
     To JSON Schema both are integers, and clients whose only number is a double send the second.
     """
-    if refused.error_count() > _MAX_ERRORS:
+    if refused.error_count() > MAX_ERRORS:
         return None
-    numbers = {error["loc"][0]: error["input"] for error in refused.errors() if error["type"] == "int_type"}
-    whole = {
-        name: int(number)
-        for name, number in numbers.items()
-        if isinstance(number, float) and number.is_integer() and abs(number) < _MAX_WHOLE
-    }
-    return orjson.dumps(parse_json(body) | whole) if whole else None
+    whole = [
+        (error["loc"], int(error["input"]))
+        for error in refused.errors()
+        if error["type"] == "int_type" and _is_whole(error["input"])
+    ]
+    if not whole:
+        return None
+    parsed = parse_json(body)
+    for (*outer, name), number in whole:
+        place = parsed
+        for part in outer:
+            place = place[part]
+        place[name] = number
+    return orjson.dumps(parsed)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer() and abs(value) < _MAX_WHOLE
 
 
 def check_user_id(raw: bytes) -> str:
@@ -107,25 +118,3 @@ def _check_id(name: str, raw: bytes, form: TypeAdapter[str] = USER_ID, most: int
     except (UnicodeDecodeError, ValidationError):
         text = f"{name}: 1 to {most} characters of UTF-8 without control characters"
         raise RequestError("malformed", text) from None
-
-
-def refusal(exc: ValidationError) -> RequestError:
-    """Return what a caller is told of a body that does not fit its model."""
-    if exc.error_count() > _MAX_ERRORS:
-        return RequestError("malformed", f"{exc.error_count()} fields are unknown or wrong; see /openapi.json")
-    errors = exc.errors(include_url=False, include_input=False)
-    if errors[0]["type"] == "json_invalid":
-        return RequestError("malformed", f"the body is not valid JSON: {errors[0]['ctx']['error']}")
-    details = [
-        {"field": ".".join(str(part) for part in error["loc"])[:200], "message": _message(error["loc"], error["msg"])}
-        for error in errors[:20]
-    ]
-    first = details[0]
-    text = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
-    return RequestError("malformed", text, details=details)
-
-
-def _message(loc: tuple[int | str, ...], text: str) -> str:
-    if loc and loc[-1] == "timestamp" and "less than" in text:
-        return "Unix seconds; are these milliseconds?"
-    return text.removeprefix("Value error, ")

@@ -3,11 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+)
 
 from service.errors import RequestError
 from service.request.event import MILLISECONDS_FROM
-from service.request.field import MAX_LISTED, Body, Id, Ids, parse_json, refusal
+from service.request.field import MAX_LISTED, Body, Id, Ids, parse_json
+from service.request.refusal import refusal
 
 MAX_ITEMS = 1000
 MAX_TITLE, MAX_DESCRIPTION, MAX_TEXT = 1000, 10_000, 1000
@@ -16,8 +26,26 @@ RESERVED = frozenset({"any", "not", "item_id", "score", "title"})
 """No attribute can have such a name: in a filter or an answer it is something else."""
 _NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
 
+
+def _listed(value: Any) -> Any:
+    """Return the values of an attribute as a list: a text alone is a list of one."""
+    if not isinstance(value, str | list):
+        raise ValueError("a text, or a list of texts")
+    if len(value) > MAX_VALUES and isinstance(value, list):
+        raise ValueError(f"it has {len(value):,} values; at most {MAX_VALUES}")
+    return [value] if isinstance(value, str) else value
+
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_NO_CONTROL)]
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
+Texts = Annotated[
+    list[Text],
+    BeforeValidator(_listed),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "maxLength": MAX_TEXT},
+                   {"type": "array", "items": {"type": "string", "maxLength": MAX_TEXT}, "maxItems": MAX_VALUES}]}
+    ),
+]  # fmt: skip
 Number = Annotated[float, Field(ge=-1e300, le=1e300)]
 Coordinate = Annotated[float, Field(ge=-1e6, le=1e6)]
 
@@ -35,7 +63,7 @@ class ItemFields(Body):
 
     title: str | None = Field(None, max_length=MAX_TITLE)
     description: str | None = Field(None, max_length=MAX_DESCRIPTION)
-    attributes: dict[Name, Text | Annotated[list[Text], Field(max_length=MAX_VALUES)] | None] | None = Field(
+    attributes: dict[Name, Texts | None] | None = Field(
         None, max_length=MAX_NAMES, description="texts by name, one or several; null takes a name away"
     )
     numbers: dict[Name, Number | None] | None = Field(
@@ -52,15 +80,6 @@ class ItemFields(Body):
         None, ge=0, lt=MILLISECONDS_FROM, description="Unix seconds from which it is not shown"
     )
 
-    @field_validator("attributes", mode="before")
-    @classmethod
-    def _few_values(cls, named: Any) -> Any:
-        """Say it of the attribute: of a text or a list of texts, pydantic says that the first is not there."""
-        for name, value in named.items() if isinstance(named, dict) else ():
-            if isinstance(value, list) and len(value) > MAX_VALUES:
-                raise ValueError(f"{str(name)[:64]} has {len(value):,} values; at most {MAX_VALUES}")
-        return named
-
     @field_validator("attributes", "numbers", "booleans")
     @classmethod
     def _names_are_free(cls, named: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -69,12 +88,8 @@ class ItemFields(Body):
         return named
 
     def said(self) -> dict[str, Any]:
-        """Return the fields that were given, as a record keeps them: texts as lists."""
+        """Return the fields that were given, as a record keeps them."""
         fields = self.model_dump(exclude_unset=True, exclude={"item_id"})
-        if fields.get("attributes"):
-            fields["attributes"] = {
-                name: [value] if isinstance(value, str) else value for name, value in fields["attributes"].items()
-            }
         return {name: value for name, value in fields.items() if name not in _NAMED or value is not None}
 
 
@@ -90,13 +105,6 @@ class ListedItem(ItemFields):
     """One of the items of POST /items."""
 
     item_id: Id
-
-    @field_validator("item_id")
-    @classmethod
-    def _has_a_path(cls, item_id: str) -> str:
-        if item_id == "search":
-            raise ValueError("no item can be put as search: /items/search is another route")
-        return item_id
 
 
 class ItemsRequest(Body):
@@ -146,5 +154,7 @@ def check_listed(listed: Sequence[Any]) -> tuple[list[tuple[int, ListedItem]], l
         try:
             good.append((index, ListedItem.model_validate(item)))
         except ValidationError as exc:
-            rejected.append(RejectedItem(index=index, reason="invalid", message=refusal(exc).message[:1000]))
+            rejected.append(
+                RejectedItem(index=index, reason="invalid", message=refusal(exc, ListedItem).message[:1000])
+            )
     return good, rejected

@@ -234,12 +234,18 @@ def golden_sum(
 
 
 def write_toy_sum(
-    out: Path, *, seed: int = 0, n_items: int = N_ITEMS, parts: Parts | None = None, items: Sequence[Item] | None = None
+    out: Path,
+    *,
+    seed: int = 0,
+    n_items: int = N_ITEMS,
+    parts: Parts | None = None,
+    items: Sequence[Item] | None = None,
+    encoding: ItemEncoding | None = None,
 ) -> Bundle:
-    """Write a valid toy bundle of format 2."""
+    """Write a valid toy bundle of format 2. encoding: such as toy_encoding()."""
     parts = toy_parts(n_items, seed=seed) if parts is None else parts
     rng = np.random.default_rng(seed)
-    table = replace(ItemTable(rng.normal(size=(n_items, DIM)).astype(np.float32)), parts=parts)
+    table = replace(ItemTable(rng.normal(size=(n_items, DIM)).astype(np.float32), encoding=encoding), parts=parts)
     golden = [
         golden_sum(table, [1], AS_OF, 60.0),
         golden_sum(table, [1, 2, 3, 4, 5, 6, 2], AS_OF + HALF_LIFE_S, None, {7: 100.0, 8: 0.0}),

@@ -106,6 +106,7 @@ def test_many_lists_and_scenarios(shared_service: Running) -> None:
         answers = client.batch(
             [{"history": ["i7"], "scenario": name}, {"history": [], "k": 0}, {"user_id": "u", "k": 2}]
         )
+        alone = [client.recommend(history=["i7"], scenario=name, k=k) for k in (None, 2)]
         page = client.page(
             history=["i7", "gone"], slots=[{"name": "top", "k": 3}, {"name": "more", "scenario": name, "k": 2}]
         )
@@ -122,6 +123,7 @@ def test_many_lists_and_scenarios(shared_service: Running) -> None:
     assert isinstance(first, Recommendation) and isinstance(third, Recommendation)
     assert (len(first.items), len(third.items)) == (4, 2)
     assert isinstance(second, RefusedError) and second.details[0]["field"] == "k"
+    assert [each.item_ids for each in alone] == [first.item_ids, first.item_ids[:2]]
     assert list(page.slots) == ["top", "more"]
     assert page.slots["top"].item_ids == first.item_ids[:3]
     assert len({*page.slots["top"].item_ids, *page.slots["more"].item_ids}) == 5
@@ -204,6 +206,29 @@ def test_deadline_is_sent_as_the_budget_less_the_way(deadline_ms: float, least: 
     body = server.bodies("/recommend")[-1]
     assert least <= body.pop("budget_ms") <= most
     assert body == {"k": 3, "user_id": "u", "exclude": ["i1"]}
+
+
+def test_budget_that_the_caller_names_is_the_one_that_is_sent() -> None:
+    with Scripted(OK, OK, (200, {}, {})) as server, Client(server.url) as client:
+        client.recommend("u", deadline_ms=5000, budget_ms=7)
+        client.similar("i1", deadline_ms=5000, budget_ms=8)
+        with pytest.raises(UnreadableError):
+            client.page("u", slots=[{"name": "a"}], deadline_ms=5000, budget_ms=9)
+
+    assert [server.bodies(path)[0]["budget_ms"] for path in ("/recommend", "/similar", "/page")] == [7, 8, 9]
+
+
+@pytest.mark.parametrize("name", [".", "..", "../recommend", "a.b", "%2E"])
+def test_users_and_scenarios_of_odd_names_are_reached(shared_service: Running, name: str) -> None:
+    with Client(shared_service.url) as client:
+        client.send_events([Event(name, "i7", "view", 1000)])
+        kept, erased, after = client.user(name), client.erase_user(name), client.user(name)
+        put, read = client.put_scenario(name, k=3), client.scenario(name)
+        client.delete_scenario(name)
+
+    assert (kept.user_id, [event.item_id for event in kept.history]) == (name, ["i7"])
+    assert (erased.user_id, erased.is_complete, after.history) == (name, True, [])
+    assert (put.name, read) == (name, put)
 
 
 @pytest.mark.parametrize("call", [lambda c: c.recommend("u", deadline_ms=80), lambda c: c.send_events([{}])])

@@ -16,7 +16,7 @@ from service.model.catalogue import Catalogue
 from service.model.item_encoder import ItemEncoder
 from service.model.student import Student
 from service.search.choice import Kind, open_search
-from tests.service.toy import DIM, described_items, toy_encoding, write_toy, write_toy_sum
+from tests.service.toy import DIM, described_items, toy_encoding, toy_parts, write_toy, write_toy_sum
 
 N = 300
 NOW = 1_800_000_000.0
@@ -171,6 +171,30 @@ def test_trend_that_was_counted_before_an_item_came_is_no_obstacle(bundles: list
     assert before[-1] == row or row in before
     assert after[0] == row
     assert catalogue.most_popular(1, (), None, np.ones(N + 1, dtype=np.bool_))[0] == [row]
+
+
+@pytest.mark.parametrize("prior_count", [0.0, 4.0])
+def test_popular_items_are_those_of_the_whole_catalogue_whatever_is_masked(tmp_path: Path, prior_count: float) -> None:
+    n_made, n_live, rng = 900, 500, np.random.default_rng(0)
+    encoding = toy_encoding(prior_count=prior_count)
+    bundle = write_toy_sum(tmp_path / "b", n_items=n_made, parts=toy_parts(n_made), encoding=encoding)
+    catalogue = open_catalogue(bundle, "exact", tmp_path)
+    catalogue.use_encoder(ItemEncoder(bundle))
+    catalogue.take_live({f"live{n}": LiveItem(NOW, "put", {}) for n in range(n_live)}, NOW)
+    counts = np.concatenate([rng.uniform(0, 9, n_made), np.resize(np.float32([0, 0, 6]), n_live)]).astype(np.float32)
+    catalogue.set_counts(counts, NOW)
+    catalogue.take_live({f"late{n}": LiveItem(NOW, "put", {}) for n in range(7)}, NOW)
+    nothing = np.zeros(len(catalogue), dtype=np.float32)
+    best = catalogue.most_popular(len(catalogue), (), boost=nothing)[0]
+
+    for n_hidden in (0, 3, 300, 700):
+        for hidden in (best[:n_hidden], rng.permutation(len(catalogue))[:n_hidden].tolist()):
+            for k in (1, 10, 200, 390, 410, 600, 1000):
+                rows, scores = catalogue.most_popular(k, hidden)
+
+                expected, values = catalogue.most_popular(k, hidden, boost=nothing)
+                assert rows == expected, (n_hidden, k)
+                np.testing.assert_array_equal(scores, values)
 
 
 def test_encoder_of_the_bundle_makes_vectors_of_what_is_said(tmp_path: Path) -> None:

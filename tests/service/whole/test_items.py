@@ -15,9 +15,27 @@ import pytest
 
 from service.bundle import Bundle
 from service.catalogue.live_item import LiveItem
+from service.client import Client, RefusedError
 from service.item.shelf import shard_of
-from tests.service.running import ADMIN_KEY, KEY, Running, wait_for
+from tests.service.running import ADMIN_KEY, KEY, Running, metric, wait_for
 from tests.service.toy import DIM, described_items, write_toy, write_toy_sum
+
+ODD_IDS = [
+    "search",
+    "search/",
+    ".",
+    "..",
+    "../recommend",
+    "a/b",
+    "//",
+    "%2F",
+    "%2E%2E",
+    "x?y#z",
+    "+",
+    '"\\',
+    "é😀",
+    "l" * 128,
+]
 
 
 @pytest.fixture(scope="module")
@@ -340,12 +358,40 @@ def test_two_items_that_give_a_new_name_in_two_kinds_are_not_both_taken(bundle: 
         assert set(ids(service.recommend(history=[], filter={"size": ["XL", "S"]}))) == {"n1", "n3"}
 
 
-def test_item_of_the_id_search_is_refused_as_no_route_would_reach_it(service: Running) -> None:
-    answer = service.client.post("/items", json={"items": [{"item_id": "search", "title": "Again"}]}).json()
+@pytest.mark.parametrize("item_id", ODD_IDS)
+def test_item_of_any_id_is_reached_by_every_route(service: Running, item_id: str) -> None:
+    with Client(service.url, deadline_ms=5000) as client:
+        assert client.put_items([{"item_id": item_id, "title": "Odd one"}]).accepted == 1
+        assert client.item(item_id)["item_id"] == item_id
+        assert client.put_item(item_id, title="Odd one", numbers={"price": -7})["state"] == "live"
+        client.patch_item(item_id, booleans={"in_stock": True})
 
-    assert (answer["accepted"], answer["rejected"][0]["reason"]) == (0, "invalid")
-    assert "/items/search is another route" in answer["rejected"][0]["message"]
-    assert service.client.put("/items/search", json={"title": "Third"}).status_code == 405
+        found = client.search_items("odd", filter={"price": -7, "in_stock": True})
+        listed = client.recommend(history=["i1"], filter={"price": -7}, k=5)
+
+        assert [item["item_id"] for item in found] == [item_id]
+        assert listed.item_ids == [item_id]
+        assert client.similar(item_id, k=1).ignored_ids == []
+        assert client.withdraw_item(item_id)["state"] == "withdrawn"
+        with pytest.raises(RefusedError) as raised:
+            client.item(item_id)
+        assert raised.value.code == "not_found"
+
+
+def test_item_named_search_is_written_by_the_scope_and_counted_as_an_item(bundle: Bundle, tmp_path: Path) -> None:
+    with Running(bundle.path, tmp_path / "data", api_keys=KEY) as service:
+        headers = {"X-API-Key": KEY}
+
+        wrote = service.client.put("/items/search", json={"title": "x"}, headers=headers)
+        read = service.client.get("/items/search", headers=headers)
+        found = service.client.post("/items/search", json={"text": "title"}, headers=headers)
+        counted = service.client.get("/metrics").text
+
+        assert [wrote.status_code, read.status_code, found.status_code] == [403, 404, 200]
+        total = "retort_http_requests_total"
+        assert metric(counted, total, route="/items/{item_id}", method="GET", code="404") == 1
+        assert metric(counted, total, route="/items/search", method="POST", code="200") == 1
+        assert metric(counted, total, route="/items/search", method="GET") == 0
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

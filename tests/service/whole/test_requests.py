@@ -309,6 +309,7 @@ GOOD_BODIES = [
     {"user_id": "u", "history": None, "candidates": None, "exclude_seen": None, "budget_ms": None},
     {"user_id": "u", "candidates": [], "exclude_seen": False, "budget_ms": 1000, "debug": True},
     {"user_id": "u", "k": 10.0, "budget_ms": 50.0}, {"history": ["i1"], "k": 2e2},
+    {"user_id": "u", "k": 3.0, "pin": [{"item_id": "i1", "position": 2.0}], "offset": 1.0},
 ]  # fmt: skip
 MORE_BAD_BODIES = [
     {"user_id": None}, {"user_id": "u", "exclude": None}, {"user_id": "u", "debug": None}, {"user_id": "u", "debug": 1},
@@ -316,6 +317,7 @@ MORE_BAD_BODIES = [
     {"user_id": "u", "exclude_seen": "yes"}, {"user_id": "u", "budget_ms": "50"}, {"USER_ID": "u"},
     {"user_id": "u", "k": 10.5}, {"user_id": "u", "k": 201.0}, {"user_id": "u", "k": 1e300}, {"k": 10.0},
     {"user_id": 5, "k": 10.0}, {"user_id": "u", "k": -0.0}, {"user_id": "u", "k": 2.0, "limit": 1},
+    {"user_id": "u", "pin": [{"item_id": "i1", "position": 2.5}]}, {"user_id": "u", "pin": 2.0},
 ]  # fmt: skip
 
 
