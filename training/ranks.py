@@ -1,14 +1,16 @@
 """The processes that train together: which one is the first, what it alone does, and sums over all of them.
 
 torchrun starts them, and torch.distributed carries what they tell each other: gloo between processors, NCCL between
-GPUs. Every process runs the same command. What is written, printed or judged is the first one's alone, while the others
-wait. A command of one process is the first of one, and nothing here costs it anything.
+GPUs. Every process runs the same command. What is written or printed is the first one's alone, while the others wait. A
+command of one process is the first of one, and nothing here costs it anything.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import timedelta
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -19,13 +21,16 @@ from training.errors import InputError, TrainingError
 
 LONGEST_WAIT = timedelta(days=7)  # of all others for the first; a process that died is seen by torchrun at once
 Found = TypeVar("Found")
+Piece = TypeVar("Piece")
+Asked = TypeVar("Asked")
+_IS_ALONE: ContextVar[bool] = ContextVar("is_alone", default=False)  # inside of alone
 
 
 class FollowedError(TrainingError):
-    """The first process failed, and has said why. The others end with its exit code and say nothing."""
+    """Another process failed, and has said why. This one ends with its exit code and says nothing."""
 
     def __init__(self, exit_code: int) -> None:
-        super().__init__("the first process failed")
+        super().__init__("another process failed")
         self.exit_code = exit_code
 
 
@@ -51,8 +56,13 @@ def count_here() -> int:
 
 
 def is_first() -> bool:
-    """Return whether this process is the one that writes, prints and judges."""
+    """Return whether this process is the one that writes and prints."""
     return number() == 0
+
+
+def sharing() -> int:
+    """Return among how many processes by_turns and led share work: those that train together, and 1 inside of alone."""
+    return 1 if _IS_ALONE.get() else count()
 
 
 def started() -> int:
@@ -86,25 +96,55 @@ def join() -> Iterator[None]:
 def alone(work: Callable[[], Found]) -> Found:
     """Run work in the first process while the others wait. Return in all of them what it returned.
 
-    Raises FollowedError in the others where it raised in the first.
+    What work would share with the others, it does alone. Raises FollowedError in the others where it raised in the
+    first.
     """
-    if count() == 1:
-        return work()
-    told: list[Any] = [None, 0]
-    if is_first():
+    return work() if sharing() == 1 else _told(0, _attempt(work) if is_first() else None)
+
+
+def by_turns(
+    pieces: Iterable[Piece], work: Callable[[Piece], Found], *, by_first: bool = False
+) -> Iterator[tuple[Piece, Found]]:
+    """Yield each piece of work and what was made of it: the processes take turns, and all get all.
+
+    All must have the same pieces. by_first: the first does every piece. Raises FollowedError in the others where work
+    raised in one.
+    """
+    if sharing() == 1:
+        yield from ((piece, work(piece)) for piece in pieces)
+        return
+    left = iter(pieces)
+    while some := list(islice(left, 1 if by_first else count())):
+        own = _attempt(lambda: work(some[number()])) if number() < len(some) else None
+        for source, piece in enumerate(some):
+            yield piece, _told(source, own)
+
+
+def led(work: Callable[[Callable[[Asked], Tensor]], Found], answer: Callable[[Asked], Tensor]) -> Found:
+    """Run work in the first process, and return in all of them what it returned. All answer what it asks.
+
+    work is given a function that returns the sum of all answers, so each process may answer for what it holds.
+    """
+    if sharing() == 1:
+        return work(answer)
+
+    def ask(asked: Asked) -> Tensor:
+        _tell([asked])
+        return total(answer(asked))
+
+    def lead() -> Found:
         try:
-            told[0] = work()
-        except Exception as error:  # whatever it is, the others must not wait for ever, and it is raised again
-            told[1] = getattr(error, "exit_code", TrainingError.exit_code)
-            _tell(told)
-            _part()
-            raise
-    _tell(told)
-    found, exit_code = told
-    if exit_code:
-        _part()
-        raise FollowedError(exit_code)
-    return found
+            return work(ask)
+        finally:
+            _tell([None])
+
+    while not is_first():
+        told: list[Any] = [None]
+        _tell(told)
+        if told[0] is None:
+            break
+        total(answer(told[0]))
+    return alone(lead)
 
 
 def agree(tensors: Iterable[Tensor], source: int = 0) -> None:
@@ -163,10 +203,32 @@ def _reduce(own: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
     return own
 
 
-def _tell(told: list[Any]) -> None:
-    """Give the objects of a list the values that they have in the first process."""
+def _attempt(work: Callable[[], Found]) -> tuple[Found | None, Exception | None]:
+    """Return what work returned, or what it raised: whatever that is, the others must not wait for ever."""
+    token = _IS_ALONE.set(True)
+    try:
+        return work(), None
+    except Exception as error:  # it is raised again, once the others know
+        return None, error
+    finally:
+        _IS_ALONE.reset(token)
+
+
+def _told(source: int, own: tuple[Any, Exception | None] | None) -> Any:
+    """Return in all processes what one attempted. own: what _attempt returned here, where this one did."""
+    found, error = own if own is not None and number() == source else (None, None)
+    told = [found, 0 if error is None else getattr(error, "exit_code", TrainingError.exit_code)]
+    _tell(told, source)
+    if told[1]:
+        _part()
+        raise FollowedError(told[1]) if error is None else error
+    return told[0]
+
+
+def _tell(told: list[Any], source: int = 0) -> None:
+    """Give the objects of a list the values that they have in one process, the first unless another is named."""
     with _needing_all():
-        dist.broadcast_object_list(told, device=torch.device("cpu"))
+        dist.broadcast_object_list(told, src=source, device=torch.device("cpu"))
 
 
 def _part() -> None:

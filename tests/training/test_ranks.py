@@ -90,11 +90,31 @@ def work(directory):
     except InputError:
         found["refused"] = torch.tensor(True)
     found["told"] = torch.tensor(ranks.alone(ranks.number))
+    found["turns"] = torch.tensor([made for _, made in ranks.by_turns(range(7), work_on)])
+    found["first's"] = torch.tensor([made for _, made in ranks.by_turns(range(7), work_on, by_first=True)])
+    found["alone"] = torch.tensor(ranks.alone(lambda: [made for _, made in ranks.by_turns(range(7), work_on)]))
+    found["led"] = torch.tensor(ranks.led(lambda ask: [int(ask(3)), int(ask(5))], add_number))
+    try:
+        list(ranks.by_turns(range(7), refuse_late))
+    except (ranks.FollowedError, InputError) as error:
+        found["turn refused"] = torch.tensor([isinstance(error, InputError), error.exit_code])
     return found
+
+
+def work_on(piece):
+    return [piece, ranks.number(), ranks.sharing()]
+
+
+def add_number(asked):
+    return torch.tensor(asked + ranks.number())
 
 
 def refuse():
     raise InputError("no")
+
+
+def refuse_late(piece):
+    return refuse() if piece == ranks.count() + 1 else piece
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -170,9 +190,33 @@ def test_what_the_first_found_alone_is_told_to_all(several):
     assert all(each["told"] == 0 for each in several[2])
 
 
+def test_processes_work_by_turns_and_each_alone(several):
+    count, _, found = several
+
+    for each in found:
+        assert each["turns"].tolist() == [[piece, piece % count, 1] for piece in range(7)]
+        assert each["first's"].tolist() == each["alone"].tolist() == [[piece, 0, 1] for piece in range(7)]
+
+
+def test_what_the_first_asks_all_answer(several):
+    count, _, found = several
+
+    assert all(each["led"].tolist() == [3 * count + sum(range(count)), 5 * count + sum(range(count))] for each in found)
+
+
+def test_a_failure_in_its_turn_ends_all_with_its_exit_code(several):
+    _, _, found = several
+
+    refused = [each["turn refused"].tolist() for each in found]
+
+    assert refused == [[number == 1, InputError.exit_code] for number in range(len(found))]
+
+
 def test_one_process_is_the_first_of_one():
     assert (ranks.count(), ranks.number(), ranks.is_first(), ranks.started()) == (1, 0, True, 1)
     assert ranks.alone(lambda: "done") == "done"
+    assert list(ranks.by_turns([1, 2], lambda piece: 10 * piece)) == [(1, 10), (2, 20)]
+    assert ranks.led(lambda ask: ask(1), torch.tensor) == 1
     with ranks.join():
         assert ranks.sum_gradients([], 0.5) == 0.5
 

@@ -9,9 +9,10 @@ from service.bundle import TrendRule
 from training.data.prepared import Prepared
 from training.data.split import VAL
 from training.data.trend import counts_before
-from training.evaluation.given_weights import Evidence, Form, fit, surprise
+from training.evaluation.given_weights import evidence_of, fit, surprise
 from training.evaluation.metric import ndcg, rank_targets
 from training.evaluation.question import Question, ask
+from training.parallel.evidence import Form
 from training.progress import Bar, Progress
 
 EPSILONS = (0.01, 0.05, 0.2, 1.0)
@@ -37,7 +38,7 @@ def choose_trend(prepared: Prepared, half_lives_h: Sequence[float], progress: Pr
     known = question.target >= 0
     fitted = []
     for epsilon in EPSILONS:
-        evidence = Evidence.of(question, np.flatnonzero(known), (None, None, counts[known]))
+        evidence = evidence_of(question, np.flatnonzero(known), (None, None, counts[known]))
         form = Form(("trend",), 1, learns_epsilon=False)
         weights = fit(evidence, form, TrendRule(half_life_s, epsilon, 0.0))
         fitted.append((surprise(evidence, weights), epsilon, float(weights.trend[0])))

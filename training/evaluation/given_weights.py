@@ -12,31 +12,35 @@ of the other chooses. tests/bench/README.md, "Weights of a score", says what it 
 The softmax of a large catalogue is over the items that a part of the score puts first and over some others, drawn at
 random, that stand for the rest (a stratified estimate of its sum).
 
+Processes that train together share both: each collects what some of the requests say, and answers for these when the
+first, which fits, asks (training/parallel/evidence.py). The weights have the bits of one process's.
+
 Letters: U requests, N items, C items of a request that are looked at (all N of a small catalogue), K knots.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from service.bundle import Gap, ScoreRule, TrendRule
+from training import ranks
 from training.data.event import Int64
 from training.evaluation.given import Given, keep_parts
 from training.evaluation.judge import Scorer
 from training.evaluation.metric import ndcg
 from training.evaluation.question import Question
 from training.loss.sampled import draw_columns
+from training.parallel.evidence import Answering, Asking, Evidence, Fitted, Form, own_requests
 from training.progress import Progress
 
 VALUES = 1 << 26  # scores of one part in memory
 SCORES = 1 << 30  # of one part that are made: fewer requests of a large catalogue are asked
-AT_ONCE = 1 << 19  # of these are worked on together: what is made of them stays in the processor's cache
 COLUMNS, FIRST = 5_000, 1_000  # items of a request that are looked at; those that each part puts first
 KNOTS = 5
 LEAST_REQUESTS = 100  # for each knot
@@ -44,85 +48,10 @@ FLOORS = (0.0, 0.02)  # under the chance of a target; one that is tenth has abou
 LEAST_FITTED = 20  # with fewer requests nothing is fitted
 PENALTY = 5.0  # of the squared difference of neighbouring weights, divided by the number of requests
 STEPS = 12
-HIDDEN = -1e9  # the score of an item that may not be recommended
 Float32 = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Form:
-    """What a score may consist of. parts: names. knots: how many weights by the gap, 1: constants."""
-
-    parts: tuple[str, ...]
-    knots: int
-    learns_epsilon: bool = True
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The parts of the scores of U requests [U, C], each with a weight of 1; None where a part is not there."""
-
-    target: Tensor  # int64 [U], columns of the others
-    gap: Tensor  # [U]
-    hidden: Tensor | None  # bool [U, C]
-    taste: Tensor | None
-    neighbours: Tensor | None
-    counts: Tensor | None
-    stands_for: Tensor | None = None  # [U, C]: log of how many items each of them stands for; None: for itself
-
-    @classmethod
-    def of(cls, question: Question, places: Int64, parts: Sequence[Float32 | None]) -> "Evidence":
-        """Return what the requests at some places say. parts: taste, neighbours and counts [U, N] in their order."""
-        hidden = None
-        if question.exclude_seen:
-            hidden = torch.from_numpy(question.is_seen(places))
-        target = torch.from_numpy(question.target[places])
-        return cls(
-            target,
-            _gaps(question, places),
-            hidden,
-            *(None if each is None else torch.from_numpy(each) for each in parts),
-        )
-
-    def some(self, rows: slice) -> "Evidence":
-        """Return every second request, or any other slice."""
-        return Evidence(*(None if part is None else part[rows] for part in self._fields()))  # type: ignore[arg-type]
-
-    def pieces(self) -> "Iterator[Evidence]":
-        """Return the requests some at a time."""
-        parts = [part for part in (self.taste, self.neighbours, self.counts) if part is not None]
-        rows = max(1, AT_ONCE // parts[0].shape[1])
-        return (self.some(slice(at, at + rows)) for at in range(0, len(self.target), rows))
-
-    def _fields(self) -> Sequence[Tensor | None]:
-        return self.target, self.gap, self.hidden, self.taste, self.neighbours, self.counts, self.stands_for
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """The weights that were found: at each knot, and those of all requests."""
-
-    form: Form
-    knots: Tensor  # [K]
-    log_taste: Tensor  # [K]
-    trend: Tensor  # [K]
-    neighbours: Tensor  # []
-    log_epsilon: Tensor  # []
-
-    def scores(self, evidence: Evidence) -> Tensor:
-        """Return the whole scores [U, C]."""
-        total: Tensor | float = 0.0
-        hats = _hats(evidence.gap, self.knots)
-        if "taste" in self.form.parts and evidence.taste is not None:
-            total = (hats @ self.log_taste.exp())[:, None] * evidence.taste
-        if "neighbours" in self.form.parts and evidence.neighbours is not None:
-            total = total + self.neighbours * evidence.neighbours
-        if "trend" in self.form.parts and evidence.counts is not None:
-            total = total + (hats @ self.trend)[:, None] * (evidence.counts + self.log_epsilon.exp()).log()
-        assert isinstance(total, Tensor)  # noqa: S101  # a form has a part
-        return total if evidence.hidden is None else total.masked_fill(evidence.hidden, HIDDEN)
-
-
-def fit(evidence: Evidence, form: Form, trend: TrendRule | None, floor: float = 0.0) -> Fitted:
+def fit(evidence: Answering, form: Form, trend: TrendRule | None, floor: float = 0.0) -> Fitted:
     """Return the weights of a form that make the targets likeliest. floor: 0 gives the plain likelihood."""
     knots = _knots(evidence.gap, form.knots)
     epsilon = 1.0 if trend is None else trend.epsilon
@@ -136,71 +65,107 @@ def fit(evidence: Evidence, form: Form, trend: TrendRule | None, floor: float = 
         optimizer.zero_grad()
         rough = learned[0].diff().square().sum() + learned[1].diff().square().sum()
         away = (learned[3] - float(np.log(epsilon))).square()
-        loss = PENALTY / len(evidence.target) * (rough + away)
+        loss = PENALTY / len(evidence.gap) * (rough + away)
         loss.backward()
         total = loss.detach()
-        for piece in evidence.pieces():
-            loss = _surprises(piece, fitted, floor).sum() / len(evidence.target)
-            loss.backward()
-            total += loss.detach()
+        for row in evidence.answer("slopes", _settled(fitted), floor):
+            total += row[0]
+            _add_slopes(learned, row[1:])
         return total
 
     optimizer.step(closure)
-    return Fitted(form, knots, *(part.detach() for part in learned))
+    return _settled(fitted)
 
 
-@torch.no_grad()
-def surprise(evidence: Evidence, fitted: Fitted, floor: float = 0.0) -> float:
+def _settled(fitted: Fitted) -> Fitted:
+    """Return the weights as they are now."""
+    return Fitted(fitted.form, fitted.knots, *(part.detach().clone() for part in fitted.learned))
+
+
+def _add_slopes(learned: Sequence[Tensor], slopes: Tensor) -> None:
+    """Add to the gradient of each tensor its own of slopes, in which they all stand one after the other."""
+    for part, own in zip(learned, slopes.split([part.numel() for part in learned]), strict=True):
+        own = own.view_as(part)
+        part.grad = own.clone() if part.grad is None else part.grad.add_(own)
+
+
+def surprise(evidence: Answering, fitted: Fitted, floor: float = 0.0) -> float:
     """Return the mean of -log(p(target) + floor), in nats."""
-    return sum(float(_surprises(piece, fitted, floor).sum()) for piece in evidence.pieces()) / len(evidence.target)
+    return sum(evidence.answer("sums", fitted, floor).tolist()) / len(evidence.gap)
 
 
-@torch.no_grad()
-def gain(evidence: Evidence, fitted: Fitted) -> float:
+def gain(evidence: Answering, fitted: Fitted) -> float:
     """Return the NDCG@10 of the targets; equal scores count against them."""
-    ranks = []
-    for piece in evidence.pieces():
-        scores = fitted.scores(piece)
-        ranks.append((scores >= scores.gather(1, piece.target[:, None])).sum(dim=1))
-    return float(ndcg(torch.cat(ranks).numpy(), 10).mean())
+    return float(ndcg(evidence.answer("ranks", fitted, 0.0).numpy(), 10).mean())
 
 
-def _surprises(evidence: Evidence, fitted: Fitted, floor: float) -> Tensor:
-    scores = fitted.scores(evidence)
-    scores = scores if evidence.stands_for is None else scores + evidence.stands_for
-    likelihood = -F.cross_entropy(scores, evidence.target, reduction="none")
-    if floor == 0:
-        return -likelihood
-    return -torch.logaddexp(likelihood, torch.full_like(likelihood, float(np.log(floor))))
+def evidence_of(question: Question, places: Int64, parts: Sequence[Float32 | None]) -> Evidence:
+    """Return what the requests at some places say. parts: taste, neighbours and counts [U, N] in their order."""
+    hidden = torch.from_numpy(question.is_seen(places)) if question.exclude_seen else None
+    target = torch.from_numpy(question.target[places])
+    taste, near, counts = (None if each is None else torch.from_numpy(each) for each in parts)
+    return Evidence(target, _gaps(question, places), hidden, taste, near, counts)
+
+
+class _Shares(NamedTuple):
+    """The evidence of all processes: every second request from the first and from the second on, and all of them."""
+
+    even: Answering
+    odd: Answering
+    whole: Answering
+
+    @classmethod
+    def of(cls, own: Evidence) -> "_Shares":
+        return cls(own.half(0), own.half(1), own)
+
+    def led(self, ask: "Callable[[_Asked], Tensor]") -> "_Shares":
+        """Return the same, where all processes answer for what they hold."""
+        return _Shares(*(Asking(each.gap, number, ask) for number, each in enumerate(self)))
+
+    def answer(self, asked: "_Asked") -> Tensor:
+        """Return what this process's requests say."""
+        number, what, fitted, floor = asked
+        return self[number].answer(what, fitted, floor)
+
+
+_Asked = tuple[int, str, Fitted, float]
 
 
 def fit_rule(
-    question: Question, score: Scorer, given: Given, max_history: int, progress: Progress
+    question: Question, score: Scorer, given: Given, max_history: int, progress: Progress, *, by_first: bool = False
 ) -> tuple[ScoreRule, dict[str, Any]]:
     """Return the rule that answers a validation question best with a model's taste, and what was compared.
 
-    The parts that given has may be left out of it. Where there is nothing to fit to, the weights stay 1.
+    The parts that given has may be left out of it. Where there is nothing to fit to, the weights stay 1. Processes that
+    train together all call it. by_first: only the first can score.
     """
     rule = given.parts.rule
     warm = _warm(question)
     if len(warm) < LEAST_FITTED:
         return rule, {"requests": len(warm)}
-    evidence = _collect(question, warm, score, given, max_history)
+    shares = _Shares.of(_collect(question, warm, Asker(score, given, max_history, by_first)))
     knots = int(np.clip(len(warm) // LEAST_REQUESTS, 1, KNOTS))
-    halves = evidence.some(slice(0, None, 2)), evidence.some(slice(1, None, 2))
-    ways = [halves, halves[::-1]]
-    chosen, trials, forms = list[_Trial](), list[dict[str, Any]](), _forms(rule, knots)
+    choose = partial(_choose, forms=_forms(rule, knots), trend=rule.trend, progress=progress)
+    fitted, about = ranks.led(lambda ask: choose(shares.led(ask)), shares.answer)
+    return _to_rule(rule, fitted, shares.whole.gap), {"requests": len(warm)} | about
+
+
+def _choose(
+    shares: _Shares, forms: Sequence[Form], trend: TrendRule | None, progress: Progress
+) -> tuple[Fitted, dict[str, Any]]:
+    """Return the weights of the form and the floor that each half of the requests likes best of the other's."""
+    ways = [(shares.even, shares.odd), (shares.odd, shares.even)]
+    chosen, trials = list[_Trial](), list[dict[str, Any]]()
     with progress.bar("weights of the score", len(FLOORS) * len(forms)) as bar:
         for floor in FLOORS:
             tried = []
             for form in forms:
-                tried.append(_try(form, floor, ways, rule.trend))
+                tried.append(_try(form, floor, ways, trend))
                 bar.advance(1)
             chosen.append(min(tried, key=lambda trial: trial.surprise))
             trials += [trial.to_json() for trial in tried]
     best = max(chosen, key=lambda trial: trial.gain)
-    fitted = fit(evidence, best.form, rule.trend, best.floor)
-    return _to_rule(rule, fitted, evidence), {"requests": len(warm), "floor": best.floor, "trials": trials}
+    return fit(shares.whole, best.form, trend, best.floor), {"floor": best.floor, "trials": trials}
 
 
 @dataclass(frozen=True)
@@ -219,19 +184,24 @@ class _Trial:
         }  # fmt: skip
 
 
-def _try(form: Form, floor: float, ways: Sequence[Sequence[Evidence]], trend: TrendRule | None) -> _Trial:
+def _try(form: Form, floor: float, ways: Sequence[Sequence[Answering]], trend: TrendRule | None) -> _Trial:
     fits = [(other, fit(own, form, trend, floor)) for own, other in ways]
     surprises = [surprise(other, fitted, floor) for other, fitted in fits]
     return _Trial(form, floor, float(np.mean(surprises)), float(np.mean([gain(*each) for each in fits])))
 
 
 def likeliest_trend(question: Question, score: Scorer, given: Given, max_history: int) -> float:
-    """Return the weight of the trend, beside a taste of weight 1, that makes the targets likeliest; never below 0."""
+    """Return the weight of the trend, beside a taste of weight 1, that makes the targets likeliest; never below 0.
+
+    Processes that train together all call it.
+    """
     warm = _warm(question)
     if len(warm) < LEAST_FITTED:
         return 1.0
-    evidence = _collect(question, warm, score, given, max_history)
-    found = fit(evidence, Form(("taste", "trend"), 1, learns_epsilon=False), given.parts.rule.trend)
+    own = _collect(question, warm, Asker(score, given, max_history))
+    form = Form(("taste", "trend"), 1, learns_epsilon=False)
+    shares = _Shares(own, own, own)
+    found = ranks.led(lambda ask: fit(shares.led(ask).whole, form, given.parts.rule.trend), shares.answer)
     return max(0.0, float(found.trend[0] / found.log_taste[0].exp()))
 
 
@@ -258,32 +228,71 @@ def _gaps(question: Question, places: Int64) -> Tensor:
     return torch.from_numpy(np.where(np.isnan(gap), typical, gap)).float()
 
 
-def _collect(question: Question, places: Int64, score: Scorer, given: Given, max_history: int) -> Evidence:
-    """Return the parts of the scores of the requests at some places."""
+class Asker(NamedTuple):
+    """What requests are scored with. by_first: of processes that train together only the first can score."""
+
+    score: Scorer
+    given: Given
+    max_history: int
+    by_first: bool = False
+
+
+def _collect(question: Question, places: Int64, asker: Asker) -> Evidence:
+    """Return the parts of the scores of the requests at some places; of several processes each gets its own share."""
     n_columns = min(question.n_items, COLUMNS)
-    is_whole, rng = n_columns == question.n_items, np.random.default_rng(0)
-    rule, shape = given.parts.rule, (len(places), n_columns)
+    own = own_requests(len(places), n_columns)
+    rule, shape = asker.given.parts.rule, (own.stop - own.start, n_columns)
     has = rule.has_taste, rule.neighbours is not None, rule.trend is not None
     found = [np.zeros(shape, dtype=np.float32) if on else None for on in has]
     hidden, stands_for = np.ones(shape, dtype=np.bool_), np.zeros(shape, dtype=np.float32)
     order = np.full(len(question.users), -1)
-    order[places] = np.arange(len(places))
-    for batch, rows in question.batches(max_history, places):
-        parts, at, columns = _parts(question, batch, rows, score, given), order[batch], None
-        if not is_whole:
-            present = [torch.from_numpy(part) for part in parts if part is not None]
-            sample = draw_columns(present, torch.from_numpy(question.target[batch]), FIRST, COLUMNS, rng)
-            columns = sample.columns.numpy()
-            hidden[at], stands_for[at] = sample.is_again.numpy(), sample.stands_for.numpy()
-            if question.exclude_seen:
-                hidden[at] |= np.take_along_axis(question.is_seen(batch), columns, axis=1)
-        for place, part in zip(found, parts, strict=True):
+    order[places] = np.arange(len(places)) - own.start
+    batches = _with_draws(question.batches(asker.max_history, places), question.n_items, sum(has))
+    for (batch, _, _), said in ranks.by_turns(batches, partial(_looked_at, question, asker), by_first=asker.by_first):
+        at = order[batch]
+        is_own = (at >= 0) & (at < shape[0])
+        for place, part in zip((*found, hidden, stands_for), said, strict=True):
             if place is not None and part is not None:
-                place[at] = part if columns is None else np.take_along_axis(part, columns, axis=1)
-    if is_whole:
-        return Evidence.of(question, places, found)
-    tensors = [None if each is None else torch.from_numpy(each) for each in (hidden, *found, stands_for)]
-    return Evidence(torch.zeros(len(places), dtype=torch.int64), _gaps(question, places), *tensors)
+                place[at[is_own]] = part[is_own]
+    if n_columns == question.n_items:
+        evidence = evidence_of(question, places[own], found)
+        return replace(evidence, gap=_gaps(question, places), begin=own.start)
+    target = torch.zeros(shape[0], dtype=torch.int64)
+    again, rest = torch.from_numpy(hidden), torch.from_numpy(stands_for)
+    taste, near, counts = (None if each is None else torch.from_numpy(each) for each in found)
+    return Evidence(target, _gaps(question, places), again, taste, near, counts, rest, own.start)
+
+
+_Batch = tuple[Int64, Tensor, Int64 | None]
+
+
+def _with_draws(batches: Iterator[tuple[Int64, Tensor]], n_items: int, n_parts: int) -> Iterator[_Batch]:
+    """Yield each batch with the items that are drawn for its requests; None where all items are looked at.
+
+    They are drawn here, in the order of the batches, so that they are the same whoever works on a batch.
+    """
+    rng = np.random.default_rng(0)
+    for places, rows in batches:
+        shape = len(places), COLUMNS - 1 - FIRST * n_parts
+        yield places, rows, None if n_items <= COLUMNS else rng.integers(0, n_items, shape)
+
+
+def _looked_at(question: Question, asker: Asker, batch: _Batch) -> Sequence[NDArray[Any] | None]:
+    """Return the parts of a batch's scores, what is hidden and what each item stands for, [B, C] each.
+
+    The last two are None where all items are looked at.
+    """
+    places, rows, drawn = batch
+    parts = _parts(question, places, rows, asker.score, asker.given)
+    if drawn is None:
+        return *parts, None, None
+    present = [torch.from_numpy(part) for part in parts if part is not None]
+    sample = draw_columns(present, torch.from_numpy(question.target[places]), FIRST, torch.from_numpy(drawn))
+    columns, hidden = sample.columns.numpy(), sample.is_again.numpy()
+    if question.exclude_seen:
+        hidden |= np.take_along_axis(question.is_seen(places), columns, axis=1)
+    taken = [None if part is None else np.take_along_axis(part, columns, axis=1) for part in parts]
+    return *taken, hidden, sample.stands_for.numpy()
 
 
 def _parts(
@@ -301,19 +310,19 @@ def _parts(
     return score(rows) if rule.has_taste else None, near, counts
 
 
-def _to_rule(rule: ScoreRule, fitted: Fitted, evidence: Evidence) -> ScoreRule:
+def _to_rule(rule: ScoreRule, fitted: Fitted, gap: Tensor) -> ScoreRule:
     """Return the rule with the weights that were found, and without what their form leaves out."""
     kept = keep_parts(rule, fitted.form.parts)
-    gap = Gap(
+    weights = Gap(
         fitted.knots.tolist(),
         fitted.log_taste.exp().tolist(),
         (fitted.trend if kept.trend else torch.zeros_like(fitted.trend)).tolist(),
-        float(evidence.gap.median()),
+        float(gap.median()),
     )
     near, trend = kept.neighbours, kept.trend
     return replace(
         kept,
-        gap=gap,
+        gap=weights,
         neighbours=replace(near, weight=near.weight * float(fitted.neighbours)) if near else None,
         trend=replace(trend, epsilon=max(1e-6, float(fitted.log_epsilon.exp()))) if trend else None,
     )
@@ -324,10 +333,3 @@ def _knots(gap: Tensor, count: int) -> Tensor:
     if count == 1:
         return gap.median()[None]
     return torch.quantile(gap, torch.linspace(0.05, 0.95, count)).unique()
-
-
-def _hats(gap: Tensor, knots: Tensor) -> Tensor:
-    """Return the share of each knot in each request's weight [U, K], as np.interp has it."""
-    eye = np.eye(len(knots))
-    shares = [np.interp(gap.numpy(), knots.numpy(), row) for row in eye]
-    return torch.from_numpy(np.stack(shares, axis=1)).float()

@@ -2,19 +2,23 @@
 
 A model takes part as a scorer: a function from histories to a score for every item. What is reported is ranked twice,
 with the items of a user's history and without them, so that a reader can see how much depends on that rule.
+
+Processes that train together share the requests, or, where a model lies in shards, the items of each request. Every one
+calls what one process would, and gets the same ranking; inside ranks.alone one ranks by itself.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training import ranks
 from training.data.event import Int64
 from training.data.prepared import Prepared
 from training.data.split import VAL
@@ -31,9 +35,11 @@ from training.evaluation.question import Question, ask, judged_part
 from training.evaluation.variety import coverage, gini
 from training.model.encoder import SequenceModel
 from training.model.given import ALL
-from training.parallel.ranking import rank_in_shards
+from training.parallel.ranking import best_in_shards, best_of, rank_in_shards
 from training.parallel.shard import Shard
 from training.progress import Progress
+
+Found = TypeVar("Found")
 
 Scorer = Callable[[Tensor], NDArray[np.float32]]
 """A model of histories alone: rows int64 [B, T], padded on the left with -1, to scores [B, N].
@@ -128,36 +134,61 @@ def rank(
 
 
 def rank_asked(
-    question: Question, scorer: AskedScorer, max_history: int, *, with_top: bool = True, both_rules: bool = False
+    question: Question,
+    scorer: AskedScorer,
+    max_history: int,
+    *,
+    with_top: bool = True,
+    both_rules: bool = False,
+    shard: Shard | None = None,
 ) -> Ranking:
-    """Rank as rank does, with a scorer that is also told which requests of the question it scores."""
+    """Rank as rank does, with a scorer that is also told which requests of the question it scores.
+
+    shard: the items whose scores the scorer gives; None: all.
+    """
     best = min(max(CUTOFFS), question.n_items) if with_top else 0
     rules = (False, True) if both_rules else (question.exclude_seen,)  # leaving out comes last: it writes into scores
     answers = {rule: _blank(len(question.users), best) for rule in rules}
-    for places, rows in question.batches(max_history):
-        scores = scorer(places, rows)
+
+    def work(batch: tuple[Int64, Tensor]) -> list[tuple[Int64, NDArray[np.int64]]]:
+        places, scores = batch[0], scorer(*batch)
         seen = question.histories(places) if True in rules else None
-        for rule, answer in answers.items():
-            answer.ranks[places] = rank_targets(scores, question.target[places], seen if rule else None)
-            answer.top[places] = best_rows(scores, best)
+        found = []
+        for rule in rules:
+            own = _ranks_of(scores, question, places, seen if rule else None, shard)
+            found.append((own, best_rows(scores, best) if shard is None else best_in_shards(scores, best, shard)))
+        return found
+
+    for (places, _), found in _shared(question.batches(max_history), work, shard):
+        for answer, (rank_of, top) in zip(answers.values(), found, strict=True):
+            answer.ranks[places], answer.top[places] = rank_of, top
     own, other = answers[question.exclude_seen], answers.get(not question.exclude_seen)
-    start = _rank_at_start(question, scorer, max_history, own.ranks) if both_rules else None
+    start = _rank_at_start(question, scorer, max_history, own.ranks, shard) if both_rules else None
     return Ranking(own.ranks, own.top, other, start, _who_asks(question))
 
 
-def mean_ndcg(question: Question, scorer: AskedScorer, max_history: int, shard: Shard | None = None) -> float:
-    """Return the mean NDCG@10 of a question. shard: the items whose scores the scorer gives; None: all.
+def _shared(
+    batches: Iterable[tuple[Int64, Tensor]], work: Callable[[tuple[Int64, Tensor]], Found], shard: Shard | None
+) -> Iterator[tuple[tuple[Int64, Tensor], Found]]:
+    """Yield each batch and what was made of it: by one of the processes, or by all where each has some items alone."""
+    return ranks.by_turns(batches, work) if shard is None else ((batch, work(batch)) for batch in batches)
 
-    Processes that hold shards of a model all call it, each with the scorer of its own items.
-    """
+
+def _ranks_of(
+    scores: NDArray[np.float32],
+    question: Question,
+    places: Int64,
+    seen: list[NDArray[np.int32]] | None,
+    shard: Shard | None,
+) -> Int64:
     if shard is None:
-        found = rank_asked(question, scorer, max_history, with_top=False).ranks
-    else:
-        found, worst = np.zeros(len(question.users), dtype=np.int64), worst_rank(question.n_items)
-        for places, rows in question.batches(max_history):
-            seen = question.histories(places) if question.exclude_seen else None
-            found[places] = rank_in_shards(scorer(places, rows), question.target[places], shard, worst, seen)
-    return float(ndcg(found, 10).mean())
+        return rank_targets(scores, question.target[places], seen)
+    return rank_in_shards(scores, question.target[places], shard, worst_rank(question.n_items), seen)
+
+
+def mean_ndcg(question: Question, scorer: AskedScorer, max_history: int, shard: Shard | None = None) -> float:
+    """Return the mean NDCG@10 of a question. shard: the items whose scores the scorer gives; None: all."""
+    return float(ndcg(rank_asked(question, scorer, max_history, with_top=False, shard=shard).ranks, 10).mean())
 
 
 def columns_of(model: SequenceModel) -> slice:
@@ -166,30 +197,39 @@ def columns_of(model: SequenceModel) -> slice:
 
 
 @contextmanager
-def shown(progress: Progress | None, question: Question, scorer: AskedScorer) -> Iterator[AskedScorer]:
-    """Yield a scorer that moves a bar on by the requests that it has scored. progress: None shows nothing."""
+def shown(
+    progress: Progress | None, question: Question, scorer: AskedScorer, shard: Shard | None = None
+) -> Iterator[AskedScorer]:
+    """Yield a scorer that moves a bar on by the requests that were scored. progress: None shows nothing."""
     if progress is None:
         yield scorer
         return
+    at_once = ranks.sharing() if shard is None else 1  # the other processes score as many meanwhile
     with progress.bar("requests ranked", len(question.users)) as bar:
 
         def watched(places: Int64, rows: Tensor) -> NDArray[np.float32]:
             scores = scorer(places, rows)
-            bar.advance(len(places))
+            bar.advance(at_once * len(places))
             return scores
 
         yield watched
 
 
-def _rank_at_start(question: Question, scorer: AskedScorer, max_history: int, ranks: Int64) -> Int64 | None:
-    """Return the ranks at the start of the basket, None where no event ties. ranks: those with the ties known."""
+def _rank_at_start(
+    question: Question, scorer: AskedScorer, max_history: int, known: Int64, shard: Shard | None
+) -> Int64 | None:
+    """Return the ranks at the start of the basket, None where no event ties. known: those with the ties known."""
     if question.opening is None:
         return None
-    start, found = question.at_start(), ranks.copy()
+    start, found = question.at_start(), known.copy()
     inside = np.flatnonzero(question.opening < question.stops())
-    for places, rows in start.batches(max_history, inside):
-        seen = start.histories(places) if question.exclude_seen else None
-        found[places] = rank_targets(scorer(places, rows), question.target[places], seen)
+
+    def work(batch: tuple[Int64, Tensor]) -> Int64:
+        seen = start.histories(batch[0]) if question.exclude_seen else None
+        return _ranks_of(scorer(*batch), start, batch[0], seen, shard)
+
+    for (places, _), own in _shared(start.batches(max_history, inside), work, shard):
+        found[places] = own
     return found
 
 
@@ -204,8 +244,11 @@ def _blank(n_users: int, best: int) -> Ranking:
 
 
 def best_rows(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
-    """Return the k rows of highest score of each user, best first: scores [B, N] -> rows [B, k]."""
-    return torch.from_numpy(scores).topk(k, dim=1).indices.numpy()
+    """Return the k rows of highest score of each user, best first: scores [B, N] -> rows [B, k].
+
+    Of equal scores those of the lowest rows come first.
+    """
+    return best_of(scores, k)[1]
 
 
 def model_scorer(model: SequenceModel) -> Scorer:
@@ -223,7 +266,9 @@ def model_scorer(model: SequenceModel) -> Scorer:
 
 def judge(prepared: Prepared, model: SequenceModel) -> Ranking:
     """Rank the judged part with a model, under both rules. Call it once a model is final: nothing is chosen by it."""
-    return judge_scorer(prepared, model_scorer(model), model.size.max_history)
+    question = ask(prepared, judged_part(prepared))
+    asked = with_popularity(question, model_scorer(model), columns_of(model))
+    return rank_asked(question, asked, model.size.max_history, both_rules=True, shard=model.shard)
 
 
 def judge_scorer(prepared: Prepared, scorer: Scorer, max_history: int) -> Ranking:
@@ -240,13 +285,13 @@ def popularity_scorer(prepared: Prepared) -> Scorer:
 def validation_score(prepared: Prepared, progress: Progress | None = None) -> Callable[[SequenceModel], float]:
     """Return the function by which models are chosen: a model's mean NDCG@10 over the validation part, as ask() has it.
 
-    progress: where each call shows how far it is. Where the item table lies in shards, all processes call the function.
+    progress: where each call shows how far it is. Processes that train together all call the function.
     """
     question = ask(prepared, VAL)
 
     def score(model: SequenceModel) -> float:
         asked = with_popularity(question, model_scorer(model), columns_of(model))
-        with shown(progress, question, asked) as scorer:
+        with shown(progress, question, asked, model.shard) as scorer:
             return mean_ndcg(question, scorer, model.size.max_history, model.shard)
 
     return score

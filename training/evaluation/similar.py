@@ -23,9 +23,10 @@ from training.data.event import Int64
 from training.data.prepared import Prepared
 from training.data.split import TRAIN, VAL
 from training.data.trend import LiveCounts, live_counts
-from training.evaluation.given_weights import Evidence, Form, fit
+from training.evaluation.given_weights import fit
 from training.evaluation.metric import bootstrap_interval, hit, ndcg, rank_targets, relative_difference
 from training.evaluation.question import judged_part
+from training.parallel.evidence import Evidence, Form
 
 Float32 = NDArray[np.float32]
 Encode = Callable[[Int64], Float32]

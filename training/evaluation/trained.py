@@ -17,8 +17,9 @@ from training import ranks
 from training.data.prepared import Prepared, all_events, training_events
 from training.data.split import TRAIN
 from training.evaluation.given import Given
+from training.evaluation.judge import Ranking
 from training.evaluation.with_given import judge_given, learn_rule, validation_score_given
-from training.model.checkpoint import load_model, save_model
+from training.model.checkpoint import load_model, save_model, whole_model
 from training.model.curve import Epoch, save_curve
 from training.model.encoder import SequenceModel
 from training.model.fit import Course, Schedule, fit
@@ -93,17 +94,23 @@ def trained(model: SequenceModel, lesson: Lesson, course: Course, checkpoint: Pa
 
 
 def train_and_save(model: SequenceModel, lesson: Lesson, course: Course, prepared: Prepared, files: Files) -> None:
-    """Train model in place, judge it, and write its curve, its ranking and, last, its weights."""
+    """Train model in place, judge it, and write its curve, its ranking and, last, its weights.
+
+    Processes that train together all call it. They share what judging costs, and the first writes.
+    """
     with trained(model, lesson, course, files.checkpoint) as curve:
-        ranks.alone(lambda: _save(model, curve, course, prepared, files))
+        given, rule = given_of(course), None
+        whole = whole_model(model)
+        if given is not None:
+            rule = learn_rule(whole, given, files.rule, course.progress, by_first=model.shard is not None)
+        ranking = judge_given(prepared, model, given, rule, course.progress)
+        ranks.alone(lambda: _save(whole, curve, ranking, files))
 
 
-def _save(model: SequenceModel, curve: list[Epoch], course: Course, prepared: Prepared, files: Files) -> None:
-    """Judge a trained model and write its curve, its ranking and, last, its weights."""
+def _save(model: SequenceModel, curve: list[Epoch], ranking: Ranking, files: Files) -> None:
+    """Write the curve of a trained model, its ranking and, last, its weights."""
     save_curve(files.curve, curve)
-    given = given_of(course)
-    rule = None if given is None else learn_rule(model, given, files.rule, course.progress)
-    judge_given(prepared, model, given, rule, course.progress).save(files.ranking)
+    ranking.save(files.ranking)
     save_model(files.model, model)
 
 
@@ -112,5 +119,6 @@ def train_or_load(path: Path, model: SequenceModel, lesson: Lesson, course: Cour
     if path.exists():
         return load_model(path).to(model.device)
     with trained(model, lesson, course, path.with_name(f"checkpoint.{path.name}")):
-        save_model(path, model)
-    return model
+        whole = whole_model(model)
+        ranks.alone(lambda: save_model(path, whole))
+    return whole

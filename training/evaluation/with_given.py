@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from service.bundle import ScoreRule, parse_score
+from training import ranks
 from training.data.prepared import Prepared
 from training.data.split import VAL
 from training.evaluation.given import Given, trend_weight_of
@@ -31,12 +32,18 @@ def asked_scorer(question: Question, model: SequenceModel, given: Given, rule: S
     return given.scorer(question, model_scorer(model), own, columns_of(model))
 
 
-def learn_rule(model: SequenceModel, given: Given, path: Path, progress: Progress) -> ScoreRule:
-    """Return the rule of a trained model that was fitted to validation requests, and write it with what was tried."""
+def learn_rule(
+    model: SequenceModel, given: Given, path: Path, progress: Progress, *, by_first: bool = False
+) -> ScoreRule:
+    """Return the rule of a trained model that was fitted to validation requests, and write it with what was tried.
+
+    Processes that train together all call it. by_first: only the first has the whole model, and can score.
+    """
     question = ask(given.prepared, VAL)
     own = given.with_trend(trend_weight_of(model))
-    rule, about = fit_rule(question, model_scorer(model), own, model.size.max_history, progress)
-    path.write_text(json.dumps({"score": rule.to_json(), "fit": about}, indent=1) + "\n")
+    rule, about = fit_rule(question, model_scorer(model), own, model.size.max_history, progress, by_first=by_first)
+    text = json.dumps({"score": rule.to_json(), "fit": about}, indent=1) + "\n"
+    ranks.alone(lambda: path.write_text(text))
     progress.note(describe_rule(rule, own))
     return rule
 
@@ -75,8 +82,8 @@ def judge_given(
     if given is None:
         return judge(prepared, model)
     question = ask(prepared, judged_part(prepared))
-    with shown(progress, question, asked_scorer(question, model, given, rule)) as scorer:
-        return rank_asked(question, scorer, model.size.max_history, both_rules=True)
+    with shown(progress, question, asked_scorer(question, model, given, rule), model.shard) as scorer:
+        return rank_asked(question, scorer, model.size.max_history, both_rules=True, shard=model.shard)
 
 
 def validation_score_given(
@@ -88,7 +95,7 @@ def validation_score_given(
     question = ask(prepared, VAL)
 
     def score(model: SequenceModel) -> float:
-        with shown(progress, question, asked_scorer(question, model, given, rule)) as scorer:
+        with shown(progress, question, asked_scorer(question, model, given, rule), model.shard) as scorer:
             return mean_ndcg(question, scorer, model.size.max_history, model.shard)
 
     return score

@@ -9,7 +9,6 @@ Letters: U requests, N items, C items of a request that are looked at.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,17 +21,14 @@ class Sample(NamedTuple):
     stands_for: Tensor  # float32 [U, C]: the logarithm of the number of items that each stands for
 
 
-def draw_columns(
-    scores: Sequence[Tensor], target: Tensor, n_first: int, n_columns: int, rng: np.random.Generator
-) -> Sample:
-    """Return the target, the n_first highest of each kind of score, and others drawn at random, n_columns in all.
+def draw_columns(scores: Sequence[Tensor], target: Tensor, n_first: int, drawn: Tensor) -> Sample:
+    """Return the target, the n_first highest of each kind of score, and others that were drawn, C in all.
 
-    scores: tensors [U, N]. target: int64 [U]. n_columns is more than 1 + n_first · len(scores).
+    scores: tensors [U, N]. target: int64 [U]. drawn: items, each as likely, int64 [U, at least 1].
     """
-    n_users, n_items = scores[0].shape
+    n_items = scores[0].shape[1]
     firsts = [each.topk(min(n_first, n_items), dim=1).indices for each in scores]
     own = torch.cat([target[:, None], *firsts], dim=1)
-    drawn = torch.from_numpy(rng.integers(0, n_items, (n_users, n_columns - own.shape[1])))
     columns = torch.cat([own, drawn], dim=1)
     by_item = columns.argsort(dim=1, stable=True)
     ordered = columns.gather(1, by_item)

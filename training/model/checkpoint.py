@@ -4,6 +4,7 @@ Nothing is unpickled, so a file from elsewhere runs no code. A file is written u
 it is whole or absent.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from training import ranks
 from training.model.encoder import SequenceModel, Size, settle
 from training.parallel.shard import Shard, gathered
-from training.parallel.table import shard_of, table_of
+from training.parallel.table import shard_of, table_of, undivide
 
 TABLE = "items.weight"
 UNIT_TABLE = "items.parametrizations.weight.original"  # the item table of a model of unit vectors
@@ -54,6 +55,22 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """
     shard, state = shard_of(model), model.state_dict()
     return {name: gathered(value, shard) if shard and name in TABLES else value for name, value in state.items()}
+
+
+def whole_model(model: SequenceModel) -> SequenceModel:
+    """Return a model with the whole item table in the first process, and the model as it is in every other.
+
+    All must call it.
+    """
+    if model.shard is None:
+        return model
+    state = whole_state(model)
+    if not ranks.is_first():
+        return model
+    whole = copy.deepcopy(model)
+    undivide(whole)
+    whole.load_state_dict(state)
+    return whole
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -34,7 +34,7 @@ from training.model.given import ALL, Given
 from training.model.gradient import backward, clip
 from training.model.objective import BatchLoss, Objective
 from training.model.warm import Warm
-from training.parallel.table import table_of, undivide
+from training.parallel.table import table_of
 from training.progress import Progress
 
 WARMUP_STEPS = 100
@@ -108,6 +108,8 @@ class Learner:
 def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: Path) -> list[Epoch]:
     """Train model in place, leave it at its best epoch and return the learning curve.
 
+    An item table that lies in shards stays there.
+
     checkpoint: a file that is written after every epoch, and from which the training goes on where it exists.
     """
     keep_freed_memory()
@@ -132,9 +134,8 @@ def fit(model: SequenceModel, objective: Objective, course: Course, checkpoint: 
         save_checkpoint(checkpoint, model, averaged, optimizer, state, batch_loss)
         course.progress.note(_describe(curve))
         _log(course.progress, checkpoint, curve[-1])
-    if ranks.is_first():  # the others have no more use for it than their shards
-        undivide(model)
     load_state(model, state.best)
+    ranks.agree(_held_by_all(model))
     model.eval()
     return curve
 
@@ -144,9 +145,8 @@ def _validate(course: Course, averaged: SequenceModel, number: int) -> float:
     validate = course.validate
     if validate is None:
         return float(number)
-    if averaged.shard is not None:  # each scores the items that it holds
-        return validate(averaged)
-    return ranks.alone(lambda: validate(averaged))
+    score = validate(averaged)
+    return ranks.alone(lambda: score)  # the same to the bit, or one would stop sooner
 
 
 def with_given(objective: Objective, model: SequenceModel, given: Given | None) -> Objective:

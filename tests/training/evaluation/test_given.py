@@ -10,10 +10,11 @@ from service.bundle import NeighbourRule, Parts, ScoreRule, TrendRule
 from tests.training.evaluation.shop import N_ITEMS, make_busy_shop, make_shop
 from training.data.split import TEST
 from training.evaluation.given import Given, keep_parts, to_neighbours, to_sparse
-from training.evaluation.given_weights import Evidence, Fitted, Form, fit_rule
+from training.evaluation.given_weights import fit_rule
 from training.evaluation.question import ask
 from training.evaluation.with_given import learn_rule, load_rule, validation_score_given
 from training.model.encoder import Size, make_model
+from training.parallel.evidence import Evidence, Fitted, Form
 from training.progress import Progress
 
 TREND = TrendRule(10.0, 0.1, 1.0)

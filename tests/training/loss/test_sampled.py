@@ -15,10 +15,14 @@ def worlds():
     return scores, target, rng
 
 
+def draw(rng, count, n_items=N_ITEMS):
+    return torch.from_numpy(rng.integers(0, n_items, (N_USERS, count)))
+
+
 def test_target_comes_first_then_the_highest_and_no_item_counts_twice():
     scores, target, rng = worlds()
 
-    sample = draw_columns(scores, target, 50, 400, rng)
+    sample = draw_columns(scores, target, 50, draw(rng, 299))
 
     assert sample.columns.shape == sample.is_again.shape == sample.stands_for.shape == (N_USERS, 400)
     assert (sample.columns[:, 0] == target).all() and not sample.is_again[:, 0].any()
@@ -32,7 +36,7 @@ def test_target_comes_first_then_the_highest_and_no_item_counts_twice():
 def test_what_counts_stands_for_the_whole_catalogue():
     scores, target, rng = worlds()
 
-    sample = draw_columns(scores, target, 50, 400, rng)
+    sample = draw_columns(scores, target, 50, draw(rng, 299))
 
     stood_for = torch.where(sample.is_again, 0.0, sample.stands_for.exp()).sum(dim=1)
     np.testing.assert_allclose(stood_for, N_ITEMS, rtol=1e-4)
@@ -44,7 +48,7 @@ def test_sum_of_the_sample_is_on_average_that_of_all():
 
     errors = []
     for _ in range(30):
-        sample = draw_columns(scores, target, 50, 400, rng)
+        sample = draw_columns(scores, target, 50, draw(rng, 299))
         some = 2 * scores[0].gather(1, sample.columns) + scores[1].gather(1, sample.columns) + sample.stands_for
         errors.append(some.masked_fill(sample.is_again, -1e9).logsumexp(dim=1).exp() / whole.exp() - 1)
 
@@ -55,7 +59,7 @@ def test_sum_of_the_sample_is_on_average_that_of_all():
 def test_small_catalogue_is_there_as_a_whole_where_all_are_first():
     scores, target, rng = worlds()
 
-    sample = draw_columns([scores[0][:, :60]], target % 60, 100, 200, rng)
+    sample = draw_columns([scores[0][:, :60]], target % 60, 100, draw(rng, 139, 60))
 
     assert all(
         sorted(row[~again].tolist()) == list(range(60))

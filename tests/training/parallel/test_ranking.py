@@ -1,4 +1,4 @@
-"""What several processes score by shards is what one scores: ranks, validation and soft labels."""
+"""What several processes share is what one does: rankings, weights of a score, validation and soft labels."""
 
 from dataclasses import replace
 
@@ -10,18 +10,29 @@ from service.bundle import NeighbourRule, Parts, ScoreRule, TrendRule
 from tests.training.together import together_on
 from training import ranks
 from training.data.prepared import load_prepared, training_events
+from training.data.split import TEST
+from training.evaluation import given_weights, question
 from training.evaluation.given import Given, to_neighbours
-from training.evaluation.judge import validation_score
+from training.evaluation.judge import best_rows, judge, model_scorer, rank, validation_score
 from training.evaluation.metric import rank_targets, worst_rank
-from training.evaluation.with_given import validation_score_given
+from training.evaluation.with_given import judge_given, learn_rule, validation_score_given
+from training.model.checkpoint import whole_model
 from training.model.encoder import Size, make_model
-from training.parallel.ranking import rank_in_shards
+from training.parallel import evidence
+from training.parallel.ranking import best_in_shards, rank_in_shards
 from training.parallel.shard import Shard
 from training.parallel.table import divide
+from training.progress import Progress
 from training.teacher.soft_labels import MixedLabels, StateLabels, TrendLabels, labels_of
 
 SIZE = Size(16, ("pool", "attention"), 2, 0.0, 12, has_trend=True)
 N_REQUESTS, N_ITEMS = 50, 31
+SMALL = {
+    (question, "AT_ONCE"): 9,  # requests scored together
+    (evidence, "AT_ONCE"): 1024,  # scores that are worked on together, in the fit
+    (given_weights, "FIRST"): 4,
+}
+"""Sizes of which a small world has several, and a number of them that the processes cannot share evenly."""
 
 
 def ranked():
@@ -57,13 +68,36 @@ def measured(prepared, model, given):
     ]
 
 
+def found_in(directory, prepared, model, given):
+    """The weights of a score, as they are written, and the rankings of both rules, over all items and over some."""
+    quiet, name = Progress(is_quiet=True), f"{ranks.count()}-{model.shard is None}"
+    found, whole = {}, whole_model(model)
+    for looked_at in (5_000, 20):  # items of a request: all, or some of them
+        given_weights.COLUMNS = looked_at
+        path = directory / f"{name}-{looked_at}.json"
+        rule = learn_rule(whole, given, path, quiet, by_first=model.shard is not None)
+        found[f"weights, {looked_at}"] = torch.tensor(list(path.read_bytes()))
+    rankings = {"given": judge_given(prepared, model, given, rule), "histories": judge(prepared, model)}
+    if model.shard is None:  # fewer requests than processes
+        rankings["one"] = rank(question.ask(prepared, TEST, limit=1), model_scorer(model), 12, both_rules=True)
+    for label, ranking in rankings.items():
+        for kind, own in {"": ranking, " under the other rule": ranking.other}.items():
+            found[f"{label}{kind}: ranks"], found[f"{label}{kind}: top"] = map(torch.from_numpy, (own.ranks, own.top))
+        if label != "one":
+            found[f"{label}: start"] = torch.from_numpy(ranking.start)
+    return found
+
+
 def work(directory):
+    for (module, name), value in SMALL.items():
+        setattr(module, name, value)
     scores, target, seen = ranked()
     shard = Shard.of(N_ITEMS)
     own = scores[:, shard.columns]
     found = {
         "ranks": torch.from_numpy(rank_in_shards(own.copy(), target, shard, worst_rank(N_ITEMS))),
         "unseen": torch.from_numpy(rank_in_shards(own.copy(), target, shard, worst_rank(N_ITEMS), seen)),
+        "best": torch.from_numpy(best_in_shards(own, 20, shard)),
     }
     if ranks.number() == ranks.count() - 1:
         own[3, 2] = np.nan
@@ -72,7 +106,11 @@ def work(directory):
     except ValueError:
         found["refused"] = torch.tensor(True)
     prepared, model, given, labels = teach(directory)
+    found["replicas"] = found_in(directory, prepared, model, given)
+    found["alone"] = ranks.alone(lambda: judge(prepared, model).ranks.tolist() if ranks.is_first() else None)
+    found["replicas' ndcg"] = torch.tensor(measured(prepared, model, given), dtype=torch.float64)
     divide(model)
+    found["shards"] = found_in(directory, prepared, model, given)
     found["held"] = torch.tensor(model.items.weight.shape)
     found["ndcg"] = torch.tensor(measured(prepared, model, given), dtype=torch.float64)
     some = labels_of(labels, model.shard.columns)
@@ -97,6 +135,33 @@ def test_ranks_are_those_of_one_process(several):
     assert all(each["unseen"].tolist() == unseen.tolist() for each in several[2])
 
 
+def test_lists_are_those_of_one_process_and_the_lower_row_is_first_where_scores_are_equal(several):
+    scores, _, _ = ranked()
+
+    best = best_rows(scores, 20).tolist()
+
+    assert best == [np.lexsort((np.arange(N_ITEMS), -row))[:20].tolist() for row in scores]
+    assert all(each["best"].tolist() == best for each in several[2])
+
+
+def test_rankings_and_weights_are_to_the_bit_those_of_one_process(several, monkeypatch):
+    _, directory, found = several
+    for (module, name), value in SMALL.items():
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(given_weights, "COLUMNS", 0)  # found_in sets it
+    prepared, model, given, _ = teach(directory)
+
+    alone = found_in(directory, prepared, model, given)
+
+    assert b"trials" in bytes(alone["weights, 20"].tolist())
+    assert not torch.equal(alone["given: ranks"], alone["histories: ranks"])
+    for each in found:
+        for table in ("replicas", "shards"):
+            assert {name for name, value in each[table].items() if not torch.equal(value, alone[name])} == set()
+        assert set(each["replicas"]) == set(alone)
+        assert each["alone"] == alone["histories: ranks"].tolist()
+
+
 def test_a_score_that_is_not_finite_is_refused_by_all(several):
     assert all(each["refused"] for each in several[2])
 
@@ -108,7 +173,7 @@ def test_validation_is_that_of_one_process_though_none_holds_the_whole_table(sev
     alone = measured(prepared, model, given)
 
     assert len({round(value, 6) for value in alone}) == 3
-    assert all(each["ndcg"].tolist() == alone for each in found)
+    assert all(each["ndcg"].tolist() == each["replicas' ndcg"].tolist() == alone for each in found)
     assert sum(each["held"][0] for each in found) == len(prepared.items)
     assert max(each["held"][0] for each in found) <= -(-len(prepared.items) // count)
 

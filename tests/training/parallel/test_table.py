@@ -13,7 +13,7 @@ from training.distillation.teaching import Recipe, learn_from, learn_smoothed
 from training.errors import InputError
 from training.model import device
 from training.model.batch import training_batches
-from training.model.checkpoint import load_weights
+from training.model.checkpoint import load_weights, whole_model
 from training.model.encoder import make_model
 from training.model.fit import Course, Learner, Schedule, fit, train_step
 from training.model.item_table import Start
@@ -106,7 +106,8 @@ def train(checkpoint, epochs, size, in_shards=False):
     if in_shards:
         divide(model)
     curve = fit(model, learn_hard(model), course, checkpoint)
-    return {"curve": torch.tensor([row.loss for row in curve]), "items": model.items.weight.detach()}
+    items = whole_model(model).items.weight.detach()
+    return {"curve": torch.tensor([row.loss for row in curve]), "items": items}
 
 
 def work(directory):
