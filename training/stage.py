@@ -40,6 +40,7 @@ MEANINGS = {
 }
 """What the stages of a run do, for whoever watches one for the first time."""
 REVISION = 8  # to be raised when a change of the code changes what a stage makes from the same inputs
+WEIGHED_REVISION = 1  # the same, where that is so only with weights of events: other runs keep what they have
 
 
 def make_key(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

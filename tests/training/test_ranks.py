@@ -27,7 +27,7 @@ WANTED = 4  # epochs
 
 
 def batches():
-    """A whole batch, one of fewer windows than processes, and one whose last windows have no target."""
+    """A whole batch, one of fewer windows than processes, one whose last windows have no target, and a weighed one."""
     first, *_, last = training_batches(chain(), max_history=10, positions=64, seed=1)
     one = replace(first, rows=first.rows[:1], real=first.real[:1])
     places = int(one.real.sum())
@@ -35,8 +35,13 @@ def batches():
     real = last.real.clone()
     real[1:] = False
     places = int(real.sum())
-    thinned = replace(last, target=last.target[:places], event=last.event[:places], real=real)
-    return {"whole": first, "one window": one, "thinned": thinned}
+    without = replace(last, target=last.target[:places], event=last.event[:places], real=real)
+    importance = torch.from_numpy(np.random.default_rng(1).choice([0.0, 0.3, 1.0, 6.0], len(first.target))).float()
+    weighed = replace(first, importance=importance)
+    of_one = replace(one, importance=importance[: len(one.target)])
+    return {
+        "whole": first, "one window": one, "without targets": without, "weighed": weighed, "weighed window": of_one,
+    }  # fmt: skip
 
 
 def teach(model):

@@ -27,6 +27,12 @@ class Events:
         """Return the number of events of each user [n_users]."""
         return np.diff(self.offset)
 
+    def is_target(self) -> NDArray[np.bool_]:
+        """Return which events are targets: all of a user but the first [n_events]."""
+        found = np.ones(len(self.item), dtype=bool)
+        found[self.offset[:-1][self.lengths() > 0]] = False
+        return found
+
 
 def select_events(user: NDArray[np.int32], item: NDArray[np.int32], keep: NDArray[np.bool_], n_users: int) -> Events:
     """Return the flagged events of arrays [n_events] that are sorted by user and time. keep: which ones."""

@@ -36,7 +36,7 @@ class Hint(nn.Module):
 
     def forward(self, seen: Seen) -> Tensor:
         """Return the mean over the positions of a batch."""
-        return hint_loss(self.projector(seen.states), seen.teacher_states())
+        return hint_loss(self.projector(seen.states), seen.teacher_states(), seen.importance())
 
 
 class Layers(nn.Module):
@@ -56,7 +56,7 @@ class Layers(nn.Module):
         """Return the mean over the student's blocks and the positions of a batch."""
         pairs = zip(self.projectors, seen.student.blocks, self.pairs, strict=True)
         losses = [
-            layer_loss(projector(ours[seen.real]), seen.teacher.blocks[place][seen.real])
+            layer_loss(projector(ours[seen.real]), seen.teacher.blocks[place][seen.real], seen.importance())
             for projector, ours, place in pairs
         ]
         return torch.stack(losses).mean()
@@ -72,7 +72,8 @@ class AttentionMaps(nn.Module):
         """Return the mean over the student's attentions and the positions of a batch."""
         ours, theirs = seen.student.maps(), seen.teacher.maps()
         pairs = zip(ours, spread(len(ours), len(theirs)), strict=True)
-        return torch.stack([attention_loss(maps, theirs[place], seen.real) for maps, place in pairs]).mean()
+        losses = [attention_loss(maps, theirs[place], seen.real, seen.importance()) for maps, place in pairs]
+        return torch.stack(losses).mean()
 
 
 class Relations(nn.Module):
@@ -84,10 +85,11 @@ class Relations(nn.Module):
     def forward(self, seen: Seen) -> Tensor:
         """Return the mean over the pairs of states and vectors of some positions."""
         positions = seen.draw(RELATED)
-        rows = seen.batch.target[positions].unique().to(seen.states.device)
+        rows, place = seen.batch.target[positions].to(seen.states.device).unique(return_inverse=True)
         student = torch.cat([seen.states[positions].float(), seen.model.items.weight[rows]])
         items = given(seen.source.states).items[rows].float()
-        return relation_loss(student, torch.cat([seen.teacher_states(positions), items]))
+        teacher = torch.cat([seen.teacher_states(positions), items])
+        return relation_loss(student, teacher, _with_items(seen.importance(positions), place, len(rows)))
 
 
 class Adversarial(nn.Module):
@@ -105,7 +107,8 @@ class Adversarial(nn.Module):
         with torch.no_grad():
             shift = worst_perturbation(seen.model.scores(states), teacher, items, share=SHIFT)
         moved = states + shift * states.detach().norm(dim=1, keepdim=True)
-        return soft_label_loss(seen.model.scores(moved), teacher, temperature=seen.temperature)
+        scores, importance = seen.model.scores(moved), seen.importance(positions)
+        return soft_label_loss(scores, teacher, temperature=seen.temperature, importance=importance)
 
 
 class Mutual(nn.Module):
@@ -125,11 +128,13 @@ class Mutual(nn.Module):
             states = self.peer.states(batch.rows.to(logits.device))[batch.real.to(logits.device)]
             self._states = states, states.detach().requires_grad_()  # differentiated once, in forward
         other = self.peer.scores(given(self._states)[1][chunk])
-        target = batch.target[chunk].to(logits.device)
-        taught = alpha * weight * soft_label_loss(logits, other.detach(), temperature=1.0)
+        target, importance = batch.target[chunk].to(logits.device), batch.importance_at(chunk, logits.device)
+        taught = soft_label_loss(logits, other.detach(), temperature=1.0, importance=importance)
         whole = alpha * weight + 1 - alpha
-        share = alpha * weight / whole
-        return taught + whole * distillation_loss(other, logits.detach(), target, alpha=share, temperature=1.0)
+        own = distillation_loss(
+            other, logits.detach(), target, alpha=alpha * weight / whole, temperature=1.0, importance=importance
+        )
+        return alpha * weight * taught + whole * own
 
     def forward(self, seen: Seen) -> Tensor:
         """Return a loss whose value is 0 and whose gradient is the peer's, from its states back through its encoder."""
@@ -137,6 +142,17 @@ class Mutual(nn.Module):
         self._states = None
         surrogate = (states * given(leaf.grad)).sum()
         return surrogate - surrogate.detach()
+
+
+def _with_items(importance: Tensor | None, place: Tensor, count: int) -> Tensor | None:
+    """Return the importance of some positions and, after it, of their targets: the mean of each one's [M + count].
+
+    place: of the target of each position among the different ones [M].
+    """
+    if importance is None:
+        return None
+    of_items = importance.new_zeros(count).index_add_(0, place, importance) / torch.bincount(place, minlength=count)
+    return torch.cat([importance, of_items])
 
 
 BATCH_TERMS: dict[str, Callable[[Source, SequenceModel], nn.Module]] = {

@@ -82,6 +82,10 @@ class Seen:
         """Which places of the batch hold an item [B, T], on the student's device."""
         return self.batch.real.to(self.states.device)
 
+    def importance(self, positions: Tensor | None = None) -> Tensor | None:
+        """Return how much the targets at positions count [M]; None where all count alike."""
+        return self.batch.importance_at(slice(None) if positions is None else positions, self.states.device)
+
     def draw(self, count: int) -> Tensor:
         """Return at most count of the positions, drawn anew at each call, in rising order [M]."""
         return torch.randperm(len(self.states))[:count].sort().values

@@ -7,6 +7,7 @@ The soft labels, over all items and within strata, and the hard loss are compute
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from training.loss.logits import (
     distillation_loss,
     hard_loss,
     listwise_loss,
+    mean_of,
     ranking_loss,
     soft_label_loss,
     weighed_loss,
@@ -39,7 +41,7 @@ from training.model.objective import Lesson, Objective
 from training.model.watch import Watched, watch
 from training.parallel import cross_entropy
 from training.teacher.soft_labels import labels_of
-from training.teacher.transformer import learn_hard
+from training.teacher.transformer import learn_hard, learn_in_shards
 
 TOP, PLACE_DECAY = 20, 10.0  # of the teacher's list in ranking and listwise
 CLOSURE_TOP, CLOSURE_NEGATIVES = 50, 200
@@ -61,25 +63,35 @@ class Recipe:
 
 @dataclass(frozen=True)
 class SeenLogits:
-    """What a term of logits looks at: one chunk of positions, student and teacher [P, N], target [P]."""
+    """What a term of logits looks at: one chunk of positions, student and teacher [P, N], target and importance [P].
+
+    A teacher's label counts as much as the target beside which it stands: both say what is wanted there, and their
+    shares of the loss stay as the recipe has them.
+    """
 
     student: Tensor
     teacher: Tensor
     target: Tensor
     temperature: float
+    importance: Tensor | None
 
 
 LOGIT_TERMS: dict[str, Callable[[SeenLogits], Tensor]] = {
-    "ranking": lambda seen: ranking_loss(seen.student, seen.teacher, top=TOP, decay=PLACE_DECAY),
-    "listwise": lambda seen: listwise_loss(seen.student, seen.teacher, top=TOP),
+    "ranking": lambda seen: ranking_loss(
+        seen.student, seen.teacher, top=TOP, decay=PLACE_DECAY, importance=seen.importance
+    ),
+    "listwise": lambda seen: listwise_loss(seen.student, seen.teacher, top=TOP, importance=seen.importance),
     "closure": lambda seen: closure_loss(
         seen.student,
         seen.teacher,
         torch.randint(seen.student.shape[1], (CLOSURE_NEGATIVES,), device=seen.student.device),
         top=CLOSURE_TOP,
         temperature=seen.temperature,
+        importance=seen.importance,
     ),
-    "confidence": lambda seen: confident_loss(seen.student, seen.teacher, seen.target, temperature=seen.temperature),
+    "confidence": lambda seen: confident_loss(
+        seen.student, seen.teacher, seen.target, temperature=seen.temperature, importance=seen.importance
+    ),
 }
 NEED_LOGITS = frozenset({"kl", "stratified", "meta", "feedback", *LOGIT_TERMS})
 
@@ -107,16 +119,13 @@ def learn_smoothed(share: float) -> Lesson:
     """
 
     def loss(logits: Tensor, batch: Batch, chunk: slice) -> Tensor:
-        return F.cross_entropy(logits.float(), batch.target[chunk].to(logits.device), label_smoothing=share)
+        target, importance = batch.target[chunk].to(logits.device), batch.importance_at(chunk, logits.device)
+        if importance is None:
+            return F.cross_entropy(logits.float(), target, label_smoothing=share)
+        return mean_of(F.cross_entropy(logits.float(), target, label_smoothing=share, reduction="none"), importance)
 
     def smooth(model: SequenceModel) -> Objective:
-        if (shard := model.shard) is None:
-            return Objective(loss)
-        return Objective(
-            lambda logits, batch, chunk: cross_entropy.hard_loss(
-                logits, batch.target[chunk].to(logits.device), shard, share
-            )
-        )
+        return Objective(loss) if model.shard is None else learn_in_shards(model.shard, share)
 
     return smooth
 
@@ -160,7 +169,8 @@ class Teaching(nn.Module):
         recipe = self.recipe
         teacher = self.source.logits(batch.event[chunk], logits) if NEED_LOGITS & set(recipe.terms) else logits
         target = batch.target[chunk].to(logits.device)
-        seen = SeenLogits(logits, teacher, target, recipe.temperature)
+        importance = batch.importance_at(chunk, logits.device)
+        seen = SeenLogits(logits, teacher, target, recipe.temperature, importance)
         loss = self._soft_and_hard(seen)
         batch_terms = dict(self.batch_terms.items())
         for name, weight in recipe.terms.items():
@@ -170,7 +180,8 @@ class Teaching(nn.Module):
             elif isinstance(term, Meta):
                 loss = loss + recipe.alpha * weight * _distillation_loss(seen, term.share())
             elif isinstance(term, Feedback):
-                soft = soft_label_loss(logits, term.corrected(teacher), temperature=recipe.temperature)
+                corrected = term.corrected(teacher)
+                soft = soft_label_loss(logits, corrected, temperature=recipe.temperature, importance=importance)
                 loss = loss + recipe.alpha * weight * soft
             elif isinstance(term, Mutual):
                 loss = loss + term.chunk_loss(logits, batch, chunk, alpha=recipe.alpha, weight=weight)
@@ -199,17 +210,16 @@ class Teaching(nn.Module):
 
     def _soft_and_hard(self, seen: SeenLogits) -> Tensor:
         """Return the weighed sum of soft labels, strata and hard loss, computed in one pass."""
-        alpha, terms = self.recipe.alpha, self.recipe.terms
+        alpha, terms, importance = self.recipe.alpha, self.recipe.terms, seen.importance
         if not {"kl", "stratified"} & set(terms):
-            pair = seen.student, seen.target
-            hard = hard_loss(*pair) if self.shard is None else cross_entropy.hard_loss(*pair, self.shard)
-            return (1 - alpha) * hard
+            if self.shard is None:
+                return (1 - alpha) * hard_loss(seen.student, seen.target, importance)
+            return (1 - alpha) * cross_entropy.hard_loss(seen.student, seen.target, self.shard, importance=importance)
         weights = Weights(alpha * terms.get("kl", 0.0), 1 - alpha, alpha * terms.get("stratified", 0.0))
         logits = seen.student, seen.teacher, seen.target
         strata = self._strata if weights.stratified else []
-        if self.shard is None:
-            return weighed_loss(logits, weights, temperature=seen.temperature, strata=strata)
-        return cross_entropy.weighed_loss(logits, weights, self.shard, temperature=seen.temperature, strata=strata)
+        of_all = weighed_loss if self.shard is None else partial(cross_entropy.weighed_loss, shard=self.shard)
+        return of_all(logits, weights, temperature=seen.temperature, strata=strata, importance=importance)
 
 
 def _check_shards(recipe: Recipe) -> None:
@@ -224,4 +234,5 @@ def _check_shards(recipe: Recipe) -> None:
 
 
 def _distillation_loss(seen: SeenLogits, alpha: float) -> Tensor:
-    return distillation_loss(seen.student, seen.teacher, seen.target, alpha=alpha, temperature=seen.temperature)
+    logits = seen.student, seen.teacher, seen.target
+    return distillation_loss(*logits, alpha=alpha, temperature=seen.temperature, importance=seen.importance)

@@ -49,11 +49,11 @@ class Meta(nn.Module):
     def _losses(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
         """Return the soft and the hard loss of some positions, and the hard loss of some validation users."""
         positions = seen.draw_for_logits(POSITIONS)
+        importance = seen.importance(positions)
         logits = seen.model.scores(seen.states[positions])
-        soft = soft_label_loss(
-            logits, seen.source.logits(seen.batch.event[positions], logits), temperature=seen.temperature
-        )
-        plain = hard_loss(logits, seen.batch.target[positions].to(logits.device))
+        teacher = seen.source.logits(seen.batch.event[positions], logits)
+        soft = soft_label_loss(logits, teacher, temperature=seen.temperature, importance=importance)
+        plain = hard_loss(logits, seen.batch.target[positions].to(logits.device), importance)
         return soft, plain, _validation_loss(seen)
 
 
@@ -96,7 +96,10 @@ class Feedback(nn.Module):
         positions = seen.draw_for_logits(POSITIONS)
         states = seen.states[positions].detach().float()
         teacher = seen.source.logits(seen.batch.event[positions], states).float()
-        moved = feedback_gradient(teacher, states @ wanted.T, self.log_scale, self.offset, seen.temperature)
+        change, importance = states @ wanted.T, seen.importance(positions)
+        if importance is not None:
+            change = change * importance[:, None]
+        moved = feedback_gradient(teacher, change, self.log_scale, self.offset, seen.temperature)
         for value, gradient in zip((self.log_scale, self.offset), moved, strict=True):
             value -= FEEDBACK_RATE * gradient / gradient.abs().max().clamp_min(1e-30)
 

@@ -10,9 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from training import ranks
 from training.data.prepared import Prepared, all_events, training_events
 from training.data.split import TRAIN
@@ -23,6 +20,7 @@ from training.model.checkpoint import load_model, save_model, whole_model
 from training.model.curve import Epoch, save_curve
 from training.model.encoder import SequenceModel
 from training.model.fit import Course, Schedule, fit
+from training.model.importance import importance_of
 from training.model.objective import Lesson
 from training.model.warm import Warm
 from training.parallel.table import divide, is_too_large
@@ -50,9 +48,10 @@ def open_course(
     if warm:
         epochs, rate = min(schedule.epochs, warm.epochs), schedule.learning_rate * warm.rate
         schedule = replace(schedule, epochs=epochs, patience=epochs, learning_rate=rate)
-    share = target_share(None if prepared.weight is None else prepared.weight[prepared.part == TRAIN])
+    events = training_events(prepared)
+    importance = importance_of(events, None if prepared.weight is None else prepared.weight[prepared.part == TRAIN])
     validate = validation_score_given(prepared, given, progress=progress)
-    return Course(training_events(prepared), schedule, validate, progress, given, share, warm)
+    return Course(events, schedule, validate, progress, given, importance, warm)
 
 
 def open_refit_course(
@@ -61,17 +60,8 @@ def open_refit_course(
     """Return the course that trains on the events of every part for exactly so many epochs, without validation."""
     fixed = replace(schedule, epochs=epochs, positions=sys.maxsize, patience=epochs)
     given = None if given is None else replace(given, on_everything=True)
-    return Course(all_events(prepared), fixed, None, progress, given, target_share(prepared.weight))
-
-
-def target_share(weight: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-    """Return with which probability each event is a target, by its weight [n_events]; None where there are no weights.
-
-    The heaviest hundredth of the events counts as one weight, or a single event would silence all others.
-    """
-    if weight is None or not len(weight):
-        return None
-    return np.minimum(1.0, weight / max(float(np.quantile(weight, 0.99)), 1e-12))
+    events = all_events(prepared)
+    return Course(events, fixed, None, progress, given, importance_of(events, prepared.weight))
 
 
 def given_of(course: Course) -> Given | None:

@@ -6,7 +6,7 @@ of similar length, as many as fill a given number of places, so that little padd
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,12 +24,18 @@ class Batch:
     target: the row of the item that came next after each real place, window by window.
     event: the index into Events.item of the item at each real place; its target is the one at index + 1.
     real: which places hold an item whose next one is a target.
+    importance: by what the loss of each target is multiplied; None counts all alike.
     """
 
     rows: Tensor  # int64 [B, T]
     target: Tensor  # int64 [P]
     event: Tensor  # int64 [P]
     real: Tensor  # bool [B, T]; P = real.sum()
+    importance: Tensor | None = None  # float32 [P]
+
+    def importance_at(self, places: slice | Tensor, device: torch.device) -> Tensor | None:
+        """Return the importance of some real places, on a device; None where all count alike."""
+        return None if self.importance is None else self.importance[places].to(device)
 
 
 def count_positions(events: Events) -> int:
@@ -42,17 +48,23 @@ Choose = Callable[[Int64, np.random.Generator], Int64]
 
 
 def training_batches(
-    events: Events, *, max_history: int, positions: int, seed: int, choose: Choose | None = None
+    events: Events,
+    *,
+    max_history: int,
+    positions: int,
+    seed: int,
+    choose: Choose | None = None,
+    importance: NDArray[np.float32] | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of one epoch. The same seed gives the same batches.
 
     max_history: the longest window, in events. positions: the places in a batch, padding included. choose: None takes
-    all windows.
+    all windows. importance: of each event as a target [n_events]; None counts all alike.
     """
     rng = np.random.default_rng(seed)
     windows = cut_windows(events, max_history, rng)
     for group in group_windows(choose(windows, rng) if choose else windows, positions, rng):
-        yield make_batch(events, group)
+        yield make_batch(events, group, importance)
 
 
 def cut_windows(events: Events, max_history: int, rng: np.random.Generator) -> Int64:
@@ -90,7 +102,7 @@ def group_windows(windows: Int64, positions: int, rng: np.random.Generator) -> l
     return [groups[i] for i in rng.permutation(len(groups))]
 
 
-def make_batch(events: Events, windows: Int64) -> Batch:
+def make_batch(events: Events, windows: Int64, importance: NDArray[np.float32] | None = None) -> Batch:
     """Return the batch of some windows [B, 2], each given by start and stop of its inputs in Events.item."""
     index, real, rows = _padded(events, windows[:, 1], windows[:, 1] - windows[:, 0])
     event = index[real]
@@ -99,18 +111,8 @@ def make_batch(events: Events, windows: Int64) -> Batch:
         target=torch.from_numpy(events.item[event + 1].astype(np.int64)),
         event=torch.from_numpy(event),
         real=torch.from_numpy(real),
+        importance=None if importance is None else torch.from_numpy(importance[event + 1]),
     )
-
-
-def thin(batch: Batch, share: NDArray[np.float64], rng: np.random.Generator) -> Batch:
-    """Return a batch in which each target is left with a probability. share: that of each event as a target [n_events].
-
-    Over the epochs an event is a target as often as its share says, whatever the loss is.
-    """
-    stays = torch.from_numpy(rng.random(len(batch.event)) < share[batch.event.numpy() + 1])
-    real = batch.real.clone()
-    real[batch.real] = stays
-    return replace(batch, target=batch.target[stays], event=batch.event[stays], real=real)
 
 
 def part_of(batch: Batch, number: int, count: int) -> Batch:
@@ -120,7 +122,10 @@ def part_of(batch: Batch, number: int, count: int) -> Batch:
     """
     first, stop = (len(batch.rows) * place // count for place in (number, number + 1))
     begin, end = int(batch.real[:first].sum()), int(batch.real[:stop].sum())
-    return Batch(batch.rows[first:stop], batch.target[begin:end], batch.event[begin:end], batch.real[first:stop])
+    importance = None if batch.importance is None else batch.importance[begin:end]
+    return Batch(
+        batch.rows[first:stop], batch.target[begin:end], batch.event[begin:end], batch.real[first:stop], importance
+    )
 
 
 def history_batches(

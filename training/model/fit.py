@@ -9,7 +9,8 @@ The randomness of an epoch follows from the seed and its number, so a training t
 epochs gives the weights of one that was not. A training that was stopped within an epoch repeats that epoch.
 
 Several processes (training/ranks.py) cut the same batches, and each takes its windows of every batch. Their losses are
-divided by the targets of the whole batch and their gradients are summed, so a step is that of one process.
+divided by the targets of the whole batch and their gradients are summed, so a step is that of one process. Weights of
+events multiply the loss of their targets (importance.py), and nothing else of a training depends on them.
 """
 
 import copy
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from training import ranks
 from training.data.event import Events
 from training.machine import keep_freed_memory, return_freed_memory
-from training.model.batch import Batch, count_positions, thin, training_batches
+from training.model.batch import Batch, count_positions, training_batches
 from training.model.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
 from training.model.curve import Epoch
 from training.model.encoder import SequenceModel
@@ -63,8 +64,8 @@ class Course:
     """What the trainings of a stage share: the events, the schedule, the validation score and who is told.
 
     validate returns a score of a model, higher being better. Without it a training takes all its epochs and keeps the
-    last weights. given: what is added to the logits of all of them. share: with which probability each event is a
-    target in an epoch [n_events]; None: always. warm: where the training goes on from an earlier one.
+    last weights. given: what is added to the logits of all of them. importance: how much each event counts as a target
+    [n_events]; None: all alike. warm: where the training goes on from an earlier one.
     """
 
     events: Events
@@ -72,7 +73,7 @@ class Course:
     validate: Callable[[SequenceModel], float] | None
     progress: Progress
     given: Given | None = None
-    share: NDArray[np.float64] | None = None
+    importance: NDArray[np.float32] | None = None
     warm: Warm | None = None
 
     def count_targets(self, max_history: int) -> int:
@@ -201,21 +202,17 @@ def _train_epoch(learner: Learner, course: Course, number: int) -> float:
     ranks.agree(_held_by_all(model, learner.averaged, learner.objective.batch_loss))
     size = {"max_history": model.size.max_history, "positions": schedule.batch_positions}
     choose = course.warm.choose if course.warm else None
-    batches = training_batches(course.events, **size, seed=seed, choose=choose)
-    total, seen, offered = 0.0, 0, 0
+    batches = training_batches(course.events, **size, seed=seed, choose=choose, importance=course.importance)
+    total, seen = 0.0, 0
     n_targets = course.count_targets(model.size.max_history)
     left, warmup = schedule.positions - number * n_targets, _count_warmup(course, n_targets)
     with course.progress.bar(f"epoch {number + 1}", min(left, n_targets)) as bar:
-        rng = np.random.default_rng(seed)
-        for whole in batches:
-            if offered >= left:
+        for batch in batches:
+            if seen >= left:
                 break
-            offered += len(whole.target)
-            batch = whole if course.share is None else thin(whole, course.share, rng)
-            bar.advance(len(whole.target))
-            if len(batch.target):
-                value = train_step(learner, batch, schedule.learning_rate, warmup)
-                total, seen = total + value * len(batch.target), seen + len(batch.target)
+            bar.advance(len(batch.target))
+            value = train_step(learner, batch, schedule.learning_rate, warmup)
+            total, seen = total + value * len(batch.target), seen + len(batch.target)
     return total / max(seen, 1)
 
 

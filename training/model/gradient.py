@@ -23,7 +23,8 @@ from training.parallel.table import spans, table_of
 def backward(model: SequenceModel, batch: Batch, objective: Objective) -> float:
     """Leave the gradients of the mean loss of a batch in model, where several processes train in all of them.
 
-    Returns the mean loss. batch: the whole one, in every process.
+    A target's loss is multiplied by its importance first; the mean is over the number of targets all the same. Returns
+    the mean loss. batch: the whole one, in every process.
     """
     if ranks.count() == 1:
         return _backward(model, batch, objective, len(batch.target))
@@ -121,4 +122,5 @@ def _chunk(model: SequenceModel, n_items: int) -> int:
 def _padding(batch: Batch) -> Batch:
     """Return a batch of one window without an item."""
     rows = torch.full((1, 1), -1)
-    return Batch(rows, batch.target[:0], batch.event[:0], torch.zeros(1, 1, dtype=torch.bool))
+    importance = None if batch.importance is None else batch.importance[:0]
+    return Batch(rows, batch.target[:0], batch.event[:0], torch.zeros(1, 1, dtype=torch.bool), importance)

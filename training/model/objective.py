@@ -11,7 +11,10 @@ from training.model.batch import Batch
 from training.model.encoder import SequenceModel
 
 Loss = Callable[[Tensor, Batch, slice], Tensor]
-"""(logits [P, N] of a chunk, the batch, the chunk's positions in the batch) -> the mean over the chunk."""
+"""(logits [P, N] of a chunk, the batch, the chunk's positions in the batch) -> the mean over the chunk.
+
+What each position adds is multiplied by its importance, where the batch has some; so it is in a BatchLoss.
+"""
 
 
 class BatchLoss(Protocol):

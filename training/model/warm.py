@@ -58,7 +58,7 @@ class Warm:
     def count_targets(self, events: Events, max_history: int) -> int:
         """Return about how many targets an epoch has, in windows of at most max_history."""
         owner = np.repeat(np.arange(events.n_users), events.lengths())
-        new = np.bincount(owner[self.fresh & _is_target(events)], minlength=events.n_users)
+        new = np.bincount(owner[self.fresh & events.is_target()], minlength=events.n_users)
         inputs = np.maximum(events.lengths() - 1, 0)
         beside = np.minimum(inputs, np.maximum(new, max_history))[new > 0].sum()
         return int(min(inputs.sum(), max(beside, round(new.sum() * (1 + self.rehearsal)))))
@@ -75,10 +75,3 @@ class Warm:
         chosen = is_new.copy()
         chosen[others[:n_others]] = True
         return windows[chosen]
-
-
-def _is_target(events: Events) -> NDArray[np.bool_]:
-    """Return which events are targets: all of a user but the first [n_events]."""
-    is_target = np.ones(len(events.item), dtype=bool)
-    is_target[events.offset[:-1][events.lengths() > 0]] = False
-    return is_target

@@ -25,7 +25,7 @@ from training.model.fit import Schedule
 from training.model.warm import Warm
 from training.progress import Progress
 from training.run.config import Config, Student, Teacher, parse_names, pupil_of
-from training.stage import make_key, read_key, run_stage
+from training.stage import WEIGHED_REVISION, make_key, read_key, run_stage
 from training.teacher.item_text import VECTORS, describe, encode_texts, fingerprint_language_model
 from training.teacher.kind import Kind, Member, ModelSettings, Offer, Supplies
 from training.teacher.mix import load_factors, load_trends
@@ -61,14 +61,18 @@ class Run:
         return load_prepared(self.out / "prepared")
 
     def key(self, name: str) -> str:
-        """Return the key of a finished stage. Raises InputError that names the command to run first."""
+        """Return the key of a finished stage. Raises InputError that names the command to run first.
+
+        That of prepared data with weights of events also says how those count in what is made of them.
+        """
         key = read_key(self.out / name)
         if key is None:
             command = COMMANDS | {kind.place: "teacher" for kind in KINDS.values()}
             raise InputError(
                 f"{self.out / name}: not there yet; run 'python -m training {command.get(name, name)} --out {self.out}'"
             )
-        return key
+        is_weighed = name == "prepared" and self.config.prepare.weights == "loss"
+        return f"{key}, weighed {WEIGHED_REVISION}" if is_weighed else key
 
     def members(self) -> list[Kind]:
         """Return the kinds of teachers that the settings name."""

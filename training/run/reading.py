@@ -61,7 +61,7 @@ def data_lines(report: Mapping[str, Any]) -> list[str]:
         f"{report['rows_read']:,} rows read; dropped: {dropped or 'none'}; malformed: {malformed['count']:,}"
         + (f" (first: {malformed['examples'][0]})" if malformed["examples"] else ""),
         *(
-            ["each event is a target as often as its weight says; the linear teacher takes all alike"]
+            ["each event counts in the loss by its weight; the linear teacher takes all alike"]
             if report["settings"].get("weights") == "loss"
             else []
         ),

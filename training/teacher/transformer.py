@@ -29,6 +29,7 @@ from training.model.encoder import SequenceModel, count_parameters, make_model
 from training.model.item_table import Start, start_table
 from training.model.objective import Objective
 from training.parallel import cross_entropy
+from training.parallel.shard import Shard
 from training.progress import Progress
 from training.teacher.kind import CURVE, RANKING, Kind, Member, ModelSettings, Offer, Supplies
 from training.teacher.soft_labels import load_soft_labels, save_soft_labels
@@ -39,11 +40,7 @@ COLOUR = "#94a3b8"
 
 def hard(logits: Tensor, batch: Batch, chunk: slice) -> Tensor:
     """Return the cross-entropy with the next items of a chunk, in the form that fit takes."""
-    return hard_loss(logits, _target(logits, batch, chunk))
-
-
-def _target(logits: Tensor, batch: Batch, chunk: slice) -> Tensor:
-    return batch.target[chunk].to(logits.device)
+    return hard_loss(logits, batch.target[chunk].to(logits.device), batch.importance_at(chunk, logits.device))
 
 
 def learn_hard(model: SequenceModel) -> Objective:
@@ -51,7 +48,18 @@ def learn_hard(model: SequenceModel) -> Objective:
     shard = model.shard
     if shard is None:
         return Objective(hard)
-    return Objective(lambda logits, batch, chunk: cross_entropy.hard_loss(logits, _target(logits, batch, chunk), shard))
+    return learn_in_shards(shard)
+
+
+def learn_in_shards(shard: Shard, smoothing: float = 0.0) -> Objective:
+    """Return the objective of cross-entropy where the items lie in shards. smoothing: see cross_entropy.hard_loss."""
+
+    def loss(logits: Tensor, batch: Batch, chunk: slice) -> Tensor:
+        device = logits.device
+        target, importance = batch.target[chunk].to(device), batch.importance_at(chunk, device)
+        return cross_entropy.hard_loss(logits, target, shard, smoothing, importance)
+
+    return Objective(loss)
 
 
 def files_in(stage: Path) -> Files:

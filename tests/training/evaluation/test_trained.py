@@ -7,30 +7,25 @@ import pytest
 import torch
 
 from training.data.prepared import load_prepared
+from training.data.split import TRAIN
 from training.evaluation.judge import Ranking
 from training.evaluation.trained import (
     Files,
     open_course,
     open_refit_course,
-    target_share,
     train_and_save,
     train_or_load,
     trained,
 )
-from training.loss.logits import hard_loss
 from training.model.checkpoint import load_model
 from training.model.curve import load_curve
 from training.model.encoder import Size, make_model
 from training.model.fit import Schedule
-from training.model.objective import Objective
 from training.progress import Progress
+from training.teacher.transformer import learn_hard as lesson
 
 SIZE = Size(dim=16, blocks=("pool",), heads=2, dropout=0.0, max_history=8)
 SCHEDULE = Schedule(0.01, 256, epochs=2, positions=10**9, patience=2, seed=1)
-
-
-def lesson(model):
-    return Objective(lambda logits, batch, chunk: hard_loss(logits, batch.target[chunk]))
 
 
 def student(prepared):
@@ -91,13 +86,19 @@ def test_model_that_is_there_is_loaded_and_not_trained(prepared, course, tmp_pat
     assert loaded.items.weight.equal(model.items.weight)
 
 
-def test_a_weight_says_how_often_an_event_is_a_target():
-    weight = np.array([0.5, 1.0, 2.0, *[2.0] * 400, 1e9])
+def test_weights_are_of_the_events_that_a_course_trains_on(prepared):
+    weight = np.where(prepared.part == TRAIN, 1.0 + prepared.item % 3, 1000.0)  # of what is held out all are heavy
 
-    share = target_share(weight)
+    course = open_course(replace(prepared, weight=weight), SCHEDULE, Progress())
+    refit = open_refit_course(replace(prepared, weight=weight), SCHEDULE, 1, Progress())
 
-    assert share is not None and share[:3].tolist() == [0.25, 0.5, 1.0] and share[-1] == 1.0
-    assert target_share(None) is None
+    for each, of in ((course, weight[prepared.part == TRAIN]), (refit, weight)):
+        assert len(each.importance) == len(each.events.item)
+        assert each.importance[each.events.is_target()].mean() == pytest.approx(1.0, rel=1e-5)
+        light = of < 1000
+        np.testing.assert_allclose((each.importance / of)[light], (each.importance / of)[light][0], rtol=1e-5)
+    assert open_course(prepared, SCHEDULE, Progress()).importance is None
+    assert open_course(replace(prepared, weight=np.full(len(weight), 3.0)), SCHEDULE, Progress()).importance is None
 
 
 def test_items_whose_events_weigh_little_are_recommended_less(finished_run, tmp_path):

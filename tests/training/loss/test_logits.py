@@ -202,3 +202,51 @@ def test_the_gradient_of_each_loss_is_its_slope(loss):
         below[place] -= step
         slope = (loss(above) - loss(below)).item() / (2 * step)
         assert logits.grad[place].item() == pytest.approx(slope, abs=2e-3), place
+
+
+def of_one_after_the_other(loss, importance):
+    """The mean of the loss of each position alone, times its importance."""
+    parts = [float(importance[i]) * loss(slice(i, i + 1), None) for i in range(len(importance))]
+    return sum(parts) / len(parts)
+
+
+KNOWN, PARTS = torch.tensor([3, 0]), [torch.tensor([0, 3]), torch.tensor([1, 2])]
+WEIGHED = {
+    "hard": lambda z, i, at: hard_loss(z[at], KNOWN[at], i),
+    "soft": lambda z, i, at: soft_label_loss(z[at], WISE[at], temperature=2.0, importance=i),
+    "both": lambda z, i, at: distillation_loss(z[at], WISE[at], KNOWN[at], alpha=0.3, temperature=2.0, importance=i),
+    "all": lambda z, i, at: weighed_loss(
+        (z[at], WISE[at], KNOWN[at]), Weights(0.5, 0.3, 0.7), temperature=0.5, strata=PARTS, importance=i
+    ),
+    "ranking": lambda z, i, at: ranking_loss(z[at], WISE[at], top=3, decay=2.0, importance=i),
+    "listwise": lambda z, i, at: listwise_loss(z[at], WISE[at], top=2, importance=i),
+    "closure": lambda z, i, at: closure_loss(z[at], WISE[at], torch.tensor([4]), top=1, temperature=2.0, importance=i),
+    "stratified": lambda z, i, at: stratified_loss(z[at], WISE[at], PARTS, temperature=1.0, importance=i),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+@pytest.mark.parametrize("importance", [[0.25, 3.0], [0.0, 2.0], [1.0, 1.0]])
+def test_each_position_counts_by_its_importance_in_value_and_gradient(name, importance):
+    loss, weight = WEIGHED[name], torch.tensor(importance)
+    ours, theirs = WIDE.clone().requires_grad_(), WIDE.clone().requires_grad_()
+
+    fused = loss(ours, weight, slice(None))
+    slow = of_one_after_the_other(lambda at, i: loss(theirs, i, at), weight)
+    (2 * fused).backward()
+    (2 * slow).backward()
+
+    torch.testing.assert_close(fused, slow)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert bool(ours.grad[0].any()) == (importance[0] > 0)
+
+
+def test_confident_loss_divides_by_its_own_weights_alone():
+    target, importance = torch.tensor([3, 3]), torch.tensor([0.5, 2.0])
+    each = [slow_kl(WIDE[i : i + 1], WISE[i : i + 1], 1.0) for i in range(2)]
+    weights = [1 / math.log2(2), 1 / math.log2(6)]
+
+    loss = confident_loss(WIDE, WISE, target, temperature=1.0, importance=importance)
+
+    slow = (0.5 * weights[0] * each[0] + 2.0 * weights[1] * each[1]) / sum(weights)
+    assert loss.item() == pytest.approx(slow, rel=1e-5)

@@ -72,3 +72,46 @@ def test_the_worst_perturbation_equals_its_frozen_numbers():
     assert shift.flatten().tolist() == pytest.approx(
         [-0.0500521, 0.0865725, -0.0317552, -0.0948241, 0.0904604, 0.0426252], abs=1e-6
     )
+
+
+IMPORTANCE = torch.tensor([0.5, 0.0, 3.0])
+
+
+@pytest.mark.parametrize("loss", [hint_loss, layer_loss])
+def test_each_position_counts_by_its_importance(loss):
+    slow = sum(float(IMPORTANCE[i]) * loss(STUDENT[i : i + 1], TEACHER[i : i + 1]).item() for i in range(3)) / 3
+
+    assert loss(STUDENT, TEACHER, IMPORTANCE).item() == pytest.approx(slow, rel=1e-5)
+
+
+def test_each_row_of_a_map_counts_by_its_importance():
+    maps = [torch.rand(2, 2, 3, 3, generator=torch.Generator().manual_seed(seed)).softmax(-1) for seed in (0, 1)]
+    real = torch.tensor([[False, True, True], [False, False, True]])
+    alone = torch.zeros(3, 2, 3, dtype=torch.bool)
+    for number, (row, place) in enumerate(real.nonzero().tolist()):
+        alone[number, row, place] = True
+
+    loss = attention_loss(*maps, real, IMPORTANCE)
+
+    slow = sum(float(IMPORTANCE[i]) * attention_loss(*maps, alone[i]).item() for i in range(3)) / 3
+    assert loss.item() == pytest.approx(slow, rel=1e-5)
+
+
+def test_a_pair_of_vectors_counts_as_the_product_of_its_two():
+    pairs, importance = [(0, 1), (0, 2), (1, 2)], [0.5, 1.5, 3.0]
+    weight = [importance[i] * importance[j] for i, j in pairs]
+
+    def relative(rows):
+        distances = [math.dist(rows[i], rows[j]) for i, j in pairs]
+        mean = sum(w * d for w, d in zip(weight, distances, strict=True)) / sum(weight)
+        return [distance / mean for distance in distances]
+
+    both = zip(relative(STUDENT.tolist()), relative(TEACHER.tolist()), strict=True)
+    losses = [0.5 * (a - b) ** 2 if abs(a - b) < 1 else abs(a - b) - 0.5 for a, b in both]
+
+    found = relation_loss(STUDENT, TEACHER, torch.tensor(importance))
+
+    assert found.item() == pytest.approx(sum(w * x for w, x in zip(weight, losses, strict=True)) / 3, rel=1e-5)
+    leaf = STUDENT.clone().requires_grad_()
+    relation_loss(leaf, TEACHER, IMPORTANCE).backward()
+    assert not leaf.grad[1].any() and leaf.grad[0].any()

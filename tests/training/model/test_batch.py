@@ -13,7 +13,6 @@ from training.model.batch import (
     history_batches,
     make_batch,
     part_of,
-    thin,
     training_batches,
 )
 
@@ -68,34 +67,26 @@ def test_histories_are_the_newest_events_and_empty_ones_are_padding():
     assert asked == {0: [0, 1, 2], 1: [-1], 2: [5, 6, 7, 8]}
 
 
-def test_a_thinned_batch_has_each_target_as_often_as_its_share_says():
+def test_each_target_has_the_importance_of_its_event():
     events = made_events([6, 9, 3])
-    share = np.where(np.arange(len(events.item)) % 2 == 0, 1.0, 0.25)
-    rng = np.random.default_rng(0)
-    (whole,) = training_batches(events, max_history=9, positions=100, seed=1)
+    importance = np.arange(len(events.item), dtype=np.float32)
 
-    found = np.zeros(len(share))
-    for _ in range(400):
-        batch = thin(whole, share, rng)
-        assert int(batch.real.sum()) == len(batch.target) == len(batch.event)
-        assert (batch.target.numpy() == events.item[batch.event.numpy() + 1]).all()
-        found[batch.event.numpy() + 1] += 1
-
-    asked = whole.event.numpy() + 1
-    np.testing.assert_allclose(found[asked] / 400, share[asked], atol=0.1)
+    for batch in training_batches(events, max_history=4, positions=12, seed=1, importance=importance):
+        assert batch.importance is not None and batch.importance.tolist() == batch.target.tolist()
+        assert batch.importance_at(slice(1, 3), torch.device("cpu")).tolist() == batch.target[1:3].tolist()
+    (plain, *_) = training_batches(events, max_history=4, positions=12, seed=1)
+    assert plain.importance is None and plain.importance_at(slice(1, 3), torch.device("cpu")) is None
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=9), st.integers(1, 12), st.integers(0, 3))
 def test_the_parts_of_a_batch_one_after_the_other_are_the_batch(lengths, count, seed):
     events = made_events(lengths)
-    share = np.full(len(events.item), 0.6)
-    for whole in training_batches(events, max_history=5, positions=20, seed=seed):
-        batch = thin(whole, share, np.random.default_rng(seed))
-
+    importance = np.random.default_rng(seed).random(len(events.item)).astype(np.float32)
+    for batch in training_batches(events, max_history=5, positions=20, seed=seed, importance=importance):
         parts = [part_of(batch, number, count) for number in range(count)]
 
-        for name in ("rows", "target", "event", "real"):
+        for name in ("rows", "target", "event", "real", "importance"):
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name)), name
         assert all(len(part.target) == len(part.event) == int(part.real.sum()) for part in parts)
         assert max(len(part.rows) for part in parts) <= 1 + min(len(part.rows) for part in parts)

@@ -10,6 +10,7 @@ from training.model.fit import Course, Schedule, fit
 from training.model.objective import Objective
 from training.model.warm import Warm
 from training.progress import Progress
+from training.teacher.transformer import hard
 
 SIZE = Size(dim=32, blocks=("pool", "attention"), heads=2, dropout=0.1, max_history=10)
 SCHEDULE = Schedule(learning_rate=0.01, batch_positions=64, epochs=6, positions=10**9, patience=6, seed=1)
@@ -21,7 +22,7 @@ def chain(users=32, length=9, n_items=40):
     return Events(np.concatenate(rows).astype(np.int32), np.arange(0, users * length + 1, length))
 
 
-OBJECTIVE = Objective(lambda logits, batch, chunk: hard_loss(logits, batch.target[chunk]))
+OBJECTIVE = Objective(hard)
 
 
 def train(path, schedule, validate=None, progress=None, objective=OBJECTIVE):

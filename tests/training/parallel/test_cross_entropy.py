@@ -24,7 +24,8 @@ def cases():
         strata = [torch.from_numpy(np.flatnonzero(stratum == number)) for number in range(3)]  # the last have none
         strata = [rows for rows in strata if len(rows)] if seed % 3 else []
         weights = Weights(*(float(rng.choice([0.0, 0.3, 1.0])) for _ in range(3)))
-        yield student, teacher, target, strata, weights, float(rng.choice([0.5, 1.0, 2.0]))
+        importance = torch.from_numpy(rng.choice([0.0, 0.5, 4.0], positions)).float() if seed % 2 else None
+        yield (student, teacher, target), strata, weights, importance, float(rng.choice([0.5, 1.0, 2.0]))
 
 
 def value_and_gradient(loss, student):
@@ -37,25 +38,24 @@ def value_and_gradient(loss, student):
 def work(directory):
     """The largest differences of value and gradient, by kind of loss."""
     worst = {}
-    for student, teacher, target, strata, weights, temperature in cases():
+    for (student, teacher, target), strata, weights, importance, temperature in cases():
+        how = {"temperature": temperature, "strata": strata, "importance": importance}
         shard = Shard.of(student.shape[1])
         own = teacher[:, shard.columns]
         kinds = {
             "hard": (
-                lambda z, t=target: plain.hard_loss(z, t),
-                lambda z, t=target, s=shard: cross_entropy.hard_loss(z, t, s),
+                lambda z, t=target, i=importance: plain.hard_loss(z, t, i),
+                lambda z, t=target, s=shard, i=importance: cross_entropy.hard_loss(z, t, s, importance=i),
             ),
             "smoothed": (
-                lambda z, t=target: torch.nn.functional.cross_entropy(z, t, label_smoothing=0.2),
-                lambda z, t=target, s=shard: cross_entropy.hard_loss(z, t, s, 0.2),
+                lambda z, t=target, i=importance: plain.mean_of(
+                    torch.nn.functional.cross_entropy(z, t, label_smoothing=0.2, reduction="none"), i
+                ),
+                lambda z, t=target, s=shard, i=importance: cross_entropy.hard_loss(z, t, s, 0.2, i),
             ),
             "weighed": (
-                lambda z, a=(teacher, target), w=weights, k={"temperature": temperature, "strata": strata}: (
-                    plain.weighed_loss((z, *a), w, **k)
-                ),
-                lambda z, a=(own, target), w=weights, s=shard, k={"temperature": temperature, "strata": strata}: (
-                    cross_entropy.weighed_loss((z, *a), w, s, **k)
-                ),
+                lambda z, a=(teacher, target), w=weights, k=how: plain.weighed_loss((z, *a), w, **k),
+                lambda z, a=(own, target), w=weights, s=shard, k=how: cross_entropy.weighed_loss((z, *a), w, s, **k),
             ),
         }
         for name, (whole, ours) in kinds.items():

@@ -73,7 +73,12 @@ def batches():
     first, *_ = training_batches(chain(), max_history=10, positions=64, seed=1)
     places = int(first.real[:1].sum())
     one = replace(first, rows=first.rows[:1], real=first.real[:1])
-    return {"whole": first, "one window": replace(one, target=first.target[:places], event=first.event[:places])}
+    importance = torch.from_numpy(np.random.default_rng(1).choice([0.0, 0.3, 1.0, 6.0], len(first.target))).float()
+    one = replace(one, target=first.target[:places], event=first.event[:places])
+    return {
+        "whole": first, "one window": one, "weighed": replace(first, importance=importance),
+        "weighed window": replace(one, importance=importance[:places]),
+    }  # fmt: skip
 
 
 def steps(in_shards):

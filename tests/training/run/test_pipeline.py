@@ -19,6 +19,9 @@ from training.data.split import TRAIN, VAL
 from training.evaluation.judge import Ranking
 from training.evaluation.question import ask, judged_part
 from training.model.checkpoint import load_weights
+from training.progress import Progress
+from training.run.config import Config, Prepare
+from training.run.directory import Run
 from training.stage import read_key
 
 STAGES = ("prepared", "teacher", "mix", "soft_labels", "student", "compressed", "item_encoder", "similar", "baselines")
@@ -293,6 +296,18 @@ def test_distill_trains_the_teacher_whose_settings_are_new(finished_run, tmp_pat
 
     assert read_key(run / "teacher") != before[0]
     assert read_key(run / "student") != before[1]
+
+
+def test_what_is_made_of_weighed_events_has_a_key_of_its_own_and_the_rest_keeps_what_it_has(finished_run):
+    stored = read_key(finished_run / "prepared")
+
+    found = {
+        weights: Run(finished_run, Config(prepare=Prepare(weights=weights)), Progress()).key("prepared")
+        for weights in ("ignore", "filter", "loss")
+    }
+
+    assert found["ignore"] == found["filter"] == stored
+    assert found["loss"] != stored
 
 
 def test_a_damaged_mix_is_named(finished_run, tmp_path, capsys):
