@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from service.bundle import Item
 from service.catalogue.attributes import Attributes
@@ -9,7 +10,7 @@ from service.catalogue.filter import nearest, shown
 from service.errors import FieldError
 
 TITLE = "title"
-TAKEN = frozenset({"item_id", "score", "parts", "because", TITLE})
+TAKEN = frozenset({"item_id", "score", "parts", "because", "explored", TITLE})
 """An attribute of such a name cannot be asked for: in an answer the name is something else."""
 
 
@@ -25,5 +26,10 @@ def check_fields(fields: Sequence[str], attributes: Attributes) -> Sequence[str]
 def pick_fields(item: Item, fields: Sequence[str]) -> bytes:
     """Return the fields of an item as JSON without the brace at the start; null for what it lacks."""
     values = {**item.attributes, **item.numbers, **item.booleans, TITLE: item.title}
-    text = json.dumps({name: values.get(name) for name in fields}, ensure_ascii=False)
+    text = json.dumps({name: _said(values.get(name)) for name in fields}, ensure_ascii=False)
     return text.encode("utf-8", "replace")[1:]  # a lone surrogate, which a title may hold, is not JSON
+
+
+def _said(value: Any) -> Any:
+    """Return a value, and null for an attribute without one: a filter takes it for lacking, too."""
+    return None if value == [] else value

@@ -29,6 +29,7 @@ from service.errors import FieldError
 MAX_DEPTH = 8
 MAX_VALUES = 1000
 _MOST_SHOWN = 10
+_JOINING = ("and", "or", "all", "$and", "$or")
 _SHOWN = 64
 
 
@@ -151,7 +152,7 @@ class _Reading:
             return Group("any", tuple(each))
         self._count(path)
         if name not in self._attributes:
-            _refuse(path, f"the items have no attribute {shown(name)}; {nearest(name, list(self._attributes))}")
+            _refuse(path, f"the items have no attribute {shown(name)}; {_instead(name, self._attributes)}")
         return self._condition(name, raw, path)
 
     def _condition(self, name: str, raw: Any, path: str) -> Condition:
@@ -176,6 +177,15 @@ class _Reading:
             _refuse(path, f"a filter has at most {MAX_VALUES:,} names and values")
 
 
+def _instead(name: str, attributes: Attributes) -> str:
+    """Return what stands in a filter in the place of what is no attribute."""
+    if name.lower() in _JOINING:
+        return 'all conditions of a filter hold, and "any" takes a list of filters of which one holds'
+    if name == "item_id":
+        return "give ids as candidates, or exclude them"
+    return nearest(name, list(attributes))
+
+
 def _value(column: Column, name: str, value: Any, path: str) -> Any:
     """Check a value, which must be of the type of its column."""
     wanted = {"text": str, "number": int | float, "boolean": bool}[column.kind]
@@ -188,7 +198,8 @@ def _value(column: Column, name: str, value: Any, path: str) -> Any:
 def _range(column: Column, name: str, raw: Mapping[str, Any], path: str) -> Mapping[str, float]:
     """Check a range: known bounds, each a finite number, that leave room for a number."""
     if not isinstance(column, NumberColumn):
-        _refuse(path, f"a range asks for numbers, and {shown(name)} is {column.kind}")
+        values = "true or false" if column.kind == "boolean" else 'values, such as ["A"]'
+        _refuse(path, f"a range asks for numbers, and {shown(name)} is {column.kind}: give {values}")
     if not raw:
         _refuse(path, f"an empty range; give one of {', '.join(COMPARISONS)}")
     bounds: dict[str, float] = {}

@@ -161,7 +161,7 @@ class AsyncClient:
         deadline_ms: as recommend() takes it. fields: any others of POST /similar, such as user_id, filter or exclude.
         """
         ends = time.monotonic() + (self._deadline_ms if deadline_ms is None else deadline_ms) / 1000
-        asked = {"item_ids": list(item_ids), "k": k, **fields}
+        asked = {"k": k, **fields} | ({"item_ids": list(item_ids)} if item_ids else {})
         return Recommendation.of(await self._call("POST", "/similar", ends, asked, is_safe=True, give_budget=_to_all))
 
     async def send_events(self, events: Iterable[Event | Mapping[str, Any]]) -> EventsAnswer:

@@ -7,6 +7,7 @@ import { nearest, shown } from "./text.js";
 const MOST_NESTED = 8;
 const MOST_VALUES = 1000;
 const MOST_MASKS = 16;
+const JOINING = ["and", "or", "all", "$and", "$or"];
 const EXAMPLES = { text: 'text, such as "A"', number: "a number, such as 5", boolean: "true or false" };
 
 /** Makes the masks of filters, and keeps those that were lately asked for. */
@@ -56,7 +57,7 @@ class Reading {
     this.count(path, 1);
     const column = this.columns.get(name);
     if (!column) {
-      refuse(path, `the items have no attribute ${shown(name)}; ${nearest(name, [...this.columns.keys()])}`);
+      refuse(path, `the items have no attribute ${shown(name)}; ${instead(name, [...this.columns.keys()])}`);
     }
     return this.condition(column, name, raw, path);
   }
@@ -97,6 +98,14 @@ class Reading {
   }
 }
 
+/** Return what stands in a filter in the place of what is no attribute. */
+function instead(name, known) {
+  if (JOINING.includes(name.toLowerCase())) {
+    return 'all conditions of a filter hold, and "any" takes a list of filters of which one holds';
+  }
+  return name === "item_id" ? "give ids as candidates, or exclude them" : nearest(name, known);
+}
+
 /** Check a value, which must be of the type of its column. */
 function readValue(column, name, value, path) {
   const wanted = column.kind === "text" ? "string" : column.kind;
@@ -106,7 +115,10 @@ function readValue(column, name, value, path) {
 
 /** Check a range: known bounds, each a finite number, that leave room for a number. Returns [name, bound] of each. */
 function readRange(column, name, raw, path) {
-  if (column.kind !== "number") refuse(path, `a range asks for numbers, and ${shown(name)} is ${column.kind}`);
+  if (column.kind !== "number") {
+    const values = column.kind === "boolean" ? "true or false" : 'values, such as ["A"]';
+    refuse(path, `a range asks for numbers, and ${shown(name)} is ${column.kind}: give ${values}`);
+  }
   const bounds = Object.entries(raw), known = [...COMPARISONS.keys()];
   if (!bounds.length) refuse(path, `an empty range; give one of ${known.join(", ")}`);
   for (const [bound, number] of bounds) {

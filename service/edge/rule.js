@@ -8,7 +8,7 @@ const MOST_DIVERSIFIED = 1000;
 const DEEPER_FOR_CAPS = 4; // so many times as many are looked at first where max_per may leave some out
 const DEEPER = 10; // and then, where that leaves too few
 const TITLE = "title";
-const TAKEN = ["item_id", "score", "parts", "because", TITLE]; // in an answer such a name is something else
+const TAKEN = ["item_id", "score", "parts", "because", "explored", TITLE]; // in an answer such a name is something else
 
 /**
  * Return checked options as they are used: {offset, boost, caps, diversity, trend}, null where nothing is asked of the list.
@@ -52,7 +52,12 @@ export function readFields(fields, filters) {
 export function pickFields(item, names) {
   const kinds = [item.attributes, item.numbers, item.booleans, { [TITLE]: item.title }];
   const values = new Map(kinds.flatMap((kind) => Object.entries(kind ?? {})));
-  return Object.fromEntries(names.map((name) => [name, values.get(name) ?? null]));
+  return Object.fromEntries(names.map((name) => [name, said(values.get(name))]));
+}
+
+/** Return a value, and null for an attribute without one: a filter takes it for lacking, too. */
+function said(value) {
+  return value === undefined || (Array.isArray(value) && !value.length) ? null : value;
 }
 
 /**

@@ -1,5 +1,7 @@
 """A request that names a scenario: it is completed with what the scenario says, and made into a query."""
 
+from collections.abc import Sequence
+
 from service.catalogue.filter import nearest, shown
 from service.errors import FieldError, RequestError
 from service.http.query import make_query
@@ -11,6 +13,11 @@ from service.request.recommend import RecommendRequest
 from service.request.scenario import Scenario
 from service.scenario.book import ScenarioBook
 from service.wire.trace import Trace
+
+
+def not_there(name: str, names: Sequence[str]) -> str:
+    """Return what is said of a scenario that there is not. names: of those that there are."""
+    return f"there is no scenario {shown(name)}; {nearest(name, names) if names else 'there are none'}"
 
 
 class Defaults:
@@ -49,9 +56,7 @@ class Defaults:
             raise self._misfit(name, exc) from exc
         if scenario is None:
             self._count["unknown"].inc()
-            names = self._book.names()
-            known = nearest(name, names) if names else "there are none"
-            raise FieldError("scenario", f"there is no scenario {shown(name)}; {known}")
+            raise FieldError("scenario", not_there(name, self._book.names()))
         return scenario
 
     def _misfit(self, name: str, exc: RequestError) -> FieldError:

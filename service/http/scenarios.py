@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from service.errors import RequestError, StoreError
+from service.http.defaults import not_there
 from service.http.message import STORE_TIMEOUT_S, json_response, read_json, store_unavailable
 from service.http.openapi import documented
 from service.http.query import check_fit
@@ -92,7 +93,7 @@ def scenario_routes(book: ScenarioBook, generations: Generations) -> APIRouter:
 def _describe(book: ScenarioBook, name: str) -> dict[str, Any]:
     body = book.body(name)
     if body is None:
-        raise RequestError("not_found", f"there is no scenario {name!r}")
+        raise RequestError("not_found", not_there(name, book.names()))
     return {"name": name, "source": book.source(name), "scenario": orjson.Fragment(body)}
 
 

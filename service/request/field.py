@@ -38,6 +38,17 @@ def _whole(number: Any) -> Any:
 Position = Annotated[int, Field(ge=-_MOST_POSITION, le=_MOST_POSITION), BeforeValidator(_whole)]
 
 
+def listed(said: str) -> BeforeValidator:
+    """Return what makes a text alone a list of one. said: what a caller who sends neither is told."""
+
+    def as_list(value: Any) -> Any:
+        if not isinstance(value, str | list):
+            raise ValueError(said)
+        return [value] if isinstance(value, str) else value
+
+    return BeforeValidator(as_list)
+
+
 class Body(BaseModel):
     """What every request body shares."""
 

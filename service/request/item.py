@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -16,7 +15,7 @@ from pydantic import (
 
 from service.errors import RequestError
 from service.request.event import MILLISECONDS_FROM
-from service.request.field import MAX_LISTED, Body, Id, Ids, parse_json
+from service.request.field import MAX_LISTED, Body, Id, Ids, listed, parse_json
 from service.request.refusal import refusal
 
 MAX_ITEMS = 1000
@@ -26,21 +25,12 @@ RESERVED = frozenset({"any", "not", "item_id", "score", "title"})
 """No attribute can have such a name: in a filter or an answer it is something else."""
 _NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
 
-
-def _listed(value: Any) -> Any:
-    """Return the values of an attribute as a list: a text alone is a list of one."""
-    if not isinstance(value, str | list):
-        raise ValueError("a text, or a list of texts")
-    if len(value) > MAX_VALUES and isinstance(value, list):
-        raise ValueError(f"it has {len(value):,} values; at most {MAX_VALUES}")
-    return [value] if isinstance(value, str) else value
-
-
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_NO_CONTROL)]
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 Texts = Annotated[
     list[Text],
-    BeforeValidator(_listed),
+    Field(max_length=MAX_VALUES),
+    listed("a text, or a list of texts"),
     WithJsonSchema(
         {"anyOf": [{"type": "string", "maxLength": MAX_TEXT},
                    {"type": "array", "items": {"type": "string", "maxLength": MAX_TEXT}, "maxItems": MAX_VALUES}]}

@@ -3,10 +3,10 @@
 from typing import Annotated, Any
 
 import orjson
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, WithJsonSchema, field_validator, model_validator
 
 from service.errors import RequestError
-from service.request.field import Body, Id, Ids, Label, check_once, parse_json
+from service.request.field import Body, Id, Ids, Label, check_once, listed, parse_json
 from service.request.recommend import MAX_HISTORY, BudgetMs, ChoiceDefaults, RecommendRequest, parse_list
 from service.request.similar import MAX_ANCHORS
 
@@ -14,7 +14,13 @@ MAX_REQUESTS = 100
 MAX_SLOTS = 20
 _OF_A_PAGE = frozenset({"name", "similar_to"})
 _BARE = RecommendRequest.model_validate({"history": []})  # copied: model_construct() takes a third of a page's time
-Anchors = Annotated[Ids, Field(min_length=1, max_length=MAX_ANCHORS)]
+_ID = TypeAdapter(Id).json_schema()
+Anchors = Annotated[
+    Ids,
+    Field(min_length=1, max_length=MAX_ANCHORS),
+    listed("an item id, or a list of them"),
+    WithJsonSchema({"anyOf": [_ID, {"type": "array", "items": _ID, "minItems": 1, "maxItems": MAX_ANCHORS}]}),
+]
 
 
 class BatchRequest(Body):
@@ -30,11 +36,11 @@ class Slot(ChoiceDefaults):
 
     name: Label = Field(description="like that of no other slot")
     scenario: Label | None = Field(None, description="whose fields hold where the slot does not give them")
-    similar_to: Id | Anchors | None = Field(None, description="items that go with these, as POST /similar gives them")
+    similar_to: Anchors | None = Field(None, description="items that go with these, as POST /similar gives them")
 
     def anchors(self) -> list[str]:
         """Return the ids of the items that the list is to go with."""
-        return [self.similar_to] if isinstance(self.similar_to, str) else self.similar_to or []
+        return self.similar_to or []
 
 
 class PageRequest(Body):

@@ -49,6 +49,7 @@ def test_every_method_works_against_a_service(shared_service: Running) -> None:
         answer = client.recommend(user, k=3, exclude=["i9", "gone"])
         inline = client.recommend(history=["i7"], k=3, exclude=["i9"])
         like = client.similar("i7", "gone", k=3, user_id=user)
+        by_field = client.similar(item_id="i7", k=3, user_id=user)
         client.track(Event(user, "i8", "dislike", recommendation_id=answer.recommendation_id, position=1))
         client.flush()
         kept = client.user(user)
@@ -61,6 +62,7 @@ def test_every_method_works_against_a_service(shared_service: Running) -> None:
     assert (len(answer.items), answer.quality.level, answer.ignored_ids) == (3, "full", ["gone"])
     assert answer.item_ids == inline.item_ids
     assert (len(like.items), like.user_id, like.ignored_ids) == (3, user, ["gone"])
+    assert by_field.item_ids == like.item_ids
     assert [(event.item_id, event.type) for event in kept.history] == [("i7", "view")]
     assert [(event.item_id, event.type) for event in kept.hidden] == [("i8", "dislike")]
     assert "i8" not in hidden.item_ids

@@ -51,6 +51,7 @@ def nested(depth: int) -> dict[str, Any]:
 
 WRONG: list[Any] = [
     {"brnad": "A"}, {"BRAND": "A"}, {"zzz": "A"}, {"__proto__": "A"}, {"constructor": ["A"]}, {"é" * 200: 1},
+    {"or": [{"brand": "A"}]}, {"$and": []}, {"item_id": "i1"}, {"brand": {"in": ["A"]}},
     {"brand": 5}, {"brand": True}, {"brand": ["A", 5]}, {"brand": []}, {"brand": {}}, {"brand": {"gte": 1}},
     {"brand": [["A"]]}, {"price": "cheap"}, {"price": False}, {"price": [[1]]}, {"price": {}}, {"price": {"gt": "1"}},
     {"price": {"gt": None}}, {"price": {"gt": True}}, {"price": {"gtt": 1}}, {"price": {"toString": 1}},

@@ -12,7 +12,7 @@ from service.request.item import MAX_VALUES, ItemFields
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"attributes": {"tag": ["x"] * (MAX_VALUES + 1)}}, r"attributes\.tag: it has 101 values; at most 100"),
+        ({"attributes": {"tag": ["x"] * (MAX_VALUES + 1)}}, r"attributes\.tag: List should have at most 100 items"),
         ({"vectors": [1e7]}, r"vectors\.0"),
         ({"vectors": [-1e300, 1.0]}, r"vectors\.0"),
     ],

@@ -41,6 +41,16 @@ from service.request.similar import SimilarRequest
             {"history": [], "slots": [{"name": "a", "pin": [{"item_id": "i", "position": 1, "positon": 1}]}]},
             "slots.0.pin.0.positon: there is no such field; did you mean position?",
         ),
+        (
+            PageRequest,
+            {"history": [], "slots": [{"name": "a", "similar_to": 5}]},
+            "slots.0.similar_to: an item id, or a list of them",
+        ),
+        (
+            PageRequest,
+            {"history": [], "slots": [{"name": "a", "similar_to": []}]},
+            "slots.0.similar_to: List should have at least 1 item",
+        ),
         (PageRequest, {"history": [], "slots": [5]}, "slots.0: Input should be an object"),
         (ItemFields, {"attributes": {"brand": 5}}, "attributes.brand: a text, or a list of texts"),
         (ItemFields, {"attributes": {"brand": ["a", 5]}}, "attributes.brand.1: Input should be a valid string"),

@@ -76,6 +76,15 @@ def test_price_that_is_put_counts_in_the_next_answer(service: Running) -> None:
     assert ids(service.recommend(history=["i3"], k=3, filter={"brand": "Z"})) == ["i20"]
 
 
+def test_attribute_without_a_value_is_none_to_filters_and_fields(service: Running) -> None:
+    put(service, "i44", attributes={"brand": [], "tag": ["odd"]})
+    asked = {"history": ["i1"], "filter": {"brand": None, "tag": "odd"}, "fields": ["brand", "tag", "price"]}
+
+    (item,) = service.recommend(**asked)["items"]
+
+    assert {name: item[name] for name in asked["fields"]} == {"brand": None, "tag": ["odd"], "price": None}
+
+
 def test_patch_changes_what_it_names_and_keeps_the_rest(service: Running) -> None:
     before = get(service, "i21")
 

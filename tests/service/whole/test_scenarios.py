@@ -153,7 +153,9 @@ def test_unknown_scenario_names_the_nearest_and_page_and_offset_are_judged_toget
     far = client.post("/recommend", json={"history": [], "scenario": "landing", "offset": 801}).json()["error"]
     near = client.post("/recommend", json={"history": [], "scenario": "landing", "offset": 801, "k": 5})
     null = client.post("/recommend", json={"history": [], "scenario": None})
+    unread = client.get("/scenarios/lnding").json()["error"]
 
+    assert unread["message"] == 'there is no scenario "lnding"; did you mean "landing"?'
     assert unknown["message"] == 'scenario: there is no scenario "lnding"; did you mean "landing"?'
     assert far["details"][0]["field"] == "offset" and '"landing"' in far["message"]
     assert (near.status_code, null.status_code) == (200, 200)
