@@ -102,6 +102,14 @@ def alone(work: Callable[[], Found]) -> Found:
     return work() if sharing() == 1 else _told(0, _attempt(work) if is_first() else None)
 
 
+def has_room(bytes_each: float, available: int | None) -> bool:
+    """Return whether this machine has room for what each of its processes would hold; the first decides for all.
+
+    available: bytes of free memory, None where not known.
+    """
+    return alone(lambda: available is None or bytes_each * count_here() <= available)
+
+
 def by_turns(
     pieces: Iterable[Piece], work: Callable[[Piece], Found], *, by_first: bool = False
 ) -> Iterator[tuple[Piece, Found]]:

@@ -106,7 +106,11 @@ def run_teacher(run: Run) -> None:
         train = partial(kind.train, supplies=supplies)
         run.stage(kind.place, kind.settings(supplies), inputs, train, together=kind.trains_together)
     keys = {kind.name: run.key(kind.place) for kind in members}
-    run.stage("mix", {}, keys | trend, lambda out: mix_teachers(out, prepared, open_members(run), run.progress, given))
+
+    def mix(out: Path) -> None:
+        mix_teachers(out, prepared, lambda: open_members(run), run.progress, given)
+
+    run.stage("mix", {}, keys | trend, mix, together=True)
 
 
 def run_distill(run: Run) -> None:

@@ -32,8 +32,7 @@ class Deal:
 
         All must call it; the first decides. available: bytes of free memory, None where not known.
         """
-        fits = ranks.alone(lambda: available is None or bytes_each * ranks.count_here() <= available)
-        return cls(side, ranks.count() if fits else 1)
+        return cls(side, ranks.count() if ranks.has_room(bytes_each, available) else 1)
 
     def of(self, number: int) -> slice:
         """Return the columns of a process, which may be none."""

@@ -21,7 +21,7 @@ from training import ranks
 from training.data.event import Events
 from training.data.prepared import Prepared, all_events, training_events
 from training.data.split import VAL
-from training.evaluation.judge import judge_scorer
+from training.evaluation.judge import Ranking, judge_scorer
 from training.evaluation.question import ask
 from training.machine import available_bytes
 from training.model.device import choose_device, has_bfloat16
@@ -41,6 +41,7 @@ from training.teacher.linear_model import (
 )
 
 WEIGHTS, ROWS, SETTING = "weights.npy", "rows.npy", "linear.json"
+BYTES_A_WEIGHT = 6  # of a model that scores: it is held as float16, and as float32 beside it
 USERS, FLOOR_USERS = 3_000, 1_000  # of the validation, drawn with a fixed seed
 VALUES = 1 << 26  # scores in memory at once: of a large catalogue fewer users choose the floor
 EVENTS_AT_ONCE = (
@@ -110,7 +111,8 @@ def train_linear(out: Path, prepared: Prepared, progress: Progress, known: Path 
     """Choose the setting on validation, solve for the whole catalogue, write weights and ranking into out.
 
     known: directory of an earlier model, whose setting is kept. Processes that train together all call it: each
-    computes its columns of the products and of the solutions, and the first ranks and writes.
+    computes its columns of the products and of the solutions, and ranks some of the requests where memory has room for
+    the whole model in each; the first chooses and writes.
     """
     n_items, started = len(prepared.items), monotonic()
     events = training_events(prepared)
@@ -121,6 +123,7 @@ def train_linear(out: Path, prepared: Prepared, progress: Progress, known: Path 
         setting, trials = load_linear(known).setting, []
     side = ranks.alone(lambda: most_items(n_items, available_bytes()))
     model = fit_linear(events, n_items, covered_rows(events, n_items, side), setting)
+    held: list[LinearModel] = []  # in the first process
 
     def finish() -> None:
         question = ask(prepared, VAL, limit=max(1, min(FLOOR_USERS, VALUES // n_items)))
@@ -128,9 +131,16 @@ def train_linear(out: Path, prepared: Prepared, progress: Progress, known: Path 
         progress.note(f"linear model: {whole.setting}, over {side:,} items{_why(side, n_items)}")
         whole = replace(whole, seconds=monotonic() - started)
         save_linear(out, whole, trials)
-        judge_scorer(prepared, whole.scorer(), whole.setting.max_history).save(out / RANKING)
+        held.append(whole)
+
+    def judge() -> Ranking:
+        whole = held[0] if held else load_linear(out)
+        return judge_scorer(prepared, whole.scorer(), whole.setting.max_history)
 
     ranks.alone(finish)
+    is_shared = ranks.has_room(BYTES_A_WEIGHT * side**2, available_bytes())
+    ranking = judge() if is_shared else ranks.alone(judge)
+    ranks.alone(lambda: ranking.save(out / RANKING))
 
 
 def _why(side: int, n_items: int) -> str:

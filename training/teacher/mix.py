@@ -12,7 +12,7 @@ those of highest likelihood rank worse, and the student would be compared with l
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from training import ranks
 from training.data.prepared import Prepared
 from training.data.split import VAL
 from training.errors import InputError
@@ -29,6 +30,7 @@ from training.evaluation.given_weights import fit_rule, likeliest_trend
 from training.evaluation.judge import Ranking, Scorer, judge_scorer, rank_asked, score_all
 from training.evaluation.metric import ndcg, rank_targets
 from training.evaluation.question import AT_ONCE, Question, ask, judged_part
+from training.machine import available_bytes
 from training.progress import Progress
 from training.teacher.calibration import best_sharpness
 from training.teacher.kind import RANKING, Member
@@ -37,35 +39,63 @@ MIX = "mix.json"
 USERS = 3000  # of the validation, drawn with a fixed seed
 VALUES = 1 << 27  # logits of one teacher in memory: a large catalogue is asked by fewer users
 TENTHS = 10
+BYTES_A_PARAMETER = 6  # of a teacher in memory, at most
 Float32 = NDArray[np.float32]
 
 
 def mix_teachers(
-    out: Path, prepared: Prepared, members: Mapping[str, Member], progress: Progress, given: Given | None = None
+    out: Path,
+    prepared: Prepared,
+    open_all: Callable[[], Mapping[str, Member]],
+    progress: Progress,
+    given: Given | None = None,
 ) -> None:
     """Choose each member's factor on validation; write them and the mix's ranking of the judged part into out.
 
-    given: the trend, where it is part of the score.
+    open_all: opens the members by name. given: the trend, where it is part of the score. Processes that train together
+    all call it, and share the work where memory has room for all members in each; else the first does it alone.
     """
-    factors, about = _choose(prepared, members, given)
+    opened: dict[str, Member] = {}  # in the first process
+
+    def count_parameters() -> int:
+        opened.update(open_all())
+        return sum(member.parameters for member in opened.values())
+
+    def mix() -> None:
+        _mix(out, prepared, opened or open_all(), progress, given)
+
+    parameters = ranks.alone(count_parameters)
+    if ranks.has_room(BYTES_A_PARAMETER * parameters, available_bytes()):
+        mix()
+    else:
+        ranks.alone(mix)
+
+
+def _mix(out: Path, prepared: Prepared, members: Mapping[str, Member], progress: Progress, given: Given | None) -> None:
+    """Choose and judge the mix. Processes that share the work all call it; the first chooses the shares and writes."""
+    question = ask(prepared, VAL, limit=_users(prepared))
+    trends = {name: trend_of(member, question, given) for name, member in members.items()}
+    factors, about = ranks.alone(lambda: _choose(question, members, trends, given))
     score, longest = mix_scorer({name: members[name] for name in factors}, factors)
     ranking, fit = _judge(
         prepared, score, longest, None if given is None else given.with_trend(about["trend"]), progress
     )
     about |= fit
-    (out / MIX).write_text(json.dumps(about, indent=1) + "\n")
     said = [f"{name} x {factor:.3g}" for name, factor in factors.items()]
     progress.note("teachers: " + ", ".join([*said, *([f"trend x {about['trend']:.3g}"] if given else [])]))
-    ranking.save(out / RANKING)
+
+    def write() -> None:
+        (out / MIX).write_text(json.dumps(about, indent=1) + "\n")
+        ranking.save(out / RANKING)
+
+    ranks.alone(write)
 
 
 def _choose(
-    prepared: Prepared, members: Mapping[str, Member], given: Given | None
+    question: Question, members: Mapping[str, Member], trends: Mapping[str, float], given: Given | None
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the factor of each member that takes part, and what is kept of how they were chosen."""
-    question = ask(prepared, VAL, limit=_users(prepared))
     logs = None if given is None else log_counts(question, given)
-    trends = {name: trend_of(member, question, given) for name, member in members.items()}
     logits = {name: _logits(member, question, trends[name], logs) for name, member in members.items()}
     factors, trials = choose_factors(question, logits)
     trend = sum(factor * trends[name] for name, factor in factors.items())

@@ -23,6 +23,8 @@ from training.parallel.ranking import best_in_shards, rank_in_shards
 from training.parallel.shard import Shard
 from training.parallel.table import divide
 from training.progress import Progress
+from training.teacher.kind import RANKING, Member
+from training.teacher.mix import MIX, mix_teachers
 from training.teacher.soft_labels import MixedLabels, StateLabels, TrendLabels, labels_of
 
 SIZE = Size(16, ("pool", "attention"), 2, 0.0, 12, has_trend=True)
@@ -68,6 +70,19 @@ def measured(prepared, model, given):
     ]
 
 
+def mixed(out, prepared, model, given):
+    """The mix of a model with a trend of its own and of one whose trend is fitted, and its ranking, as written."""
+    ranks.alone(out.mkdir)
+    own = replace(given, parts=Parts(replace(given.parts.rule, neighbours=None)))
+    other = make_model(model.n_items, replace(SIZE, has_trend=False), 4)
+    members = {
+        name: Member(model_scorer(each), 12, 0, 0.0, float, weight)
+        for name, each, weight in (("one", model, 0.5), ("other", other, None))
+    }
+    mix_teachers(out, prepared, lambda: members, Progress(is_quiet=True), own)
+    return {f"mix, {path.name}": torch.tensor(list(path.read_bytes())) for path in (out / MIX, out / RANKING)}
+
+
 def found_in(directory, prepared, model, given):
     """The weights of a score, as they are written, and the rankings of both rules, over all items and over some."""
     quiet, name = Progress(is_quiet=True), f"{ranks.count()}-{model.shard is None}"
@@ -78,7 +93,8 @@ def found_in(directory, prepared, model, given):
         rule = learn_rule(whole, given, path, quiet, by_first=model.shard is not None)
         found[f"weights, {looked_at}"] = torch.tensor(list(path.read_bytes()))
     rankings = {"given": judge_given(prepared, model, given, rule), "histories": judge(prepared, model)}
-    if model.shard is None:  # fewer requests than processes
+    if model.shard is None:  # then fewer requests than processes, and a mix
+        found |= mixed(directory / f"mix-of-{ranks.count()}", prepared, model, given)
         rankings["one"] = rank(question.ask(prepared, TEST, limit=1), model_scorer(model), 12, both_rules=True)
     for label, ranking in rankings.items():
         for kind, own in {"": ranking, " under the other rule": ranking.other}.items():

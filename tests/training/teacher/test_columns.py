@@ -12,14 +12,18 @@ from training import ranks
 from training.data.event import Events
 from training.data.prepared import load_prepared, training_events
 from training.errors import TrainingError
+from training.evaluation import question
+from training.evaluation.judge import Ranking
 from training.progress import Progress
 from training.teacher import columns
 from training.teacher.columns import Deal
+from training.teacher.kind import RANKING
 from training.teacher.linear import load_linear, train_linear
 from training.teacher.linear_model import Problem, Setting, fit_linear
 
 SETTING = Setting(decay=0.7, future=2, future_decay=0.8, penalty=5.0, discount=0.25)
 N_ITEMS, BLOCK = 100, 8  # thirteen blocks, the last of four columns
+AT_ONCE = 9  # requests that are ranked together
 
 
 def random_events():
@@ -35,6 +39,7 @@ def solve():
 def work(directory):
     """What each process finds; the first writes a whole model of prepared data."""
     columns.SOLVED = BLOCK
+    question.AT_ONCE = AT_ONCE
     problem = Problem.build(random_events(), N_ITEMS, np.arange(N_ITEMS), 0.7, [(2, 0.8)])
     found = {
         "weights": solve(),
@@ -81,7 +86,8 @@ def test_products_can_be_solved_again_by_several(several):
     assert torch.equal(first["again"], torch.from_numpy(problem.solve(SETTING).weights))
 
 
-def test_the_teacher_of_several_is_that_of_one_process(several, tmp_path):
+def test_the_teacher_of_several_is_that_of_one_process(several, tmp_path, monkeypatch):
+    monkeypatch.setattr(question, "AT_ONCE", AT_ONCE)
     count, directory, _ = several
     prepared = load_prepared(directory / "prepared")
     assert len(training_events(prepared).item)
@@ -91,6 +97,10 @@ def test_the_teacher_of_several_is_that_of_one_process(several, tmp_path):
     several_model, one_model = load_linear(directory / f"of-{count}"), load_linear(tmp_path)
     assert several_model.setting == one_model.setting
     np.testing.assert_array_equal(several_model.weights, one_model.weights)
+    ranking, one_ranking = (Ranking.load(place / RANKING) for place in (directory / f"of-{count}", tmp_path))
+    assert len(ranking.ranks) > count * AT_ONCE
+    np.testing.assert_array_equal(ranking.ranks, one_ranking.ranks)
+    np.testing.assert_array_equal(ranking.top, one_ranking.top)
 
 
 def test_every_process_but_the_first_holds_its_own_columns_alone(several):
