@@ -144,8 +144,9 @@ def _on_http_error(routers: Iterable[APIRouter]) -> Callable[[Request, Exception
         message = {404: "no such resource; /docs lists all that there are"}.get(status, "refused")
         headers = dict(exc.headers or {}) if isinstance(exc, HTTPException) else {}
         if status == 405:  # starlette names the methods of the first route of the path alone
-            found = [route.methods or () for route in routes if route.path_regex.match(request.scope["path"])]
-            headers["Allow"] = ", ".join(sorted({method for methods in found for method in methods}))
+            found = [route for route in routes if route.path_regex.match(request.scope["path"])]
+            methods = {method for route in found if route.path == found[0].path for method in route.methods or ()}
+            headers["Allow"] = ", ".join(sorted(methods))  # of this path of the document; /items/search is its own
             message = f"this resource takes {headers['Allow']}, and not that method"
         code = _HTTP_CODES.get(status, "malformed")
         return Response(error_body(RequestError(code, message)), status, headers, "application/json")
