@@ -5,6 +5,7 @@ scores it ranks. They are those of a quiet machine, whatever else runs now, for 
 of all epochs that the settings allow, where most trainings stop earlier.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import process_time
 
@@ -23,10 +24,13 @@ from training.model.device import CHUNK_LOGITS, choose_device
 from training.model.fit import MOST_LOGITS
 from training.run.config import Config, Student, Teacher, parse_names
 from training.teacher.linear_model import BYTES_A_CELL, EVENTS_AT_ONCE, most_items
+from training.teacher.mix import BYTES_A_PARAMETER, USERS
+from training.teacher.mix import VALUES as VALUES_MIXED
 
 BASE_BYTES = 1000 << 20  # torch and what it brings, events, and what a validation makes for a moment
 COPIES = 5  # of a model's weights: themselves, gradient, two moments of the optimiser, moving average
 LOGITS_AT_ONCE = 6  # arrays of the logits of a chunk that a loss holds
+LOGITS_BESIDE = 4  # as large as a teacher's: the trend, and what sums and sharpness make for a moment
 MEASURED_ITEMS = 65_536
 PASSES = 4  # over the requests, beside one after each epoch: weights are fitted, and a model is judged by two rules
 RANKING = (
@@ -68,6 +72,7 @@ def forecast(config: Config, prepared: Prepared) -> list[Need]:
     for name, settings in (("transformer", config.teacher), ("text", config.teacher), ("twin", config.student)):
         if name in members:
             needs.append(_neural(name, settings, size, n_events))
+    needs.append(_mix(config, members, size))
     student = _neural("student", config.student, size, 0)
     trainings = 3 if config.distill.smoothing else 2  # distilled, alone, and from smoothed labels
     needs.append(Need("student", student.memory_bytes, student.seconds * trainings, student.disk_bytes * trainings))
@@ -134,6 +139,16 @@ def _linear(n_items: int, n_events: int) -> Need:
     flops = 2.4 * side**3 + 13 * 2.4 * min(n_items, 4_000) ** 3
     memory = BASE_BYTES + BYTES_A_CELL * side**2 + HISTORY_BYTES * min(n_events, EVENTS_AT_ONCE)
     return Need("linear", memory, flops / 6e10, 2 * side**2)
+
+
+def _mix(config: Config, members: Sequence[str], size: _Size) -> Need:
+    """Return the need of mixing the teachers, which are all in memory with their logits for some requests."""
+    n_items, side = size.n_items, most_items(size.n_items, available_bytes()) if "linear" in members else 0
+    teachers = BYTES_A_PARAMETER * (side**2 + len(members) * config.teacher.dim * n_items)
+    logits = 4 * min(VALUES_MIXED, USERS * n_items) * (len(members) + LOGITS_BESIDE)
+    asked = (1 + len(members)) * min(size.n_asked, most_asked(n_items))
+    seconds = asked * n_items / scores_a_second(config.teacher.dim, n_items)
+    return Need("mix", BASE_BYTES + teachers + logits, seconds, 0)
 
 
 def _weighed(config: Config, n_items: int, n_requests: int) -> int:

@@ -39,10 +39,12 @@ def test_needs_grow_with_the_settings_and_name_the_stages(chain_world: Path, tmp
 
     small, large = forecast(config, prepared), forecast(wide, prepared)
 
-    assert [need.stage for need in small] == ["linear", "transformer", "twin", "student"]
+    assert [need.stage for need in small] == ["linear", "transformer", "twin", "mix", "student"]
     assert large[1].memory_bytes > small[1].memory_bytes
     assert large[1].disk_bytes > 10 * small[1].disk_bytes
-    assert forecast(replace(config, teacher=Teacher(members="linear")), prepared)[1].stage == "student"
+    alone = forecast(replace(config, teacher=Teacher(members="linear")), prepared)
+    assert [need.stage for need in alone] == ["linear", "mix", "student"]
+    assert large[3].memory_bytes > small[3].memory_bytes > alone[1].memory_bytes, "all teachers are in memory together"
 
 
 def test_the_linear_model_covers_what_memory_has_room_for() -> None:
