@@ -172,12 +172,13 @@ class Refreshes:
 
     def keep_bundles(self) -> None:
         """Copy the bundles that were judged since; the refresher removes old ones."""
-        for path in (self._run / "refresh").glob("*/judged.json"):
+        for path in (self._run / "refresh").glob("[0-9]*/judged.json"):  # .0004.old is one that is removed just now
             copy = self._kept / path.parent.name
             if not copy.exists():
                 aside = copy.with_name(f".{copy.name}")
-                shutil.copytree(path.parent / "bundle", aside, dirs_exist_ok=True)
-                aside.rename(copy)
+                with suppress(OSError, shutil.Error):  # it begins to be removed while it is read
+                    shutil.copytree(path.parent / "bundle", aside, dirs_exist_ok=True)
+                    aside.rename(copy)
 
 
 def name_end(code: int, said: str) -> str:
