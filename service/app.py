@@ -6,7 +6,6 @@ listen. A bundle that is wrong in any way raises before the first request could 
 
 import asyncio
 import gc
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -19,48 +18,14 @@ from starlette.types import ASGIApp
 
 from service import __version__
 from service.access.account import Account
-from service.access.admission import Admission, Limit, Shares
-from service.access.caller import Hosts, Proxies
 from service.access.gate import Gate
 from service.access.guard import Guard
-from service.access.key import Keys
-from service.access.rate import Ledger, Rates
+from service.access.rate import Ledger
 from service.access.toll import Toll
 from service.bundle import BundleError, read_manifest
-from service.errors import StartError
-from service.hour import Hour
-from service.http.api import create_api
-from service.http.comparison import comparison_routes
-from service.http.events import event_routes
-from service.http.items import ItemWriter, item_routes
-from service.http.many import list_endpoints
-from service.http.model import model_routes, probe_routes
-from service.http.page import Page, page_routes, read_page
-from service.http.recommend import Means
-from service.http.scenarios import scenario_routes
-from service.http.users import Erasing, user_routes
-from service.item.feed import ItemFeed
-from service.item.shelf import ItemShelf
-from service.loading import GenerationLoader, codes_of
-from service.logs import Log
-from service.metrics import TREND_SOURCES, Metrics
-from service.private_directory import make_private
-from service.readiness import Readiness
-from service.recommendation.exploration import Explored
-from service.release.beside import BesideFollower
-from service.release.comparison import Comparing
-from service.release.fetched import FetchedBundles
-from service.release.follower import Follower, show_generation
-from service.release.generation import Generation, Generations
-from service.release.loader import VersionLoader
-from service.release.published import PublishedVersions
-from service.release.record import OWN_NUMBER
-from service.release.showing import follow_showing
-from service.release.signature import Trust
-from service.release.trial import try_bundle
-from service.scenario.book import ScenarioBook
-from service.settings import Settings
-from service.storage import (
+from service.composition.access import admission_of, crowd_of, guard_of, names_of
+from service.composition.loading import GenerationLoader, codes_of
+from service.composition.storage import (
     budget_rule,
     erasures_of,
     experiments_of,
@@ -76,17 +41,48 @@ from service.storage import (
     users_of,
     watch_of,
 )
+from service.errors import StartError
+from service.health.hour import Hour
+from service.health.lag import watch_lag
+from service.health.readiness import Readiness
+from service.http.api import create_api
+from service.http.comparison import comparison_routes
+from service.http.events import event_routes
+from service.http.items import ItemWriter, item_routes
+from service.http.many import list_endpoints
+from service.http.model import model_routes, probe_routes
+from service.http.page import Page, page_routes, read_page
+from service.http.recommend import Means
+from service.http.scenarios import scenario_routes
+from service.http.users import Erasing, user_routes
+from service.item.feed import ItemFeed
+from service.item.shelf import ItemShelf
+from service.logs import Log
+from service.metrics import TREND_SOURCES, Metrics
+from service.private_directory import make_private
+from service.recommendation.exploration import Explored
+from service.release.beside import BesideFollower
+from service.release.comparison import Comparing
+from service.release.fetched import FetchedBundles
+from service.release.follower import Follower, show_generation
+from service.release.generation import Generation, Generations
+from service.release.loader import VersionLoader
+from service.release.published import PublishedVersions
+from service.release.record import OWN_NUMBER
+from service.release.showing import follow_showing
+from service.release.signature import Trust
+from service.release.trial import try_bundle
+from service.scenario.book import ScenarioBook
+from service.settings import Settings
 from service.store.client import Store
 from service.task import end_task
 from service.tracing.tracer import open_tracer
-from service.user.alias import Aliases, UserNames, kept_key
+from service.user.alias import UserNames
 from service.user.erasure import Erasures
 from service.user.event import source_of
 from service.user.trend import ANONYMOUS, OTHERS
 from service.user.trend_feed import follow_trends
-from service.wire.crowd import Crowd, most_connections
-
-_LAG_EVERY_S = 0.1
+from service.wire.crowd import Crowd
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +118,17 @@ async def open_service(
         inside = await _open_inside(settings, log, stack, is_pinned=is_pinned)
         metrics, generations = inside.metrics, inside.generations
         readiness = _make_readiness(settings, inside.store, store_kind, generations)
-        hour, page, names = Hour(metrics), read_page() if settings.page else Page(), _names_of(settings)
+        hour, page, names = Hour(metrics), read_page() if settings.page else Page(), names_of(settings)
         tracing = open_tracer(settings.otlp_endpoint, settings.trace_share, metrics, log)
         tracer = await stack.enter_async_context(tracing)
         account = Account(metrics, log if settings.log_requests else None, tracer)
-        keys, guard = _make_guard(settings, account, ledger, page)
+        keys, guard = guard_of(settings, account, ledger, page)
         routers = [
             *_data_routes(inside, guard, names, is_keyed=keys.is_on),
             probe_routes(readiness.describe, metrics, hour.describe),
             page_routes(page),
         ]
-        admission = _make_admission(settings, metrics)
+        admission = admission_of(settings, metrics)
         toll = Toll(guard.charge, admission.answers)
         recorder = recorder_of(settings, inside.store, inside.feed, metrics)
         explored = Explored(settings.explore)
@@ -141,10 +137,10 @@ async def open_service(
         gate = Gate(create_api(routers, is_keyed=keys.is_on), *lists, guard, admission, account)
         _show(metrics, generations)
         watch = watch_of(settings, inside.store, generations.effect_of, metrics, log)
-        _begin(stack, _watch_lag(metrics), hour.follow(), watch.follow(), *_followers(inside, is_pinned=is_pinned))
+        _begin(stack, watch_lag(metrics), hour.follow(), watch.follow(), *_followers(inside, is_pinned=is_pinned))
         if recorder is not None:
             _begin(stack, recorder.follow())
-        yield Service(gate, _make_crowd(settings, metrics, log), generations.live.version, readiness.drain)
+        yield Service(gate, crowd_of(settings, metrics, log), generations.live.version, readiness.drain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,44 +302,3 @@ def _load_own(settings: Settings, loader: GenerationLoader) -> Generation:
 def _make_readiness(settings: Settings, store: Store, store_kind: str | None, generations: Generations) -> Readiness:
     kind = store_kind or ("external" if settings.redis_url else "embedded")
     return Readiness(store, kind, partial(trouble_of, settings, store, is_embedded=kind == "embedded"), generations)
-
-
-def _make_guard(settings: Settings, account: Account, ledger: Ledger | None, page: Page) -> tuple[Keys, Guard]:
-    keys = Keys(settings.parsed_keys, settings.admin_key.get_secret_value(), page.paths)
-    hosts = Hosts([*settings.hosts, settings.host], is_on=not keys.is_on)
-    guard = Guard(hosts, keys, Proxies(settings.proxies), Rates(settings.rate_per_s, ledger), account)
-    return keys, guard
-
-
-def _names_of(settings: Settings) -> UserNames:
-    key = settings.log_key.get_secret_value().encode() or kept_key(settings.data_dir)
-    return UserNames(settings.log_users, Aliases(key))
-
-
-def _make_admission(settings: Settings, metrics: Metrics) -> Admission:
-    few = max(1, settings.max_in_flight // 8)
-    answers = Limit(target_s=budget_rule(settings).answer_target_s, most=settings.max_in_flight)
-    metrics.watch(metrics.concurrency_limit, lambda: answers.value)
-    limits = (answers, Limit(target_s=math.inf, most=few), Limit(target_s=math.inf, most=few))
-    return Admission(*(Shares(limit, len(settings.keys)) for limit in limits))
-
-
-def _make_crowd(settings: Settings, metrics: Metrics, log: Log) -> Crowd:
-    def note_shed() -> None:
-        metrics.shed["connections"].inc()
-        log.fault("too_many_connections", most=crowd.most)
-
-    crowd = Crowd(most_connections(settings.max_connections), note_shed)
-    metrics.watch(metrics.connections, lambda: len(crowd))
-    return crowd
-
-
-async def _watch_lag(metrics: Metrics) -> None:
-    try:
-        while True:
-            start = time.monotonic()
-            await asyncio.sleep(_LAG_EVERY_S)
-            metrics.event_loop_lag.observe(max(0.0, time.monotonic() - start - _LAG_EVERY_S))
-            metrics.refresh()
-    finally:
-        metrics.refresh()  # what a worker has counted outlives it

@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+from service.composition.storage import reach_store
 from service.errors import StartError, StoreError
 from service.settings import read_settings
-from service.storage import reach_store
 from service.store.client import Store
 from service.store.reply import read_info
 from service.store.server import AOF_DIR

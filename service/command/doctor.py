@@ -15,10 +15,10 @@ from pathlib import Path
 
 from service.app import trial_of
 from service.command.store_check import FAIL, PASS, WARN, Finding, check_store
+from service.composition.storage import budget_rule, reach_store
 from service.errors import RefusedError, StartError
 from service.logs import printable
 from service.settings import Settings, read_settings
-from service.storage import budget_rule, reach_store
 
 SPARE_FILES = 256
 _SPARE_BYTES = 1 << 30

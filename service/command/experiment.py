@@ -18,6 +18,7 @@ import orjson
 
 from service.command.rollout import announce
 from service.command.types_in_use import find_types
+from service.composition.storage import reach_store, tally_of
 from service.errors import RefusedError, StartError, StoreError
 from service.experiment.attribution import HIT_POSITIONS, Attribution
 from service.experiment.record import Experiment
@@ -27,7 +28,6 @@ from service.experiment.tally import MOST_USERS, Counted
 from service.logs import printable
 from service.release.published import Expected, PublishedVersions
 from service.settings import Settings, read_settings
-from service.storage import reach_store, tally_of
 from service.store.client import Store
 
 _CALL_S = 10.0

@@ -20,8 +20,9 @@ import orjson
 from service import __version__
 from service.app import fetched_of
 from service.bundle import BundleError, read_manifest
+from service.composition.loading import codes_of
+from service.composition.storage import items_of, reach_store, replays_of
 from service.errors import RefusedError, RequestError, StartError, StoreError
-from service.loading import codes_of
 from service.logs import Log, printable
 from service.metrics import Metrics
 from service.release.published import PublishedVersions
@@ -31,7 +32,6 @@ from service.replay.live import LiveThen, read_live
 from service.replay.player import Player, Replayed
 from service.replay.record import KeptAnswer, Surroundings
 from service.settings import Settings, read_settings
-from service.storage import items_of, reach_store, replays_of
 from service.store.client import Store
 
 _CALL_S = 5.0

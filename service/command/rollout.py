@@ -15,6 +15,7 @@ import orjson
 
 from service.app import trial_of
 from service.command.beside import announce_beside, check_kind, line_of, note_of, read_experiment, set_beside
+from service.composition.storage import experiments_of, reach_store
 from service.errors import RefusedError, StartError, StoreError
 from service.experiment.shelf import ExperimentShelf
 from service.logs import printable
@@ -23,7 +24,6 @@ from service.release.published import Expected, PublishedVersions
 from service.release.record import Agreement, Live, PublishedVersion, Replica, check_version, is_version
 from service.release.signature import SigningKey, read_signing_key
 from service.settings import Settings, read_settings
-from service.storage import experiments_of, reach_store
 from service.store.client import Store
 
 _LOOK_EVERY_S = 0.2

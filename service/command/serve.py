@@ -17,10 +17,10 @@ from service.access.key import LEAST_KEY
 from service.access.rate import FILE_BYTES, SharedLedger
 from service.app import open_service
 from service.command.worker import Supervisor, WorkerStart
+from service.composition.storage import start_embedded
 from service.errors import StartError
 from service.logs import Log, LogHandler
 from service.settings import Settings, environment_of, ignored_names, read_settings
-from service.storage import start_embedded
 from service.wire.server import BACKLOG, Server, ServerRule, address_of, bind, loop_factory
 
 MAX_WORKERS = 64

@@ -25,10 +25,10 @@ import orjson
 
 from service.bundle import MOST_TYPE_LENGTH, Effect, HistoryTypes, check_item_id
 from service.command.types_in_use import find_types
+from service.composition.storage import history_of, reach_store, stream_of
 from service.errors import StartError, StoreError
 from service.logs import printable
 from service.settings import Settings, read_settings
-from service.storage import history_of, reach_store, stream_of
 from service.user.event import StoredEvent
 from service.user.history import History
 from service.user.position import Position, count_gone, is_anew

@@ -51,7 +51,15 @@ MAY_USE = {
             "wire", "request", "http", "release", "recommendation", "model", "catalogue", "item", "search", "user",
             "store", "bundle",
         },
-        "command": {"wire", "access", "http", "release", "replay", "experiment", "user", "store", "bundle", "bench"},
+        "health": {"release", "store"},
+        "composition": {
+            "wire", "access", "scenario", "http", "release", "replay", "experiment", "recommendation", "model",
+            "catalogue", "item", "user", "store", "bundle",
+        },
+        "command": {
+            "composition", "wire", "access", "http", "release", "replay", "experiment", "user", "store", "bundle",
+            "bench",
+        },
     },
     "training": {
         "loss": set(),
@@ -102,7 +110,7 @@ HOMES = {
     "opentelemetry": {"service.tracing"},
 }
 """The folder, or the file at the root, where a library is named; in service and in training at most one each."""
-SEES_SETTINGS = {"service.app", "service.loading", "service.storage", "service.command"}
+SEES_SETTINGS = {"service.app", "service.composition", "service.command"}
 COMPOSES = {"service.library", *SEES_SETTINGS}
 """What puts the folders together. Those that see settings may import it."""
 SEES_CONFIG = {"training.command", "training.run", "training.loop"}

@@ -142,7 +142,7 @@ def test_one_node_costs_no_user_of_another_and_is_found_again(
         wait_for(lambda: all(service.recommend(user_id=user)["quality"]["level"] == "full" for user in USERS), 10)
 
     assert {answer.status_code for answer in answers} == {200}
-    # A machine that stands still for the store's share of the budget may cost a batch; the node that is gone costs none.
+    # A machine that stands still may cost a batch, where the node that is gone costs none.
     assert found[True]["full"] >= (0.98 if fault == "killed" else 0.7) * found[True].total(), (
         f"users of another node: {found}"
     )

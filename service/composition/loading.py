@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from service.bundle import HistoryTypes
+from service.composition.storage import history_of, trend_of
 from service.item.feed import ItemFeed
 from service.logs import Log
 from service.metrics import Metrics
@@ -16,7 +17,6 @@ from service.recommendation.recommender import Recommender
 from service.release.aside import Aside
 from service.release.generation import Generation
 from service.settings import Settings
-from service.storage import history_of, trend_of
 from service.store.client import Store
 from service.user.embedding import EmbeddingCache
 from service.user.erasure import Erasures

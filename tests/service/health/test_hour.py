@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.hour import quantile_ms, sample_of
+from service.health.hour import quantile_ms, sample_of
 from service.metrics import REQUEST_BUCKETS_S
 from tests.service.running import Running, wait_for
 
