@@ -81,7 +81,7 @@ def test_killed_worker_takes_nothing_with_it_but_what_it_was_answering(service: 
 
     def ask_on() -> None:
         number = 0
-        while not is_over.is_set():
+        while not is_over.wait(0.01):
             number += 1
             try:
                 statuses.append(ask_once(service.url, number))
