@@ -123,7 +123,8 @@ class Extended:
         made = self._search.score(users, k, n_masked, _cut(addends, n_made), of_made)
         rows = np.arange(n_made, len(self._table))
         with np.errstate(all="ignore"):
-            live: Float32 = users @ self._table.vectors.T + self._table.biases
+            live: Float32 = users @ self._table.vectors.T
+            live += self._table.biases
             for own, addend in zip(live, addends or (), strict=False):
                 own += addend.at(rows)
         for own, mask in zip(live, allowed or (), strict=False):
@@ -146,9 +147,8 @@ class Extended:
 
     def _merge(self, ranked: Ranked, own: Float32, k: int) -> Ranked:
         """Return the k best of what the search found and of the live items. own: their scores, -inf where masked."""
-        places = np.flatnonzero(own > -np.inf)
-        if len(ranked[0]) >= k > 0:
-            places = places[own[places] > ranked[1][k - 1]]
+        least = ranked[1][k - 1] if len(ranked[0]) >= k > 0 else -np.inf
+        places = np.flatnonzero(own > least)
         if not len(places):
             return ranked
         rows = np.concatenate([np.asarray(ranked[0], dtype=np.int64), places + self._table.n_made])
