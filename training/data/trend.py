@@ -4,7 +4,8 @@ The count of an item at a time is the sum of 2^-(age / half-life) over its event
 part they belong to: a service that runs has seen them all. A user counts once an item and window: of the events of one
 user and item within the same floor(time / half-life) only the first counts. Serving follows the same two rules.
 
-LiveCounts is exact and for requests. Trend holds snapshots, which are enough for the many positions of a training.
+LiveCounts is exact: for requests, and for the positions of a training where items are many. Trend holds snapshots,
+which are enough for positions where items are few.
 
 Letters: S snapshots, N items, U requests.
 """
@@ -14,17 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, vstack
 
 from training.data.event import Int64
 from training.data.prepared import Prepared
 
 Float32 = NDArray[np.float32]
-DENSE_VALUES = 1 << 26  # snapshots of more values than this (256 MB) are sparse
-LEAST = 1e-3  # a sparse snapshot leaves smaller counts out
+MOST_VALUES = 1 << 26  # of all snapshots together: 256 MB
 NOTHING = 1e-30  # a smaller count is 0: arithmetic on numbers near the smallest float32 is slow
 AT_ONCE = 256  # requests whose counts are made together
-LIVE_SNAPSHOTS = 256  # of LiveCounts, which adds the events since then one by one
+MOST_SNAPSHOTS = 2000  # of a Trend by itself
+LIVE_SNAPSHOTS = 256  # of LiveCounts at most, which adds the events since then one by one
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Trend:
 
     half_life_s: float
     at_ms: Int64  # [S], ascending; the first lies before all events
-    counts: Float32 | csr_array  # float32 [S, N]; sparse where there are more than DENSE_VALUES
+    counts: Float32  # [S, N]
 
     def place(self, ms: Int64) -> Int64:
         """Return the newest snapshot strictly before each time [n]; the first, which is empty, where there is none."""
@@ -51,10 +51,9 @@ class Trend:
     def before(self, ms: Int64) -> Float32:
         """Return the counts of the newest snapshot strictly before each time, decayed to it: ms [n] -> [n, N]."""
         place = self.place(ms)
-        rows = self.counts[place]
-        dense: Float32 = rows.toarray() if isinstance(rows, csr_array) else rows
-        dense *= decay(ms - self.at_ms[place], self.half_life_s).astype(np.float32)[:, None]  # a copy of the rows
-        return dense
+        counts: Float32 = self.counts[place]  # a copy
+        counts *= decay(ms - self.at_ms[place], self.half_life_s).astype(np.float32)[:, None]
+        return counts
 
 
 @dataclass(frozen=True)
@@ -71,19 +70,27 @@ class LiveCounts:
         stop = np.searchsorted(self.events.time_ms, ms, side="left")
         row, event = ranges(start, stop)
         weight = decay(ms[row] - self.events.time_ms[event], self.trend.half_life_s)
-        np.add.at(counts, (row, self.events.item[event]), weight.astype(np.float32))
+        np.add.at(counts.reshape(-1), row * counts.shape[1] + self.events.item[event], weight.astype(np.float32))
         return counts
 
 
-def snapshots(prepared: Prepared, half_life_s: float, most: int = 2000) -> Trend:
-    """Return at most `most` snapshots of the decayed counts, with about as many events between each two."""
-    return _take_snapshots(counted_events(prepared, half_life_s), half_life_s, most)
+def snapshots(prepared: Prepared, half_life_s: float, most: int = MOST_SNAPSHOTS) -> Trend | None:
+    """Return at most `most` snapshots of the decayed counts, with about as many events between each two.
+
+    None where they would hold more than MOST_VALUES.
+    """
+    events = counted_events(prepared, half_life_s)
+    at_ms = _choose_instants(events, most)
+    if len(at_ms) * events.n_items > MOST_VALUES:
+        return None
+    return _take_snapshots(events, half_life_s, at_ms)
 
 
 def live_counts(prepared: Prepared, half_life_s: float) -> LiveCounts:
-    """Return the exact decayed counts of prepared data at any time."""
+    """Return the exact decayed counts of prepared data at any time. With many items there are few snapshots."""
     events = counted_events(prepared, half_life_s)
-    return LiveCounts(_take_snapshots(events, half_life_s, LIVE_SNAPSHOTS), events)
+    at_ms = _choose_instants(events, min(LIVE_SNAPSHOTS, MOST_VALUES // max(1, events.n_items)))
+    return LiveCounts(_take_snapshots(events, half_life_s, at_ms), events)
 
 
 def counts_before(prepared: Prepared, asked_ms: Int64, half_life_s: float) -> Iterator[Float32]:
@@ -133,21 +140,22 @@ def ranges(start: Int64, stop: Int64) -> tuple[Int64, Int64]:
     return place, np.arange(len(place)) - np.repeat(np.cumsum(length) - length, length) + start[place]
 
 
-def _take_snapshots(events: Counted, half_life_s: float, most: int) -> Trend:
-    """Return snapshots at about equally many events from each other, the first of them before all."""
+def _choose_instants(events: Counted, most: int) -> Int64:
+    """Return the times of at most `most` snapshots, two at least: one before all events, and that of the last."""
     instants = np.unique(events.time_ms)
-    before_all = instants[:1] - 1
     wanted = np.linspace(0, len(events.time_ms) - 1, min(max(most - 1, 1), len(instants))).round().astype(np.int64)
-    at_ms = np.concatenate([before_all, np.unique(events.time_ms[wanted])])
+    return np.concatenate([instants[:1] - 1, np.unique(events.time_ms[wanted])])
+
+
+def _take_snapshots(events: Counted, half_life_s: float, at_ms: Int64) -> Trend:
+    """Return snapshots at times, ascending, the first of them before all events."""
     stop = np.searchsorted(events.time_ms, at_ms, side="right")
-    is_dense = len(at_ms) * events.n_items <= DENSE_VALUES
     running = np.zeros(events.n_items)
-    rows = []
+    counts = np.zeros((len(at_ms), events.n_items), dtype=np.float32)
     for number in range(len(at_ms)):
         since = slice(stop[number - 1] if number else 0, stop[number])
         running *= decay(at_ms[number] - at_ms[max(number - 1, 0)], half_life_s)
         running[running < NOTHING] = 0
         np.add.at(running, events.item[since], decay(at_ms[number] - events.time_ms[since], half_life_s))
-        row = running.astype(np.float32)
-        rows.append(row if is_dense else csr_array(np.where(row >= LEAST, row, 0)[None]))
-    return Trend(half_life_s, at_ms, np.stack(rows) if is_dense else vstack(rows, format="csr"))
+        counts[number] = running
+    return Trend(half_life_s, at_ms, counts)

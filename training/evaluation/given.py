@@ -67,11 +67,11 @@ class Given:
 
         It lies on the GPU where there is one.
         """
-        place = self._snapshots.place(self._positions.next_ms[event.numpy()])
-        if self._logs is not None:
-            return self._logs.index_select(0, torch.from_numpy(place).to(self._logs.device))[:, columns].float()
-        counts = self._snapshots.before(self._positions.next_ms[event.numpy()])
-        return torch.from_numpy(self._log(counts[:, columns]))
+        ms = self._positions.next_ms[event.numpy()]
+        if self._snapshots is None or self._logs is None:
+            return torch.from_numpy(self._log(self.live.before(ms)[:, columns]))
+        place = torch.from_numpy(self._snapshots.place(ms)).to(self._logs.device)
+        return self._logs.index_select(0, place)[:, columns].float()
 
     def table_at(self, event: Int64) -> Tensor | None:
         """Return what the table says after training events [P], of every item [P, N]; None without a table.
@@ -129,16 +129,15 @@ class Given:
         return trend.log(counts)
 
     @cached_property
-    def _snapshots(self) -> Trend:
+    def _snapshots(self) -> Trend | None:
         return snapshots(self.prepared, self._half_life())
 
     @cached_property
     def _logs(self) -> Tensor | None:
-        """The logarithms of all snapshots as float16 [S, N], where they are dense."""
-        counts = self._snapshots.counts
-        if not isinstance(counts, np.ndarray):
+        """The logarithms of all snapshots as float16 [S, N], where there are snapshots."""
+        if self._snapshots is None:
             return None
-        return torch.from_numpy(self._log(counts).astype(np.float16)).to(choose_device())
+        return torch.from_numpy(self._log(self._snapshots.counts).astype(np.float16)).to(choose_device())
 
     @cached_property
     def _positions(self) -> Positions:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from training.data.event import Int64
 from training.data.prepared import Prepared
-from training.data.trend import DENSE_VALUES, LIVE_SNAPSHOTS, live_counts, ranges
+from training.data.trend import LIVE_SNAPSHOTS, MOST_VALUES, live_counts, ranges
 
 WINDOW_DAYS = (1, 3, 7, 14, 30, 90)
 HALF_LIFE_HOURS = (3, 6, 12, 24, 72, 168, 336, 720)
@@ -41,7 +41,7 @@ class RunningTotals:
         """Count the events of all parts."""
         order = np.argsort(prepared.timestamp_ms, kind="stable")
         item, n_items = prepared.item[order], len(prepared.items)
-        rows = max(1, min(LIVE_SNAPSHOTS, DENSE_VALUES // n_items))
+        rows = max(1, min(LIVE_SNAPSHOTS, MOST_VALUES // n_items))
         step = -(-len(item) // rows)
         each = [np.bincount(item[start : start + step], minlength=n_items) for start in range(0, len(item), step)]
         totals = np.cumsum([np.zeros(n_items, dtype=np.int64), *each], axis=0).astype(np.float32)

@@ -14,7 +14,7 @@ import torch
 
 from training.data.prepared import Prepared, training_events
 from training.data.split import VAL
-from training.data.trend import DENSE_VALUES
+from training.data.trend import MOST_SNAPSHOTS, MOST_VALUES
 from training.evaluation.given_weights import COLUMNS, VALUES
 from training.evaluation.question import most_asked
 from training.loss.logits import hard_loss
@@ -36,7 +36,7 @@ PASSES = 4  # over the requests, beside one after each epoch: weights are fitted
 RANKING = (
     2  # times what a product, a logarithm and the best of it take, which are measured: the sum and the target's rank
 )
-SNAPSHOTS, SNAPSHOT_BYTES = 2_000, 6  # of the trend, and of each of its values: itself, and its logarithm
+SNAPSHOT_BYTES = 6  # of each value of the trend's snapshots: itself, and its logarithm
 HISTORY_BYTES = 2_000  # of an event whose history the linear model multiplies: 50 items, sparse, and copies
 WORTH_SAYING_S = 120  # a shorter run is told nothing
 
@@ -155,7 +155,7 @@ def _weighed(config: Config, n_items: int, n_requests: int) -> int:
     """Return the bytes of the trend, and of the parts of scores that a model's weights are fitted to."""
     n_parts = len(parse_names(config, "student.parts"))
     fitted = min(VALUES, n_requests * min(n_items, COLUMNS))
-    kept = SNAPSHOT_BYTES * min(DENSE_VALUES, SNAPSHOTS * n_items) if n_parts > 1 else 0
+    kept = SNAPSHOT_BYTES * min(MOST_VALUES, MOST_SNAPSHOTS * n_items) if n_parts > 1 else 0
     return kept + 4 * fitted * (n_parts + 1)
 
 

@@ -96,5 +96,5 @@ def test_service_is_whole_again_once_the_store_is(service: Running, hostile: Hos
 
     let_it_ask(service)
 
-    assert service.client.get("/readyz").json()["store"]["breaker"] == "closed"
-    assert service.recommend(user_id="u1", budget_ms=1000)["quality"]["reasons"] != ["breaker_open"]
+    wait_for(lambda: service.client.get("/readyz").json()["store"]["breaker"] == "closed")
+    wait_for(lambda: service.recommend(user_id="u1", budget_ms=1000)["quality"]["reasons"] != ["breaker_open"])

@@ -4,7 +4,6 @@ import math
 from datetime import timedelta
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,26 +74,33 @@ def test_live_counts_are_those_of_going_through_all_events(rows, asked, half_lif
 
 
 @settings(deadline=timedelta(seconds=5))
-@given(rows=events, asked=times, most=st.integers(1, 50), dense=st.booleans())
-def test_a_snapshot_holds_what_was_known_at_its_instant_and_is_taken_strictly_before_each_time(
-    rows, asked, most, dense
-):
+@given(rows=events, asked=times, most=st.integers(1, 50))
+def test_a_snapshot_holds_what_was_known_at_its_instant_and_is_taken_strictly_before_each_time(rows, asked, most):
     prepared, asked_ms = make_prepared(rows), np.array(asked)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trend, "DENSE_VALUES", trend.DENSE_VALUES if dense else 0)
-        taken = snapshots(prepared, 1.0, most)
+    taken = snapshots(prepared, 1.0, most)
 
     place = taken.place(asked_ms)
 
     assert len(taken.at_ms) <= max(most, 2)
     assert (taken.at_ms[place] < asked_ms)[asked_ms > taken.at_ms[0]].all()
     for number, at_ms in enumerate(taken.at_ms.tolist()):
-        row = taken.counts[number] if dense else taken.counts[[number]].toarray()[0]
-        least = 0 if dense else trend.LEAST
-        np.testing.assert_allclose(row, slow_snapshot(prepared, at_ms), rtol=1e-5, atol=max(least, 1e-7))
+        np.testing.assert_allclose(taken.counts[number], slow_snapshot(prepared, at_ms), rtol=1e-5, atol=1e-7)
     since = (asked_ms - taken.at_ms[place]) / 1000
-    rows = taken.counts[place] if dense else taken.counts[place].toarray()
-    np.testing.assert_allclose(taken.before(asked_ms), rows * 0.5 ** since[:, None], rtol=1e-5)
+    np.testing.assert_allclose(taken.before(asked_ms), taken.counts[place] * 0.5 ** since[:, None], rtol=1e-5)
+
+
+def test_many_items_have_few_snapshots_and_the_same_counts(monkeypatch):
+    rng = np.random.default_rng(0)
+    prepared = make_prepared([(int(u), int(i), int(t)) for u, i, t in rng.integers(0, [9, N_ITEMS, 10**6], (400, 3))])
+    asked_ms = rng.integers(0, 10**6, 50)
+    expected = live_counts(prepared, 60.0).before(asked_ms)
+
+    monkeypatch.setattr(trend, "MOST_VALUES", 5 * N_ITEMS)
+    found = live_counts(prepared, 60.0)
+
+    assert len(found.trend.at_ms) <= 5
+    np.testing.assert_allclose(found.before(asked_ms), expected, rtol=1e-5, atol=1e-7)
+    assert snapshots(prepared, 60.0) is None
 
 
 def slow_snapshot(prepared, at_ms):

@@ -8,6 +8,7 @@ import torch
 
 from service.bundle import NeighbourRule, Parts, ScoreRule, TrendRule
 from tests.training.evaluation.shop import N_ITEMS, make_busy_shop, make_shop
+from training.data import trend
 from training.data.split import TEST
 from training.evaluation.given import Given, keep_parts, to_neighbours, to_sparse
 from training.evaluation.given_weights import fit_rule
@@ -51,7 +52,13 @@ def test_the_table_speaks_for_the_history_up_to_a_position_and_for_no_other_user
     np.testing.assert_allclose(said, [table[0], table[1] + 0.5 * table[0], table[1]], atol=1e-6)
 
 
-def test_the_trend_at_a_position_is_that_strictly_before_the_event_to_predict():
+@pytest.mark.parametrize(
+    ("most_values", "left"),
+    [pytest.param(trend.MOST_VALUES, 1, id="a snapshot"), pytest.param(0, 0.5, id="too many items for snapshots")],
+)
+def test_the_trend_at_a_position_is_that_strictly_before_the_event_to_predict(monkeypatch, most_values, left):
+    """A snapshot is not decayed to the time of the position, which is a half-life later here."""
+    monkeypatch.setattr(trend, "MOST_VALUES", most_values)
     shop = slow(make_shop())
 
     logs = given(shop).trend_at(torch.tensor([0, 2]))  # predicted: user 0 at 20, user 1 at 15
@@ -60,7 +67,7 @@ def test_the_trend_at_a_position_is_that_strictly_before_the_event_to_predict():
     counts = np.exp(logs[1].numpy()) - TREND.epsilon
     assert [item for item, count in enumerate(counts) if count > 0.01] == list(before)
     counts = np.exp(logs[0].numpy()) - TREND.epsilon
-    assert counts[:2] == pytest.approx([1, 1], abs=0.01)
+    assert counts[:2] == pytest.approx([left, left], abs=0.01)
     assert counts[4] == pytest.approx(0, abs=0.01), "nothing later is"
 
 
