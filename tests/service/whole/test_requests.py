@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.bundle import open_bundle
-from tests.service.running import Running
+from tests.service.running import Running, wait_for
 from tests.service.toy import exact_scores, mean_encoder, write_toy
 
 RECOMMEND = "/recommend"
@@ -279,12 +279,17 @@ def test_stage_that_would_not_fit_into_the_budget_is_not_begun(tmp_path) -> None
     with Running(bundle, tmp_path / "data") as service:
         body = {"history": ["i1"], "debug": True}
         patient = service.recommend(**body, budget_ms=1000)
-        hurried = service.recommend(**body, budget_ms=10)
+        hurried = []
 
+        def is_not_begun() -> bool:  # on a busy machine the budget may be over before
+            hurried.append(service.recommend(**body, budget_ms=10))
+            return service.metric("retort_deadline_exceeded_total", stage="encode") == 1
+
+        wait_for(is_not_begun)
         assert patient["debug"]["stages_ms"]["encode"] > 15
-        assert hurried["quality"] == {"level": "fallback", "reasons": ["deadline"]}
-        assert "encode" not in hurried["debug"]["stages_ms"]
-        assert service.metric("retort_deadline_exceeded_total", stage="encode") == 1
+        for answer in hurried:
+            assert answer["quality"] == {"level": "fallback", "reasons": ["deadline"]}
+            assert "encode" not in answer["debug"]["stages_ms"]
 
 
 def test_answers_keep_to_the_openapi_document(shared_service: Running) -> None:
