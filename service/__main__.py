@@ -236,7 +236,7 @@ def _add_experiment(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     parent = commands.add_parser(
         "experiment",
         help="say what the version beside the live one comes to; end it, or make it live",
-        description=experiment.__doc__,
+        description=experiment.ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     kinds = parent.add_subparsers(required=True, metavar="status|stop|promote")

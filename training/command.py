@@ -199,6 +199,8 @@ def _refresh(arguments: argparse.Namespace) -> None:
     if arguments.full_every < 0:
         raise InputError(f"--full-every must be at least 0, not {arguments.full_every}")
     check_finished(arguments.out)
+    if isinstance(arguments.items, Path) and not arguments.items.exists():
+        raise InputError(f"--items {arguments.items}: no such file")
     arguments.held.enter_context(hold(arguments.out))
     wishes = Wishes(arguments.set, arguments.items, arguments.full_every)
     refresher = Refresher(arguments.out, ServiceCommand(arguments.store), wishes, Progress())

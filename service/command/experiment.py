@@ -30,6 +30,7 @@ from service.release.published import Expected, PublishedVersions
 from service.settings import Settings, read_settings
 from service.store.client import Store
 
+ABOUT = "Say what the version beside the live one comes to, end it, or make it live."
 _CALL_S = 10.0
 Work = Callable[[argparse.Namespace, Settings, Store], Awaitable[int]]
 
@@ -88,7 +89,8 @@ async def _count(settings: Settings, store: Store, experiment: Experiment) -> Co
 async def _stop(arguments: argparse.Namespace, settings: Settings, store: Store) -> int:
     shelf = ExperimentShelf(store, settings.namespace)
     ended = await _end(shelf, _running(await shelf.read()), "stopped by hand")
-    _say(f"ended: {ended.kind} of {ended.version}; {ended.live} answers everybody")
+    live = await PublishedVersions(store, settings.namespace).live()  # another one may have been made live meanwhile
+    _say(f"ended: {ended.kind} of {ended.version}; {live.version if live else ended.live} answers everybody")
     return 0
 
 
@@ -129,7 +131,8 @@ def _as_json(experiment: Experiment, counted: Counted, report: Report) -> dict[s
 
 
 def _head(experiment: Experiment) -> Iterator[str]:
-    yield f"{experiment.kind} of {experiment.version} beside {experiment.live}: {experiment.share:g} % of users"
+    whom = "requests" if experiment.kind == "shadow" else "users"
+    yield f"{experiment.kind} of {experiment.version} beside {experiment.live}: {experiment.share:g} % of {whom}"
     yield f"begun {_when(experiment.started)}, " + (
         "runs" if experiment.ended is None else f"ended {_when(experiment.ended)}: {experiment.reason}"
     )
@@ -147,8 +150,11 @@ def _lines(experiment: Experiment, counted: Counted, report: Report) -> Iterator
         *(_row(name, side) for name, side in (("other", report.other), ("live", report.live))),
     ])  # fmt: skip
     yield ""
-    yield from _compared(report.comparison)
-    yield _divided(report.sample_ratio)
+    if report.comparison is None:
+        yield "nobody to compare with: the other version answers everybody"
+    else:
+        yield from _compared(report.comparison)
+        yield _divided(report.sample_ratio)
     if counted.left_out:
         yield f"{counted.left_out} events are of users beyond the first {MOST_USERS:,}, who are not counted"
     if counted.gone:
@@ -172,10 +178,7 @@ def _at(side: Side, place: str) -> list[str]:
     return [str(shown), str(clicked), _percent(clicked / shown if shown else None)]
 
 
-def _compared(found: Comparison | None) -> Iterator[str]:
-    if found is None:
-        yield "nobody to compare with: the other version answers everybody"
-        return
+def _compared(found: Comparison) -> Iterator[str]:
     low, high = found.interval.low, found.interval.high
     yield (
         f"lift {_percent(found.lift, sign=True)}, not excluded {_percent(low, sign=True)} to "

@@ -114,9 +114,9 @@ async def _read(settings: Settings, store: Store, answer_id: str) -> _Scene:
     packed = await shelf.read(answer_id, _CALL_S)
     if packed is None:
         raise StartError(
-            f"nothing is kept of the answer {answer_id}: RETORT_REPLAY_SHARE says which share of the answers is "
-            f"(the service begins with 0), RETORT_REPLAY_HOURS and RETORT_REPLAY_MB for how long; raise them, ask for "
-            "the list again, and replay that answer"
+            f"nothing is kept of the answer {answer_id} in the namespace {settings.namespace}: it was not sampled "
+            "(RETORT_REPLAY_SHARE, which begins with 0), has gone (RETORT_REPLAY_HOURS, RETORT_REPLAY_MB), or its user "
+            "was erased; raise them, ask for the list again, and replay that answer"
         )
     try:
         kept = KeptAnswer.unpack(packed)

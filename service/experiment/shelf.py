@@ -58,7 +58,9 @@ class ExperimentShelf:
         """Set a version beside the live one, and return the record. conversions: types of events; see Experiment.
 
         Where that version is set beside that live one already, its kind and share are changed, and the users who were
-        in stay in. Raises RefusedError where another one runs.
+        in stay in. What was counted goes on only where the test is the same.
+
+        Raises RefusedError where another one runs.
         """
         if not is_share(share):
             raise RefusedError("error", f"the share is a number of percent from {LEAST_SHARE} to 100, not {share!r}")
@@ -78,6 +80,8 @@ class ExperimentShelf:
         begun = Experiment(
             kind, version, live, float(share), salt, time.time(), secrets.token_hex(_NAME_BYTES), conversions=counted
         )
+        if is_same and before is not None and _is_same_test(before, begun):
+            begun = replace(begun, started=before.started)
         if not await self._replace(known, begun):
             raise RefusedError("error", "somebody else has changed the experiment at this moment: look at 'status'")
         return begun
@@ -107,6 +111,12 @@ class ExperimentShelf:
                 return b""
             raise StoreError(UNDECODABLE)
         return bytes(found)
+
+
+def _is_same_test(one: Experiment, other: Experiment) -> bool:
+    """Whether the counts of one go on in the other: the same users are answered, and the same is counted of them."""
+    are_alike = one.kind == other.kind or "shadow" not in (one.kind, other.kind)
+    return are_alike and (one.share, one.conversions) == (other.share, other.conversions)
 
 
 def _parse_or_none(value: bytes) -> Experiment | None:

@@ -133,6 +133,18 @@ def test_selectors_targets_and_claims_meet_something(objects: list[Object]) -> N
         assert [*of_kind(objects, "NetworkPolicy")] and NAME in pod["metadata"]["labels"]
 
 
+def test_whatever_publishes_knows_whether_a_signature_is_required(objects: list[Object]) -> None:
+    serving = [pod for pod in pods(objects) if "retort" in pod["metadata"]["labels"].values()]
+    refreshing = [pod for pod in pods(objects) if "retort-refresh" in pod["metadata"]["labels"].values()]
+
+    keys = [
+        next(one for one in pod["spec"]["containers"][0]["env"] if one["name"] == "RETORT_TRUSTED_KEYS")
+        for pod in (*serving, *refreshing)
+    ]
+
+    assert serving and all(key == keys[0] for key in keys)
+
+
 def test_a_pod_has_time_to_drain(objects: list[Object]) -> None:
     (pod,) = [each for each in pods(objects) if each["metadata"]["labels"][NAME] == "retort"]
     (container,) = pod["spec"]["containers"]

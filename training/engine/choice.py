@@ -32,6 +32,8 @@ class EngineWish:
     def __post_init__(self) -> None:
         if self.memory_mb < 64:
             raise InputError(f"--memory-mb must be at least 64, not {self.memory_mb}")
+        if self.master and self.name != "spark":
+            raise InputError(f"--master is of --engine spark, not of {self.name}: add --engine spark, or drop it")
 
 
 IN_MEMORY = EngineWish("polars")

@@ -103,10 +103,16 @@ def _session(master: str) -> Iterator[tuple[Any, Any]]:
             yield context, pyspark.StorageLevel.DISK_ONLY
     except import_module("py4j.protocol").Py4JJavaError as exc:
         said = str(exc.java_exception.getMessage())
-        cause = re.findall(r"^[\w.]*(?:Error|Exception): .*$", said, re.MULTILINE) or said.splitlines() or [""]
-        raise InputError(f"Spark gave up: {cause[-1][:300]}; look into the logs of its workers") from exc
+        raise InputError(f"Spark gave up: {cause_of(said)}; look into the logs of its workers") from exc
     finally:
         context.stop()
+
+
+def cause_of(said: str) -> str:
+    """Return the line of what Spark said that tells most; of a master that is not there it says nothing at all."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    causes = re.findall(r"^[\w.]*(?:Error|Exception): .*$", said, re.MULTILINE) or lines
+    return causes[-1][:300] if causes else "it says nothing, as where its master cannot be reached"
 
 
 def zip_package(out: Path) -> Path:

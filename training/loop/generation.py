@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from service.bundle import MANIFEST, BundleError, read_manifest
 from training.data.prepared import ITEMS
 from training.errors import InputError
 from training.loop.gate import Verdict
+from training.run.config import Config
+from training.run.config_file import load_config
 from training.run.fault import write_whole
 
 PLACE, PLAN, JUDGED, FULL_ITEMS, EVENTS = "refresh", "plan.json", "judged.json", "full_items.parquet", "events"
@@ -93,6 +95,27 @@ def begin(out: Path, plan: Plan) -> Generation:
     path.mkdir(parents=True, exist_ok=True)
     write_whole(path / PLAN, json.dumps(asdict(plan), indent=1) + "\n")
     return Generation(plan.number, path, plan)
+
+
+def check_base(base: Generation) -> Generation:
+    """Return a run directory from which a refresh goes on. Raises InputError where a part of it is gone."""
+    gone = [name for name in ("prepared", "config.toml", "bundle") if not (base.path / name).exists()]
+    if gone:
+        raise InputError(
+            f"{base.path}: {', '.join(gone)} is gone, from which a refresh goes on: put it back, or make another "
+            "version live: python -m service rollback"
+        )
+    return base
+
+
+def judged_before(newest: Generation, base: Generation, taken: int, kind: str, config: Config) -> str | None:
+    """Return what the gate said against a refresh that had the same events, base, kind and settings; else None."""
+    plan, judged = newest.plan, newest.path / JUDGED
+    if plan is None or (plan.base, plan.taken, plan.kind) != (base.number, taken, kind) or not judged.exists():
+        return None
+    verdict = read_json(judged)["verdict"]
+    is_same = replace(load_config(newest.path / "config.toml"), split=config.split) == config
+    return str(verdict["sentence"]) if is_same and not verdict["passes"] else None
 
 
 def note_verdict(bundle: Path, verdict: Verdict) -> None:

@@ -37,6 +37,8 @@ from training.loop.generation import (
     Generation,
     Plan,
     begin,
+    check_base,
+    judged_before,
     note_verdict,
     prune,
     read_generations,
@@ -107,7 +109,7 @@ class Refresher:
 
     def _plan(self, generations: Sequence[Generation], live: str | None) -> Plan | str:
         """Return what the next refresh is, or a line that says why there is none."""
-        base = _base_of(generations, live, self._out)
+        base = check_base(_base_of(generations, live, self._out))
         files = [each for each in read_event_files(self._out / PLACE / EVENTS) if each.number > base.taken]
         since = base.plan.started if base.plan else _made_at(base)
         if not files:
@@ -122,7 +124,10 @@ class Refresher:
         if tried := self._service.tried():
             return f"waiting: {tried}, and publishing would end that before it is decided; {_WAY_OUT}"
         kind, why = self._kind(base, found.items.gather(found.events["item"]))
-        number = generations[-1].number + 1
+        newest = generations[-1]
+        if said := judged_before(newest, base, files[-1].number, kind, self._config):
+            return f"nothing new since refresh {newest.number}: {said}"
+        number = newest.number + 1
         since_full = 0 if kind == "full" else base.since_full + 1
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return Plan(number, base.number, live, files[-1].number, found.events.height, kind, why, since_full, now)
@@ -143,7 +148,8 @@ class Refresher:
         started, cpu = monotonic(), process_time()
         plan = generation.plan
         assert plan is not None  # noqa: S101  # begun
-        base = next(each for each in generations if each.number == plan.base)
+        lost = Generation(plan.base, self._out / PLACE / f"{plan.base:04d}", None)
+        base = check_base(next((each for each in generations if each.number == plan.base), lost))
         self._progress.note(f"refresh {plan.number}, {plan.kind}: {plan.events:,} new events; {plan.why}")
         run = self._train(generation, base, plan)
         verdict = self._judge(run, base, plan)

@@ -30,11 +30,19 @@ class ServiceCommand:
     """The commands of the service, with the store that they reach. Every method raises InputError where one fails."""
 
     def __init__(self, store: str | None) -> None:
-        """store: a URL, the data directory of an embedded server, or None for what the environment says."""
+        """store: a URL, the data directory of an embedded server, or None for what the environment says.
+
+        Raises InputError where there is no such directory: a server in a new one would have no event, for ever.
+        """
         self._environment = dict(os.environ)
         if store is not None and "://" in store:
             self._environment["RETORT_REDIS_URL"] = store
         elif store is not None:
+            if not Path(store).is_dir():
+                raise InputError(
+                    f"--store {store}: no such directory; give what the service has as RETORT_DATA_DIR, or its URL as "
+                    "in RETORT_REDIS_URL, such as redis://localhost:6379"
+                )
             self._environment.pop("RETORT_REDIS_URL", None)
             self._environment["RETORT_DATA_DIR"] = str(Path(store).absolute())
 

@@ -13,6 +13,7 @@ _WORDS = re.compile(
     r"No space left on device|Disk quota exceeded|File too large|\d+ requested and \d+ written|"
     r"PytorchStreamWriter failed|unexpected pos \d+ vs"
 )
+_GONE = re.compile(r"\(os error 2\): (\S.*)")
 
 
 def machine_fault(error: BaseException) -> str | None:
@@ -29,6 +30,8 @@ def machine_fault(error: BaseException) -> str | None:
             )
         if isinstance(one, OSError) and one.filename:
             return f"{where}{one.strerror}; choose another place, or make this one accessible"
+        if isinstance(one, FileNotFoundError) and (found := _GONE.search(str(one))):  # Polars gives no filename
+            return f"{found[1]}: No such file or directory; put it back, or remove its directory and run again"
         if isinstance(one, MemoryError):
             return "out of memory: give more, or make the work smaller, for example by --set prepare.max_history=100"
     return None

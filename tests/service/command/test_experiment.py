@@ -125,7 +125,7 @@ def test_experiment_beside_a_version_that_is_live_no_more_is_not_promoted(
     with pytest.raises(StartError, match=f"live is {other}"):
         command.promote(arguments(service))
     assert command.stop(arguments(service)) == 0
-    assert f"ended: canary of {'f' * 16}" in capsys.readouterr().err
+    assert f"ended: canary of {'f' * 16}; {other} answers everybody" in capsys.readouterr().err
     with pytest.raises(StartError, match="has ended: stopped by hand"):
         command.stop(arguments(service))
 
@@ -138,6 +138,32 @@ def test_version_that_is_not_in_the_store_is_not_promoted_and_its_experiment_goe
     with pytest.raises(StartError, match="is not in the store"):
         command.promote(arguments(service))
     assert look(service, capsys)["experiment"]["ended"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "share", "head", "said"),
+    [
+        ("shadow", 5, "5 % of requests", "a shadow answers nobody"),
+        ("canary", 100, "100 % of users", "nobody to compare with: the other version answers everybody"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_and_nothing_else_concluded(
+    service: Running, versions: list[str], kind: Kind, share: float, head: str, said: str
+) -> None:
+    begin(service, kind, versions[1], versions[0], share)
+    service.send({"user_id": "shown", "item_id": "i1", "type": "impression", "position": 1})
+
+    table = run_command("experiment", "status", "--data-dir", str(service.data_dir)).stdout
+
+    assert table.splitlines()[0].endswith(head)
+    assert said in table and "divided" not in table
+
+
+def test_help_is_for_whoever_types_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["experiment", "--help"])
+    assert "Say what the version beside the live one comes to" in (said := capsys.readouterr().out)
+    assert "StartError" not in said
 
 
 @pytest.mark.parametrize("lift", ["0", "nan", "-100", "much"])

@@ -30,6 +30,23 @@ async def test_experiment_is_begun_changed_ended_and_stays_to_be_looked_at(store
     assert await shelf.read() == ended
 
 
+async def test_publishing_the_same_again_goes_on_counting_and_another_test_counts_anew(store: Store) -> None:
+    shelf = ExperimentShelf(store, "again")
+
+    begun = await shelf.begin("canary", ONE, LIVE, 5, ["buy"])
+    same = [await shelf.begin(kind, ONE, LIVE, 5, ["buy"]) for kind in ("canary", "experiment")]
+    others = [
+        await shelf.begin("experiment", ONE, LIVE, 20, ["buy"]),
+        await shelf.begin("experiment", ONE, LIVE, 20, ["rent"]),
+        await shelf.begin("shadow", ONE, LIVE, 20, ["rent"]),
+        await shelf.begin("canary", ONE, LIVE, 20, ["rent"]),
+    ]
+
+    assert [each.started for each in same] == [begun.started] * 2
+    assert len({begun.id, *(each.id for each in (*same, *others))}) == 7  # whoever refused the version tries it again
+    assert len({begun.started, *(each.started for each in others)}) == 5
+
+
 async def test_another_version_is_refused_while_one_runs_and_gets_a_salt_of_its_own_afterwards(store: Store) -> None:
     shelf = ExperimentShelf(store, "other")
     begun = await shelf.begin("shadow", ONE, LIVE, 5)

@@ -169,6 +169,22 @@ async def test_next_experiment_begins_with_nothing_and_an_earlier_one_is_counted
     assert await world.count(following) == anew
 
 
+async def test_counts_go_on_where_the_same_is_published_again(store: Store) -> None:
+    world = World(store)
+    again = replace(world.experiment, id="2" * 16)
+    users = [f"u{number}" for number in range(10)]
+
+    await world.send(users)
+    before = await world.count()
+    kept = await world.count(again)
+    await world.send(users[:5])
+    by_one_that_has_not_heard = await world.count()
+    last = await world.count(again)
+
+    assert before is not None and before == kept
+    assert by_one_that_has_not_heard == last != before
+
+
 async def test_keys_of_another_kind_give_way(store: Store) -> None:
     world = World(store)
     await store.call("append", [("SADD", world.keys.tally, b"a"), ("SET", world.keys.tallied, b"b")], TIMEOUT_S)

@@ -237,6 +237,7 @@ def test_answer_of_an_erased_user_is_gone_and_what_comes_next_is_not_kept_for_a_
     done = run_command("replay", answer["recommendation_id"], "--data-dir", str(service.data_dir))
     assert done.returncode == 2
     assert "nothing is kept of the answer" in done.stderr and "RETORT_REPLAY_SHARE" in done.stderr
+    assert "in the namespace retort" in done.stderr and "its user was erased" in done.stderr
 
 
 @pytest.mark.parametrize("answer_id", ["", "abc", "g" * 32, "../" * 11])

@@ -23,7 +23,7 @@ from training.data.prepare import prepare
 from training.data.simulate import simulate
 from training.data.split import SplitRule
 from training.engine.choice import EngineWish, choose_engine
-from training.engine.cluster import Cluster, zip_package
+from training.engine.cluster import Cluster, cause_of, zip_package
 from training.errors import InputError
 from training.file.source import find_source
 
@@ -186,3 +186,21 @@ def test_without_spark_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     with pytest.raises(InputError, match=r"pip install 'retort\[spark\]'"):
         choose_engine(EngineWish("spark"), find_source(tmp_path / "log.csv"), tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        (" \n", "it says nothing, as where its master cannot be reached"),
+        ("Job aborted\njava.io.IOException: no room\n\tat Driver", "java.io.IOException: no room"),
+        ("Job aborted\n  by hand\n", "by hand"),
+    ],
+)
+def test_what_spark_says_is_told_in_a_line(said: str, cause: str) -> None:
+    assert cause_of(said) == cause
+
+
+def test_a_master_without_spark_is_refused() -> None:
+    for engine in ("auto", "polars", "duckdb"):
+        with pytest.raises(InputError, match=f"--master is of --engine spark, not of {engine}"):
+            EngineWish(engine, master="spark://host:7077")

@@ -112,6 +112,9 @@ def test_a_refresh_that_may_be_worse_is_not_published_and_another_live_version_i
     judged = open_bundle(place / "refresh" / "0001" / "bundle").manifest.lineage["gate"]
     assert not judged["passes"] and judged["sentence"].startswith("not published: ")
 
+    again = refresh(place, service, "refresh.margin=0.0", "refresh.rate=1e-9", "refresh.epochs=1")
+    assert again == f"nothing new since refresh 1: {row['sentence']}" and len(read_generations(place)) == 2
+
     with pytest.raises(KeyboardInterrupt):
         refresh(place, service, OPEN, at="bundle")
     service.live = "0123456789abcdef"
@@ -138,6 +141,20 @@ def test_a_version_that_is_tried_on_users_is_not_ended_by_a_refresh(place, servi
     assert waiting.startswith(f"waiting: {tried}, and publishing would end that before it is decided; ")
     assert held.startswith(f"not published, though it passed: {tried}")
     assert [row["passes"] for row in read_history(place)] == [False] and service.live == first
+
+
+@pytest.mark.parametrize("gone", ["prepared", ""])
+def test_a_refresh_says_what_is_gone_of_the_run_that_it_goes_on_from(place, service, lasting, gone):
+    half = len(lasting.later) // 2
+    service.events += lasting.later[:half]
+    refresh(place, service, OPEN)
+    service.events += lasting.later[half:]
+    with pytest.raises(KeyboardInterrupt):
+        refresh(place, service, OPEN, at="student")
+    shutil.rmtree(place / "refresh" / "0001" / gone)
+
+    with pytest.raises(InputError, match=r"0001: prepared.* is gone, .*put it back, or .*python -m service rollback"):
+        refresh(place, service, OPEN)
 
 
 def test_a_changed_model_and_a_schedule_ask_for_a_full_training(place, service, lasting):

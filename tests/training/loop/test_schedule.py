@@ -2,6 +2,7 @@
 
 import pytest
 
+from training.__main__ import main
 from training.errors import InputError
 from training.loop.schedule import check_finished, parse_duration
 
@@ -22,3 +23,10 @@ def test_a_directory_without_a_finished_run_is_refused_with_the_way_out(tmp_path
         with pytest.raises(InputError, match=f"{words}.*python -m training run --interactions FILE --out"):
             check_finished(tmp_path / name)
     check_finished(finished_run)
+
+
+def test_an_items_file_that_is_not_there_is_refused_at_once(tmp_path, finished_run, capsys):
+    words = ["refresh", "--out", str(finished_run), "--items", str(tmp_path / "items.csv"), "--every", "6h"]
+
+    assert main(words) == 2
+    assert f"--items {tmp_path / 'items.csv'}: no such file" in capsys.readouterr().err

@@ -29,6 +29,7 @@ def prepare(world: Path, out: Path, *more: str) -> list[str]:
         (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "the disk is full"),
         (OSError(errno.EFBIG, "File too large", "a.npy"), "a.npy: a file is larger than the limit allows"),
         (PermissionError(errno.EACCES, "Permission denied", "a"), "a: Permission denied; choose another place"),
+        (FileNotFoundError("No such file (os error 2): run/a.parquet"), "run/a.parquet: No such file or directory"),
         (MemoryError(), "out of memory"),
         (ValueError("a bug"), None),
         (OSError("a bug"), None),
