@@ -155,6 +155,10 @@ def read_interactions(place: Place | Source, cleaning: Cleaning) -> InteractionF
     source = place if isinstance(place, Source) else find_source(place)
     account = Account()
     found = (cleaning.engine or read_in_memory)(source, cleaning, account)
+    source.check_unchanged()
+    if copies := source.copies:
+        account.counts["parts_copied"] = len(copies)
+        account.firsts["parts_copied"] = f"{copies[0][0].label} is like {copies[0][1].label}"
     cleaned = found.cleaned
     dropped = {reason: count for reason in REASONS if (count := cleaned.dropped.get(reason, 0))}
     ids = cleaned.users, cleaned.items

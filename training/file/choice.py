@@ -6,7 +6,7 @@ they know which there are.
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from training.errors import InputError
@@ -60,6 +60,7 @@ class Choice:
     option: str = "--columns"  # that names columns
     others: Callable[[list[str]], Names] | None = None  # columns that are wanted under names made from the file's
     may_lack: frozenset[str] = frozenset()  # ours whose name in columns may be missing; then our own is looked for
+    folders: Collection[str] = ()  # columns that the folders of a part are named after
 
     def needed(self) -> dict[str, str]:
         """Return our required names and what the file calls them."""
@@ -76,14 +77,23 @@ class Choice:
                 theirs = present[int(theirs) - 1]
             if theirs in present:
                 names[ours] = theirs
+            elif theirs in self.folders:
+                continue
             elif ours in self.required or (ours in self.columns and ours not in self.may_lack):
                 raise InputError(self.refusal(label, theirs, ours, present))
-        if len({names[ours] for ours in self.required}) < len(self.required):
+        if len({names.get(ours, self.columns.get(ours, ours)) for ours in self.required}) < len(self.required):
             raise InputError(
                 f"{label}: two of {', '.join(self.required)} are the same column; name each its own: {self.option} "
                 + ",".join(f"{ours}=COLUMN" for ours in self.required)
             )
         return names | (self.others([name for name in present if name not in names.values()]) if self.others else {})
+
+    def of_folders(self) -> Names:
+        """Return the columns that are wanted of those that folders are named after: our name -> theirs."""
+        asked = {ours: self.columns.get(ours, ours) for ours in (*self.required, *self.optional)}
+        names = {ours: theirs for ours, theirs in asked.items() if theirs in self.folders}
+        rest = [name for name in self.folders if name not in names.values()]
+        return names | (self.others(rest) if self.others else {})
 
     def refusal(self, label: str, theirs: str, ours: str, present: list[str], found: str | None = None) -> str:
         """Return the message that a column is missing, with the option that names the likely one."""

@@ -18,6 +18,7 @@ SAID = {
     'where quotes are plain characters: --set prepare.quote=""',
     "lines_with_stray_quotes": "{count:,} lines have quotes that do not fit CSV and are kept as text (first: {first})",
     "headers_between_rows": "the header stands {count:,} more times between the rows, and is left out (first: {first})",
+    "parts_copied": "{count:,} parts are byte for byte like another ({first}): their rows count twice",
     "values_with_half_characters": "some text holds half a character, which became '?' (about {first})",
     "user_id_rounded": "{count:,} user ids look like 1.23457E+11: a spreadsheet may have rounded, and so merged, them",
     "item_id_rounded": "{count:,} item ids look like 1.23457E+11: a spreadsheet may have rounded, and so merged, them",
