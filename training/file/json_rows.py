@@ -6,6 +6,7 @@ objects is left out, by name.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -49,13 +50,15 @@ def read_json(reader: LineReader, row: Row, account: Account, choice: Choice) ->
 
 
 def is_whole(lines: list[str]) -> bool:
-    """Say whether the first lines begin an array, or an object that goes on over several lines."""
+    """Say whether the first lines begin an array, or objects that are no line each."""
     full = [line.strip().lstrip("\ufeff") for line in lines if line.strip()]
     if not full or full[0].startswith("["):
         return bool(full)
     try:
         found = json.loads(full[0])
-    except ValueError:
+    except ValueError as exc:
+        if isinstance(exc, json.JSONDecodeError) and full[0][exc.pos :].startswith("{"):
+            return True  # one after the other without line ends, as queues write them
         return full[0].startswith("{") and (len(full[0]) < 3 or not full[0].endswith("}"))
     return len(full) == 1 and isinstance(found, dict) and any(isinstance(one, dict | list) for one in found.values())
 
@@ -198,7 +201,7 @@ def _text(value: Any, name: str, account: Account) -> str | None:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        if value != value:  # NaN
+        if not math.isfinite(value):
             return None
         return str(int(value)) if value.is_integer() and abs(value) < 2**53 else str(value)
     if isinstance(value, list):
