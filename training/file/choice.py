@@ -97,11 +97,16 @@ class Choice:
 
     def refusal(self, label: str, theirs: str, ours: str, present: list[str], found: str | None = None) -> str:
         """Return the message that a column is missing, with the option that names the likely one."""
-        if (cause := _one_column(present)) is not None:
+        if (cause := _one_column(present, self.option)) is not None:
             return f"{label}: no column {theirs!r}, because each line was read as one value: {cause}"
         if present and present[0].startswith(("[", "(")):
             return f"{label}: lists of values, as JSON or Python writes them; {AS_LINES}"
-        listed = ", ".join(present[:30]) + (f", ... ({len(present)} in all)" if len(present) > 30 else "")
+        listed = ", ".join(map(shown, present[:30])) + (f", ... ({len(present)} in all)" if len(present) > 30 else "")
+        if any(re.fullmatch("'.+'", name) for name in present):
+            return (
+                f"{label}: no column {theirs!r}; the file has: {listed}. Where ' stands for quotes: "
+                f'--set {_setting(self.option, "quote")}="\'"'
+            )
         proposed = {name: value for name, value in self.columns.items() if value in present}
         for name in (*self.required, *self.optional):
             if name in ("user_id", "item_id", "timestamp") and self.columns.get(name, name) not in present:
@@ -117,7 +122,17 @@ class Choice:
         )
 
 
-def _one_column(present: Sequence[str]) -> str | None:
+def shown(name: str) -> str:
+    """Return a name for a message: what is no text, or has no end, is cut."""
+    plain = "".join(sign if sign.isprintable() else "?" for sign in name[:60])
+    return plain + ("..." if len(name) > 60 else "")
+
+
+def _setting(option: str, name: str) -> str:
+    return f"prepare.{name}" if option == "--columns" else f"prepare.item_{name}"
+
+
+def _one_column(present: Sequence[str], option: str) -> str | None:
     """Return why a file has a single column whose name is several names, and the way out; None where it has not."""
     if len(present) != 1:
         return None
@@ -126,6 +141,10 @@ def _one_column(present: Sequence[str]) -> str | None:
         return "it is quoted as a whole; take the outer quotes away: sed -E 's/^\"(.*)\"$/\\1/' FILE > OTHER"
     if re.search(r"\S\s{2,}\S|\S \S", name):
         return PRINTED
+    between = set(re.findall(r"(?<=\w)[^\w\s.-]+(?=\w)", name))
+    if len(between) == 1 and len(name) < 1000:
+        delimiter = shlex.quote(next(iter(between)))
+        return f"fields may stand between {delimiter}: --set {_setting(option, 'delimiter')}={delimiter}"
     return None
 
 

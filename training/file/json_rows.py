@@ -70,7 +70,16 @@ def _names(
     before = len(keys)
     for _, found in rows:
         keys.update(dict.fromkeys(found))
-    names = choice.pick(row.label, list(keys))
+    try:
+        names = choice.pick(row.label, list(keys))
+    except InputError as exc:
+        inner = next((key for key in keys if _holds_objects(rows[0][1].get(key))), None)
+        if inner is None:
+            raise
+        raise InputError(
+            f"{exc}; or, where {inner} holds the rows: pandas.json_normalize(rows, {inner!r}, [OTHER COLUMNS])"
+            ".to_csv('events.csv', index=False)"
+        ) from exc
     if not is_known or len(keys) > before:
         account.columns |= names
         account.unused = [key for key in keys if key not in names.values()]
@@ -117,6 +126,10 @@ def _whole(reader: LineReader, row: Row, account: Account, choice: Choice) -> It
 
 def _is_row(found: Object, choice: Choice) -> bool:
     return any(not isinstance(found.get(name, []), dict | list) for name in choice.needed().values())
+
+
+def _holds_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and _is_object(value[0])
 
 
 def _is_object(value: Any) -> bool:

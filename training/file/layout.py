@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from training.errors import InputError
 from training.file.account import Form
-from training.file.choice import PRINTED, Choice, propose
+from training.file.choice import PRINTED, Choice, propose, shown
 from training.file.delimited import Layout, split_line
 from training.file.moment import is_plausible
 
@@ -164,8 +164,8 @@ def _header(
         return first, True, ""
     example = "user_id=1,item_id=2,timestamp=4" if "user_id" in needed else "item_id=1,title=2"
     raise InputError(
-        f"{label}:1: no header: the first row is {', '.join(rows[0][:8])}. Name the columns by their places, counted "
-        f"from 1, for example {choice.option} {example}, or write a header"
+        f"{label}:1: no header: the first row is {', '.join(map(shown, rows[0][:8]))}. Name the columns by their "
+        f"places, counted from 1, for example {choice.option} {example}, or write a header"
     )
 
 

@@ -123,7 +123,13 @@ def _item_lines(items: Mapping[str, Any] | None, n_items: int) -> list[str]:
     lines = [
         f"{items['source']}: describes {met:,} of {n_items:,} items ({met / n_items:.1%}); "
         f"{items['not_in_catalogue']:,} of its items have no events"
+        + (f"; where they do not meet, {items['cause']}" if items.get("cause") else "")
     ]
+    if items.get("duplicate") or items.get("no_item"):
+        lines.append(
+            f"{items['source']}: left out: {items['duplicate']:,} rows of items that have one before, "
+            f"{items['no_item']:,} without an id"
+        )
     lines += [
         f"{items['source']}: read as {kind}: {', '.join(items[kind])}; as text: --set prepare.item_text=NAME"
         for kind in ("numbers", "booleans")

@@ -176,6 +176,42 @@ CASES: dict[str, Case] = {
     "json with an infinite id": Case(
         "log.jsonl", lines([*objects(), objects()[0] | {"user_id": float("inf")}]), says="1 no_user"
     ),
+    "fields between circumflexes": Case(
+        "log.csv", table("^"), refused="--set prepare.delimiter=", then=setting("delimiter=^")
+    ),
+    "fields between two bars and a tilde": Case(
+        "log.csv", table("~!~"), refused="--set prepare.delimiter='~!~'", then=setting("delimiter=~!~")
+    ),
+    "quoted by apostrophes": Case(
+        "log.csv",
+        table(header="'user_id','item_id','timestamp'", row="'{u}','{i}','{t}'"),
+        refused="""--set prepare.quote="'\"""",
+        then=setting("quote='"),
+    ),
+    "no weight in any row": Case(
+        "log.parquet",
+        parquet(frame().with_columns(weight=None)),
+        refused="no_weight 120.*--set prepare.weights=ignore",
+        then=setting("weights=ignore"),
+    ),
+    "rows inside rows": Case(
+        "log.jsonl",
+        lines([{"user_id": "u1", "history": [{"item_id": "i1", "timestamp": 1600000000}]}]),
+        refused="pandas.json_normalize\\(rows, 'history', ",
+    ),
+    "garbage in the first line": Case(
+        "log.csv", "\x1b" * 9 + "x" * 99 + ",y\n1,2\n", refused="has: [?]{9}x{51}[.]{3}, y"
+    ),
+    "lz4": Case("log.csv.lz4", b"\x04\x22\x4d\x18" + bytes(99), refused="compressed with lz4.*lz4 -d"),
+    "lzma of old": Case(
+        "log.lzma", lzma.compress(table().encode(), lzma.FORMAT_ALONE), refused="compressed with lzma.*xz --format=lzma"
+    ),
+    "dump of PostgreSQL": Case(
+        "log.sql", "--\n-- PostgreSQL database dump\n--\n", refused="a dump of PostgreSQL.*csv header"
+    ),
+    "spreadsheet of LibreOffice": Case(
+        "log.ods", zipped(mimetype="x", **{"content.xml": "<x/>"}), refused="an OpenDocument spreadsheet.*as CSV"
+    ),
     "part without any user": Case(
         "parts",
         {"a.parquet": parquet(frame()), "b.parquet": parquet(frame().with_columns(user_id=None))},
