@@ -166,6 +166,18 @@ CASES: dict[str, Case] = {
         expected=blank,
         says="1 user ids differ from another only in .*first: 'u1' and 'u1 '",
     ),
+    "years of two digits": Case(
+        "log.csv", time_table("%y-%m-%d %H:%M:%S"), refused="20-09-16 may have the year first.*four digits", then=None
+    ),
+    "days before years of two digits": Case(
+        "log.csv", time_table("%d-%m-%y %H:%M:%S"), refused="=day-first", then=setting("times=day-first")
+    ),
+    "days before years of two digits, with the last of a month": Case(
+        "log.csv",
+        time_table("%d/%m/%y %H:%M:%S", month := [(u, i, t + 10 * 86_400) for u, i, t in EVENTS]),
+        expected=month,
+        says="text, day first",
+    ),
     "rounded times": Case(
         "log.csv",
         table(time=lambda t: f"{t:.5E}", row="{u},{i}{t},{t}"),
