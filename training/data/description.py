@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from service.bundle import TIE_RULE
 from training.data.holding import Held
 from training.data.interaction_file import InteractionFile
-from training.data.item_file import Catalog, malformed_report
+from training.data.item_file import Catalog, likely_cause, malformed_report
 from training.data.split import TEST, TRAIN, VAL, target_events
 from training.file.account import Account
 from training.file.choice import propose
@@ -100,8 +100,16 @@ def summarise_catalog(catalog: Catalog | None, item_ids: pl.Series) -> Mapping[s
     if catalog is None:
         return None
     described = catalog.frame["item_id"]
-    n_met = int(described.is_in(item_ids.implode()).sum())
-    return {**catalog.report, "not_in_catalogue": len(described) - n_met, "without_a_line": len(item_ids) - n_met}
+    is_met = described.is_in(item_ids.implode())
+    n_met = int(is_met.sum())
+    lacking = item_ids.filter(~item_ids.is_in(described.implode()))
+    cause = likely_cause(lacking, described.filter(~is_met), max(1, len(lacking) // 2)).removeprefix("; ")
+    return {
+        **catalog.report,
+        "cause": cause,
+        "not_in_catalogue": len(described) - n_met,
+        "without_a_line": len(item_ids) - n_met,
+    }
 
 
 def _seen_before(events: pl.DataFrame) -> NDArray[np.bool_]:

@@ -65,6 +65,9 @@ class Wishes(Protocol):
         ...
 
 
+_ROUNDED = r"^[0-9]([.,][0-9]{1,6})?[eE]\+?[0-9]+$"
+
+
 class Coder:
     """Numbers texts in the order in which they are met."""
 
@@ -242,6 +245,7 @@ def _arrays(chunk: Chunk, rows: Gathering, account: Account) -> dict[str, Any]:
     }
     if rows.has_times:
         times = _column(frame, "timestamp")
+        _note_rounded(chunk, account, times)
         found["micro"], found["forms"] = read_times(times, label)
         found["bad"] = found["forms"] == UNREAD
         _note(chunk, account, "unreadable timestamp", times, found["bad"])
@@ -253,6 +257,14 @@ def _arrays(chunk: Chunk, rows: Gathering, account: Account) -> dict[str, Any]:
     if "event" in frame.columns:
         found["event"] = rows.events.encode(as_text(frame["event"], label))
     return found
+
+
+def _note_rounded(chunk: Chunk, account: Account, times: pl.Series) -> None:
+    """Count times such as 1.60028E+09, which a spreadsheet has rounded to hours."""
+    if times.dtype == pl.String:
+        rounded = times.str.contains(_ROUNDED).fill_null(False)
+        if count := int(rounded.sum()):
+            account.note("timestamps_rounded", chunk.at(chunk.frame[LINE].filter(rounded)[0]), count)
 
 
 def _column(frame: pl.DataFrame, name: str) -> pl.Series:

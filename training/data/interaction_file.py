@@ -25,7 +25,7 @@ from training.data.settling import Late, Meaning, Settled, decide_times
 from training.data.timestamp import Bounds
 from training.errors import InputError
 from training.file.account import EXAMPLES, Account, Form
-from training.file.identifier import ROUNDED, tidy_ids
+from training.file.identifier import ROUNDED, find_alike, tidy_ids
 from training.file.moment import UNREAD
 from training.file.source import Place, Source, find_source
 
@@ -155,10 +155,23 @@ def read_interactions(place: Place | Source, cleaning: Cleaning) -> InteractionF
     source = place if isinstance(place, Source) else find_source(place)
     account = Account()
     found = (cleaning.engine or read_in_memory)(source, cleaning, account)
+    source.check_unchanged()
     cleaned = found.cleaned
+    _note_unusual(source, cleaned, account)
     dropped = {reason: count for reason in REASONS if (count := cleaned.dropped.get(reason, 0))}
     ids = cleaned.users, cleaned.items
     return InteractionFile(cleaned.events, *ids, source, account, dropped, found.times, found.event_values)
+
+
+def _note_unusual(source: Source, cleaned: Cleaned, account: Account) -> None:
+    """Count parts and ids that may be meant as one."""
+    if copies := source.copies:
+        account.counts["parts_copied"] = len(copies)
+        account.firsts["parts_copied"] = f"{copies[0][0].label} is like {copies[0][1].label}"
+    for name, ids in (("user_id_alike", cleaned.users), ("item_id_alike", cleaned.items)):
+        count, two = find_alike(ids)
+        if count:
+            account.counts[name], account.firsts[name] = count, two
 
 
 def read_in_memory(source: Source, cleaning: Cleaning, account: Account) -> Found:

@@ -7,7 +7,7 @@ out. A file that describes none of the items is refused: its ids are other ones.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -20,7 +20,7 @@ from training.errors import InputError
 from training.file.account import Account, Form, Names
 from training.file.choice import Choice
 from training.file.delimited import LINE
-from training.file.identifier import as_id, as_text, tidy_ids
+from training.file.identifier import as_id, as_text, is_missing, tidy_ids
 from training.file.source import Place
 from training.file.table import read_table
 
@@ -60,6 +60,7 @@ def read_catalog(
     table = read_table(place, _choice(columns, own or {}), form or Form())
     check_malformed(table.source.label, table.account, max_malformed)
     label = table.source.label
+    table = replace(table, frame=table.frame.drop(table.account.left_out, strict=False))  # some slices may have them
     _check_text(text, table.frame, label)
     ids = as_id(table.frame["item_id"], label)
     distinct_ids = ids.drop_nulls().unique(maintain_order=True)
@@ -92,13 +93,13 @@ def check_match(catalog: Catalog, item_ids: pl.Series) -> None:
     ours, theirs = (", ".join(repr(one) for one in ids.head(3).to_list()) or "none" for ids in (item_ids, described))
     raise InputError(
         f"{catalog.label}: describes none of the {len(item_ids):,} items of the interactions. Ids there are {ours}; "
-        f"here they are {theirs}{_cause(item_ids, described)}. Or another column holds them: --item-columns "
+        f"here they are {theirs}{likely_cause(item_ids, described)}. Or another column holds them: --item-columns "
         "item_id=COLUMN; or leave --items out"
     )
 
 
-def _cause(item_ids: pl.Series, described: pl.Series) -> str:
-    """Return why the ids of two files may not meet, as far as a rewriting of them makes them meet."""
+def likely_cause(item_ids: pl.Series, described: pl.Series, least: int = 1) -> str:
+    """Return why the ids of two files may not meet, as far as a rewriting of them makes at least so many meet."""
     ways = {
         "zeros at the start were lost in one of the files: write its ids as text": lambda ids: (
             ids.str.strip_chars_start("0")
@@ -109,7 +110,7 @@ def _cause(item_ids: pl.Series, described: pl.Series) -> str:
         "one of the files has signs around or before its ids": lambda ids: ids.str.replace_all(r"^\D+|\D+$", ""),
     }
     for cause, rewrite in ways.items():
-        if rewrite(described).is_in(rewrite(item_ids).filter(rewrite(item_ids) != "").implode()).any():
+        if rewrite(described).is_in(rewrite(item_ids).filter(rewrite(item_ids) != "").implode()).sum() >= least:
             return f"; {cause}"
     return ""
 
@@ -221,6 +222,8 @@ def _columns(frame: pl.DataFrame, label: str, as_attributes: Collection[str]) ->
         if name in (LINE, "item_id"):
             continue
         text = as_text(frame[name], label).str.strip_chars()
+        if name.startswith(PREFIX):
+            text = text.to_frame("").select(pl.when(~is_missing(text)).then(pl.first())).to_series().alias(name)
         kind = _as_kind(text) if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in as_attributes else None
         if kind is not None:
             columns.append(kind)

@@ -143,9 +143,11 @@ def _check_enough(found: InteractionFile) -> None:
     counts = f"{n_rows} rows read, malformed {found.account.malformed}" + (f", {counts}" if counts else "")
     if not found.events.height:
         seen = f"; the events of the file are {', '.join(found.event_values[:10])}" if found.event_values else ""
+        by_weight = found.dropped.get("no_weight", 0) + found.dropped.get("weight_too_low", 0)
+        way_out = ", or do without weights: --set prepare.weights=ignore" if by_weight else ""
         raise InputError(
             f"{label}: no row is left to learn from ({counts}){seen}. "
-            "Check --columns, prepare.events and prepare.min_weight against the file"
+            f"Check --columns, prepare.events and prepare.min_weight against the file{way_out}"
         )
     for name, noun, ids in (("user_id", "user", found.users), ("item_id", "item", found.items)):
         if len(ids) < 2:

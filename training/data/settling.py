@@ -25,6 +25,7 @@ from training.file.moment import (
     MONTH_FIRST,
     NANOSECONDS,
     SECONDS,
+    SHORT,
     TEXT,
     UNREAD,
     swap_day_and_month,
@@ -50,7 +51,7 @@ class Tally:
     """What the times of some rows say about the column. Those of chunks add up to that of the whole."""
 
     n: int = 0  # rows
-    forms: tuple[int, ...] = (0,) * (EITHER + 1)  # how many values have each form
+    forms: tuple[int, ...] = (0,) * (SHORT + 1)  # how many values have each form
     dates: tuple[int, ...] = (0, 0)  # seconds and milliseconds whose digits are a date
     ticks: tuple[int, ...] = (0, 0)  # nanoseconds that would be of our days as ticks, by _TICKS
 
@@ -130,7 +131,7 @@ class Meaning:
             if self.days == MONTH_FIRST and len(either):
                 distinct, where = np.unique(micro[either], return_inverse=True)
                 micro[either] = np.array([swap_day_and_month(int(one)) for one in distinct])[where]
-            bad |= forms == (DAY_FIRST if self.days == MONTH_FIRST else MONTH_FIRST)
+            bad |= np.isin(forms, [DAY_FIRST, SHORT] if self.days == MONTH_FIRST else [MONTH_FIRST])
         other = bad & (forms != UNREAD)
         ms = (micro + 500) // 1000
         late = (~bad) & ((ms < self.bounds.earliest_ms) | (ms > self.bounds.latest_ms))
@@ -178,7 +179,7 @@ class Meaning:
 
 def tally_times(microseconds: Int64, forms: Forms) -> Tally:
     """Return what some rows of a column say about it. microseconds, forms: of read_times [n_rows]."""
-    counts = np.bincount(forms, minlength=EITHER + 1).tolist()
+    counts = np.bincount(forms, minlength=SHORT + 1).tolist()
     seconds, milliseconds = (
         int((_dates(microseconds[forms == unit], unit) != _NONE).sum()) for unit in (SECONDS, MILLISECONDS)
     )
@@ -259,16 +260,22 @@ def _calendar(rule: str, value: float) -> int:
 
 def _day_order(counts: Sequence[int], rule: str) -> int:
     """Return whether the day or the month stands first; 0 where no value needs it. Raises InputError if open."""
-    if not counts[DAY_FIRST] + counts[MONTH_FIRST] + counts[EITHER]:
+    days_first = counts[DAY_FIRST] + counts[SHORT]
+    if not days_first + counts[MONTH_FIRST] + counts[EITHER]:
         return 0
     if rule in ("day-first", "month-first"):
         return DAY_FIRST if rule == "day-first" else MONTH_FIRST
-    if counts[DAY_FIRST] == counts[MONTH_FIRST]:
+    if counts[SHORT] and not counts[DAY_FIRST] + counts[MONTH_FIRST]:
+        raise InputError(
+            "times such as 20-09-16 may have the year first or the day, and no row of the file decides. Write years of "
+            "four digits; or, where the day stands first: --set prepare.times=day-first"
+        )
+    if days_first == counts[MONTH_FIRST]:
         raise InputError(
             "times such as 03/04/2020 may have the day first or the month, and no row of the file decides. Say which: "
             "--set prepare.times=day-first, or --set prepare.times=month-first"
         )
-    return DAY_FIRST if counts[DAY_FIRST] > counts[MONTH_FIRST] else MONTH_FIRST
+    return DAY_FIRST if days_first > counts[MONTH_FIRST] else MONTH_FIRST
 
 
 def _shown(microseconds: int, form: int) -> str:

@@ -58,6 +58,7 @@ class Account:
     first_bad: list[tuple[int, int, str]] = field(default_factory=list)  # part, line, and what is wrong there
     recognised: dict[str, Any] = field(default_factory=dict)  # of the first part: format, delimiter, header, ...
     columns: Names = field(default_factory=dict)  # our name -> the file's
+    folders: Names = field(default_factory=dict)  # the same, of the part that is read, from the names of its folders
     first_label: str = ""  # of the part that has those columns; empty where it is JSON, whose rows have columns each
     mismatch: str = ""  # what is wrong where one part has weights and another none
     unused: list[str] = field(default_factory=list)  # columns of the file that nobody asked for
@@ -78,6 +79,7 @@ class Account:
 
     def take_columns(self, names: Names, label: str) -> None:
         """Keep the columns of the first part, our names and the file's, and note a part that differs in its weights."""
+        names = self.folders | names
         if not self.columns:
             self.columns, self.first_label = dict(names), label
         elif self.first_label and not self.mismatch and ("weight" in self.columns) != ("weight" in names):

@@ -6,7 +6,7 @@ they know which there are.
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from training.errors import InputError
@@ -60,6 +60,7 @@ class Choice:
     option: str = "--columns"  # that names columns
     others: Callable[[list[str]], Names] | None = None  # columns that are wanted under names made from the file's
     may_lack: frozenset[str] = frozenset()  # ours whose name in columns may be missing; then our own is looked for
+    folders: Collection[str] = ()  # columns that the folders of a part are named after
 
     def needed(self) -> dict[str, str]:
         """Return our required names and what the file calls them."""
@@ -76,22 +77,36 @@ class Choice:
                 theirs = present[int(theirs) - 1]
             if theirs in present:
                 names[ours] = theirs
+            elif theirs in self.folders:
+                continue
             elif ours in self.required or (ours in self.columns and ours not in self.may_lack):
                 raise InputError(self.refusal(label, theirs, ours, present))
-        if len({names[ours] for ours in self.required}) < len(self.required):
+        if len({names.get(ours, self.columns.get(ours, ours)) for ours in self.required}) < len(self.required):
             raise InputError(
                 f"{label}: two of {', '.join(self.required)} are the same column; name each its own: {self.option} "
                 + ",".join(f"{ours}=COLUMN" for ours in self.required)
             )
         return names | (self.others([name for name in present if name not in names.values()]) if self.others else {})
 
+    def of_folders(self) -> Names:
+        """Return the columns that are wanted of those that folders are named after: our name -> theirs."""
+        asked = {ours: self.columns.get(ours, ours) for ours in (*self.required, *self.optional)}
+        names = {ours: theirs for ours, theirs in asked.items() if theirs in self.folders}
+        rest = [name for name in self.folders if name not in names.values()]
+        return names | (self.others(rest) if self.others else {})
+
     def refusal(self, label: str, theirs: str, ours: str, present: list[str], found: str | None = None) -> str:
         """Return the message that a column is missing, with the option that names the likely one."""
-        if (cause := _one_column(present)) is not None:
+        if (cause := _one_column(present, self.option)) is not None:
             return f"{label}: no column {theirs!r}, because each line was read as one value: {cause}"
         if present and present[0].startswith(("[", "(")):
             return f"{label}: lists of values, as JSON or Python writes them; {AS_LINES}"
-        listed = ", ".join(present[:30]) + (f", ... ({len(present)} in all)" if len(present) > 30 else "")
+        listed = ", ".join(map(shown, present[:30])) + (f", ... ({len(present)} in all)" if len(present) > 30 else "")
+        if any(re.fullmatch("'.+'", name) for name in present):
+            return (
+                f"{label}: no column {theirs!r}; the file has: {listed}. Where ' stands for quotes: "
+                f'--set {_setting(self.option, "quote")}="\'"'
+            )
         proposed = {name: value for name, value in self.columns.items() if value in present}
         for name in (*self.required, *self.optional):
             if name in ("user_id", "item_id", "timestamp") and self.columns.get(name, name) not in present:
@@ -107,7 +122,17 @@ class Choice:
         )
 
 
-def _one_column(present: Sequence[str]) -> str | None:
+def shown(name: str) -> str:
+    """Return a name for a message: what is no text, or has no end, is cut."""
+    plain = "".join(sign if sign.isprintable() else "?" for sign in name[:60])
+    return plain + ("..." if len(name) > 60 else "")
+
+
+def _setting(option: str, name: str) -> str:
+    return f"prepare.{name}" if option == "--columns" else f"prepare.item_{name}"
+
+
+def _one_column(present: Sequence[str], option: str) -> str | None:
     """Return why a file has a single column whose name is several names, and the way out; None where it has not."""
     if len(present) != 1:
         return None
@@ -116,6 +141,10 @@ def _one_column(present: Sequence[str]) -> str | None:
         return "it is quoted as a whole; take the outer quotes away: sed -E 's/^\"(.*)\"$/\\1/' FILE > OTHER"
     if re.search(r"\S\s{2,}\S|\S \S", name):
         return PRINTED
+    between = set(re.findall(r"(?<=\w)[^\w\s.-]+(?=\w)", name))
+    if len(between) == 1 and len(name) < 1000:
+        delimiter = shlex.quote(next(iter(between)))
+        return f"fields may stand between {delimiter}: --set {_setting(option, 'delimiter')}={delimiter}"
     return None
 
 

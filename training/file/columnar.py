@@ -49,7 +49,8 @@ def read_columnar(part: Part, opened: Opened, row: Row, account: Account, choice
             frame = chosen.slice(start, SLICE).collect()
             account.rows += frame.height
             lines = pl.int_range(start + 1, start + 1 + frame.height, eager=True, dtype=pl.Int64)
-            yield pl.DataFrame([lines.alias(LINE), *(_plain(one, part.label) for one in frame)])
+            plain = [_plain(one, part.label, account, choice) for one in frame]
+            yield pl.DataFrame([lines.alias(LINE), *(one for one in plain if one is not None)])
     except (pl.exceptions.PolarsError, ValueError, OSError) as exc:
         kind = "Parquet" if is_parquet else "Arrow"
         raise InputError(
@@ -85,13 +86,20 @@ def _is_text(dtype: Any) -> bool:
     return not dtype.is_nested() and dtype != pl.Object
 
 
-def _plain(series: pl.Series, label: str) -> pl.Series:
-    """Return bytes as the text that they are."""
+def _plain(series: pl.Series, label: str, account: Account, choice: Choice) -> pl.Series | None:
+    """Return bytes as the text that they are; None, and its name is kept, for a column that nobody needs to be text."""
+    is_asked = series.name in (*choice.required, *choice.optional)
+    if not is_asked and series.dtype == pl.Duration:
+        account.left_out = sorted({*account.left_out, series.name})
+        return None
     if series.dtype != pl.Binary:
         return series
     try:
         return series.cast(pl.String)
     except pl.exceptions.PolarsError as exc:
+        if not is_asked:
+            account.left_out = sorted({*account.left_out, series.name})
+            return None
         raise InputError(
             f"{label}: the {series.name} column holds bytes that are not UTF-8 text; write it as text"
         ) from exc

@@ -35,6 +35,18 @@ _FOREIGN = {
     b"Obj\x01": ("an Avro file", "write the table as Parquet or JSON lines"),
     b"\x80\x04": ("a pickle", "pickles are never opened; write the table as Parquet: df.to_parquet('events.parquet')"),
     b"\x80\x05": ("a pickle", "pickles are never opened; write the table as Parquet: df.to_parquet('events.parquet')"),
+    b"PARE": ("an encrypted Parquet file", "write it without encryption"),
+    b"\xff\xff\xff\xff": ("a stream of Arrow", "write it as a file: Parquet, or pyarrow.feather.write_feather"),
+    b"\x04\x22\x4d\x18": ("compressed with lz4", "uncompress it: lz4 -d FILE OTHER"),
+    b"\xff\x06\x00\x00sNaPpY": ("compressed with Snappy", "uncompress it, or compress it with gzip"),
+    b"\x1f\x9d": ("compressed with compress", "uncompress it: gzip -dc FILE > OTHER"),
+    b"\x5d\x00\x00": ("compressed with lzma", "uncompress it: xz --format=lzma -dc FILE > OTHER"),
+    b"PK\x05\x06": ("an empty zip", "zip the file again"),
+    b"PGDMP": ("a dump of PostgreSQL", "export the table as CSV: psql -c \"\\copy TABLE to 'events.csv' csv header\""),
+    b"--\n-- PostgreSQL": (
+        "a dump of PostgreSQL",
+        "export the table as CSV: psql -c \"\\copy TABLE to 'events.csv' csv header\"",
+    ),
     b"%PDF": ("a PDF", "give the table as CSV"),
     b"7z\xbc\xaf": ("a 7z archive", "unpack it: 7z x FILE, and give the file or the directory"),
     b"Rar!": ("a RAR archive", "unpack it: unrar x FILE, and give the file or the directory"),
@@ -127,6 +139,8 @@ def _open_member(part: Part, raw: IO[bytes], stack: ExitStack) -> IO[bytes]:
     names = [info.filename for info in archive.infolist() if not info.is_dir()]
     if any(name == "[Content_Types].xml" for name in names):
         raise InputError(f"{part.label}: an Excel workbook, not a table of text; save the sheet as CSV")
+    if "content.xml" in names and "mimetype" in names:
+        raise InputError(f"{part.label}: an OpenDocument spreadsheet, not a table of text; save the sheet as CSV")
     names = [name for name in names if not name.rpartition("/")[2].startswith(".") and not name.startswith("__MACOSX")]
     if len(names) != 1:
         listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -134,7 +148,10 @@ def _open_member(part: Part, raw: IO[bytes], stack: ExitStack) -> IO[bytes]:
             f"{part.label}: a zip of {len(names)} files ({listed}), and one is needed; unpack it, and give the file or "
             f"a glob: unzip {part.path.name}"
         )
-    member: Any = stack.enter_context(archive.open(names[0]))
+    try:
+        member: Any = stack.enter_context(archive.open(names[0]))
+    except RuntimeError as exc:  # encrypted, or compressed in a way that Python does not know
+        raise InputError(f"{part.label}: {exc}; unpack it, and give the file: unzip {part.path.name}") from exc
     return io.BufferedReader(member, 1 << 20)
 
 

@@ -7,11 +7,13 @@ it is counted too.
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import polars as pl
 
+from training.errors import InputError
 from training.file.account import Account, Row
 from training.file.line import Block, LineReader
 
@@ -30,7 +32,8 @@ class Layout:
     start: int  # the line of the first row
     fields: dict[str, int]  # our name -> the place of the field in a row
     loose: bool = False  # a field more, and empty, is allowed at the end
-    header: str = ""  # its line, which is left out where it stands again between the rows
+    header: tuple[str, ...] = ()  # its names; a row of them is left out where it stands again between the rows
+    skips_blanks: bool = False  # blanks before a field are none of it: `u1, "i 1", 3`
 
 
 def read_delimited(reader: LineReader, row: Row, account: Account, layout: Layout) -> Iterator[pl.DataFrame]:
@@ -57,6 +60,7 @@ def split_line(line: str, delimiter: str, quote: str = '"') -> list[str]:
                     quotechar=quote,
                     escapechar="\\" if has_backslash else None,
                     doublequote=not has_backslash,
+                    skipinitialspace=delimiter not in " \t",
                 ),
                 [],
             )
@@ -73,14 +77,19 @@ class _Parser:
         self._first, self._lines = block.first + skip, block.lines[skip:]
         self._row, self._account, self._layout = row, account, layout
         self._rows: list[tuple[int, list[str]]] = []  # place in the block, and the fields
+        offset = layout.width - len(layout.header)  # fields before the first that has a name
+        self._named = [at - offset for at in layout.fields.values()] if layout.header else []
 
     def parse(self, *, is_last: bool) -> tuple[pl.DataFrame, Block | None]:
         """Return the rows of the block, and the lines that need the next block to be understood."""
         layout, lines = self._layout, self._lines
         is_blank = lines.str.strip_chars(" \t".replace(layout.delimiter, "")) == ""
-        if layout.header and (again := (lines == layout.header)).any():
-            self._account.note("headers_between_rows", self._at(again.arg_true()[0]), int(again.sum()))
-            is_blank = is_blank | again
+        is_empty = ~is_blank & (lines.str.strip_chars(f" \t{layout.delimiter}") == "")
+        again = self._headers()
+        for name, left_out in (("lines_without_values", is_empty), ("headers_between_rows", again)):
+            if left_out.any():
+                self._account.note(name, self._at(left_out.arg_true()[0]), int(left_out.sum()))
+        is_blank = is_blank | is_empty | again
         is_quoted = lines.str.contains(layout.quote, literal=True) if layout.quote else is_blank & ~is_blank
         end = self._read_quoted((is_quoted & ~is_blank).arg_true().to_list(), is_last=is_last)
         inner = pl.Series(self._inner, dtype=pl.Int64)
@@ -97,11 +106,36 @@ class _Parser:
         rest = Block(self._first + end, lines[end:]) if end < len(lines) else None
         return frame, rest
 
+    def _headers(self) -> pl.Series:
+        """Say which lines are the header again. Raises InputError for one whose names stand in another order."""
+        layout, may_be = self._layout, pl.repeat(bool(self._layout.header), len(self._lines), eager=True)
+        wanted = [layout.header[at] for at in self._named] if layout.header else []
+        for name in sorted(wanted, key=len, reverse=True):
+            may_be = may_be & self._lines.str.contains(name, literal=True)
+            if not may_be.any():
+                break
+        again = []
+        for place in may_be.arg_true().to_list():
+            fields = split_line(self._lines[place].lstrip("\ufeff"), layout.delimiter, layout.quote)
+            names = tuple(name.strip() for name in fields)
+            if names == layout.header:
+                again.append(place)
+            elif set(wanted) <= set(names):
+                at = self._at(place)
+                raise InputError(
+                    f"{at}: another header, {', '.join(names)}: values below it stand at other places; make two files "
+                    f"of it in one directory: head -n {at.line - 1} FILE > parts/1.csv; "
+                    f"tail -n +{at.line} FILE > parts/2.csv"
+                )
+        return pl.int_range(len(self._lines), eager=True).is_in(again)
+
     def _joined(self, plain: pl.Series) -> pl.DataFrame:
         """Return the plain lines, split, and the rows that had quotes, in their order."""
         layout = self._layout
         parts = self._lines.gather(plain).str
         fields = parts.split_exact(layout.delimiter, layout.width).struct.unnest()
+        if layout.skips_blanks:
+            fields = fields.select(pl.all().str.strip_chars_start(" "))
         frame = pl.DataFrame(
             [
                 (plain.cast(pl.Int64) + self._first).alias(LINE),
@@ -144,7 +178,7 @@ class _Parser:
             return not places
         texts = [self._texts[place] for place in places]
         try:
-            rows = list(csv.reader(texts, delimiter=layout.delimiter, quotechar=layout.quote, strict=True))
+            rows = list(self._reader(texts))
         except csv.Error:
             return False
         if len(rows) != len(places) or not all(map(self._fits, rows)):
@@ -153,6 +187,17 @@ class _Parser:
         self._rows += zip(places, rows, strict=True)
         return True
 
+    def _reader(self, text: Iterable[str], **dialect: Any) -> Iterator[list[str]]:
+        layout = self._layout
+        return csv.reader(
+            text,
+            delimiter=layout.delimiter,
+            quotechar=layout.quote,
+            strict=True,
+            skipinitialspace=layout.skips_blanks,
+            **dialect,
+        )
+
     def _record(self, *lines: str) -> tuple[list[str] | None, bool]:
         """Return the fields of a record in CSV, or None, and whether a quote is open at its end."""
         layout = self._layout
@@ -160,19 +205,11 @@ class _Parser:
             return None, False
         text = [line + "\n" for line in lines[:-1]] + [lines[-1]]
         try:
-            return next(csv.reader(text, delimiter=layout.delimiter, quotechar=layout.quote, strict=True)), False
+            return next(self._reader(text)), False
         except csv.Error as exc:
             is_open = "unexpected end of data" in str(exc)
         try:
-            escaped = csv.reader(
-                text,
-                delimiter=layout.delimiter,
-                quotechar=layout.quote,
-                strict=True,
-                escapechar="\\",
-                doublequote=False,
-            )
-            fields = next(escaped)
+            fields = next(self._reader(text, escapechar="\\", doublequote=False))
             if self._fits(fields) and "\\" in "".join(lines):
                 return fields, False
         except csv.Error:

@@ -9,9 +9,14 @@ import polars as pl
 
 from training.errors import InputError
 
-MISSING = ("nan", "none", "null", "<na>", "\\n", "nat", "n/a", "#n/a")  # in lower case; any case counts
-ROUNDED = r"^-?[0-9](\.[0-9]+)?[eE]\+[0-9]+$"  # 1.23457E+11: what a spreadsheet makes of a long number
-_FLOAT = r"^[0-9]+\.0$"
+MISSING = (
+    "nan", "none", "null", "<na>", "\\n", "nat", "n/a", "undefined", "(null)", "(not set)", "#n/a", "#ref!", "#value!",
+    "#name?", "#div/0!", "#null!", "#num!",
+)  # fmt: skip
+"""What programs write where there is no value, in lower case; any case counts."""
+ROUNDED = r"^-?[0-9]([.,][0-9]+)?[eE]\+[0-9]+$"  # 1.23457E+11: what a spreadsheet makes of a long number
+_FLOAT = r"^[0-9]+(\.0)?$"
+_FORMULA = r'^="(.*)"$'  # ="0017": what keeps a spreadsheet from taking the zeros away
 
 
 def is_missing(ids: pl.Series) -> pl.Series:
@@ -25,7 +30,7 @@ class IdForm:
     """What all distinct ids of a table, or of some of its parts, have in common. Without ids all of it is true."""
 
     are_padded: bool = True  # blanks stand around each of them
-    are_floats: bool = True  # each looks like 17850.0
+    are_floats: bool = True  # each looks like 17850.0, or like 17850
     are_floats_inside: bool = True  # each does without the blanks around it
 
     def __add__(self, other: "IdForm") -> "IdForm":
@@ -48,7 +53,8 @@ def see_ids(ids: pl.Series) -> IdForm:
 def tidy_ids(ids: pl.Series, form: IdForm | None = None) -> pl.Series:
     """Return distinct ids as they are meant, null for those that stand for none.
 
-    Text of which every id looks like 17850.0 has been integers, and loses the fraction. Ids that all have blanks around
+    Text of which every id looks like 17850.0 or like 17850 has been integers, and loses the fraction: a program that
+    meets an empty id among others writes both. ="0017" is 0017. Ids that all have blanks around
     them were padded, and lose the blanks. In any other case an id stays as it is. form: of all ids of the table, where
     these are not all.
     """
@@ -60,7 +66,21 @@ def tidy_ids(ids: pl.Series, form: IdForm | None = None) -> pl.Series:
     return present.str.strip_suffix(".0") if are_floats else present
 
 
+def find_alike(ids: pl.Series) -> tuple[int, str]:
+    """Return how many ids differ from another only in capitals, blanks or signs that are not seen, and two such.
+
+    They stay apart: nobody but their owner knows whether they are one.
+    """
+    plain = ids.str.normalize("NFC").str.replace_all(r"[\s\p{Cf}]+", "").str.to_lowercase()
+    count = len(ids) - plain.n_unique()
+    if not count:
+        return 0, ""
+    twice = plain.is_duplicated()
+    return count, " and ".join(repr(one) for one in ids.filter(plain == plain.filter(twice)[0]).head(2).to_list())
+
+
 def _present(ids: pl.Series) -> pl.Series:
+    ids = ids.str.replace(_FORMULA, "$1")
     return ids.to_frame("id").select(pl.when(~is_missing(ids)).then(pl.col("id"))).to_series().alias(ids.name)
 
 
@@ -70,7 +90,7 @@ def as_id(series: pl.Series, label: str) -> pl.Series:
     A whole number of a float column is written without a fraction.
     """
     dtype = series.dtype
-    if not (dtype.is_numeric() or dtype in (pl.String, pl.Categorical, pl.Enum, pl.Binary)):
+    if not (dtype.is_numeric() or dtype in (pl.String, pl.Categorical, pl.Enum, pl.Binary, pl.Null)):
         raise InputError(
             f"{label}: the {series.name} column is of type {dtype}; ids are text or whole numbers"
             + (f"; write a row for each: df.explode({series.name!r}, ...)" if dtype.is_nested() else "")
@@ -99,7 +119,8 @@ def as_text(series: pl.Series, label: str) -> pl.Series:
 
 
 def _float_text(series: pl.Series) -> pl.Series:
-    number = pl.col(series.name).fill_nan(None).cast(pl.Float64)
+    number = pl.col(series.name).cast(pl.Float64)
+    number = pl.when(number.is_finite()).then(number)
     is_whole = (number == number.floor()) & (number.abs() < 2**53)
     integer = number.cast(pl.Int64, strict=False).cast(pl.String)
     text = pl.when(is_whole).then(integer).otherwise(number.cast(pl.String))

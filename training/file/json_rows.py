@@ -6,6 +6,7 @@ objects is left out, by name.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -49,13 +50,15 @@ def read_json(reader: LineReader, row: Row, account: Account, choice: Choice) ->
 
 
 def is_whole(lines: list[str]) -> bool:
-    """Say whether the first lines begin an array, or an object that goes on over several lines."""
+    """Say whether the first lines begin an array, or objects that are no line each."""
     full = [line.strip().lstrip("\ufeff") for line in lines if line.strip()]
     if not full or full[0].startswith("["):
         return bool(full)
     try:
         found = json.loads(full[0])
-    except ValueError:
+    except ValueError as exc:
+        if isinstance(exc, json.JSONDecodeError) and full[0][exc.pos :].startswith("{"):
+            return True  # one after the other without line ends, as queues write them
         return full[0].startswith("{") and (len(full[0]) < 3 or not full[0].endswith("}"))
     return len(full) == 1 and isinstance(found, dict) and any(isinstance(one, dict | list) for one in found.values())
 
@@ -67,7 +70,16 @@ def _names(
     before = len(keys)
     for _, found in rows:
         keys.update(dict.fromkeys(found))
-    names = choice.pick(row.label, list(keys))
+    try:
+        names = choice.pick(row.label, list(keys))
+    except InputError as exc:
+        inner = next((key for key in keys if _holds_objects(rows[0][1].get(key))), None)
+        if inner is None:
+            raise
+        raise InputError(
+            f"{exc}; or, where {inner} holds the rows: pandas.json_normalize(rows, {inner!r}, [OTHER COLUMNS])"
+            ".to_csv('events.csv', index=False)"
+        ) from exc
     if not is_known or len(keys) > before:
         account.columns |= names
         account.unused = [key for key in keys if key not in names.values()]
@@ -114,6 +126,10 @@ def _whole(reader: LineReader, row: Row, account: Account, choice: Choice) -> It
 
 def _is_row(found: Object, choice: Choice) -> bool:
     return any(not isinstance(found.get(name, []), dict | list) for name in choice.needed().values())
+
+
+def _holds_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and _is_object(value[0])
 
 
 def _is_object(value: Any) -> bool:
@@ -198,7 +214,7 @@ def _text(value: Any, name: str, account: Account) -> str | None:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        if value != value:  # NaN
+        if not math.isfinite(value):
             return None
         return str(int(value)) if value.is_integer() and abs(value) < 2**53 else str(value)
     if isinstance(value, list):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from training.errors import InputError
 from training.file.account import Form
-from training.file.choice import PRINTED, Choice, propose
+from training.file.choice import PRINTED, Choice, propose, shown
 from training.file.delimited import Layout, split_line
 from training.file.moment import is_plausible
 
@@ -75,8 +75,8 @@ def see_layout(label: str, sample: list[str], form: Form, choice: Choice, suffix
     offset, loose, note = _shape(header, rows[1:] if has_header else rows, has_header=has_header)
     where = f"{label}:{top.numbers[0]}" if has_header else label
     header = _distinct(where, header, choice)
-    names = _picked(where, header, choice)
-    fields = {ours: header.index(theirs) + offset for ours, theirs in names.items()}
+    picked = _picked(where, header, choice)
+    fields = {ours: header.index(theirs) + offset for ours, theirs in picked.items()}
     start = top.numbers[0] + has_header
     said = {"delimiter": _shown(delimiter), "header": why or ("RecBole's types" if all(typed) else "yes")}
     if note:
@@ -86,8 +86,9 @@ def see_layout(label: str, sample: list[str], form: Form, choice: Choice, suffix
     data = [row for row in rows[has_header:] if len(row) >= len(header) + offset]
     rest = {name: place + offset for place, name in enumerate(header) if name and place + offset not in fields.values()}
     values = {name: [row[at] for row in data] for name, at in rest.items()}
-    line = top.lines[0] if has_header else ""
-    layout = Layout(delimiter, quote, len(header) + offset, start, fields, loose, line)
+    names = tuple(name.strip().lstrip("\ufeff") for name in rows[0]) if has_header else ()
+    skips = _skips_blanks(top.lines[has_header:], delimiter, quote)
+    layout = Layout(delimiter, quote, len(header) + offset, start, fields, loose, names, skips)
     return Seen(layout, header, offset, said, values)
 
 
@@ -163,8 +164,8 @@ def _header(
         return first, True, ""
     example = "user_id=1,item_id=2,timestamp=4" if "user_id" in needed else "item_id=1,title=2"
     raise InputError(
-        f"{label}:1: no header: the first row is {', '.join(rows[0][:8])}. Name the columns by their places, counted "
-        f"from 1, for example {choice.option} {example}, or write a header"
+        f"{label}:1: no header: the first row is {', '.join(map(shown, rows[0][:8]))}. Name the columns by their "
+        f"places, counted from 1, for example {choice.option} {example}, or write a header"
     )
 
 
@@ -225,7 +226,16 @@ def _shape(header: list[str], rows: list[list[str]], *, has_header: bool) -> tup
     long = [row for row in rows if len(row) == len(header) + 1]
     if all(not row[-1].strip() for row in long):
         return 0, True, "rows end in a delimiter"
+    if len({row[0] for row in long}) < len(long):  # R's names of rows are all different
+        return 0, False, ""
     return 1, False, "the first field of a row is its name, as R writes it"
+
+
+def _skips_blanks(lines: list[str], delimiter: str, quote: str) -> bool:
+    """Say whether blanks stand before the quotes of fields, and before every other field but the first."""
+    if not quote or delimiter in " \t" or not any(f"{delimiter} {quote}" in line for line in lines):
+        return False
+    return all(f"{delimiter} " in line for line in lines if delimiter in line)
 
 
 def _shown(delimiter: str) -> str:

@@ -50,7 +50,8 @@ class LineReader:
             self.head = self._text.read(BLOCK)
         except UnicodeError as exc:
             raise InputError(f"{row.label}: cannot be read as {self.encoding} ({exc}); set another encoding") from exc
-        is_cr = "\n" not in self.head and "\r" in self.head
+        body = self.head.rstrip("\r\n")  # an old file that a newer program has ended
+        is_cr = "\n" not in body and "\r" in body
         self._end = "\r" if is_cr else "\n"
 
     def sample(self, most: int = 1000) -> list[str]:

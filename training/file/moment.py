@@ -7,8 +7,11 @@ or a setting, decides whether the day or the month stands first. Without a zone 
 import re
 from datetime import UTC, datetime, timedelta
 
-UNREAD, SECONDS, MILLISECONDS, MICROSECONDS, NANOSECONDS, TEXT, DAY_FIRST, MONTH_FIRST, EITHER = range(9)
-"""How a value was read: a number by its size, text of one meaning, or a day and a month in some order."""
+UNREAD, SECONDS, MILLISECONDS, MICROSECONDS, NANOSECONDS, TEXT, DAY_FIRST, MONTH_FIRST, EITHER, SHORT = range(10)
+"""How a value was read: a number by its size, text of one meaning, or a day and a month in some order.
+
+SHORT: with the day first; but its year of two digits may as well stand first, as in 20-09-16.
+"""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
@@ -105,7 +108,9 @@ def _year_last(match: re.Match[str]) -> tuple[int, int]:
     if day_first is not None and month_first is not None:
         return day_first, EITHER
     if day_first is not None:
-        return day_first, DAY_FIRST
+        year_first = _made(first, int(second), year, rest) if len(year) == 2 and "." not in match[0][:3] else None
+        now = _microseconds(latest())
+        return day_first, SHORT if year_first is not None and max(day_first, year_first) <= now else DAY_FIRST
     return (month_first, MONTH_FIRST) if month_first is not None else (0, UNREAD)
 
 

@@ -1,20 +1,24 @@
 """Where the rows of a table lie: one file, a directory or a glob of parts, or a remote address.
 
 A place becomes a Source, whose parts are sorted by name, so that the same files have the same fingerprint and order.
-What another program leaves beside its parts (`_SUCCESS`, `.crc`) is left out. A remote place is fetched into a
-temporary directory that lives as long as its Source.
+What another program leaves beside its parts (`_SUCCESS`, `.crc`) is left out. Folders such as `day=2020-09-16` give
+every row of their parts a column. A part that cannot be reached, or that seems to be there twice, is an error, because
+its rows would be lost or counted twice in silence. A remote place is fetched into a temporary directory that lives as
+long as its Source.
 """
 
 import hashlib
+import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
+from urllib.parse import unquote
 from weakref import finalize
 
 from training.errors import InputError
@@ -22,6 +26,11 @@ from training.errors import InputError
 REMOTE = re.compile(r"^[a-z][a-z0-9+]*://", re.IGNORECASE)
 _GLOB = re.compile(r"[*?\[]")
 _BESIDE = (".crc", ".md", ".sha256", ".md5", ".meta")  # ends of names that are no part of a directory of parts
+_COPY = re.compile(
+    r"(~|\.bak|\.gz|\.bz2|\.xz|\.zst|\.zip|\.csv|\.tsv|\.txt|\.jsonl?|\.ndjson|\.parquet|\.arrow|\.feather)$"
+)
+_FOLDER = re.compile(r"^([^=]+)=(.*)$")  # day=2020-09-16, as Hive, Spark and others name folders of parts
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 Place = str | Path
 
 
@@ -31,6 +40,8 @@ class Part:
 
     path: Path
     label: str
+    values: Mapping[str, str | None] = field(default_factory=dict)  # of the columns that its folders are named after
+    state: tuple[int, int] | None = None  # its size, and when it was last written; None: it is nobody else's
 
 
 @dataclass(frozen=True)
@@ -49,16 +60,35 @@ class Source:
         return sum(part.path.stat().st_size for part in self.parts)
 
     @cached_property
-    def fingerprint(self) -> str:
-        """The sha256 of the only file, or one over the names and sums of all parts. Raises InputError."""
+    def sums(self) -> list[str]:
+        """The sha256 of each part. Raises InputError."""
         try:
-            sums = [_sha256(part.path) for part in self.parts]
+            return [_sha256(part.path) for part in self.parts]
         except OSError as exc:
             raise InputError(f"{exc.filename or self.label}: {exc.strerror}; make it readable") from exc
-        if len(sums) == 1:
-            return sums[0]
-        lines = (f"{part.path.name} {one}\n" for part, one in zip(self.parts, sums, strict=True))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of the only file, or one over the names and sums of all parts. Raises InputError."""
+        if len(self.sums) == 1:
+            return self.sums[0]
+        lines = (f"{part.path.name} {one}\n" for part, one in zip(self.parts, self.sums, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @property
+    def copies(self) -> list[tuple[Part, Part]]:
+        """The parts that are byte for byte like an earlier one, each with that one."""
+        firsts: dict[str, Part] = {}
+        pairs = [(part, firsts.setdefault(one, part)) for part, one in zip(self.parts, self.sums, strict=True)]
+        return [(part, first) for part, first in pairs if part is not first]
+
+    def check_unchanged(self) -> None:
+        """Raise InputError where a part was written to since it was found: rows may be missing or cut."""
+        for part in self.parts:
+            if part.state and (not part.path.exists() or _state(part.path) != part.state):
+                raise InputError(
+                    f"{part.label}: was written to while it was read; wait until it is whole, or give a copy of it"
+                )
 
 
 class _Directory:
@@ -73,39 +103,120 @@ def find_source(place: Place) -> Source:
     """Return the files of a path, a directory, a glob or a remote address. Raises InputError where there are none."""
     if REMOTE.match(str(place)):
         return _fetch(str(place))
-    path = Path(place)
+    if not str(place).strip():
+        raise InputError("the path of the file is empty; give a file, a directory of parts, or a glob")
+    path = _from_home(Path(place))
     try:
         if path.is_file():
             if not path.stat().st_size:
                 raise InputError(f"{path}: the file is empty; it needs a header and rows")
-            return Source(str(path), path.name, (Part(path, str(path)),))
-        if path.is_dir():
-            found = sorted(_parts_of(path))
-        elif path.exists():
-            raise InputError(f"{path}: not a file (a pipe or a device); write it to a file first")
-        elif _GLOB.search(str(path)):
-            anchor = path.anchor or "."
-            pattern = str(path.relative_to(path.anchor)) if path.anchor else str(path)
-            found = sorted(file for file in Path(anchor).glob(pattern) if file.is_file() and not _is_beside(file))
-        else:
-            raise InputError(f"{path}: No such file or directory; give a file, a directory of parts, or a glob")
+            return Source(str(path), path.name, (Part(path, str(path), {}, _state(path)),))
+        found = list(_files_of(path))
     except PermissionError as exc:
-        raise InputError(f"{exc.filename or path}: {exc.strerror}; make it readable: chmod u+r") from exc
-    full = [file for file in found if file.stat().st_size]
+        raise InputError(f"{exc.filename or path}: {exc.strerror}; make it readable: chmod u+rX") from exc
+    except OSError as exc:
+        raise InputError(f"{path}: {exc.strerror}; give a file, a directory of parts, or a glob") from exc
+    full = [file for file in sorted(set(found)) if file.stat().st_size]
     if not full:
         raise InputError(f"{path}: no file with rows in it; give a file, a directory of parts, or a glob")
-    return Source(str(path), path.name or str(path), tuple(Part(file, str(file)) for file in full))
+    _refuse_copies(full)
+    root = _root(path)
+    parts = tuple(Part(file, str(file), _values(file.relative_to(root).parts), _state(file)) for file in full)
+    return Source(str(path), path.name or str(path), parts)
+
+
+def _from_home(path: Path) -> Path:
+    """Return a path whose `~` a shell has not replaced, as in --interactions=~/shop.csv."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # nobody of that name
+        return path
+
+
+def _files_of(path: Path) -> Iterator[Path]:
+    """Yield the files of a directory or a glob. Raises InputError where there is neither."""
+    if path.is_dir():
+        yield from _parts_of(path)
+    elif path.exists():
+        raise InputError(f"{path}: not a file (a pipe or a device); write it to a file first")
+    elif path.is_symlink():
+        raise _no_target(path)
+    elif _GLOB.search(str(path)):
+        for match in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))):
+            if not _is_beside(match):
+                yield from _parts_of(match) if match.is_dir() else _file_of(match)
+    else:
+        raise InputError(f"{path}: No such file or directory; give a file, a directory of parts, or a glob")
 
 
 def _parts_of(directory: Path) -> Iterator[Path]:
-    for file in directory.rglob("*"):
-        inside = file.relative_to(directory).parts
-        if file.is_file() and not any(name.startswith(("_", ".")) for name in inside) and not _is_beside(file):
-            yield file
+    """Yield the files of a directory and of those in it, by links too, each directory once."""
+    seen = set()
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, names, files in os.walk(directory, onerror=fail, followlinks=True):
+        place = Path(folder).stat()
+        names[:] = [] if (place.st_dev, place.st_ino) in seen else [name for name in names if name[0] not in "_."]
+        if (place.st_dev, place.st_ino) in seen:
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        for name in files:
+            if not _is_beside(Path(name)):
+                yield from _file_of(Path(folder, name))
+
+
+def _file_of(path: Path) -> Iterator[Path]:
+    """Yield a path if it is a file. Raises InputError for a link to nothing, whose rows would be missing."""
+    if path.is_symlink() and not path.exists():
+        raise _no_target(path)
+    if path.is_file():
+        yield path
+
+
+def _no_target(path: Path) -> InputError:
+    return InputError(f"{path}: a link to {path.readlink()}, which is not there; bring it back, or remove the link")
+
+
+def _refuse_copies(files: Sequence[Path]) -> None:
+    """Raise InputError where two parts seem to be one, linked, compressed or converted beside itself."""
+    seen: dict[Any, Path] = {}
+    for file in files:
+        name = file.name
+        while _COPY.search(name):
+            name = _COPY.sub("", name)
+        place = file.stat()
+        for key in ((place.st_dev, place.st_ino), (file.parent, name)):
+            other = seen.setdefault(key, file)
+            if other != file:
+                way_out = (
+                    f", or give a glob of one: '{file.parent}/*{other.suffix}'" if file.suffix != other.suffix else ""
+                )
+                raise InputError(
+                    f"{file}: seems to be {other.name} once more, whose rows would count twice; move one away{way_out}"
+                )
+
+
+def _root(path: Path) -> Path:
+    """Return the directory of a place: a glob begins below it."""
+    names = path.parts
+    first = next((at for at, name in enumerate(names) if _GLOB.search(name) and not Path(*names[: at + 1]).exists()), 0)
+    return Path(*names[:first]) if first else path if path.is_dir() else Path(path.anchor)
+
+
+def _values(names: Sequence[str]) -> dict[str, str | None]:
+    """Return the columns that folders are named after, with their value. names: of the folders, and of the file."""
+    found = (match.groups() for name in names[:-1] if (match := _FOLDER.match(name)))
+    return {unquote(name): None if value == _NO_VALUE else unquote(value) for name, value in found}
 
 
 def _is_beside(file: Path) -> bool:
     return file.name.startswith(("_", ".")) or file.name.lower().endswith(_BESIDE)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    return path.stat().st_size, path.stat().st_mtime_ns
 
 
 def _sha256(path: Path) -> str:
@@ -129,7 +240,8 @@ def _fetch(address: str) -> Source:
             path = directory.path / f"{number:06d}-{Path(name.split('?')[0]).name}"
             system.get_file(name, str(path))
             if path.stat().st_size:
-                parts.append(Part(path, name if len(wanted) > 1 else address))
+                is_one = len(wanted) == 1
+                parts.append(Part(path, address, {}) if is_one else Part(path, name, _values(name.split("/"))))
     except ImportError as exc:
         raise InputError(
             f"{address}: {exc} (https needs the extra 'retort[remote]'), or fetch the file yourself"

@@ -6,7 +6,7 @@ Choice; what they mean is for whoever asked.
 
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -60,6 +60,8 @@ def read_part(source: Source, number: int, choice: Choice, form: Form, account: 
     if form.format not in FORMATS or form.header not in HEADERS:
         raise InputError(f"the format must be one of {', '.join(FORMATS)} and the header one of {', '.join(HEADERS)}")
     part = source.parts[number]
+    choice = replace(choice, folders=part.values)
+    account.folders = choice.of_folders()
     with _naming(part, source), open_part(part) as opened:
         if opened.compression:
             account.recognise(compression=opened.compression)
@@ -73,10 +75,20 @@ def read_part(source: Source, number: int, choice: Choice, form: Form, account: 
         with closing(frames):  # before its file is
             for frame in frames:
                 if frame.height:
-                    yield Chunk(row, frame)
+                    yield Chunk(row, _with_folders(frame, part, account) if part.values else frame)
                 done, before = min(size, opened.position()), done
                 source.watch(done - before)
         source.watch(size - done)
+
+
+def _with_folders(frame: pl.DataFrame, part: Part, account: Account) -> pl.DataFrame:
+    """Add the columns that the folders of a part are named after; one that the rows have themselves stays theirs."""
+    account.columns = account.folders | account.columns
+    for name in part.values.keys() - {*account.columns.values(), *account.unused}:
+        account.unused.append(name)
+        account.sample[name] = [text for text in [part.values[name]] if text is not None]
+    added = {ours: theirs for ours, theirs in account.folders.items() if ours not in frame.columns}
+    return frame.with_columns(pl.lit(part.values[theirs], pl.String).alias(ours) for ours, theirs in added.items())
 
 
 @contextmanager
@@ -96,6 +108,7 @@ def read_table(place: Place, choice: Choice, form: Form) -> Table:
     """Read all rows at once. Raises InputError where a file is missing, empty, damaged or of an unknown form."""
     source, account = find_source(place), Account()
     frames = [chunk.frame for chunk in read_chunks(source, choice, form, account)]
+    source.check_unchanged()
     frame = pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame(schema={LINE: pl.Int64})
     return Table(source, frame, account)
 

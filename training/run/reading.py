@@ -17,10 +17,18 @@ SAID = {
     "lines_in_records_of_several_lines": "{count:,} lines are parts of records over several lines (first: {first}); "
     'where quotes are plain characters: --set prepare.quote=""',
     "lines_with_stray_quotes": "{count:,} lines have quotes that do not fit CSV and are kept as text (first: {first})",
+    "lines_without_values": "{count:,} lines hold delimiters alone, and are left out (first: {first})",
     "headers_between_rows": "the header stands {count:,} more times between the rows, and is left out (first: {first})",
+    "parts_copied": "{count:,} parts are byte for byte like another ({first}): their rows count twice",
     "values_with_half_characters": "some text holds half a character, which became '?' (about {first})",
     "user_id_rounded": "{count:,} user ids look like 1.23457E+11: a spreadsheet may have rounded, and so merged, them",
     "item_id_rounded": "{count:,} item ids look like 1.23457E+11: a spreadsheet may have rounded, and so merged, them",
+    "user_id_alike": "{count:,} user ids differ from another only in capitals, blanks or signs that are not seen "
+    "(first: {first}): they stay apart",
+    "item_id_alike": "{count:,} item ids differ from another only in capitals, blanks or signs that are not seen "
+    "(first: {first}): they stay apart",
+    "timestamps_rounded": "{count:,} timestamps look like 1.60028E+09 (first: {first}): a spreadsheet has "
+    "rounded them, and the order within some hours is lost; export them as text",
 }
 """What is said of unusual findings, by their name in the report."""
 
@@ -115,7 +123,13 @@ def _item_lines(items: Mapping[str, Any] | None, n_items: int) -> list[str]:
     lines = [
         f"{items['source']}: describes {met:,} of {n_items:,} items ({met / n_items:.1%}); "
         f"{items['not_in_catalogue']:,} of its items have no events"
+        + (f"; where they do not meet, {items['cause']}" if items.get("cause") else "")
     ]
+    if items.get("duplicate") or items.get("no_item"):
+        lines.append(
+            f"{items['source']}: left out: {items['duplicate']:,} rows of items that have one before, "
+            f"{items['no_item']:,} without an id"
+        )
     lines += [
         f"{items['source']}: read as {kind}: {', '.join(items[kind])}; as text: --set prepare.item_text=NAME"
         for kind in ("numbers", "booleans")

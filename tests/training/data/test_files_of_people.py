@@ -140,7 +140,95 @@ CASES: dict[str, Case] = {
     "a title padded by a spreadsheet": Case("log.csv", "Sales,,\nof 2020,,\n,,\n" + table(), says="header line 4"),
     "hash before the header": Case("log.csv", "#" + table()),
     "blanks after commas": Case("log.csv", table(row="{u}, {i}, {t}", header="user_id, item_id, timestamp")),
-    "row names of R": Case("log.csv", table(row='"7",{u},{i},{t}'), says="as R writes it"),
+    "row names of R": Case("log.csv", table(row='"{u}/{t}",{u},{i},{t}'), says="as R writes it"),
+    "unquoted commas in a title": Case(
+        "log.csv", table(header=NAMED, row="{u},{i},{t},a, b"), refused="5 fields, the header has 4"
+    ),
+    "blanks before quotes": Case("log.csv", table(row='{u}, "{i}", {t}', header='user_id, "item_id", timestamp')),
+    "commas in quotes after blanks": Case("log.csv", table(header=NAMED, row='{u}, "{i}", {t}, "a, b"')),
+    "empty rows of a spreadsheet": Case("log.csv", table() + ",,\n" * 40, says="40 lines hold delimiters alone.*:122"),
+    "old mac line ends and a newer end": Case("log.csv", table(end="\r") + "\n"),
+    "header again with a mark": Case(
+        "log.csv", table(events=EVENTS[:60]) + "\ufeff" + table(events=EVENTS[60:]), says="the header stands 1 more"
+    ),
+    "header of another order": Case(
+        "log.csv",
+        table(events=EVENTS[:60]) + table(events=EVENTS[60:], header="item_id,user_id,timestamp", row="{i},{u},{t}"),
+        refused=":62: another header, item_id, user_id, timestamp: .*tail -n [+]62",
+    ),
+    "whole floats beside integers": Case(
+        "log.csv", table(events=NUMBERED[:60], row="{u}.0,{i},{t}") + table(events=NUMBERED[60:]), expected=NUMBERED
+    ),
+    "ids as formulas": Case("log.csv", table(row='"=""{u}""",="{i}",{t}')),
+    "ids that differ in blanks": Case(
+        "log.csv",
+        table(events=(blank := [(u + " " * (n == 7), i, t) for n, (u, i, t) in enumerate(EVENTS)])),
+        expected=blank,
+        says="1 user ids differ from another only in .*first: 'u1' and 'u1 '",
+    ),
+    "years of two digits": Case(
+        "log.csv", time_table("%y-%m-%d %H:%M:%S"), refused="20-09-16 may have the year first.*four digits", then=None
+    ),
+    "days before years of two digits": Case(
+        "log.csv", time_table("%d-%m-%y %H:%M:%S"), refused="=day-first", then=setting("times=day-first")
+    ),
+    "days before years of two digits, with the last of a month": Case(
+        "log.csv",
+        time_table("%d/%m/%y %H:%M:%S", month := [(u, i, t + 10 * 86_400) for u, i, t in EVENTS]),
+        expected=month,
+        says="text, day first",
+    ),
+    "rounded times": Case(
+        "log.csv",
+        table(time=lambda t: f"{t:.5E}", row="{u},{i}{t},{t}"),
+        expected=None,
+        says="120 timestamps look like 1.60028E.09 .*a spreadsheet",
+    ),
+    "json objects one after the other": Case("log.json", "".join(map(json.dumps, objects()))),
+    "json with an infinite id": Case(
+        "log.jsonl", lines([*objects(), objects()[0] | {"user_id": float("inf")}]), says="1 no_user"
+    ),
+    "fields between circumflexes": Case(
+        "log.csv", table("^"), refused="--set prepare.delimiter=", then=setting("delimiter=^")
+    ),
+    "fields between two bars and a tilde": Case(
+        "log.csv", table("~!~"), refused="--set prepare.delimiter='~!~'", then=setting("delimiter=~!~")
+    ),
+    "quoted by apostrophes": Case(
+        "log.csv",
+        table(header="'user_id','item_id','timestamp'", row="'{u}','{i}','{t}'"),
+        refused="""--set prepare.quote="'\"""",
+        then=setting("quote='"),
+    ),
+    "no weight in any row": Case(
+        "log.parquet",
+        parquet(frame().with_columns(weight=None)),
+        refused="no_weight 120.*--set prepare.weights=ignore",
+        then=setting("weights=ignore"),
+    ),
+    "rows inside rows": Case(
+        "log.jsonl",
+        lines([{"user_id": "u1", "history": [{"item_id": "i1", "timestamp": 1600000000}]}]),
+        refused="pandas.json_normalize\\(rows, 'history', ",
+    ),
+    "garbage in the first line": Case(
+        "log.csv", "\x1b" * 9 + "x" * 99 + ",y\n1,2\n", refused="has: [?]{9}x{51}[.]{3}, y"
+    ),
+    "lz4": Case("log.csv.lz4", b"\x04\x22\x4d\x18" + bytes(99), refused="compressed with lz4.*lz4 -d"),
+    "lzma of old": Case(
+        "log.lzma", lzma.compress(table().encode(), lzma.FORMAT_ALONE), refused="compressed with lzma.*xz --format=lzma"
+    ),
+    "dump of PostgreSQL": Case(
+        "log.sql", "--\n-- PostgreSQL database dump\n--\n", refused="a dump of PostgreSQL.*csv header"
+    ),
+    "spreadsheet of LibreOffice": Case(
+        "log.ods", zipped(mimetype="x", **{"content.xml": "<x/>"}), refused="an OpenDocument spreadsheet.*as CSV"
+    ),
+    "part without any user": Case(
+        "parts",
+        {"a.parquet": parquet(frame()), "b.parquet": parquet(frame().with_columns(user_id=None))},
+        says="120 no_user",
+    ),
     "index of pandas": Case("log.csv", table(header=",user_id,item_id,timestamp", row="7,{u},{i},{t}")),
     "table of Markdown": Case(
         "log.md", table("|", "|user_id|item_id|timestamp|".replace("|", ",").strip(), row=",{u},{i},{t},")
@@ -241,6 +329,9 @@ CASES: dict[str, Case] = {
         "log.csv",
         table(header=NAMED, row='{u},{i},{t},"a\nb\n\nc"'),
         says="480 lines are parts of records.*first: .*:2",
+    ),
+    "a line break at the end of a field": Case(
+        "log.csv", table(header=NAMED, row='{u},{i},{t},"a\n"'), says="240 lines are parts of records"
     ),
     "no quoting": Case("log.csv", table(header=NAMED, row='{u},{i},{t},"x'), setting('quote=""')),
     "half a pair in ids": Case(

@@ -1,5 +1,6 @@
 """The items file adds words to the catalogue, never items."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from service.bundle import Item
 from training.data.interaction_file import Cleaning
-from training.data.item_file import describe_items, read_catalog, to_items
+from training.data.item_file import describe_items, likely_cause, read_catalog, to_items
 from training.data.prepare import prepare
 from training.data.prepared import Prepared
 from training.data.split import SplitRule
@@ -134,3 +135,32 @@ def test_items_file_is_refused_with_the_way_out_and_nothing_is_written(tmp_path:
         run(tmp_path, path)
 
     assert not (tmp_path / "out").exists()
+
+
+def test_columns_that_are_no_text_are_left_out_by_name(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {"item_id": ["a"], "image": [b"\xff\xd8\xff"], "length": [timedelta(seconds=5)], "brand": ["x"]}
+    )
+    frame.write_parquet(path := tmp_path / "items.parquet")
+
+    catalog = read_catalog(path, {}, 0.0)
+
+    assert catalog.report["left_out"] == ["image", "length"]
+    assert catalog.frame.columns == ["item_id", "attribute.brand"]
+
+
+def test_words_for_no_value_are_no_attributes(tmp_path: Path) -> None:
+    path = tmp_path / "items.tsv"
+    path.write_text("item_id\ttitle\tyear\tbrand\na\tNone\t1995\tNULL\nb\tx\t\\N\tacme\n")
+
+    rows = read_catalog(path, {}, 0.0).frame.to_dicts()
+
+    assert rows[0] == {"item_id": "a", "title": "None", "number.year": 1995.0, "attribute.brand": None}
+    assert rows[1] == {"item_id": "b", "title": "x", "number.year": None, "attribute.brand": ["acme"]}
+
+
+def test_ids_of_which_some_lost_their_zeros_are_explained() -> None:
+    ours, theirs = pl.Series(["007", "12", "008"]), pl.Series(["7", "12", "8"])
+
+    assert "zeros at the start" in likely_cause(ours, theirs, 3)
+    assert likely_cause(ours, theirs, 4) == ""

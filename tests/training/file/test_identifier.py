@@ -1,5 +1,6 @@
 """Ids are text, whatever type they had, and what stands for none decides nothing for the others."""
 
+import math
 from datetime import date
 from typing import Any
 
@@ -7,7 +8,7 @@ import polars as pl
 import pytest
 
 from training.errors import InputError
-from training.file.identifier import as_id, as_text, tidy_ids
+from training.file.identifier import as_id, as_text, find_alike, tidy_ids
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,24 @@ def test_as_id_refuses_what_is_neither_text_nor_number(values: list[Any]) -> Non
         as_id(pl.Series("user_id", values), "f")
 
 
+def test_a_number_that_is_not_finite_is_no_id() -> None:
+    assert as_id(pl.Series("user_id", [17850.0, math.inf, math.nan]), "f").to_list() == ["17850", None, None]
+
+
+def test_a_column_without_any_id_is_read_as_such() -> None:
+    assert as_id(pl.Series("user_id", [None, None]), "f").to_list() == [None, None]
+
+
+@pytest.mark.parametrize("other", ["U1", "u1 ", "\u200bu1", "u\u00a01"])
+def test_ids_that_look_the_same_are_found(other: str) -> None:
+    assert find_alike(pl.Series(["u1", "u2", other])) == (1, f"'u1' and {other!r}")
+    assert find_alike(pl.Series(["u1", "u2"])) == (0, "")
+
+
+def test_ids_in_two_forms_of_unicode_are_found() -> None:
+    assert find_alike(pl.Series(["\u00e9", "e\u0301"]))[0] == 1
+
+
 def test_as_text_joins_lists_by_a_bar() -> None:
     assert as_text(pl.Series("genre", [["a", "b"], None, []]), "f").to_list() == ["a|b", None, ""]
 
@@ -43,7 +62,10 @@ def test_as_text_joins_lists_by_a_bar() -> None:
         (["17850.0", "", "13047.0"], ["17850", None, "13047"]),
         (["17850.0", "nan", "<NA>"], ["17850", None, None]),
         (["17850.0", "85123A"], ["17850.0", "85123A"]),
+        (["17850.0", "13047", "17850"], ["17850", "13047", "17850"]),
         (["1.00", "2.50"], ["1.00", "2.50"]),
+        (['="0017"', '="18"', '="nan"', '=""'], ["0017", "18", None, None]),
+        (["#REF!", "#Value!", "undefined", "(null)", "(not set)"], [None] * 5),
         ([" a", "b "], ["a", "b"]),
         ([" a", "b"], [" a", "b"]),
         (["NaN", "None", "NULL", "null", "\\N", "NaT", " "], [None] * 7),
