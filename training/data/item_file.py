@@ -1,7 +1,8 @@
 """The items file: titles, descriptions and attributes. The file is optional, and so is every column but item_id.
 
 Every column that is not item_id, title or description is an attribute; `a|b|c` is three values of it. Where all its
-values are numbers, or all are true or false, it is one of numbers or of booleans, unless it is named as text. The file
+values are numbers, or all are true or false, it is one of numbers or of booleans, and lists that were written as text
+are read, unless it is named as text. Objects that were written as text are left out, as nested values are. The file
 never adds to the catalogue, because nothing can be learned of an item without events. Such items are counted and left
 out. A file that describes none of the items is refused: its ids are other ones.
 """
@@ -21,6 +22,7 @@ from training.file.account import Account, Form, Names
 from training.file.choice import Choice
 from training.file.delimited import LINE
 from training.file.identifier import as_id, as_text, is_missing, tidy_ids
+from training.file.listed import as_lists, is_nested
 from training.file.source import Place
 from training.file.table import read_table
 
@@ -67,7 +69,8 @@ def read_catalog(
     ids = ids.replace_strict(distinct_ids, tidy_ids(distinct_ids), default=None, return_dtype=pl.String)
     frame = table.frame.with_columns(ids.alias("item_id")).filter(pl.col("item_id").is_not_null())
     distinct = frame.unique("item_id", keep="first", maintain_order=True)
-    described = distinct.select("item_id", *_columns(distinct, label, text))
+    read = {name: _column(distinct[name], label, text) for name in distinct.columns if name not in (LINE, "item_id")}
+    described = distinct.select("item_id", *(column for column, _ in read.values() if column is not None))
     report = {
         "source": table.source.name,
         "sha256": table.source.fingerprint,
@@ -77,10 +80,11 @@ def read_catalog(
         "duplicate": frame.height - distinct.height,
         "recognised": dict(table.account.recognised),
         "columns": {ours: theirs for ours, theirs in table.account.columns.items() if ours in KNOWN},
-        "left_out": [name.removeprefix(PREFIX) for name in table.account.left_out],
+        "left_out": [name.removeprefix(PREFIX) for name in (*table.account.left_out, *_read_as("nested", read))],
         "said": dict(table.account.counts),
         "numbers": _names_of(described, NUMBER),
         "booleans": _names_of(described, BOOLEAN),
+        "lists": [name.removeprefix(PREFIX) for name in _read_as("lists", read)],
     }
     return Catalog(described, report, label)
 
@@ -216,20 +220,23 @@ def _as_kind(column: pl.Series) -> pl.Series | None:
     return None
 
 
-def _columns(frame: pl.DataFrame, label: str, as_attributes: Collection[str]) -> list[pl.Series]:
-    columns = []
-    for name in frame.columns:
-        if name in (LINE, "item_id"):
-            continue
-        text = as_text(frame[name], label).str.strip_chars()
-        if name.startswith(PREFIX):
-            text = text.to_frame("").select(pl.when(~is_missing(text)).then(pl.first())).to_series().alias(name)
-        kind = _as_kind(text) if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in as_attributes else None
-        if kind is not None:
-            columns.append(kind)
-        elif name.startswith(PREFIX):
-            values = text.str.split("|").list.eval(pl.element().str.strip_chars())
-            columns.append(values.list.eval(pl.element().filter(pl.element() != "")).list.unique(maintain_order=True))
-        else:
-            columns.append(text.replace("", None))
-    return columns
+def _read_as(kind: str, read: Mapping[str, tuple[pl.Series | None, str]]) -> list[str]:
+    return [name for name, (_, own) in read.items() if own == kind]
+
+
+def _column(column: pl.Series, label: str, as_attributes: Collection[str]) -> tuple[pl.Series | None, str]:
+    """Return a column as it is kept, None where it is left out, and what it was read as."""
+    text = as_text(column, label).str.strip_chars()
+    if not column.name.startswith(PREFIX):
+        return text.replace("", None), "text"
+    text = text.to_frame("").select(pl.when(~is_missing(text)).then(pl.first())).to_series().alias(column.name)
+    if column.name.removeprefix(PREFIX) not in as_attributes:
+        if (kind := _as_kind(text)) is not None:
+            return kind, "kind"
+        if (lists := as_lists(text)) is not None:
+            return lists.list.unique(maintain_order=True), "lists"
+        if is_nested(text):
+            return None, "nested"
+    values = text.str.split("|").list.eval(pl.element().str.strip_chars())
+    values = values.list.eval(pl.element().filter(pl.element() != ""))
+    return values.list.unique(maintain_order=True), "text"

@@ -132,7 +132,7 @@ def _item_lines(items: Mapping[str, Any] | None, n_items: int) -> list[str]:
         )
     lines += [
         f"{items['source']}: read as {kind}: {', '.join(items[kind])}; as text: --set prepare.item_text=NAME"
-        for kind in ("numbers", "booleans")
+        for kind in ("numbers", "booleans", "lists")
         if items.get(kind)
     ]
     if items.get("left_out"):

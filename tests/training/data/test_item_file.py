@@ -1,5 +1,6 @@
 """The items file adds words to the catalogue, never items."""
 
+import csv
 from datetime import timedelta
 from pathlib import Path
 
@@ -164,3 +165,49 @@ def test_ids_of_which_some_lost_their_zeros_are_explained() -> None:
 
     assert "zeros at the start" in likely_cause(ours, theirs, 3)
     assert likely_cause(ours, theirs, 4) == ""
+
+
+def test_lists_that_were_written_as_text_are_several_values_and_objects_are_left_out(tmp_path: Path) -> None:
+    rows = [
+        ("item_id", "python", "json", "numpy", "bare", "objects", "named", "tag"),
+        ("01", "['a, b', \"it's\", None]", '["x\\"y", "\\u00e9"]', "['p' 'q'\n 'r']", "[k, l m]", "[{'id': 1}]",
+         "['a']", "[REC]"),
+        ("02", "[]", "[1, 2.5]", "['p']", "[k]", "{\"id\": 2}", "x", "[LIVE]"),
+        ("03", "", "", "", "", "", "", ""),
+    ]  # fmt: skip
+    path = tmp_path / "items.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+    catalog = read_catalog(path, {}, 0.0)
+    frame = describe_items(pl.Series("item_id", ["01", "02", "03"]), np.ones(3, dtype=np.int64), catalog)
+
+    assert to_items(frame) == [
+        Item("01", 1.0, None, {
+            "python": ["a, b", "it's"], "json": ['x"y', "é"], "numpy": ["p", "q", "r"], "bare": ["k", "l m"],
+            "named": ["['a']"], "tag": ["[REC]"],
+        }),
+        Item("02", 1.0, None, {
+            "json": ["1", "2.5"], "numpy": ["p"], "bare": ["k"], "named": ["x"], "tag": ["[LIVE]"],
+        }),
+        Item("03", 1.0),
+    ]  # fmt: skip
+    assert catalog.report["lists"] == ["python", "json", "numpy", "bare"]
+    assert catalog.report["left_out"] == ["objects"]
+
+
+def test_a_column_of_lists_can_be_named_as_text(tmp_path: Path) -> None:
+    path = write(tmp_path, "item_id;genre\n01;['a', 'b']\n02;['c|d']\n")
+
+    catalog = read_catalog(path, {}, 0.0, text=["genre"])
+    frame = describe_items(pl.Series("item_id", ["01", "02"]), np.ones(2, dtype=np.int64), catalog)
+
+    assert [item.attributes["genre"] for item in to_items(frame)] == [["['a', 'b']"], ["['c", "d']"]]
+
+
+def test_brackets_without_an_end_cost_no_time(tmp_path: Path) -> None:
+    path = write(tmp_path, "item_id;genre\n01;[" + "a b " * 20_000 + "{ ,]\n")
+
+    catalog = read_catalog(path, {}, 0.0)
+
+    assert catalog.report["lists"] == []
