@@ -53,13 +53,13 @@ def run_neighbours(run: Run) -> dict[str, str]:
         factors = load_factors(run.out / "mix")
         linear = run.out / LINEAR.place
         if LINEAR.name in parse_names(run.config, "teacher.members"):
-            blocks = linear_rows(load_linear(linear))
+            matrix = linear_rows(load_linear(linear))
         else:
             members = open_members(run)
             score, _ = mix_scorer({name: members[name] for name in factors}, factors)
-            blocks = response_rows(score, len(prepared.items))
+            matrix = response_rows(score, len(prepared.items))
         trend = open_given(run, prepared, with_table=False)
-        near, about = choose_table(prepared, blocks, depth, run.progress, trend.logs_of if trend else None)
+        near, about = choose_table(prepared, matrix, depth, run.progress, trend.logs_of if trend else None)
         about["is_left_out"] = about["ndcg@10"] < _best_without(run)
         for name, array in ((ROWS, near.rows), (WEIGHTS, near.weights), (SCALES, near.scales)):
             np.save(out / name, array)

@@ -7,6 +7,7 @@ Letters: N items, M neighbours of each.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,48 +31,63 @@ BLOCK = 1024  # rows at once
 USERS = 2_000  # of the validation, drawn with a fixed seed
 VALUES = 1 << 24  # scores in memory at once
 Float32 = NDArray[np.float32]
-Blocks = Iterator[tuple[slice, Float32]]
-"""Yields some rows of a matrix [N, N] and what they are: of each item of a history, how much it speaks for each."""
+Int64 = NDArray[np.int64]
+Blocks = Iterator[tuple[Int64, Int64, Float32]]
 
 
-def linear_rows(model: LinearModel) -> Blocks:
-    """Yield the matrix of a linear model; items that it does not cover are zeros."""
-    place = np.full(model.n_items, -1)
-    place[model.rows] = np.arange(len(model.rows))
-    for start in range(0, model.n_items, BLOCK):
-        own = place[start : start + BLOCK]
-        block = np.zeros((len(own), model.n_items), dtype=np.float32)
-        covered = np.flatnonzero(own >= 0)
-        block[np.ix_(covered, model.rows)] = model.weights[own[covered]]
-        yield slice(start, start + len(own)), block
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix [N, N] in blocks: of each item of a history, how much it speaks for each. What is in no block is 0."""
+
+    n_rows: int  # of all blocks
+    blocks: Blocks  # yields some rows [R] and columns [C] with what stands there [R, C]
 
 
-def response_rows(score: Scorer, n_items: int) -> Blocks:
-    """Yield what a scorer says of histories of one item, less what it says on average of a sample of them."""
-    sample = np.random.default_rng(0).choice(n_items, min(n_items, BLOCK), replace=False)
-    usual = score(torch.from_numpy(sample[:, None])).mean(axis=0)
-    for start in range(0, n_items, BLOCK):
-        rows = np.arange(start, min(start + BLOCK, n_items))
-        yield slice(start, start + len(rows)), score(torch.from_numpy(rows[:, None])) - usual
+def linear_rows(model: LinearModel) -> Matrix:
+    """Return the matrix of a linear model; items that it does not cover are in no block."""
+
+    def blocks() -> Blocks:
+        for start in range(0, len(model.rows), BLOCK):
+            own = slice(start, start + BLOCK)
+            yield model.rows[own], model.rows, model.weights[own].astype(np.float32)
+
+    return Matrix(len(model.rows), blocks())
 
 
-def strongest(blocks: Blocks, n_items: int, width: int) -> tuple[NDArray[np.int32], Float32]:
+def response_rows(score: Scorer, n_items: int) -> Matrix:
+    """Return what a scorer says of histories of one item, less what it says on average of a sample of them."""
+
+    def blocks() -> Blocks:
+        sample = np.random.default_rng(0).choice(n_items, min(n_items, BLOCK), replace=False)
+        usual = score(torch.from_numpy(sample[:, None])).mean(axis=0)
+        for start in range(0, n_items, BLOCK):
+            rows = np.arange(start, min(start + BLOCK, n_items))
+            yield rows, np.arange(n_items), score(torch.from_numpy(rows[:, None])) - usual
+
+    return Matrix(n_items, blocks())
+
+
+def strongest(matrix: Matrix, n_items: int, width: int, progress: Progress) -> tuple[NDArray[np.int32], Float32]:
     """Return rows and weights [N, M] of the largest entries of each row, by absolute value, the largest first.
 
     Entries of 0 are no neighbours: their row is -1.
     """
     width = min(width, n_items)
-    rows, weights = np.empty((n_items, width), dtype=np.int32), np.empty((n_items, width), dtype=np.float32)
-    for place, block in blocks:
-        found = torch.from_numpy(np.abs(block)).topk(width, dim=1).indices.numpy()
-        weights[place] = np.take_along_axis(block, found, axis=1)
-        rows[place] = np.where(weights[place] == 0, -1, found)
+    rows, weights = np.full((n_items, width), -1, dtype=np.int32), np.zeros((n_items, width), dtype=np.float32)
+    with progress.bar("neighbours of items", matrix.n_rows) as bar:
+        for own, columns, block in matrix.blocks:
+            n_found = min(width, len(columns))
+            found = torch.from_numpy(np.abs(block)).topk(n_found, dim=1).indices.numpy()
+            values = np.take_along_axis(block, found, axis=1)
+            weights[own, :n_found] = values
+            rows[own, :n_found] = np.where(values == 0, -1, columns[found])
+            bar.advance(len(own))
     return rows, weights
 
 
 def choose_table(
     prepared: Prepared,
-    blocks: Blocks,
+    matrix: Matrix,
     depth: int,
     progress: Progress,
     trend: Callable[[Question], Float32] | None = None,
@@ -82,7 +98,7 @@ def choose_table(
     honest, beside the trend where there is one. ndcg@10 is that of the two together.
     """
     n_items = len(prepared.items)
-    rows, weights = strongest(blocks, n_items, WIDTHS[-1])
+    rows, weights = strongest(matrix, n_items, WIDTHS[-1], progress)
     question = ask(prepared, VAL, limit=max(1, min(USERS, VALUES // n_items)))
     trials = list[dict[str, float]]()
     widths = sorted({min(width, n_items) for width in WIDTHS})
