@@ -87,7 +87,8 @@ async def announce_beside(
         for replica in refused:
             say(f"{replica.name} has nothing beside {replica.version}: {replica.other_result}: {replica.other_message}")
         if not behind and time.monotonic() >= known:
-            say(f"loaded by {len(replicas)} processes" if replicas else "no process follows this store now")
+            loaded = "loaded by one process" if len(replicas) == 1 else f"loaded by {len(replicas)} processes"
+            say(loaded if replicas else "no process follows this store now")
             return 0
         if refused or (behind and time.monotonic() > end):
             say(f"{len(behind)} of {len(replicas)} processes do not have it")
