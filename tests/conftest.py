@@ -9,6 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: here and in child processes
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime, which a test may import before our packages
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")  # of Javas that live for seconds
 
+import hypothesis
 import pytest
 
 from service.store.client import Store
@@ -18,6 +19,8 @@ from tests.service.toy import write_toy
 from tests.training.world import tiny_settings, write_chain_world
 from training.__main__ import main
 
+hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one stands still for longer than a deadline
+hypothesis.settings.load_profile("any machine")
 gc.set_threshold(100_000, 20, 50)  # an export makes millions of objects: each thousand, all of torch's were looked at
 
 

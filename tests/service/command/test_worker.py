@@ -15,6 +15,7 @@ from tests.service.running import Running, is_alive, metric, run_command, wait_f
 
 N_WORKERS = 2
 MAX_IN_FLIGHT = 256
+PATIENCE_S = 30.0
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def worker_pids(service: Running) -> list[int]:
 def ask_once(url: str, number: int) -> int:
     """One request on a connection of its own, so that any worker may get it."""
     body = {"user_id": f"u{number % 40}", "k": 3}
-    return httpx.post(f"{url}/recommend", json=body, timeout=10, trust_env=False).status_code
+    return httpx.post(f"{url}/recommend", json=body, timeout=PATIENCE_S, trust_env=False).status_code
 
 
 def ask_often(url: str, n: int) -> list[int]:
@@ -42,7 +43,7 @@ def ask_often(url: str, n: int) -> list[int]:
 
 def read_count(url: str) -> float:
     """Answers counted, as whichever worker that gets the request says."""
-    text = httpx.get(f"{url}/metrics", timeout=10, trust_env=False).text
+    text = httpx.get(f"{url}/metrics", timeout=PATIENCE_S, trust_env=False).text
     return metric(text, "retort_recommendations_total")
 
 
@@ -91,14 +92,16 @@ def test_killed_worker_takes_nothing_with_it_but_what_it_was_answering(service: 
     threads = [threading.Thread(target=ask_on) for _ in range(4)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: len(statuses) > 50)
-    os.kill(pids[0], signal.SIGKILL)
-    wait_for(lambda: len(found := worker_pids(service)) == N_WORKERS and pids[0] not in found)
-    n_then = len(statuses)
-    wait_for(lambda: len(statuses) > n_then + 50)
-    is_over.set()
-    for thread in threads:
-        thread.join()
+    try:
+        wait_for(lambda: len(statuses) > 50)
+        os.kill(pids[0], signal.SIGKILL)
+        wait_for(lambda: len(found := worker_pids(service)) == N_WORKERS and pids[0] not in found)
+        n_then = len(statuses)
+        wait_for(lambda: len(statuses) > n_then + 50)
+    finally:  # else they would ask for ever, and starve every test after this one
+        is_over.set()
+        for thread in threads:
+            thread.join()
 
     assert set(statuses) == {200}
     assert len(failures) <= len(threads)
@@ -107,9 +110,9 @@ def test_killed_worker_takes_nothing_with_it_but_what_it_was_answering(service: 
 def test_event_told_to_one_worker_is_visible_in_all(service: Running) -> None:
     for number in range(20):
         event = {"user_id": f"new{number}", "item_id": "i7", "timestamp": 5}
-        sent = httpx.post(f"{service.url}/events", json={"events": [event]}, trust_env=False)
+        sent = httpx.post(f"{service.url}/events", json={"events": [event]}, timeout=PATIENCE_S, trust_env=False)
         body = {"user_id": f"new{number}"}
-        answer = httpx.post(f"{service.url}/recommend", json=body, trust_env=False).json()
+        answer = httpx.post(f"{service.url}/recommend", json=body, timeout=PATIENCE_S, trust_env=False).json()
 
         assert sent.json()["accepted"] == 1
         assert answer["quality"]["level"] == "full"
@@ -123,7 +126,7 @@ def test_sigterm_under_load_loses_nothing_that_was_acknowledged(toy_bundle: Path
         pids = wait_for(lambda: len(found := worker_pids(service)) == N_WORKERS and found)
 
         def send(first: int) -> None:
-            with httpx.Client(base_url=service.url, timeout=10, trust_env=False) as client:
+            with httpx.Client(base_url=service.url, timeout=PATIENCE_S, trust_env=False) as client:
                 for number in range(first, 10**6, 4):
                     event = {"user_id": f"w{number % 20}", "item_id": f"i{number % 60}", "timestamp": number}
                     try:

@@ -399,7 +399,7 @@ def test_flood_of_events_does_not_starve_answers(service: Running) -> None:
         thread.start()
     try:
         wait_for(lambda: service.metric("retort_events_total") > 3000)
-        answers = [service.recommend(user_id=f"u{n % 40}", debug=True) for n in range(200)]
+        answers = [service.recommend(user_id=f"u{n % 40}", debug=True, budget_ms=50) for n in range(200)]
     finally:
         is_over.set()
         for thread in threads:

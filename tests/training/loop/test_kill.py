@@ -49,8 +49,8 @@ def test_no_event_is_lost_or_doubled_and_the_live_version_is_the_one_that_was_ju
             body = {"events": rest}
             wait_for(lambda body=body: service.client.post("/events", json=body).status_code == 200, timeout_s=SWAP_S)
 
-        assert start(place, data, log).wait(timeout=SWAP_S) == 0, log.read_text()  # what was killed
-        assert start(place, data, log).wait(timeout=SWAP_S) == 0, log.read_text()  # what came after it was planned
+        assert start(place, data, log).wait(timeout=2 * SWAP_S) == 0, log.read_text()  # what was killed
+        assert start(place, data, log).wait(timeout=2 * SWAP_S) == 0, log.read_text()  # what came after it was planned
         listed = run_command("status", "--data-dir", str(data)).stdout.splitlines()[-1]
 
     runs = sorted((place / "refresh").glob("0*"))
