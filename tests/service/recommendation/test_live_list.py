@@ -81,7 +81,10 @@ def test_list_is_that_of_the_plain_slow_way(parts, asked: dict[str, Any], offset
     numbered = replace(rules, pins={place: f"i{catalogue.find_row(item_id)}" for place, item_id in pins.items()})
     whole = slow_list(order, numbered, [values] * len(rules.caps), offset + query.k)
     expected = [row for row in whole[offset:] if row is not None]
-    assert [*answer.ranked[0]] == expected
+    found = [*answer.ranked[0]]
+    if found != expected:  # live items of one vector have one score but for its last bit, by where a product has them
+        assert len(set(found)) == len(expected)
+        np.testing.assert_allclose(scores[found], scores[expected], rtol=0, atol=1e-6)
     np.testing.assert_allclose(answer.ranked[1], scores[expected], rtol=1e-4, atol=1e-4)
     assert answer.explored is None
     assert math.isfinite(float(np.sum(answer.ranked[1])))
