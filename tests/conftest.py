@@ -45,14 +45,14 @@ async def store(shared_service: Running) -> AsyncIterator[Store]:
     await opened.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def keyed_service(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One service with keys, for the tests of its document; its client sends none."""
+    """A module's service with keys, whose live version its tests may change; its client sends none."""
     with Running(toy_bundle, tmp_path_factory.mktemp("keyed"), api_keys=KEY, admin_key=ADMIN_KEY) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def published_versions(keyed_service: Running, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Two versions that the service with keys may be told to serve."""
     versions = []
