@@ -7,7 +7,8 @@ accepted by a log that stands in for the store, and the real refresh takes it: i
 another with a full training each time, both with a gate that is open, so that what is compared is the training. Each
 model is asked for the events of the next tenth, each at its own time, through onnxruntime; the model of the first 80 %
 too, which is never trained again. The refreshes hold out 40 % of what is new, as they do by default. Every refresh runs
-in a process of its own, so that processor time and peak memory are its own. JSON on the last line.
+in a process of its own, so that processor time and peak memory are its own. What was ended goes on after its last
+whole step, in the same directory. JSON on the last line.
 """
 
 import argparse
@@ -97,19 +98,23 @@ def measure(arguments: argparse.Namespace) -> None:
     whole = read_whole(arguments)
     order = np.argsort(whole.timestamp_ms, kind="stable")
     edges = (len(order) * (1 - SHARE + SHARE * np.arange(STEPS + 1) / STEPS)).astype(int)
-    start(arguments, whole, order[: edges[0]])
-    rows: list[dict[str, Any]] = []
-    for step in range(1, arguments.steps + 1):
+    kept = arguments.out / "rows.jsonl"
+    if not kept.exists():
+        start(arguments, whole, order[: edges[0]])
+        kept.touch()
+    rows: list[dict[str, Any]] = [json.loads(line) for line in kept.read_text().splitlines()]
+    for step in range(len(rows) + 1, arguments.steps + 1):
         asked = order[edges[step] : edges[step + 1]]
         costs = {}
         for arm in ARMS:
-            write_lines(arguments.out / arm / "log.jsonl", whole, order[edges[step - 1] : edges[step]], "ab")
+            write_lines(arguments.out / arm / "log.jsonl", whole, order[edges[0] : edges[step]])
             command = [sys.executable, __file__, *sys.argv[1:], "--arm", arm]
             with (arguments.out / f"{arm}.log").open("ab") as log:
                 subprocess.run(command, check=True, stdout=log, stderr=log)
             costs[arm] = read_history(arguments.out / arm / "run")[-1]
         rows.append(compare(step, judge(arguments.out, whole, asked), costs))
         print(json.dumps(rows[-1]), flush=True)
+        kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(json.dumps(summarise(rows)))
 
 
@@ -121,7 +126,7 @@ def read_whole(arguments: argparse.Namespace) -> Prepared:
 
 def start(arguments: argparse.Namespace, whole: Prepared, first: np.ndarray) -> None:
     """Train the model of the first events, and give each arm a copy of it."""
-    write_lines(arguments.out / "first.jsonl", whole, first, "wb")
+    write_lines(arguments.out / "first.jsonl", whole, first)
     run = arguments.out / "run"
     settings = [word for setting in arguments.set for word in ("--set", setting)]
     assert train(["run", "--interactions", str(arguments.out / "first.jsonl"), "--out", str(run), *settings]) == 0
@@ -132,9 +137,9 @@ def start(arguments: argparse.Namespace, whole: Prepared, first: np.ndarray) -> 
         (place / "live").write_text(read_manifest(run / "bundle").version)
 
 
-def write_lines(path: Path, whole: Prepared, events: np.ndarray, mode: str) -> None:
+def write_lines(path: Path, whole: Prepared, events: np.ndarray) -> None:
     """Write events as JSON lines."""
-    with path.open(mode) as file:
+    with path.open("wb") as file:
         for at in events.tolist():
             event = {"user_id": whole.users[whole.user[at]], "item_id": whole.items[whole.item[at]].item_id}
             file.write(orjson.dumps(event | {"timestamp": int(whole.timestamp_ms[at]) / 1000, "weight": 1}) + b"\n")

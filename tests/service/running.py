@@ -22,6 +22,7 @@ from service.store.embedded import socket_path
 
 DEADLINE_S = 20.0
 SWAP_S = 90.0  # the trial of a new version steps back behind everything else on the machine
+OUT_OF_TIME = {"store_timeout", "stale_profile", "deadline"}
 KEY = "a-key-that-only-tests-know"
 ADMIN_KEY = "the-admin-key-that-only-tests-know"
 
@@ -104,7 +105,16 @@ class Running:
         return self._log_path.read_text()
 
     def recommend(self, **body: Any) -> dict[str, Any]:
-        """POST /recommend, which must answer 200."""
+        """POST /recommend, twice more where a busy machine lets the default budget run out."""
+        answer = self.ask(**body)
+        for _ in range(2):
+            if "budget_ms" in body or not OUT_OF_TIME & {*answer["quality"]["reasons"]}:
+                break
+            answer = self.ask(**body)
+        return answer
+
+    def ask(self, **body: Any) -> dict[str, Any]:
+        """POST /recommend once, which must answer 200: for the tests that are about the budget or a slow store."""
         response = self.client.post("/recommend", json=body)
         assert response.status_code == 200, response.text
         return response.json()

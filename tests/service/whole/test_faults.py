@@ -80,7 +80,7 @@ def test_stopped_store_gives_remembered_answers_then_full_ones_within_5_s(servic
         os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: any("breaker_open" in reasons for *_, reasons in client.answers), 5)
         state = service.metric("retort_store_breaker_state")
-        stranger = service.recommend(user_id="stranger")
+        stranger = service.ask(user_id="stranger")
         os.kill(pid, signal.SIGCONT)
         wait_for(lambda: client.last_level == "full", 5)
 
@@ -218,7 +218,7 @@ def test_slow_store_is_cut_off_and_mixes_no_users(toy_bundle: Path, tmp_path: Pa
         levels = set()
         for delay_s in (0.0, 0.015, 0.03, 0.018, 0.0):
             proxy.delay_s = delay_s
-            answers = pool.map(lambda user: (user, service.recommend(user_id=user, k=3)), [*users, *users])
+            answers = pool.map(lambda user: (user, service.ask(user_id=user, k=3)), [*users, *users])
             for user, answer in answers:
                 levels.add(answer["quality"]["level"])
                 right = expected[user] if answer["quality"]["level"] == "full" else popular
@@ -226,7 +226,7 @@ def test_slow_store_is_cut_off_and_mixes_no_users(toy_bundle: Path, tmp_path: Pa
                 if answer["quality"]["reasons"] == ["deadline"]:
                     allowed.append(named(unseen[user]))  # the history was read, then there was no time for the model
                 assert named(answer["items"]) in allowed
-        wait_for(lambda: service.recommend(user_id="s1")["quality"]["level"] == "full", 5)
+        wait_for(lambda: service.ask(user_id="s1")["quality"]["level"] == "full", 5)
 
         assert levels == {"full", "fallback"}
         assert service.metric("retort_store_errors_total", kind="timeout") > 0
@@ -235,11 +235,11 @@ def test_slow_store_is_cut_off_and_mixes_no_users(toy_bundle: Path, tmp_path: Pa
 def test_a_caller_with_little_time_does_not_open_the_breaker_for_others(toy_bundle: Path, tmp_path: Path) -> None:
     with far_store(toy_bundle, tmp_path) as (_, proxy, service):
         proxy.delay_s = 0.01
-        hurried = [service.recommend(user_id="u", budget_ms=8)["quality"]["reasons"] for _ in range(20)]
+        hurried = [service.ask(user_id="u", budget_ms=8)["quality"]["reasons"] for _ in range(20)]
 
         assert hurried.count(["store_timeout"]) >= 15  # a busy machine may wake us after the reply
         assert service.metric("retort_store_breaker_state") == 0
-        assert service.recommend(user_id="u")["quality"]["reasons"] == ["cold_user"]
+        assert service.ask(user_id="u")["quality"]["reasons"] == ["cold_user"]
 
 
 def test_connections_closed_by_the_server_are_invisible(service: Running) -> None:
@@ -247,20 +247,20 @@ def test_connections_closed_by_the_server_are_invisible(service: Running) -> Non
     for _ in range(20):
         store.client_kill_filter(_type="normal", skipme=True)
         wait_for(lambda: len(store.client_list(_type="normal")) >= 1)
-        assert service.recommend(user_id="u1", budget_ms=1000)["quality"]["level"] == "full"
+        assert service.ask(user_id="u1", budget_ms=1000)["quality"]["level"] == "full"
     store.close()
 
 
 def test_boots_and_is_ready_without_a_store_and_is_full_once_it_is_there(toy_bundle: Path, tmp_path: Path) -> None:
     url = f"unix://{socket_path(tmp_path / 'data')}"
     with Running(toy_bundle, tmp_path / "x", redis_url=url) as service:
-        before = service.recommend(user_id="u1")["quality"]
+        before = service.ask(user_id="u1")["quality"]
         refused = service.client.post("/events", json={"events": [{"user_id": "u1", "item_id": "i1"}]})
         ready = service.client.get("/readyz")
 
         with Running(toy_bundle, tmp_path / "data") as owner:
             owner.send({"user_id": "u1", "item_id": "i1", "timestamp": 1})
-            wait_for(lambda: service.recommend(user_id="u1")["quality"]["level"] == "full", 5)
+            wait_for(lambda: service.ask(user_id="u1")["quality"]["level"] == "full", 5)
 
     assert before == {"level": "fallback", "reasons": ["breaker_open"]}
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
@@ -272,7 +272,7 @@ def test_full_store_refuses_events_and_still_answers(service: Running) -> None:
     store.config_set("maxmemory", "1mb")
 
     response = service.client.post("/events", json={"events": [{"user_id": "u1", "item_id": "i50", "timestamp": 7}]})
-    answer = service.recommend(user_id="u1")
+    answer = service.ask(user_id="u1")
     store.config_set("maxmemory", "0")
     n_stored = store.zcard("retort:{u1}:h")
     store.close()
@@ -287,13 +287,13 @@ def test_full_store_refuses_events_and_still_answers(service: Running) -> None:
     "value", [b"", b"x", b"\xff" * 24, b"a" * 16 + b"b" * 8 + b"\x00\x00\xc0\x7f" * 8, b"z" * (10 << 20)]
 )
 def test_corrupt_embedding_is_ignored_and_counted(service: Running, value: bytes) -> None:
-    before = service.recommend(user_id="u1")["items"]
+    before = service.ask(user_id="u1")["items"]
     store = service.store()
     wait_for(lambda: store.exists("retort:{u1}:e"))
     version = service.client.get("/model").json()["version"].encode()
     store.set("retort:{u1}:e", value.replace(b"a" * 16, version) if value else value)
 
-    answer = service.recommend(user_id="u1")
+    answer = service.ask(user_id="u1")
     store.close()
 
     assert answer["items"] == before
@@ -301,12 +301,12 @@ def test_corrupt_embedding_is_ignored_and_counted(service: Running, value: bytes
 
 
 def test_embedding_with_nan_under_the_right_fingerprint_is_invalid(service: Running) -> None:
-    before = service.recommend(user_id="u1")["items"]
+    before = service.ask(user_id="u1")["items"]
     store = service.store()
     value = wait_for(lambda: (found := store.get("retort:{u1}:e") or b"x")[:1] != b"x" and found)
     store.set("retort:{u1}:e", value[:-36] + b"\x00\x00\xc0\x7f" * 8 + value[-4:])
 
-    answer = service.recommend(user_id="u1")
+    answer = service.ask(user_id="u1")
     store.close()
 
     assert answer["items"] == before
@@ -318,9 +318,9 @@ def test_history_key_of_another_type_is_a_cold_user_and_heals_with_the_next_even
     store.delete("retort:{u1}:h")
     store.set("retort:{u1}:h", b"not a sorted set")
 
-    cold = service.recommend(user_id="u1")["quality"]
+    cold = service.ask(user_id="u1")["quality"]
     service.send({"user_id": "u1", "item_id": "i2", "timestamp": 3})
-    healed = service.recommend(user_id="u1")["quality"]
+    healed = service.ask(user_id="u1")["quality"]
     store.close()
 
     assert cold == {"level": "fallback", "reasons": ["cold_user"]}
@@ -332,12 +332,12 @@ def test_history_key_of_another_type_is_a_cold_user_and_heals_with_the_next_even
     "member", [b"", b"abc", b"abcdef", b"abcdi5\x00100", b"\xff" * 30, b"\xff\xff\xff\xff\xff\x00", b"m" * (1 << 20)]
 )
 def test_corrupt_history_member_is_skipped_and_counted(service: Running, member: bytes) -> None:
-    before = service.recommend(user_id="u1")["items"]
+    before = service.ask(user_id="u1")["items"]
     store = service.store()
     store.zadd("retort:{u1}:h", {member: 99.0})
     store.close()
 
-    assert service.recommend(user_id="u1", budget_ms=1000)["items"] == before  # a mebibyte may take its time
+    assert service.ask(user_id="u1", budget_ms=1000)["items"] == before  # a mebibyte may take its time
     assert service.client.get("/users/u1").json()["count"] == 1
     assert service.metric("retort_store_errors_total", kind="decode") == 2
 
@@ -360,7 +360,7 @@ def test_embedded_server_leaves_no_orphan_after_kill_9(service: Running) -> None
 
     wait_for(lambda: not is_alive(pid), 5)
     service.start()
-    assert service.recommend(user_id="u3")["quality"]["level"] == "full"
+    assert service.ask(user_id="u3")["quality"]["level"] == "full"
 
 
 def test_work_of_a_caller_that_hung_up_is_dropped(toy_bundle: Path, tmp_path: Path) -> None:
@@ -399,7 +399,7 @@ def test_flood_of_events_does_not_starve_answers(service: Running) -> None:
         thread.start()
     try:
         wait_for(lambda: service.metric("retort_events_total") > 3000)
-        answers = [service.recommend(user_id=f"u{n % 40}", debug=True, budget_ms=50) for n in range(200)]
+        answers = [service.ask(user_id=f"u{n % 40}", debug=True, budget_ms=50) for n in range(200)]
     finally:
         is_over.set()
         for thread in threads:
@@ -430,7 +430,7 @@ def test_events_that_wait_for_the_store_keep_nobody_else_out(service: Running) -
 def test_store_slower_than_its_share_opens_the_breaker(toy_bundle: Path, tmp_path: Path) -> None:
     with far_store(toy_bundle, tmp_path) as (_, proxy, service):
         proxy.delay_s = 0.03
-        reasons = [service.recommend(user_id="u")["quality"]["reasons"] for _ in range(20)]
+        reasons = [service.ask(user_id="u")["quality"]["reasons"] for _ in range(20)]
 
         assert ["breaker_open"] in reasons
         assert reasons.count(["store_timeout"]) <= 10
@@ -441,7 +441,7 @@ def test_store_too_far_for_two_round_trips_is_asked_for_all_in_one(toy_bundle: P
         owner.send(*[{"user_id": f"far{n}", "item_id": "i3", "timestamp": 1} for n in range(5)])
         expected = owner.recommend(history=["i3"])["items"]
         proxy.delay_s = 0.25  # of the 400 ms that the store has
-        answers = [service.recommend(user_id=f"far{n}") for n in range(5)]
+        answers = [service.ask(user_id=f"far{n}") for n in range(5)]
 
     assert [answer["quality"]["level"] for answer in answers[2:]] == ["full"] * 3
     assert named(answers[-1]["items"]) == named(expected)

@@ -61,10 +61,10 @@ def test_nonsense_is_counted_and_opens_the_breaker(service: Running, hostile: Ho
     opened = service.metric("retort_store_errors_total", kind="decode")
 
     for number in range(20):
-        service.recommend(user_id=f"n{number}", k=1)
+        service.ask(user_id=f"n{number}", k=1)
 
     assert service.metric("retort_store_errors_total", kind="decode") > opened
-    reasons = [service.recommend(user_id=f"m{number}", k=1)["quality"]["reasons"] for number in range(8)]
+    reasons = [service.ask(user_id=f"m{number}", k=1)["quality"]["reasons"] for number in range(8)]
     assert ["breaker_open"] in reasons
     assert [line for line in service.log_lines() if line["event"] == "store_breaker_open"]
 
@@ -97,4 +97,4 @@ def test_service_is_whole_again_once_the_store_is(service: Running, hostile: Hos
     let_it_ask(service)
 
     wait_for(lambda: service.client.get("/readyz").json()["store"]["breaker"] == "closed")
-    wait_for(lambda: service.recommend(user_id="u1", budget_ms=1000)["quality"]["reasons"] != ["breaker_open"])
+    wait_for(lambda: service.ask(user_id="u1", budget_ms=1000)["quality"]["reasons"] != ["breaker_open"])

@@ -296,7 +296,7 @@ def test_erased_user_leaves_nothing_behind(toy_bundle: Path, tmp_path: Path) -> 
         entries = [orjson.loads(fields[b"event"])["user_id"] for _, fields in store.xrange("retort:events")]
         store.close()
         os.kill(service.store_pid(), signal.SIGSTOP)
-        forgotten = service.recommend(user_id="gone")["quality"]
+        forgotten = service.ask(user_id="gone")["quality"]
         os.kill(service.store_pid(), signal.SIGCONT)
 
     assert answer == {
