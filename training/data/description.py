@@ -15,8 +15,9 @@ from training.data.holding import Held
 from training.data.interaction_file import InteractionFile
 from training.data.item_file import Catalog, likely_cause, malformed_report
 from training.data.split import TEST, TRAIN, VAL, target_events
+from training.data.timestamp import find_clock
 from training.file.account import Account
-from training.file.choice import propose
+from training.file.choice import CLOCK, propose
 
 REPEAT_SHARE = 0.05  # of the validation targets; where more are repeats, auto lets seen items be recommended
 
@@ -66,13 +67,17 @@ def summarise(found: InteractionFile, events: pl.DataFrame, repeats: str, held: 
 
 def _form(found: InteractionFile) -> dict[str, Any]:
     """Return how the table was read: what was recognised, which columns were used, and what was unusual."""
-    account = found.account
+    account, columns = found.account, dict(found.account.columns)
+    clock = columns.pop(CLOCK, None)
+    if clock:
+        columns["timestamp"] += f"+{clock}"
     return {
         "parts": len(found.source.parts),
         "recognised": dict(account.recognised),
         "times": found.times,
-        "columns": dict(account.columns),
+        "columns": columns,
         "unused": list(account.unused),
+        "clock": find_clock(account),
         "ratings": looks_like_ratings(account),
         "said": {name: [count, account.firsts.get(name, "")] for name, count in account.counts.items()},
     }

@@ -13,10 +13,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from training.data.settling import Tally, tally_times
-from training.data.timestamp import Bounds, read_times
+from training.data.timestamp import Bounds, find_clock, join_clock, read_times
 from training.errors import InputError
 from training.file.account import EXAMPLES, Account, Form, Row
-from training.file.choice import Choice, propose
+from training.file.choice import CLOCK, Choice, propose
 from training.file.delimited import LINE
 from training.file.identifier import as_id, as_text
 from training.file.moment import UNREAD, is_plausible
@@ -216,6 +216,10 @@ def _choice(wishes: Wishes) -> Choice:
     if wishes.times.rule == "order":
         optional.remove("timestamp")
     mapped = {ours: theirs for ours, theirs in wishes.columns.items() if ours in (*required, *optional)}
+    day, _, clock = mapped.get("timestamp", "").partition("+")
+    if day and clock:
+        mapped |= {"timestamp": day, CLOCK: clock}
+        optional.append(CLOCK)
     return Choice(mapped, required, [name for name in optional if name not in required])
 
 
@@ -226,6 +230,8 @@ def _check_no_times(source: Source, choice: Choice, account: Account) -> None:
     ]
     found = propose("timestamp", looks) or next(iter(looks), None) or propose("timestamp", account.unused)
     if found is not None:
+        clock = find_clock(account)
+        found = f"{found}+{clock}" if clock else found
         present = [*account.columns.values(), *account.unused]
         missing = choice.refusal(source.label, "timestamp", "timestamp", present, found)
         raise InputError(f"{missing}; or take the order of the rows as the time: --set prepare.times=order")
@@ -245,6 +251,8 @@ def _arrays(chunk: Chunk, rows: Gathering, account: Account) -> dict[str, Any]:
     }
     if rows.has_times:
         times = _column(frame, "timestamp")
+        if CLOCK in frame.columns:
+            times = join_clock(times, frame[CLOCK], label)
         _note_rounded(chunk, account, times)
         found["micro"], found["forms"] = read_times(times, label)
         found["bad"] = found["forms"] == UNREAD

@@ -2,9 +2,10 @@
 
 Every column that is not item_id, title or description is an attribute; `a|b|c` is three values of it. Where all its
 values are numbers, or all are true or false, it is one of numbers or of booleans, and lists that were written as text
-are read, unless it is named as text. Objects that were written as text are left out, as nested values are. The file
-never adds to the catalogue, because nothing can be learned of an item without events. Such items are counted and left
-out. A file that describes none of the items is refused: its ids are other ones.
+are read, unless it is named as text. Objects that were written as text are left out, as nested values and embeddings
+are. A title such as `nan` is none where it stands more than once. The file never adds to the catalogue, because nothing
+can be learned of an item without events. Such items are counted and left out. A file that describes none of the items
+is refused: its ids are other ones.
 """
 
 from collections.abc import Collection, Mapping
@@ -33,6 +34,9 @@ FORMS_OF_TIME = (
 PREFIX = "attribute."  # of the columns of items.parquet that hold attributes, as lists of text
 NUMBER, BOOLEAN = "number.", "boolean."  # of those that hold numbers and booleans
 _NUMBER = r"^-?(0|[1-9]\d{0,14})(\.\d+)?([eE][+-]?\d{1,2})?$"  # 0444778 is an id
+_VECTOR = 8  # so many broken numbers in each row of a column are an embedding
+_DECIMAL = r"[+-]?\d+\.?\d*(?:[eE][+-]?\d+)?"
+_PRINTED_VECTOR = rf"^\[\s*(?:{_DECIMAL}\s+){{{_VECTOR - 1},}}{_DECIMAL}\s*\]$"  # as numpy prints it
 KNOWN = ("item_id", "title", "description")
 
 
@@ -228,15 +232,31 @@ def _column(column: pl.Series, label: str, as_attributes: Collection[str]) -> tu
     """Return a column as it is kept, None where it is left out, and what it was read as."""
     text = as_text(column, label).str.strip_chars()
     if not column.name.startswith(PREFIX):
-        return text.replace("", None), "text"
+        return _without_words(text), "text"
     text = text.to_frame("").select(pl.when(~is_missing(text)).then(pl.first())).to_series().alias(column.name)
     if column.name.removeprefix(PREFIX) not in as_attributes:
         if (kind := _as_kind(text)) is not None:
             return kind, "kind"
         if (lists := as_lists(text)) is not None:
-            return lists.list.unique(maintain_order=True), "lists"
-        if is_nested(text):
+            return (None, "nested") if _are_vectors(lists) else (lists.list.unique(maintain_order=True), "lists")
+        if is_nested(text) or text.drop_nulls().str.contains(_PRINTED_VECTOR).all():
             return None, "nested"
     values = text.str.split("|").list.eval(pl.element().str.strip_chars())
     values = values.list.eval(pl.element().filter(pl.element() != ""))
+    if column.name.removeprefix(PREFIX) not in as_attributes and _are_vectors(values):
+        return None, "nested"
     return values.list.unique(maintain_order=True), "text"
+
+
+def _without_words(text: pl.Series) -> pl.Series:
+    """Return titles, null where there is none: a word such as nan is none where it stands more than once."""
+    words = text.filter(is_missing(text) & text.is_not_null() & (text != ""))
+    repeated = words.filter(words.is_duplicated()).unique()
+    return text.set(text.is_in([*repeated, ""]).fill_null(False), None)
+
+
+def _are_vectors(lists: pl.Series) -> bool:
+    """Say whether all values of a column of lists of text are vectors: as long as each other, of broken numbers."""
+    lengths, numbers = lists.drop_nulls().list.len(), lists.explode().drop_nulls()
+    is_long = len(lengths) > 0 and lengths.min() == lengths.max() and lengths[0] >= _VECTOR
+    return is_long and bool(numbers.str.contains(f"^{_DECIMAL}$").all()) and bool(numbers.str.contains("[.e]").any())

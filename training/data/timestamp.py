@@ -3,6 +3,7 @@
 What one value cannot say (the unit of its number, day or month first) is settled over the whole column: settling.py.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from training.errors import InputError
+from training.file.account import Account
+from training.file.identifier import as_text
 from training.file.moment import (
     MICROSECONDS,
     MILLISECONDS,
@@ -27,6 +30,8 @@ SCALES = {SECONDS: 10**6, MILLISECONDS: 10**3, MICROSECONDS: 1, NANOSECONDS: 10*
 UNITS = {"s": SECONDS, "ms": MILLISECONDS, "us": MICROSECONDS, "ns": NANOSECONDS}
 LARGEST = 9.2e18  # a number beyond it is no time in any unit
 _NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
+_CLOCK = re.compile(r"^\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?(\s*[AaPp]\.?[Mm]\.?)?$")
+_MIDNIGHT = r"[T ]0?0:00(:00(\.0+)?)?$"  # what pandas and Excel write behind a day
 Int64 = NDArray[np.int64]
 Forms = NDArray[np.uint8]
 
@@ -77,6 +82,22 @@ def read_times(series: pl.Series, label: str) -> tuple[Int64, Forms]:
     if dtype == pl.Null:
         return np.zeros(len(series), dtype=np.int64), np.full(len(series), UNREAD, dtype=np.uint8)
     raise InputError(f"{label}: a timestamp of type {dtype}; give Unix time, or text such as 2020-09-16 18:43:01")
+
+
+def join_clock(days: pl.Series, clocks: pl.Series, label: str) -> pl.Series:
+    """Return a column of days and one of times of day as one of text, null where either is."""
+    if days.dtype == pl.Datetime:
+        days = days.dt.date()
+    return as_text(days, label).str.strip_chars().str.replace(_MIDNIGHT, "") + " " + as_text(clocks, label)
+
+
+def find_clock(account: Account) -> str | None:
+    """Return the unused column that holds times of day, or None."""
+    for name, values in account.sample.items():
+        some = [value.strip() for value in values[:200]]
+        if some and all(_CLOCK.match(value) for value in some):
+            return name
+    return None
 
 
 def _from_numbers(series: pl.Series) -> tuple[Int64, Forms]:

@@ -25,8 +25,9 @@ from training.data.split import TRAIN, VAL
 from training.data.trend import LiveCounts, live_counts
 from training.evaluation.given_weights import fit
 from training.evaluation.metric import bootstrap_interval, hit, ndcg, rank_targets, relative_difference
-from training.evaluation.question import judged_part
+from training.evaluation.question import judged_part, most_asked
 from training.parallel.evidence import Evidence, Form
+from training.progress import Bar, Progress
 
 Float32 = NDArray[np.float32]
 Encode = Callable[[Int64], Float32]
@@ -37,10 +38,11 @@ TOGETHER = 10  # events of a session that an event is counted with, before and a
 SHARES = (0.0, 0.25, 0.5, 1.0)  # of each part, which alone is as likely as can be
 LEAST_PAIRS = 100  # with fewer nothing is chosen
 VALUES = 1 << 23  # scores of one part in memory
+MOST_VALUES = 1 << 27  # the same, where fewer would be too few pairs to choose by
 FITTED = 1 << 21  # of them, that a factor is fitted to
 MOST_JUDGED = 10_000
 SWEEPS = 2  # over all parts
-AT_ONCE = 256
+AT_ONCE = 256  # pairs that are judged together, where there are few items
 
 
 @dataclass(frozen=True)
@@ -100,18 +102,24 @@ def pairs_of(prepared: Prepared, part: int, most: int) -> Pairs:
     )
 
 
-def judge_similar(prepared: Prepared, table: ItemTable, encode: Encode) -> dict[str, Any]:
+def judge_similar(
+    prepared: Prepared, table: ItemTable, encode: Encode, progress: Progress | None = None
+) -> dict[str, Any]:
     """Return the field `similar` of a manifest, what was tried on validation, and how it does on the judged part.
 
-    table: the items' vectors and the parts of the score.
+    table: the items' vectors and the parts of the score. progress: shows what is judged.
     """
-    n_items = len(prepared.items)
-    parts, chosen = Parts(prepared, table, encode), pairs_of(prepared, VAL, max(1, min(MOST_JUDGED, VALUES // n_items)))
+    n_items, progress = len(prepared.items), progress or Progress(is_quiet=True)
+    most = max(1, VALUES // n_items, min(LEAST_PAIRS, MOST_VALUES // n_items))
+    parts, chosen = Parts(prepared, table, encode), pairs_of(prepared, VAL, min(MOST_JUDGED, most))
     is_enough = len(chosen.user) >= LEAST_PAIRS
     rule, tried = _choose(parts, chosen) if is_enough else (usual_rule(table.parts), [])
-    judged = pairs_of(prepared, judged_part(prepared), MOST_JUDGED)
+    judged = pairs_of(prepared, judged_part(prepared), min(MOST_JUDGED, most_asked(n_items)))
     about = {"similar": rule.to_json(), "session_s": SESSION_S, "tried": tried, "pairs": len(judged.user)}
-    return about | {"models": _judge(parts, judged, rule, count_together(prepared)) if len(judged.user) else {}}
+    if not len(judged.user):
+        return about | {"models": {}}
+    with progress.bar("pairs judged", len(judged.user)) as bar:
+        return about | {"models": _judge(parts, judged, rule, count_together(prepared), bar)}
 
 
 def count_together(prepared: Prepared) -> csr_array:
@@ -156,7 +164,7 @@ def _choose(parts: Parts, pairs: Pairs) -> tuple[SimilarRule, list[dict[str, flo
     return replace(SimilarRule(0.0, 0.0, 0.0, 0.0), **weights), listed
 
 
-def _judge(parts: Parts, pairs: Pairs, rule: SimilarRule, together: csr_array) -> dict[str, Any]:
+def _judge(parts: Parts, pairs: Pairs, rule: SimilarRule, together: csr_array, bar: Bar) -> dict[str, Any]:
     """Return hr@10 and ndcg@10 of the mix, of its parts and of co-occurrence, and by how much the mix is ahead.
 
     Items that training saw together equally often are ranked by how often they were seen with any.
@@ -164,13 +172,15 @@ def _judge(parts: Parts, pairs: Pairs, rule: SimilarRule, together: csr_array) -
     popularity = np.asarray(together.sum(axis=0)).ravel()
     popularity = (popularity / max(1.0, float(popularity.sum()))).astype(np.float32)
     ranks: dict[str, list[Int64]] = {name: [] for name in ("mix", *parts.names, "together")}
-    for first in range(0, len(pairs.user), AT_ONCE):
-        some = pairs.some(slice(first, first + AT_ONCE))
+    at_once = min(AT_ONCE, max(8, VALUES // together.shape[1]))
+    for first in range(0, len(pairs.user), at_once):
+        some = pairs.some(slice(first, first + at_once))
         scores = parts.of(some)
         scores["together"] = together[some.anchor].toarray() + popularity
         scores["mix"] = _sum(scores, rule.to_json(), parts.names)
         for name, own in ranks.items():
             own.append(_rank(scores[name], some))
+        bar.advance(len(some.user))
     whole = {name: np.concatenate(own) for name, own in ranks.items()}
     return {name: _row(own, whole["mix"], pairs.user, is_mix=name == "mix") for name, own in whole.items()}
 

@@ -44,6 +44,8 @@ ALIASES = {
 """Names that other people's files have for ours, in lower case and letters alone; they are proposed, never taken."""
 
 
+CLOCK = "clock"
+"""Our name of the column of times of day, where the column timestamp holds the day alone: timestamp=date+time."""
 PRINTED = "a printed table, as print(df) writes it; write df.to_csv('events.csv', index=False)"
 """What is said of a table whose columns are aligned by spaces."""
 AS_LINES = "write an object a line: json.dumps(row), or df.to_json('events.jsonl', orient='records', lines=True)"
@@ -115,6 +117,8 @@ class Choice:
                 if likely is not None:
                     proposed[name] = likely
         proposed.setdefault(ours, "COLUMN")
+        if CLOCK in proposed:
+            proposed["timestamp"] = f"{proposed.get('timestamp', 'COLUMN')}+{proposed.pop(CLOCK)}"
         way_out = ",".join(f"{name}={value}" for name, value in proposed.items())
         return (
             f"{label}: no column {theirs!r}; the file has: {listed or 'none'}. Name the right one: "

@@ -22,6 +22,8 @@ from training.newcomer.example import Examples
 from training.newcomer.network import ItemNetwork
 
 MOST_REQUESTS = 4096
+MOST_SCORES = 1 << 26  # of held items, that scale and offset are fitted to: larger catalogues are asked by fewer users
+REQUESTS_AT_ONCE = 32  # whose scores of all other items are in memory
 K = 10  # places of a list
 FARTHEST = 50.0  # that an offset can be from 0
 RESTRAINT = 0.01  # of the confidence's weights
@@ -46,7 +48,8 @@ def calibrate(
     """
     features = [examples.features[row] for row in held.tolist()]
     vectors, _ = network.encode(features)
-    scale, offset = _fit_scores(examples, held, vectors, users[:MOST_REQUESTS], taken[:MOST_REQUESTS])
+    most = min(MOST_REQUESTS, max(1, MOST_SCORES // len(held)))
+    scale, offset = _fit_scores(examples, held, vectors, users[:most], taken[:most])
     trust = torch.from_numpy(examples.weights()[held])
     metric = torch.from_numpy(examples.metric())
     mean = network.mean.detach()
@@ -74,8 +77,7 @@ def _fit_scores(
     known = np.setdiff1d(np.arange(len(examples.vectors)), held)
     is_held = np.isin(taken, held)
     place = torch.from_numpy(np.searchsorted(held, taken).clip(max=len(held) - 1))
-    of_known = torch.from_numpy(users @ examples.vectors[known].T)  # [R, known]
-    theirs = of_known.logsumexp(dim=1)  # [R]
+    theirs, best = _sum_and_best(users, examples.vectors[known])
     made = torch.from_numpy(users @ vectors.T)  # [R, held]
     own = made.gather(1, place[:, None])[:, 0]
     of_held = torch.from_numpy(is_held)
@@ -91,15 +93,24 @@ def _fit_scores(
     log_scale, offset = fitted.detach().tolist()
     scale = float(np.exp(log_scale))
     share = float(is_held.mean())
-    return scale, fair_offset(of_known, made * scale, share) if 0 < share < 1 else offset
+    return scale, fair_offset(best, made * scale, share) if 0 < share < 1 else offset
 
 
-def fair_offset(known: Tensor, new: Tensor, share: float) -> float:
+def _sum_and_best(users: NDArray[np.float32], vectors: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+    """Return the log of the sum of exp of each user's scores of all vectors [R], and the K best of them [R, K]."""
+    sums, best = [], []
+    for some in torch.from_numpy(users).split(REQUESTS_AT_ONCE):
+        scores = some @ torch.from_numpy(vectors).T
+        sums.append(scores.logsumexp(dim=1))
+        best.append(scores.topk(min(K, len(vectors)), dim=1).values)
+    return torch.cat(sums), torch.cat(best)
+
+
+def fair_offset(best: Tensor, new: Tensor, share: float) -> float:
     """Return what must be added to scores of new items so that they have a share of the places in lists of K.
 
-    known: scores of the other items [R, known]. new: [R, new]. share: above 0 and below 1.
+    best: the K best scores of the other items [R, K]. new: [R, new]. share: above 0 and below 1.
     """
-    best = known.topk(min(K, known.shape[1]), dim=1).values
     best_new = new.topk(min(K, new.shape[1]), dim=1).values
     is_new = torch.arange(best.shape[1] + best_new.shape[1]) >= best.shape[1]
     n_places = min(K, len(is_new))

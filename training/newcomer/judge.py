@@ -23,6 +23,7 @@ from training.newcomer.text import BUCKETS
 
 NEIGHBOURS = 10  # known items whose vectors are averaged
 SHOWN_TO = 4096  # requests that tell how often new items are shown
+SHOWN_AT_ONCE = 32
 K = 10
 RANKED_AT_ONCE = 1 << 20  # scores
 Scores = NDArray[np.float32]
@@ -153,12 +154,14 @@ def _shown(held: Held, model: SequenceModel, vectors: Scores, offset: float) -> 
     question = held.ask_all(SHOWN_TO)
     warm = np.flatnonzero(question.lengths() > 0)  # a user without a history has no taste, and is answered otherwise
     users = users_of(model, question, warm)
-    known = users @ model.items.weight.detach().cpu().numpy().T
-    new = users @ vectors.T + offset
-    both = np.concatenate([known, new], axis=1)
-    best = np.argpartition(-both, min(K, both.shape[1]) - 1, axis=1)[:, :K]
+    known = model.items.weight.detach().cpu().numpy()
+    n_new = n_places = 0
+    for some in np.array_split(users, -(-len(users) // SHOWN_AT_ONCE)) if len(users) else ():
+        both = np.concatenate([some @ known.T, some @ vectors.T + offset], axis=1)
+        best = np.argpartition(-both, min(K, both.shape[1]) - 1, axis=1)[:, :K]
+        n_new, n_places = n_new + int((best >= len(known)).sum()), n_places + best.size
     return {
-        "places": float((best >= known.shape[1]).sum() / max(1, best.size)),
+        "places": n_new / max(1, n_places),
         "taken": float((question.target[warm] >= 0).sum() / max(1, len(warm))),
         "items": len(held.rows) / (len(held.rows) + len(held.known_rows)),
     }

@@ -101,6 +101,9 @@ def _form_lines(form: Mapping[str, Any] | None) -> list[str]:
         lines[-1] += f"; not used: {', '.join(form['unused'][:20])}" + (", ..." if len(form["unused"]) > 20 else "")
     if form["times"].startswith("none"):
         lines.append("there are no times: the order of the rows is taken, and a split by time means nothing")
+    if form.get("clock") and form["columns"].get("timestamp"):
+        clock, day = form["clock"], form["columns"]["timestamp"]
+        lines.append(f"{clock} holds times of day, and is not used. To join it: --columns timestamp='{day}+{clock}'")
     if form["ratings"]:
         name, lowest, highest, middle = form["ratings"]
         lines.append(
@@ -136,7 +139,9 @@ def _item_lines(items: Mapping[str, Any] | None, n_items: int) -> list[str]:
         if items.get(kind)
     ]
     if items.get("left_out"):
-        lines.append(f"{items['source']}: left out, because their values are nested: {', '.join(items['left_out'])}")
+        lines.append(
+            f"{items['source']}: left out, because their values are nested or vectors: {', '.join(items['left_out'])}"
+        )
     if items["malformed"]["examples"]:
         lines.append(
             f"{items['source']}: malformed: {items['malformed']['count']:,} ({items['malformed']['examples'][0]})"

@@ -32,7 +32,7 @@ def run_similar(run: Run) -> None:
         def encode(rows: Int64) -> Any:
             return model.users(torch.from_numpy(rows[:, None])).numpy()
 
-        about = judge_similar(prepared, table, encode)
+        about = judge_similar(prepared, table, encode, run.progress)
         (out / TABLE).write_text(json.dumps(about, indent=1) + "\n")
         run.progress.note(_said(about))
 

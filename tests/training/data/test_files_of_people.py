@@ -107,6 +107,15 @@ class Case:
     address: str = ""  # what stands before the path
 
 
+TWO_COLUMNS = frame().select(
+    "user_id",
+    "item_id",
+    (pl.col("timestamp") * 1_000_000).cast(pl.Datetime("us")).dt.date().alias("day"),
+    (pl.col("timestamp") * 1_000_000).cast(pl.Datetime("us")).dt.time().alias("time"),
+)
+"""The same with the day and the time of day in two columns."""
+
+
 def setting(text: str) -> tuple[str, str]:
     return ("--set", f"prepare.{text}")
 
@@ -118,6 +127,7 @@ def columns(text: str) -> tuple[str, str]:
 PLACES = columns("user_id=1,item_id=2,timestamp=3")
 MIDNIGHTS = {"expected": DAYS}
 QUOTES = '{u},{i},{t},"Heroes" (Live)'
+TWO = "user_id,item_id,day,clock time"
 NAMED = "user_id,item_id,timestamp,name"
 CASES: dict[str, Case] = {
     "comma": Case("log.csv", table()),
@@ -177,6 +187,40 @@ CASES: dict[str, Case] = {
         time_table("%d/%m/%y %H:%M:%S", month := [(u, i, t + 10 * 86_400) for u, i, t in EVENTS]),
         expected=month,
         says="text, day first",
+    ),
+    "day and time in two columns": Case(
+        "log.csv",
+        table(header=TWO, time=lambda t: moment(t).strftime("%d/%m/%Y,%I:%M:%S %p"), events=month),
+        expected=month,
+        refused="--columns 'timestamp=day[+]clock time'",
+        then=columns("timestamp=day+clock time"),
+    ),
+    "day and time in two places": Case(
+        "log.csv",
+        table(header=None, time=lambda t: moment(t).strftime("%Y-%m-%d 00:00:00,%H:%M:%S")),
+        columns("user_id=1,item_id=2,timestamp=3+4"),
+    ),
+    "day and time of other types": Case(
+        "log.parquet",
+        parquet(TWO_COLUMNS),
+        columns("timestamp=day+time"),
+    ),
+    "day alone, with a time beside it": Case(
+        "log.parquet",
+        parquet(TWO_COLUMNS),
+        columns("timestamp=day"),
+        **MIDNIGHTS,
+        says="--columns timestamp='day[+]time'",
+    ),
+    "day and a missing time": Case(
+        "log.parquet",
+        parquet(TWO_COLUMNS.with_columns(pl.when(pl.int_range(pl.len()) != 7).then("time"))),
+        (*columns("timestamp=day+time"), *setting("max_malformed=0.02")),
+        expected=[event for at, event in enumerate(EVENTS) if at != 7],
+        says="malformed: 1",
+    ),
+    "day and a time that is not there": Case(
+        "log.parquet", parquet(TWO_COLUMNS), columns("timestamp=day+hour"), refused="timestamp=day[+]COLUMN", then=None
     ),
     "rounded times": Case(
         "log.csv",

@@ -160,6 +160,34 @@ def test_words_for_no_value_are_no_attributes(tmp_path: Path) -> None:
     assert rows[1] == {"item_id": "b", "title": "x", "number.year": None, "attribute.brand": ["acme"]}
 
 
+def test_title_that_is_a_word_for_no_value_more_than_once_is_none(tmp_path: Path) -> None:
+    path = write(tmp_path, "item_id,title\na,nan\nb,None\nc,nan\nd,x\ne,x\n")
+
+    assert read_catalog(path, {}, 0.0).frame["title"].to_list() == [None, "None", None, "x", "x"]
+
+
+def test_embeddings_are_left_out_and_lists_of_whole_numbers_are_not(tmp_path: Path) -> None:
+    vectors = [[(row + place) / 7 for place in range(8)] for row in range(3)]
+    frame = pl.DataFrame(
+        {
+            "item_id": ["a", "b", "c"],
+            "native": vectors,
+            "python": list(map(str, vectors)),
+            "numpy": [str(np.array(vector)) for vector in vectors],
+            "bars": ["|".join(map(str, vector)) for vector in vectors],
+            "years": [list(range(1990 + row, 2000 + row)) for row in range(3)],
+            "prices": [[1.5, 2.5]] * 3,
+        }
+    )
+    frame.write_parquet(path := tmp_path / "items.parquet")
+
+    catalog = read_catalog(path, {}, 0.0)
+
+    assert catalog.report["left_out"] == ["native", "python", "numpy", "bars"]
+    assert catalog.frame["attribute.prices"].to_list() == [["1.5", "2.5"]] * 3
+    assert catalog.frame["attribute.years"].list.len().to_list() == [10] * 3
+
+
 def test_ids_of_which_some_lost_their_zeros_are_explained() -> None:
     ours, theirs = pl.Series(["007", "12", "008"]), pl.Series(["7", "12", "8"])
 
