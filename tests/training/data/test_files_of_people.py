@@ -761,7 +761,7 @@ FORMS = {
     "text": "semicolon", "header": "u.data", "quotes": "line breaks in a field", "JSON": "json array",
     "Parquet, Arrow": "parquet", "compression": "bzip2", "encoding": "latin-1", "parts": "parts", "address": "address",
     "Unix time": "unix time in milliseconds", "date": "date as %d %b %Y", "day or month first": "day or month first",
-    "no time": "no times",
+    "day and time apart": "day and time in two columns", "no time": "no times",
 }  # fmt: skip
 """A case for every row of the table of forms in training/README.md."""
 
