@@ -44,17 +44,18 @@ from service.bundle.score import (
     parse_score,
     sum_up,
 )
-from service.bundle.similar import Relations, SimilarRule, parse_similar, usual_rule
+from service.bundle.similar import LARGEST_WEIGHT, Relations, SimilarRule, parse_similar, usual_rule
 from service.bundle.table import Gathered, ItemTable, pad_histories
 
 __all__ = [
-    "BUILT_IN", "EMBEDDINGS", "ENCODER", "FORMAT", "GOLDEN", "HASHING", "ITEMS", "ITEM_TOLERANCE", "MANIFEST",
-    "MAX_ID_LENGTH", "MOST_FEATURES", "MOST_TYPE_LENGTH", "NEIGHBOURS", "NEIGHBOUR_SCALES", "NEIGHBOUR_WEIGHTS",
-    "PARTS", "REQUIRED", "SCALES", "SUM_FORMAT", "TIE_RULE", "TREND_COUNTS", "Bundle", "BundleCorruptError",
-    "BundleError", "BundleFormatError", "BundleMissingError", "Effect", "Float32", "Gap", "Gathered", "Golden",
-    "HistoryTypes", "Int64", "Item", "ItemEncoding", "ItemGolden", "ItemTable", "ItemText", "Items", "Manifest",
-    "NeighbourRule", "Neighbours", "Parts", "Relations", "ScoreRule", "Scores", "SimilarRule", "TrendRule", "add_up",
-    "bundle_version", "check_item_id", "combine_types", "fingerprint", "hash_text", "open_bundle", "pad_features",
-    "pad_histories", "parse_manifest", "parse_score", "parse_similar", "popularity_order", "read_manifest", "settle",
-    "sum_up", "tie_hash", "usual_rule", "write_bundle",
+    "BUILT_IN", "EMBEDDINGS", "ENCODER", "FORMAT", "GOLDEN", "HASHING", "ITEMS", "ITEM_TOLERANCE",
+    "LARGEST_WEIGHT", "MANIFEST", "MAX_ID_LENGTH", "MOST_FEATURES", "MOST_TYPE_LENGTH", "NEIGHBOURS",
+    "NEIGHBOUR_SCALES", "NEIGHBOUR_WEIGHTS", "PARTS", "REQUIRED", "SCALES", "SUM_FORMAT", "TIE_RULE",
+    "TREND_COUNTS", "Bundle", "BundleCorruptError", "BundleError", "BundleFormatError", "BundleMissingError",
+    "Effect", "Float32", "Gap", "Gathered", "Golden", "HistoryTypes", "Int64", "Item", "ItemEncoding",
+    "ItemGolden", "ItemTable", "ItemText", "Items", "Manifest", "NeighbourRule", "Neighbours", "Parts",
+    "Relations", "ScoreRule", "Scores", "SimilarRule", "TrendRule", "add_up", "bundle_version", "check_item_id",
+    "combine_types", "fingerprint", "hash_text", "open_bundle", "pad_features", "pad_histories",
+    "parse_manifest", "parse_score", "parse_similar", "popularity_order", "read_manifest", "settle", "sum_up",
+    "tie_hash", "usual_rule", "write_bundle",
 ]  # fmt: skip

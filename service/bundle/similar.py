@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from service.bundle.array import Float32, Int64
 from service.bundle.score import Neighbours, Parts, check_number, check_object
 
-_LARGEST = 1e6
+LARGEST_WEIGHT = 1e6
 _USUAL_NEXT, _USUAL_ANGLE, _USUAL_TREND = 0.25, 1.0, 0.3
 """Without a field `similar`: tests/bench/README.md, "Items that go with others"."""
 
@@ -43,7 +43,7 @@ class SimilarRule:
 def parse_similar(fields: object) -> SimilarRule:
     """Return the rule that the field `similar` of a manifest says. Raises ValueError that says what is wrong."""
     own: Mapping[str, Any] = check_object("similar", fields, {"next", "neighbours", "angle", "trend"})
-    rule = SimilarRule(**{name: check_number(f"similar.{name}", own[name], 0, _LARGEST) for name in own})
+    rule = SimilarRule(**{name: check_number(f"similar.{name}", own[name], 0, LARGEST_WEIGHT) for name in own})
     if not (rule.next or rule.neighbours or rule.angle):
         raise ValueError("similar: one of next, neighbours and angle must be above 0")
     return rule

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from service.bundle import ItemTable, Relations, SimilarRule, usual_rule
+from service.bundle import LARGEST_WEIGHT, ItemTable, Relations, SimilarRule, usual_rule
 from training.data.event import Int64
 from training.data.prepared import Prepared
 from training.data.split import TRAIN, VAL
@@ -39,7 +39,7 @@ SHARES = (0.0, 0.25, 0.5, 1.0)  # of each part, which alone is as likely as can 
 LEAST_PAIRS = 100  # with fewer nothing is chosen
 VALUES = 1 << 23  # scores of one part in memory
 MOST_VALUES = 1 << 27  # the same, where fewer would be too few pairs to choose by
-FITTED = 1 << 21  # of them, that a factor is fitted to
+FITTED = 1 << 21  # of them, that a factor is fitted to; those of LEAST_PAIRS at least
 MOST_JUDGED = 10_000
 SWEEPS = 2  # over all parts
 AT_ONCE = 256  # pairs that are judged together, where there are few items
@@ -157,7 +157,8 @@ def _choose(parts: Parts, pairs: Pairs) -> tuple[SimilarRule, list[dict[str, flo
     for name in [*scaled] * SWEEPS:
         others = [best | {name: share} for share in SHARES]
         best = max((each for each in others if any(each[own] for own in each if own != "trend")), key=quality)
-    factor = _honest(_sum(scaled, best), pairs)
+    largest = max(best[name] * scale[name] for name in scaled)  # where all targets come first no factor is too large
+    factor = min(_honest(_sum(scaled, best), pairs), 0.999 * LARGEST_WEIGHT / largest)
     weights = {name: factor * best[name] * scale[name] for name in scaled}
     listed = [dict(zip(scaled, key, strict=True)) | {"ndcg@10": gain} for key, gain in tried.items()]
     listed.sort(key=lambda trial: -trial["ndcg@10"])
@@ -211,7 +212,7 @@ def _rank(scores: Float32, pairs: Pairs) -> Int64:
 
 def _honest(scores: Float32, pairs: Pairs) -> float:
     """Return the factor of scores [P, N] that makes the targets likeliest, above 0."""
-    n_fitted = max(1, FITTED // scores.shape[1])
+    n_fitted = max(LEAST_PAIRS, FITTED // scores.shape[1])
     scores, pairs = scores[:n_fitted], pairs.some(slice(n_fitted))
     spread = max(float(scores.std()), 1e-9)
     hidden = torch.zeros(scores.shape, dtype=torch.bool)

@@ -10,6 +10,7 @@ from service.bundle import Item, ItemTable, SimilarRule, parse_similar, usual_ru
 from tests.service.toy import N_ITEMS, slow_similar, toy_parts, write_toy_sum
 from training.data.prepared import Prepared
 from training.data.split import TEST, TRAIN, VAL
+from training.evaluation import similar
 from training.evaluation.similar import Pairs, Parts, _sum, count_together, judge_similar, pairs_of
 
 DAY_MS = 86_400_000
@@ -107,6 +108,28 @@ def test_weights_go_to_what_tells_on_validation_and_are_those_of_logits(couples)
     chances = np.exp(scores - scores.max(axis=1, keepdims=True))
     chances /= chances.sum(axis=1, keepdims=True)
     assert chances[np.arange(len(scores)), pairs.target].mean() > 0.5, "sure where it may be"
+
+
+def test_weights_are_in_reach_of_a_bundle_however_small_the_scores_are(couples):
+    prepared, _ = couples
+    vectors = 1e-4 * np.eye(40, dtype=np.float32)
+
+    about = judge_similar(prepared, ItemTable(vectors), lambda rows: vectors[rows ^ 1])
+
+    assert parse_similar(about["similar"]).next == pytest.approx(1e6, rel=0.01)
+    assert about["models"]["mix"]["ndcg@10"] == 1.0
+
+
+def test_a_large_catalogue_fits_its_weights_to_enough_pairs(couples, monkeypatch):
+    prepared, table = couples
+    usual = judge_similar(prepared, table, table.gather)["similar"]
+    for name in ("VALUES", "FITTED"):
+        monkeypatch.setattr(similar, name, 40)  # one pair's
+
+    few = judge_similar(prepared, table, table.gather)
+
+    assert few["tried"]
+    assert few["similar"] == pytest.approx(usual, rel=0.5)
 
 
 def test_too_few_pairs_choose_nothing(couples):
