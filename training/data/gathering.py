@@ -65,6 +65,7 @@ class Wishes(Protocol):
         ...
 
 
+_COMMA = r"^([+-]?[0-9]+),([0-9]{1,2}|[0-9]{4,})$"  # 3,5; three digits may as well be thousands
 _ROUNDED = r"^[0-9]([.,][0-9]{1,6})?[eE]\+?[0-9]+$"
 
 
@@ -282,7 +283,7 @@ def _column(frame: pl.DataFrame, name: str) -> pl.Series:
 def _parse_weights(values: pl.Series, label: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the weights, nan where there is none, and which of the values are not finite numbers."""
     if not values.dtype.is_numeric():
-        values = as_text(values, label).str.strip_chars().replace("", None)
+        values = as_text(values, label).str.strip_chars().replace("", None).str.replace(_COMMA, "$1.$2")
     weights = values.cast(pl.Float64, strict=False)
     unreadable = (values.is_not_null() & ~weights.is_finite().fill_null(False)).to_numpy()
     return weights.fill_null(float("nan")).to_numpy(), unreadable

@@ -25,7 +25,7 @@ from training.data.settling import Late, Meaning, Settled, decide_times
 from training.data.timestamp import Bounds
 from training.errors import InputError
 from training.file.account import EXAMPLES, Account, Form
-from training.file.identifier import ROUNDED, find_alike, tidy_ids
+from training.file.identifier import ROUNDED, find_alike, find_lists, tidy_ids
 from training.file.moment import UNREAD
 from training.file.source import Place, Source, find_source
 
@@ -164,7 +164,7 @@ def read_interactions(place: Place | Source, cleaning: Cleaning) -> InteractionF
 
 
 def _note_unusual(source: Source, cleaned: Cleaned, account: Account) -> None:
-    """Count parts and ids that may be meant as one."""
+    """Count parts and ids that may be meant as one, and ids that may be meant as several."""
     if copies := source.copies:
         account.counts["parts_copied"] = len(copies)
         account.firsts["parts_copied"] = f"{copies[0][0].label} is like {copies[0][1].label}"
@@ -172,6 +172,9 @@ def _note_unusual(source: Source, cleaned: Cleaned, account: Account) -> None:
         count, two = find_alike(ids)
         if count:
             account.counts[name], account.firsts[name] = count, two
+    count, first = find_lists(cleaned.items)
+    if count:
+        account.counts["item_id_lists"], account.firsts["item_id_lists"] = count, first
 
 
 def read_in_memory(source: Source, cleaning: Cleaning, account: Account) -> Found:

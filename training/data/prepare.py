@@ -145,6 +145,8 @@ def _check_enough(found: InteractionFile) -> None:
         seen = f"; the events of the file are {', '.join(found.event_values[:10])}" if found.event_values else ""
         by_weight = found.dropped.get("no_weight", 0) + found.dropped.get("weight_too_low", 0)
         way_out = ", or do without weights: --set prepare.weights=ignore" if by_weight else ""
+        if "lines_not_utf8" in found.account.counts:
+            way_out += "; its lines are not UTF-8: --set prepare.encoding=NAME, for example shift_jis, gbk or cp1251"
         raise InputError(
             f"{label}: no row is left to learn from ({counts}){seen}. "
             f"Check --columns, prepare.events and prepare.min_weight against the file{way_out}"

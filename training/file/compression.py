@@ -55,6 +55,9 @@ _FOREIGN = {
     b"RDX": ("a workspace of R", "write the table as CSV: write.csv(events, 'events.csv', row.names=FALSE)"),
     b"MATLAB": ("a MATLAB file", "write the table as CSV"),
     b"INSERT INTO": ("a dump of SQL", "export the table as CSV"),
+    b"CREATE TABLE": ("a dump of SQL", "export the table as CSV"),
+    b"DROP TABLE": ("a dump of SQL", "export the table as CSV"),
+    b"PRAGMA foreign_keys": ("a dump of SQLite", "export the table: sqlite3 -header -csv FILE 'select * from TABLE'"),
     b"-- MySQL dump": ("a dump of SQL", "export the table as CSV"),
     b"\x93NUMPY": ("a numpy array", "write the table with its column names as CSV or Parquet"),
     b"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "fetch the file: git lfs pull"),
@@ -193,6 +196,8 @@ def _refuse_foreign(part: Part, head: bytes) -> None:
     for magic, (what, way_out) in _FOREIGN.items():
         if start.startswith(magic):
             raise InputError(f"{part.label}: {what}, not a table of rows; {way_out}")
+    if head[3:8] == bytes(5) and head[0]:  # the length of the first record
+        raise InputError(f"{part.label}: a file of TFRecord, not a table of rows; write the table as Parquet")
     if head[257:262] == b"ustar":
         raise InputError(
             f"{part.label}: a tar archive, not a table of rows; unpack it, and give the file or the directory: "

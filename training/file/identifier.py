@@ -16,6 +16,10 @@ MISSING = (
 """What programs write where there is no value, in lower case; any case counts."""
 ROUNDED = r"^-?[0-9]([.,][0-9]+)?[eE]\+[0-9]+$"  # 1.23457E+11: what a spreadsheet makes of a long number
 _FLOAT = r"^[0-9]+(\.0)?$"
+_SEVERAL = [
+    *(rf"^[\[(]?[^{sign}]+({sign}[^{sign}]+){{2,}}[\])]?$" for sign in (r"\|", ",", ";")),
+    r"^[\[(]?\w*\d\w*(\s+\w*\d\w*){2,}[\])]?$",  # words without a digit are a title
+]
 _FORMULA = r'^="(.*)"$'  # ="0017": what keeps a spreadsheet from taking the zeros away
 
 
@@ -77,6 +81,15 @@ def find_alike(ids: pl.Series) -> tuple[int, str]:
         return 0, ""
     twice = plain.is_duplicated()
     return count, " and ".join(repr(one) for one in ids.filter(plain == plain.filter(twice)[0]).head(2).to_list())
+
+
+def find_lists(ids: pl.Series) -> tuple[int, str]:
+    """Return how many ids look like several, such as `a|b|c`, and the first of them; 0 unless nearly all do."""
+    for pattern in _SEVERAL:
+        listed = ids.filter(ids.str.contains(pattern))
+        if len(listed) > 0.9 * len(ids):
+            return len(listed), repr(listed[0])
+    return 0, ""
 
 
 def _present(ids: pl.Series) -> pl.Series:

@@ -191,6 +191,7 @@ def _flat(found: Object) -> Object:
 
 
 def _frame(rows: list[tuple[int, Object]], names: Names, row: Row, account: Account) -> pl.DataFrame:
+    _refuse_lists(rows, names, row)
     data = {ours: [_text(found.get(theirs), ours, account) for _, found in rows] for ours, theirs in names.items()}
     try:
         return _text_frame(rows, data)
@@ -199,6 +200,18 @@ def _frame(rows: list[tuple[int, Object]], names: Names, row: Row, account: Acco
             values[:] = [value.encode("utf-8", "replace").decode() if value else value for value in values]
         account.note("values_with_half_characters", replace(row, line=rows[0][0]))
         return _text_frame(rows, data)
+
+
+def _refuse_lists(rows: list[tuple[int, Object]], names: Names, row: Row) -> None:
+    """Raise InputError where an id or a time is a list of several."""
+    for ours in names.keys() & {"user_id", "item_id", "timestamp"}:
+        for line, found in rows:
+            value = found.get(names[ours])
+            if isinstance(value, list) and len(value) > 1:
+                raise InputError(
+                    f"{replace(row, line=line)}: {names[ours]} is a list, and each row needs one {ours}; write a row "
+                    f"for each: pandas.DataFrame(rows).explode({names[ours]!r}).to_csv('events.csv', index=False)"
+                )
 
 
 def _text_frame(rows: list[tuple[int, Object]], data: dict[str, list[str | None]]) -> pl.DataFrame:

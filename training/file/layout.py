@@ -14,6 +14,7 @@ from training.file.account import Form
 from training.file.choice import PRINTED, Choice, propose, shown
 from training.file.delimited import Layout, split_line
 from training.file.moment import is_plausible
+from training.file.shape import say_shape
 
 DELIMITERS = (",", "\t", ";", "|", "::", "\x01", " ")
 WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " ", "\\x01": "\x01"}
@@ -60,6 +61,8 @@ def see_layout(label: str, sample: list[str], form: Form, choice: Choice, suffix
     top = _top(sample, choice)
     if not top.lines:
         raise InputError(f"{label}: no rows; the file needs at least one")
+    if not choice.columns and (shape := say_shape(top.lines, choice.needed().values())):
+        raise InputError(f"{label}: {shape}")
     delimiter = WORDS.get(form.delimiter, form.delimiter) or top.delimiter or _delimiter(top.lines, choice, suffix)
     if delimiter == " " and not form.delimiter and re.search(r"\S {2,}\S", top.lines[0]):
         raise InputError(f"{label}:{top.numbers[0]}: {PRINTED}")

@@ -62,6 +62,8 @@ def read_moment(text: str) -> tuple[int, int]:
 
     Where day and month may be either, the microseconds are those with the day first.
     """
+    if text[:1] == "[":
+        text = text.strip("[]")  # as web servers log it
     try:
         return _microseconds(datetime.fromisoformat(text)), TEXT
     except ValueError:

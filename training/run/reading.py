@@ -25,6 +25,7 @@ SAID = {
     "item_id_rounded": "{count:,} item ids look like 1.23457E+11: a spreadsheet may have rounded, and so merged, them",
     "user_id_alike": "{count:,} user ids differ from another only in capitals, blanks or signs that are not seen "
     "(first: {first}): they stay apart",
+    "item_id_lists": "{count:,} item ids look like several (first: {first}); if they are, write a row for each",
     "item_id_alike": "{count:,} item ids differ from another only in capitals, blanks or signs that are not seen "
     "(first: {first}): they stay apart",
     "timestamps_rounded": "{count:,} timestamps look like 1.60028E+09 (first: {first}): a spreadsheet has "

@@ -222,6 +222,34 @@ CASES: dict[str, Case] = {
     "day and a time that is not there": Case(
         "log.parquet", parquet(TWO_COLUMNS), columns("timestamp=day+hour"), refused="timestamp=day[+]COLUMN", then=None
     ),
+    "thousands or decimal commas": Case(
+        "log.csv",
+        table(";", header="user_id,item_id,timestamp,weight", row="{u},{i},{t},").replace(";\n", ";2,500\n"),
+        refused="unreadable weight '2,500'.*with a point.*prepare.weights=ignore",
+        then=setting("weights=ignore"),
+    ),
+    "times of a web server": Case("log.csv", time_table("[%d/%b/%Y:%H:%M:%S +0000]")),
+    "dump of tables": Case("log.sql", "CREATE TABLE e (a int);\n", refused="a dump of SQL"),
+    "records of TensorFlow": Case("log.tfrecord", b"\x14" + bytes(7) + b"abcd" * 99, refused="TFRecord"),
+    "yaml": Case("log.yaml", "".join(f"- user_id: {u}\n  item_id: {i}\n" for u, i, _ in EVENTS), refused="YAML.*yq"),
+    "a list of items as json": Case(
+        "log.jsonl",
+        lines([{"user_id": "a", "item_id": ["i", "k"], "timestamp": 5}]),
+        refused="item_id is a list.*explode",
+    ),
+    "several items in an id": Case(
+        "log.csv",
+        table(events=(several := [(u, f"{i}|{i}|1", t) for u, i, t in EVENTS])),
+        expected=several,
+        says="17 item ids look like several .first: 'i..[|]i..[|]1'",
+    ),
+    "japanese that is not UTF-8": Case(
+        "log.csv",
+        table(events=(named := [(f"ユーザ{u}", i, t) for u, i, t in EVENTS])).encode("shift_jis"),
+        refused="control_character.*--set prepare.encoding=NAME, for example shift_jis",
+        then=setting("encoding=shift_jis"),
+        expected=named,
+    ),
     "rounded times": Case(
         "log.csv",
         table(time=lambda t: f"{t:.5E}", row="{u},{i}{t},{t}"),
@@ -288,8 +316,6 @@ CASES: dict[str, Case] = {
     "weights with a comma": Case(
         "log.csv",
         table(";", "user_id,item_id,timestamp,weight", row="{u},{i},{t},3!5").replace("!", ","),
-        refused="with a point.*prepare.weights=ignore",
-        then=setting("weights=ignore"),
     ),
     "a part without weights": Case(
         "parts",
@@ -706,6 +732,46 @@ CASES: dict[str, Case] = {
 if shutil.which("zstd"):
     CASES["zstd"] = Case("log.csv.zst", zstd(table()), says="zstd")
     CASES["json lines in zstd"] = Case("log.jsonl.zst", zstd(lines(objects())))
+
+
+def histories(delimiter: str) -> str:
+    """Return a line for each user of EVENTS, of other length each: the user and all items."""
+    users = list(dict.fromkeys(user for user, _, _ in EVENTS))
+    of_user = {user: [i for u, i, _ in EVENTS if u == user][: 2 + at % 4] for at, user in enumerate(users)}
+    return "".join(delimiter.join([user, *items]) + "\n" for user, items in of_user.items())
+
+
+NETFLIX = "".join(
+    f"{at}:\n" + "".join(f"{u},3,{moment(t).date()}\n" for u, i, t in EVENTS if i == f"i{at:02d}") for at in range(17)
+)
+RECORDS = "".join(
+    f"product/productId: {i}\nproduct/price: 1: 2\nreview/userId: {u}\nreview/time: {t}\n\n" for u, i, t in EVENTS
+)
+SHAPES = {
+    "blocks": (NETFLIX, 120),
+    "records": (RECORDS, 120),
+    "histories": (histories(" "), None),
+    "histories between tabs": (histories("\t"), None),
+    "histories between commas": (histories(","), None),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_has_no_rows_is_refused_with_a_command_that_makes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    text, n_events = SHAPES[name]
+    (tmp_path / "FILE").write_text(text)
+
+    code = main(["prepare", "--interactions", str(tmp_path / "FILE"), "--out", str(tmp_path / "run")])
+
+    command = re.search("awk .* > events.csv", capsys.readouterr().err)
+    assert code == 2 and command
+    subprocess.run(command[0], shell=True, cwd=tmp_path, check=True)
+    given = ["--interactions", str(tmp_path / "events.csv"), "--set", "prepare.min_targets=1"]
+    assert main(["prepare", *given, "--out", str(tmp_path / "run")]) == 0
+    expected = n_events or len(text.split()) - 20 if "," not in text.split()[0] else text.count(",")
+    assert len(events_in(tmp_path / "run")) == expected
 
 
 def write(folder: Path, case: Case) -> str:
