@@ -32,7 +32,7 @@ from training.evaluation.judge import AskedScorer, Ranking, rank_asked, with_pop
 from training.evaluation.metric import ndcg
 from training.evaluation.question import Question, ask, judged_part
 from training.evaluation.recent import HALF_LIFE_HOURS, WINDOW_DAYS, decayed_counts, window_counts
-from training.progress import Progress
+from training.progress import Bar, Progress
 
 EASE_MAX_ITEMS = 20_000  # its inverse takes memory with the square of the items and time with the cube
 IALS_ROUNDS = 15  # of alternating least squares
@@ -80,7 +80,8 @@ def rank_baselines(out: Path, prepared: Prepared, models: Sequence[str], progres
         if baseline.max_items is not None and data.n_items > baseline.max_items:
             progress.note(f"{name}: left out, {data.n_items:,} items are more than {baseline.max_items:,}")
         elif not (out / f"{name}.json").exists():
-            ranking, about = rank_baseline(data, baseline)
+            with progress.bar(f"{name}: settings", len(baseline.grid) + 1) as bar:
+                ranking, about = rank_baseline(data, baseline, bar)
             ranking.save(out / f"{name}.npz")
             (out / f"{name}.json").write_text(json.dumps(about, indent=1) + "\n")
             progress.note(f"{name}: {about['setting']}, validation NDCG@10 {about['validation']:.4f}")
@@ -95,15 +96,15 @@ def parse_models(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def rank_baseline(data: TrainingData, baseline: Baseline) -> tuple[Ranking, dict[str, Any]]:
-    """Choose a baseline's setting on validation and rank the judged part with it.
+def rank_baseline(data: TrainingData, baseline: Baseline, bar: Bar | None = None) -> tuple[Ranking, dict[str, Any]]:
+    """Choose a baseline's setting on validation and rank the judged part with it. bar: counts the settings.
 
     Returns the ranking under both rules, and what is said of it: setting, validation (NDCG@10), tried (every setting
     with its validation) and seconds.
     """
     started = monotonic()
     tried: list[dict[str, Any]] = []
-    score, setting, trained = max(_try_settings(data, baseline, tried), key=lambda one: one[0])
+    score, setting, trained = max(_try_settings(data, baseline, tried, bar), key=lambda one: one[0])
     question = ask(data.prepared, judged_part(data.prepared))
     ranking = rank_asked(question, trained(question), data.prepared.report["settings"]["max_history"], both_rules=True)
     about = {"setting": dict(setting), "validation": score, "tried": tried, "seconds": monotonic() - started}
@@ -122,7 +123,7 @@ def training_data(prepared: Prepared) -> TrainingData:
 
 
 def _try_settings(
-    data: TrainingData, baseline: Baseline, tried: list[dict[str, Any]]
+    data: TrainingData, baseline: Baseline, tried: list[dict[str, Any]], bar: Bar | None
 ) -> Iterator[tuple[float, Setting, Trained]]:
     """Yield validation NDCG@10, setting and trained model of each setting in the grid, and note it in tried."""
     question = ask(data.prepared, VAL, limit=VALIDATED)
@@ -132,6 +133,8 @@ def _try_settings(
         ranking = rank_asked(question, trained(question), longest, with_top=False)
         score = float(ndcg(ranking.ranks, 10).mean())
         tried.append({**setting, "validation": score})
+        if bar is not None:
+            bar.advance(1)
         yield score, setting, trained
 
 
