@@ -132,6 +132,24 @@ def test_a_large_catalogue_fits_its_weights_to_enough_pairs(couples, monkeypatch
     assert few["similar"] == pytest.approx(usual, rel=0.5)
 
 
+def test_an_item_without_neighbours_has_something_to_be_compared_by(couples):
+    prepared, _ = couples
+    pairs = pairs_of(prepared, VAL, 400)
+
+    class Said:
+        """Neighbours know all, vectors nothing."""
+
+        def of(self, some):
+            known = np.zeros((len(some.target), 40), dtype=np.float32)
+            known[np.arange(len(known)), some.target] = 1
+            return {"next": np.random.default_rng(0).normal(size=known.shape).astype(np.float32), "neighbours": known}
+
+    rule, tried = similar._choose(Said(), pairs)
+
+    assert tried[0]["ndcg@10"] == 1.0
+    assert rule.next > 0 and rule.neighbours > 0
+
+
 def test_too_few_pairs_choose_nothing(couples):
     _, table = couples
     few = make_prepared([(0, 0, 0, TRAIN), (0, 1, DAY_MS * 3, VAL), (0, 2, DAY_MS * 6, TEST)], 40)
