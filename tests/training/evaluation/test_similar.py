@@ -142,12 +142,13 @@ def test_an_item_without_neighbours_has_something_to_be_compared_by(couples):
         def of(self, some):
             known = np.zeros((len(some.target), 40), dtype=np.float32)
             known[np.arange(len(known)), some.target] = 1
-            return {"next": np.random.default_rng(0).normal(size=known.shape).astype(np.float32), "neighbours": known}
+            noise = np.random.default_rng(0).normal(size=(2, *known.shape)).astype(np.float32)
+            return {"next": noise[0], "neighbours": known, "angle": noise[1]}
 
     rule, tried = similar._choose(Said(), pairs)
 
     assert tried[0]["ndcg@10"] == 1.0
-    assert rule.next > 0 and rule.neighbours > 0
+    assert rule.neighbours > 0 and rule.next + rule.angle > 0
 
 
 def test_too_few_pairs_choose_nothing(couples):
