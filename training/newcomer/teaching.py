@@ -56,8 +56,7 @@ def teach(examples: Examples, epochs: int, seed: int, progress: Progress) -> Ite
     network = make_network(examples.features, mean, seed)
     metric = torch.from_numpy(examples.metric())
     spread = float((((torch.from_numpy(examples.vectors - mean)) @ metric) ** 2).mean()) or 1.0
-    per_epoch = -(-len(examples.features) // ITEMS_AT_ONCE)
-    steps = min(max(LEAST_STEPS, epochs * per_epoch), max(MOST_STEPS, 3 * per_epoch))
+    steps = steps_of(len(examples.features), epochs)
     head = None if examples.meanings is None else nn.Linear(WIDTH, examples.meanings.shape[1])
     learned = [*network.parameters(), *(head.parameters() if head else ())]
     optimiser = torch.optim.AdamW(learned, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -71,6 +70,12 @@ def teach(examples: Examples, epochs: int, seed: int, progress: Progress) -> Ite
             schedule.step()
             bar.advance(1)
     return network.eval()
+
+
+def steps_of(n_items: int, epochs: int) -> int:
+    """Return how many steps a training takes."""
+    per_epoch = -(-n_items // ITEMS_AT_ONCE)
+    return min(max(LEAST_STEPS, epochs * per_epoch), max(MOST_STEPS, 3 * per_epoch))
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from training.machine import available_bytes
 from training.model.batch import count_positions
 from training.model.device import CHUNK_LOGITS, choose_device
 from training.model.fit import MOST_LOGITS
+from training.newcomer.making import HELD_SHARE
+from training.newcomer.teaching import steps_of
 from training.run.config import Config, Student, Teacher, parse_names
 from training.teacher.linear_model import BYTES_A_CELL, EVENTS_AT_ONCE, most_items
 from training.teacher.mix import BYTES_A_PARAMETER, USERS
@@ -38,6 +40,8 @@ RANKING = (
 )
 SNAPSHOT_BYTES = 6  # of each value of the trend's snapshots: itself, and its logarithm
 HISTORY_BYTES = 2_000  # of an event whose history the linear model multiplies: 50 items, sparse, and copies
+TEXT_BYTES = 6_000  # of an item from whose text the item encoder learns: its words, and copies of vectors
+STEPS_A_SECOND = 35  # of that: it runs on one thread
 WORTH_SAYING_S = 120  # a shorter run is told nothing
 
 
@@ -61,7 +65,7 @@ class _Size:
 
 
 def forecast(config: Config, prepared: Prepared) -> list[Need]:
-    """Return what the stages of a run need, in order: the teachers, the student with the one beside it."""
+    """Return what the stages of a run need, in order: teachers, the student with the one beside it, item encoder."""
     n_items, events = len(prepared.items), training_events(prepared)
     n_events, n_asked = len(events.item), int((prepared.part == VAL).sum())
     size = _Size(n_items, count_positions(events), n_asked)
@@ -77,7 +81,11 @@ def forecast(config: Config, prepared: Prepared) -> list[Need]:
     trainings = 3 if config.distill.smoothing else 2  # distilled, alone, and from smoothed labels
     needs.append(Need("student", student.memory_bytes, student.seconds * trainings, student.disk_bytes * trainings))
     weighed = _weighed(config, n_items, n_asked)
-    return [replace(need, memory_bytes=need.memory_bytes + weighed) for need in needs]
+    needs = [replace(need, memory_bytes=need.memory_bytes + weighed) for need in needs]
+    if config.newcomers.epochs and any(item.title or item.attributes for item in prepared.items):
+        steps = steps_of(n_items, config.newcomers.epochs) * (2 - HELD_SHARE)
+        needs.append(Need("item encoder", BASE_BYTES + TEXT_BYTES * n_items, steps / STEPS_A_SECOND, 0))
+    return needs
 
 
 def forecast_lines(needs: list[Need], available: int | None) -> list[str]:

@@ -44,6 +44,8 @@ def test_needs_grow_with_the_settings_and_name_the_stages(chain_world: Path, tmp
     assert large[1].disk_bytes > 10 * small[1].disk_bytes
     alone = forecast(replace(config, teacher=Teacher(members="linear")), prepared)
     assert [need.stage for need in alone] == ["linear", "mix", "student"]
+    titled = replace(prepared, items=[replace(item, title="a lamp") for item in prepared.items])
+    assert [need.stage for need in forecast(config, titled)][-1] == "item encoder"
     assert large[3].memory_bytes > small[3].memory_bytes > alone[1].memory_bytes, "all teachers are in memory together"
 
 
