@@ -9,7 +9,7 @@ the library `implicit`.
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -35,6 +35,7 @@ from training.evaluation.recent import HALF_LIFE_HOURS, WINDOW_DAYS, decayed_cou
 from training.progress import Bar, Progress
 
 EASE_MAX_ITEMS = 20_000  # its inverse takes memory with the square of the items and time with the cube
+MOST_NEIGHBOURS = 100_000_000  # of all items together; each takes 40 bytes while they are found
 IALS_ROUNDS = 15  # of alternating least squares
 VALIDATED = 10_000  # validation requests, at most, that a setting is chosen on
 Float32 = NDArray[np.float32]
@@ -80,11 +81,20 @@ def rank_baselines(out: Path, prepared: Prepared, models: Sequence[str], progres
         if baseline.max_items is not None and data.n_items > baseline.max_items:
             progress.note(f"{name}: left out, {data.n_items:,} items are more than {baseline.max_items:,}")
         elif not (out / f"{name}.json").exists():
-            with progress.bar(f"{name}: settings", len(baseline.grid) + 1) as bar:
-                ranking, about = rank_baseline(data, baseline, bar)
+            fitting = _fitting(data, baseline)
+            with progress.bar(f"{name}: settings", len(fitting.grid) + 1) as bar:
+                ranking, about = rank_baseline(data, fitting, bar)
             ranking.save(out / f"{name}.npz")
             (out / f"{name}.json").write_text(json.dumps(about, indent=1) + "\n")
-            progress.note(f"{name}: {about['setting']}, validation NDCG@10 {about['validation']:.4f}")
+            left_out = len(baseline.grid) - len(fitting.grid)
+            more = f"; {left_out} settings take too much memory for {data.n_items:,} items" if left_out else ""
+            progress.note(f"{name}: {about['setting']}, validation NDCG@10 {about['validation']:.4f}{more}")
+
+
+def _fitting(data: TrainingData, baseline: Baseline) -> Baseline:
+    """Return a baseline with those of its settings that a catalogue has room for; the first of them always."""
+    fits = [one for one in baseline.grid if one.get("neighbours", 0) * data.n_items <= MOST_NEIGHBOURS]
+    return replace(baseline, grid=fits or baseline.grid[:1])
 
 
 def parse_models(text: str) -> list[str]:

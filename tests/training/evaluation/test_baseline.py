@@ -9,6 +9,7 @@ from service.bundle import Item
 from training.data.prepared import Prepared
 from training.data.split import TEST
 from training.errors import InputError
+from training.evaluation import baseline
 from training.evaluation.baseline import BASELINES, parse_models, rank_baseline, rank_baselines, training_data
 from training.evaluation.judge import Ranking
 from training.evaluation.question import ask
@@ -101,6 +102,16 @@ def test_the_stage_leaves_a_ranking_and_a_note_of_each_and_goes_on_where_it_stop
     assert (tmp_path / "item_knn.npz").stat().st_mtime_ns == first
     assert len(Ranking.load(tmp_path / "ease.npz").ranks) == N_USERS
     assert json.loads((tmp_path / "ease.json").read_text())["validation"] > 0
+
+
+def test_settings_that_a_catalogue_has_no_room_for_are_left_out(board, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(baseline, "MOST_NEIGHBOURS", 100 * len(board.items))
+
+    rank_baselines(tmp_path, board, ["item_knn"], Progress())
+
+    tried = json.loads((tmp_path / "item_knn.json").read_text())["tried"]
+    assert [row["neighbours"] for row in tried] == [20, 100] * 2
+    assert "2 settings take too much memory" in capsys.readouterr().err
 
 
 def test_names_are_checked_and_say_what_there_is():
