@@ -22,7 +22,7 @@ from training.newcomer.example import Examples
 from training.newcomer.network import ItemNetwork
 
 MOST_REQUESTS = 4096
-MOST_SCORES = 1 << 26  # of held items, that scale and offset are fitted to: larger catalogues are asked by fewer users
+MOST_SCORES = 1 << 27  # of held items, that scale and offset are fitted to: larger catalogues are asked by fewer users
 REQUESTS_AT_ONCE = 32  # whose scores of all other items are in memory
 K = 10  # places of a list
 FARTHEST = 50.0  # that an offset can be from 0
