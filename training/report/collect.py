@@ -80,7 +80,7 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
         **beside_the_bar(rankings, question, about, progress),
         "beside_baselines": beside_baselines(rankings, [name for name in rankings if name not in own]),
         "overlap": overlaps(rankings),
-        **beside_diversity(bundle, question, prepared, yardstick.features.by),
+        **beside_diversity(bundle, question, prepared, yardstick.features.by, progress),
         "meaning": MEANING,
         **_beside_the_models(run, prepared),
         "bundle": {"version": bundle.manifest.version, "refit": bundle.manifest.refit},
@@ -181,7 +181,9 @@ def bundle_scorer(bundle: Bundle, question: Question, prepared: Prepared) -> Ask
     return Given(prepared, parts).scorer(question, taste, parts.rule)
 
 
-def beside_diversity(bundle: Bundle, question: Question, prepared: Prepared, by: str) -> dict[str, Any]:
+def beside_diversity(
+    bundle: Bundle, question: Question, prepared: Prepared, by: str, progress: Progress
+) -> dict[str, Any]:
     """Return diversity_by, and by_diversity: what diversity does to the bundle's lists.
 
     Nothing is measured where the bundle was refitted, so that no request is new to it. by: what diversity goes by.
@@ -189,7 +191,7 @@ def beside_diversity(bundle: Bundle, question: Question, prepared: Prepared, by:
     if bundle.manifest.refit:
         return {"diversity_by": by, "by_diversity": []}
     scorer = bundle_scorer(bundle, question, prepared)
-    rows = measure_diversity(question, scorer, bundle.table.dense(), bundle.manifest.max_history)
+    rows = measure_diversity(question, scorer, bundle.table.dense(), bundle.manifest.max_history, progress)
     return {"diversity_by": by, "by_diversity": rows}
 
 

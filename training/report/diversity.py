@@ -14,6 +14,7 @@ from training.evaluation.judge import AskedScorer
 from training.evaluation.metric import ndcg
 from training.evaluation.question import Question
 from training.evaluation.variety import coverage
+from training.progress import Progress
 
 VALUES = (0.0, 0.1, 0.3, 0.5, 0.7, 1.0)
 MOST_DIVERSIFIED = 1000
@@ -52,12 +53,13 @@ def similarity(vectors: Vectors) -> float:
 
 
 def measure_diversity(
-    question: Question, scorer: AskedScorer, vectors: Vectors, max_history: int
+    question: Question, scorer: AskedScorer, vectors: Vectors, max_history: int, progress: Progress | None = None
 ) -> list[dict[str, float]]:
     """Return NDCG@10, the similarity within lists of ten and the coverage of the catalogue, for each of VALUES.
 
     Of at most MOST_REQUESTS requests, drawn from those with a history. vectors: of all items, float32 [N, dim]; those
-    that users are multiplied with. max_history: the scorer is given at most so many events.
+    that users are multiplied with. max_history: the scorer is given at most so many events. progress: shows how far
+    it is.
     """
     warm = np.array([len(rows) > 0 for rows in question.histories(np.arange(len(question.users)))], dtype=bool)
     asked = np.flatnonzero(warm)
@@ -67,20 +69,26 @@ def measure_diversity(
         asked = np.sort(np.random.default_rng(0).choice(asked, MOST_REQUESTS, replace=False))
     lists: dict[float, list[Rows]] = {value: [] for value in VALUES}
     targets = list[int]()
-    for places, rows in question.batches(max_history, asked):
-        scores = scorer(places, rows)
-        for own, seen in zip(scores, question.histories(places), strict=True):
-            best = _best(own, seen if question.exclude_seen else seen[:0])
-            for value, each in lists.items():
-                each.append(best[diversify(vectors[best], own[best], value, _K)] if len(best) else best)
-        targets += question.target[places].tolist()
+    with (progress or Progress(is_quiet=True)).bar("lists made more diverse", len(asked)) as bar:
+        for places, rows in question.batches(max_history, asked):
+            scores = scorer(places, rows)
+            for own, seen in zip(scores, question.histories(places), strict=True):
+                best = _best(own, seen if question.exclude_seen else seen[:0])
+                for value, each in lists.items():
+                    each.append(best[diversify(vectors[best], own[best], value, _K)] if len(best) else best)
+            targets += question.target[places].tolist()
+            bar.advance(len(places))
     return [{"diversity": value} | _describe(each, targets, vectors, question) for value, each in lists.items()]
 
 
 def _best(scores: NDArray[Any], seen: NDArray[np.int32]) -> Rows:
     """Return the best rows that were not seen, best first; of equally good ones the first."""
     left = np.delete(np.arange(len(scores)), seen)
-    return left[np.argsort(-scores[left], kind="stable")[:MOST_DIVERSIFIED]]
+    values = scores[left]
+    if len(left) > MOST_DIVERSIFIED:
+        least = np.partition(values, -MOST_DIVERSIFIED)[-MOST_DIVERSIFIED]
+        left, values = left[values >= least], values[values >= least]
+    return left[np.argsort(-values, kind="stable")[:MOST_DIVERSIFIED]]
 
 
 def _describe(lists: list[Rows], targets: list[int], vectors: Vectors, question: Question) -> dict[str, float]:
