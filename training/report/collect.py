@@ -14,7 +14,15 @@ from training.data.prepared import Prepared
 from training.data.split import TEST
 from training.errors import InputError
 from training.evaluation.given import Given
-from training.evaluation.judge import AskedScorer, Ranking, popularity_scorer, rank, rank_asked, with_popularity
+from training.evaluation.judge import (
+    AskedScorer,
+    Ranking,
+    popularity_scorer,
+    rank,
+    rank_asked,
+    shown,
+    with_popularity,
+)
 from training.evaluation.metric import ndcg
 from training.evaluation.quality import (
     COMPARED,
@@ -56,7 +64,7 @@ def collect_metrics(run: Path, prepared: Prepared, progress: Progress) -> tuple[
     check_asked(run, rankings, question)
     own = {*rankings, "bundle"}
     if not bundle.manifest.refit:
-        rankings["bundle"] = rank_bundle(bundle, question, prepared)
+        rankings["bundle"] = rank_bundle(bundle, question, prepared, progress)
     others, about = other_rankings(run, prepared, question, progress)
     rankings |= others
     if "popularity" not in rankings:
@@ -168,9 +176,10 @@ def other_rankings(
     return {name: rankings[name] for name in order}, about
 
 
-def rank_bundle(bundle: Bundle, question: Question, prepared: Prepared) -> Ranking:
+def rank_bundle(bundle: Bundle, question: Question, prepared: Prepared, progress: Progress) -> Ranking:
     """Rank the question with a bundle through onnxruntime, under both rules about seen items."""
-    return rank_asked(question, bundle_scorer(bundle, question, prepared), bundle.manifest.max_history, both_rules=True)
+    with shown(progress, question, bundle_scorer(bundle, question, prepared)) as scorer:
+        return rank_asked(question, scorer, bundle.manifest.max_history, both_rules=True)
 
 
 def bundle_scorer(bundle: Bundle, question: Question, prepared: Prepared) -> AskedScorer:

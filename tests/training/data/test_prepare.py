@@ -280,7 +280,7 @@ def test_prepare_goes_on_past_few_malformed_rows_and_shows_the_first_five(tmp_pa
     assert data.report["n_events"] == 6
 
 
-@pytest.mark.parametrize("weight", ["NaN", "inf", "-inf", "many", "1,5"])
+@pytest.mark.parametrize("weight", ["NaN", "inf", "-inf", "many", "1,500", "1,2,3"])
 def test_prepare_counts_a_weight_that_is_no_number_as_malformed(tmp_path: Path, weight: str) -> None:
     rows = GOOD.replace("timestamp\n", "timestamp,weight\n", 1).replace("1\n", "1,1\n").replace("2\n", "2,1\n")
 
