@@ -86,7 +86,7 @@ MAY_USE = {
 SEES_THE_BUNDLE = {"data", "evaluation", "newcomer", "export", "report", "run", "loop"}
 """The folders of training that may import service.bundle."""
 STARTS_THE_SERVICE = {"run": "service.child", "loop": "service.child"}
-"""The folders of training that start the service as a process, and what they need to do so."""
+"""The folders of training that start the service, or training again, as a process, and what gives the command."""
 ROOT_FILES = {
     "service": {"service", "service.environment", "service.errors", "service.logs", "service.metrics",
                 "service.onnx_session", "service.spread", "service.child", "service.private_directory", "service.task"},
