@@ -34,7 +34,7 @@ ITEM_TOLERANCE = 1e-4
 """How far off a number of a golden vector may be, as a share of the greatest of it; and a confidence, as it is."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ItemGolden:
     """An item that is in no bundle, and what the encoder gives for it. vector: float32 [dim]."""
 

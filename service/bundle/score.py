@@ -126,7 +126,7 @@ class ScoreRule:
         return fields
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Neighbours:
     """The sparse table of the neighbours. Row h says which items an item of the history speaks for, and how much.
 
@@ -139,7 +139,7 @@ class Neighbours:
     scales: Float32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Parts:
     """What the sum needs beside taste. neighbours and counts are there if the rule has the part.
 
@@ -178,7 +178,7 @@ class Parts:
         return rows, values
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Scores:
     """The scores of a batch and their parts, each float32 [batch, n_items]. whole = taste + neighbours + trend."""
 

@@ -12,7 +12,7 @@ from service.bundle.item_encoding import ItemEncoding
 from service.bundle.score import Parts
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ItemTable:
     """The vectors of all items, as they are stored. Whatever the stored type is, the methods return float32.
 

@@ -34,7 +34,7 @@ class Caller(Protocol):
     is_gone: bool
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Query:
     """A checked request, in the caller's ids.
 
@@ -75,7 +75,7 @@ class Query:
         return self.k if self.rules is None else self.rules.depth(self.k, is_counted=self.is_debug)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Taste:
     """What is known of a user: all rows seen, oldest first, int32, and the vector, float32 [dim], once encoded.
 
@@ -256,7 +256,7 @@ def known(job: Job) -> Found:
     return Found(job, job.taste or Taste())
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Answer:
     """The items, best first, and how they came about.
 

@@ -24,7 +24,7 @@ _DEEPER = 4
 _CHUNK, _MMR_CHUNK, _LARGEST_CHUNK = 64, 16, 8192
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Cap:
     """At most n items of one value.
 
@@ -37,7 +37,7 @@ class Cap:
     n: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rules:
     """What is asked of a list.
 
@@ -70,7 +70,7 @@ class Rules:
         return total
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Page:
     """A page of a list: rows and scores, and how many items the whole list has, as far as it was looked at."""
 

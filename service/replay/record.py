@@ -23,7 +23,7 @@ _TIMES = ("took_ms", "debug")
 """The fields of an answer that say how long things took."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class KeptAnswer:
     """An answer and what it was made of.
 
@@ -74,7 +74,7 @@ class KeptAnswer:
         return kept
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Surroundings:
     """What the scores of a version depend on beside request and user.
 

@@ -7,6 +7,7 @@ that were made in others are not kept.
 """
 
 import asyncio
+import logging
 import random
 import secrets
 import time
@@ -25,6 +26,7 @@ from service.replay.record import KeptAnswer, Surroundings, without_times
 from service.replay.shelf import KEPT, LONELY, Entry, ReplayShelf
 from service.search.addend import Standing
 
+_LOGGER = logging.getLogger(__name__)
 _BITS = 32
 _MOST_WAITING = 500
 _AT_ONCE = 50
@@ -80,20 +82,30 @@ class Recorder:
             query.trail = Trail(catalogue.popular.standing, catalogue.live_serial)
 
     def take(self, path: str, query: Query, generation: Generation, body: bytes) -> None:
-        """Keep an answer that was sent, if it was marked. path: of the request. body: of the answer."""
+        """Keep an answer, if it was marked. path: of the request. body: of the answer."""
+        if query.trail is None or query.trail.ranking is None:
+            return
+        try:
+            result = self._take(path, query, generation, body)
+        except Exception as exc:  # a border: the answer is good, kept or not
+            _LOGGER.error("a bug in keeping an answer of %s", path, exc_info=exc)
+            result = "failed"
+        if result is not None:
+            self._count(result)
+
+    def _take(self, path: str, query: Query, generation: Generation, body: bytes) -> str | None:
+        """Note what is to be kept, or return why it is not."""
         trail = query.trail
-        if trail is None or trail.ranking is None:
-            return
+        assert trail is not None and trail.ranking is not None  # noqa: S101  # marked and answered
         if len(self._waiting) >= _MOST_WAITING:
-            self._count("dropped")
-            return
+            return "dropped"
         around = self._surround(generation, trail)
         if around is None:
-            self._count("moved")
-            return
+            return "moved"
         kept = _describe(path, query, trail.ranking, generation, around, body)
         self._waiting.append(_Waiting(kept.recommendation_id, kept.user_id, around, kept.pack))
         self._is_due.set()
+        return None
 
     async def follow(self) -> None:
         """Write what is to be kept, until cancelled."""
@@ -123,7 +135,7 @@ class Recorder:
         """Return the id of the surroundings of an answer, which are kept now unless they are; None: they cannot be."""
         catalogue, now = generation.catalogue, time.monotonic()
         standing, serial = catalogue.popular.standing, catalogue.live_serial
-        if (trail.standing, trail.live_serial) != (standing, serial) or serial != self._known.serial:
+        if trail.standing is not standing or not trail.live_serial == serial == self._known.serial:
             return None
         last = self._arounds.get(generation)
         if last is not None and last.standing is standing and last.serial == serial:

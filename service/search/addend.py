@@ -21,7 +21,7 @@ MOST_BOOSTED = 2000
 """How many items that a request raises an approximate search always scores; of more it looks for the best ones."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Standing:
     """Where the items stand in the trend. logs: log(count + e), float32 [n_items]. top: the highest rows, ascending.
 
@@ -47,7 +47,7 @@ class Standing:
         return found
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Addend:
     """What is added to one user's scores.
 

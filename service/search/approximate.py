@@ -40,7 +40,7 @@ FEW_ALLOWED = 6000
 AllowedRows = NDArray[np.bool_]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Shortlist:
     """The rows that are best by code, for a batch of users.
 

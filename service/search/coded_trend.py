@@ -20,7 +20,7 @@ _LEAST_RISE = 0.5
 _NONE: Int64 = np.zeros(0, dtype=np.int64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Followed:
     """What was worked out for one standing. heights: of the levels, float32 [n_levels]. risen: rows, always scored."""
 

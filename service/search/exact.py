@@ -27,7 +27,7 @@ _GROUP = 32
 _LOWEST = np.finfo(np.float32).min
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Scored:
     """The scores of all items for a batch of users, float32 [batch, n_columns >= n_items].
 

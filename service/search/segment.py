@@ -86,7 +86,7 @@ class GrownTable:
         return found
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Both:
     """What was scored: by the search, and of the live items, float32 [batch, n_live]."""
 

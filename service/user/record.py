@@ -44,7 +44,7 @@ class Past:
     last_at: float = math.nan
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Record:
     """What is cached of a user.
 

@@ -19,7 +19,7 @@ MARKS = [_CODES[Effect.HIDE], _CODES[Effect.UNDO]]
 """The codes of effects_of() of rows that hide or undo: they show no liking, whatever their weight."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Told:
     """What is told of all rows, arrays [n_rows]: event, the code of its type, -1 for none; user, item; ms."""
 

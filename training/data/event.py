@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Int64 = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Events:
     """The events of some users. Those of user u are item[offset[u] : offset[u + 1]], oldest first."""
 

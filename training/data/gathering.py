@@ -89,7 +89,7 @@ class Coder:
         return pl.Series(list(self.codes), dtype=pl.String)
 
 
-@dataclass
+@dataclass(eq=False)
 class Gathered:
     """Rows that have the right number of fields, as arrays [n_rows]: those of a table, or of a shard of its users."""
 

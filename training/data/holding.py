@@ -19,7 +19,7 @@ FEW_USERS, FEW_FOLDS = 1000, 4  # of so few users, more are asked
 FEW = 0.1  # targets an event; below it most events would teach nothing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Held:
     """The part of each event, and what was done."""
 

@@ -18,7 +18,7 @@ from training.errors import InputError
 EVENTS, USERS, ITEMS, REPORT = "events.parquet", "users.parquet", "items.parquet", "report.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """The events of all users, grouped by user number, oldest first. Ties in time are in the order of the store."""
 

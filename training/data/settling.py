@@ -98,7 +98,7 @@ class Late:
         return ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Settled:
     """Some rows of a column of times."""
 

@@ -54,7 +54,7 @@ KINDS = (
 ).split("|")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Where each item stands. Items of a category have successive numbers, and so have those of a series."""
 
@@ -71,7 +71,7 @@ class Layout:
         return np.arange(len(self.category)) - self.first[self.category]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class World:
     """A catalogue: its layout, which items lead to which, and how popular they are."""
 

@@ -27,7 +27,7 @@ MOST_SNAPSHOTS = 2000  # of a Trend by itself
 LIVE_SNAPSHOTS = 256  # of LiveCounts at most, which adds the events since then one by one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Counted:
     """The events that count towards the trend, oldest first."""
 
@@ -36,7 +36,7 @@ class Counted:
     n_items: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trend:
     """Snapshots of the decayed counts. Row s holds the events up to at_ms[s] inclusive, decayed to that instant."""
 

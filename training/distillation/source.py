@@ -26,7 +26,7 @@ Probe = Callable[[], tuple[Tensor, Tensor]]
 """Draws some validation users: returns their histories, rows int64 [B, T], and the next item [B] of each."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """What the teachers offer to a student.
 
@@ -55,7 +55,7 @@ class Source:
             return logits if self.factor == 1 else logits * self.factor
 
 
-@dataclass
+@dataclass(eq=False)
 class Seen:
     """One batch with the student's activations.
 

@@ -61,7 +61,7 @@ class Recipe:
     teacher_temperature: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SeenLogits:
     """What a term of logits looks at: one chunk of positions, student and teacher [P, N], target and importance [P].
 

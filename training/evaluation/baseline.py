@@ -47,7 +47,7 @@ Trained = Callable[[Question], AskedScorer]
 """A trained baseline: given a question, it returns the scorer of that question's users."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingData:
     """The training part of prepared data, as the baselines need it."""
 
@@ -61,7 +61,7 @@ class TrainingData:
         return len(self.popularity)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Baseline:
     """One simple recommender."""
 

@@ -31,7 +31,7 @@ from training.model.given import ALL
 Float32 = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Positions:
     """The events that a model is trained on, and when each was followed by the next one."""
 
@@ -158,7 +158,7 @@ class Given:
         return Table.of(near)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """The neighbours' table on the device that trains.
 

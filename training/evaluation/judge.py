@@ -55,7 +55,7 @@ is training.data.trend.live_counts. Every request is its own, those of users wit
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ranking:
     """A model's answer to a question of U requests.
 

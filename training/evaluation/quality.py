@@ -66,7 +66,7 @@ MEANING = {  # what each metric means, for the reader of a report
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Yardstick:
     """What the rankings of a run are measured with, made once."""
 

@@ -30,7 +30,7 @@ MOST_REQUESTS = 50_000  # where users are asked several times; of more, so many 
 MOST_SCORES = 2_000_000_000  # of a question, half a minute on two cores: a large catalogue is asked by fewer users
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Baskets:
     """Every item that was held out in one instant, for each request that is the first of its instant."""
 
@@ -38,7 +38,7 @@ class Baskets:
     owner: Int64  # [I], whose each is: a place in Question.users
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Question:
     """The requests that are made: who asks, what is known of the user, and which item was taken. U requests."""
 

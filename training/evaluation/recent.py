@@ -27,7 +27,7 @@ Counts = Callable[[Int64], Float32]
 """How often each item was taken lately: times in milliseconds [B] to counts [B, N], of events strictly before each."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunningTotals:
     """All events, oldest first, and how many of each item there are in total before every so many of them."""
 

@@ -45,7 +45,7 @@ SWEEPS = 2  # over all parts
 AT_ONCE = 256  # pairs that are judged together, where there are few items
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pairs:
     """Which item was taken after which: each [P]. asked_ms: when."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from training.data.event import Events, Int64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Windows of events, padded on the left. B windows, T places in the longest, P real places in all.
 

@@ -26,7 +26,7 @@ UNIT_TABLE = "items.parametrizations.weight.original"  # the item table of a mod
 TABLES = (TABLE, UNIT_TABLE)
 
 
-@dataclass
+@dataclass(eq=False)
 class Checkpoint:
     """What a training that is resumed needs beside model and optimizer.
 

@@ -59,7 +59,7 @@ class Schedule:
     shard_above_mb: float = 0.0  # of an item table, from which on several processes share it; 0: by memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Course:
     """What the trainings of a stage share: the events, the schedule, the validation score and who is told.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 TABLE_STD = 0.02  # standard deviation of the values of a random item table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Start:
     """An item table [N, D] that a model starts from. is_frozen: training does not change it."""
 

@@ -41,7 +41,7 @@ class BatchLoss(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Objective:
     """What a training lowers: the sum of a loss of logits and, where there is one, a loss of whole batches."""
 

@@ -19,7 +19,7 @@ from training.model.checkpoint import TABLE, UNIT_TABLE, load_weights
 from training.model.encoder import SequenceModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Warm:
     """Where trainings go on from, and how far.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from training.model.encoder import Attention, SequenceModel, visible_places
 
 
-@dataclass
+@dataclass(eq=False)
 class Watched:
     """What was recorded of one or more runs of a model, first to last.
 

@@ -29,7 +29,7 @@ FARTHEST = 50.0  # that an offset can be from 0
 RESTRAINT = 0.01  # of the confidence's weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """scale: what vectors are multiplied with. offset: added to scores. certainty: see ItemNetwork [4]."""
 

@@ -15,7 +15,7 @@ MOST_STATES = 60_000
 AT_ONCE = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Examples:
     """N items and S users of a student, each just before an event.
 

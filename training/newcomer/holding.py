@@ -14,7 +14,7 @@ from training.data.split import TRAIN
 from training.evaluation.question import Question
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Held:
     """Data of which some items were held out. known: the rest of it, whose rows are those of known_rows, renumbered.
 

@@ -32,7 +32,7 @@ LEAST_STEPS = 200  # of a training, however few the items are
 MOST_STEPS = 1000  # of a training, or three epochs where these take more: a minute or two for 20,000 items
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Some items, and users: M items, P users who took one of them, Q other users.
 

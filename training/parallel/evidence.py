@@ -32,7 +32,7 @@ class Form:
     learns_epsilon: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """The parts of the scores of V requests [V, C], each with a weight of 1; None where a part is not there."""
 
@@ -87,7 +87,7 @@ class Answering(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Asking:
     """Requests of all processes. ask: gets the number of the evidence that is asked, and what answer() is given."""
 
@@ -100,7 +100,7 @@ class Asking:
         return self.ask((self.number, what, fitted, floor))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fitted:
     """The weights that were found: at each knot, and those of all requests."""
 

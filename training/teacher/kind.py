@@ -57,7 +57,7 @@ class Supplies:
     warm: Warm | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """A trained teacher, opened to be measured and mixed."""
 

@@ -68,7 +68,7 @@ class Setting:
 START = Setting(0.85, 1, 1.0, 50.0, 0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearModel:
     """A solved model: weights [M, M] between the covered rows [M] of a catalogue of N ≥ M items.
 
@@ -118,7 +118,7 @@ def covered_rows(events: Events, n_items: int, count: int = MAX_ITEMS) -> NDArra
     return np.sort(np.argsort(-popularity, kind="stable")[:count])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """The products that a solution needs, for one decay of the history.
 

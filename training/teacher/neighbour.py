@@ -35,7 +35,7 @@ Int64 = NDArray[np.int64]
 Blocks = Iterator[tuple[Int64, Int64, Float32]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matrix:
     """A matrix [N, N] in blocks: of each item of a history, how much it speaks for each. What is in no block is 0."""
 

@@ -41,7 +41,7 @@ class SoftLabels(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StateLabels:
     """The soft labels of a neural teacher.
 
