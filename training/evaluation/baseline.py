@@ -36,6 +36,7 @@ from training.progress import Bar, Progress
 
 EASE_MAX_ITEMS = 20_000  # its inverse takes memory with the square of the items and time with the cube
 MOST_NEIGHBOURS = 100_000_000  # of all items together; each takes 40 bytes while they are found
+NEIGHBOURS = (20, 100, 500)  # that an item keeps
 IALS_ROUNDS = 15  # of alternating least squares
 VALIDATED = 10_000  # validation requests, at most, that a setting is chosen on
 Float32 = NDArray[np.float32]
@@ -89,6 +90,12 @@ def rank_baselines(out: Path, prepared: Prepared, models: Sequence[str], progres
             left_out = len(baseline.grid) - len(fitting.grid)
             more = f"; {left_out} settings take too much memory for {data.n_items:,} items" if left_out else ""
             progress.note(f"{name}: {about['setting']}, validation NDCG@10 {about['validation']:.4f}{more}")
+
+
+def most_neighbours(n_items: int) -> int:
+    """Return how many neighbours item-kNN keeps at most, of all items together."""
+    fits = [count for count in NEIGHBOURS if count * n_items <= MOST_NEIGHBOURS]
+    return min(n_items, max(fits, default=NEIGHBOURS[0])) * n_items
 
 
 def _fitting(data: TrainingData, baseline: Baseline) -> Baseline:
@@ -254,7 +261,7 @@ BASELINES: dict[str, Baseline] = {
         train_recent_popularity,
     ),
     "item_knn": Baseline(
-        [{"similarity": kind, "neighbours": count} for kind in ("cosine", "bm25") for count in (20, 100, 500)],
+        [{"similarity": kind, "neighbours": count} for kind in ("cosine", "bm25") for count in NEIGHBOURS],
         train_item_knn,
     ),
     "ease": Baseline([{"ridge": ridge} for ridge in (200.0, 800.0)], train_ease, EASE_MAX_ITEMS),

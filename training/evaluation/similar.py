@@ -102,6 +102,11 @@ def pairs_of(prepared: Prepared, part: int, most: int) -> Pairs:
     )
 
 
+def most_chosen(n_items: int) -> int:
+    """Return how many pairs the weights are chosen on at most."""
+    return min(MOST_JUDGED, max(1, VALUES // n_items, min(LEAST_PAIRS, MOST_VALUES // n_items)))
+
+
 def judge_similar(
     prepared: Prepared, table: ItemTable, encode: Encode, progress: Progress | None = None
 ) -> dict[str, Any]:
@@ -110,8 +115,7 @@ def judge_similar(
     table: the items' vectors and the parts of the score. progress: shows what is judged.
     """
     n_items, progress = len(prepared.items), progress or Progress(is_quiet=True)
-    most = max(1, VALUES // n_items, min(LEAST_PAIRS, MOST_VALUES // n_items))
-    parts, chosen = Parts(prepared, table, encode), pairs_of(prepared, VAL, min(MOST_JUDGED, most))
+    parts, chosen = Parts(prepared, table, encode), pairs_of(prepared, VAL, most_chosen(n_items))
     is_enough = len(chosen.user) >= LEAST_PAIRS
     rule, tried = _choose(parts, chosen) if is_enough else (usual_rule(table.parts), [])
     judged = pairs_of(prepared, judged_part(prepared), min(MOST_JUDGED, most_asked(n_items)))

@@ -15,8 +15,10 @@ import torch
 from training.data.prepared import Prepared, training_events
 from training.data.split import VAL
 from training.data.trend import MOST_SNAPSHOTS, MOST_VALUES
+from training.evaluation.baseline import BASELINES, most_neighbours, parse_models
 from training.evaluation.given_weights import COLUMNS, VALUES
 from training.evaluation.question import most_asked
+from training.evaluation.similar import MOST_JUDGED, most_chosen
 from training.loss.logits import hard_loss
 from training.machine import available_bytes
 from training.model.batch import count_positions
@@ -42,6 +44,9 @@ SNAPSHOT_BYTES = 6  # of each value of the trend's snapshots: itself, and its lo
 HISTORY_BYTES = 2_000  # of an event whose history the linear model multiplies: 50 items, sparse, and copies
 TEXT_BYTES = 6_000  # of an item from whose text the item encoder learns: its words, and copies of vectors
 STEPS_A_SECOND = 35  # of that: it runs on one thread
+SCORES_OF_SIMILAR = 16  # arrays of pairs x items that are in memory while its weights are chosen
+MODELS_OF_SIMILAR = 6  # that are ranked: four parts, the mix, co-occurrence
+NEIGHBOUR_BYTES = 40  # of each neighbour of each item, while item-kNN finds them
 WORTH_SAYING_S = 120  # a shorter run is told nothing
 
 
@@ -65,7 +70,7 @@ class _Size:
 
 
 def forecast(config: Config, prepared: Prepared) -> list[Need]:
-    """Return what the stages of a run need, in order: teachers, the student with the one beside it, item encoder."""
+    """Return what the stages of a run need, in order: teachers, the student with those beside it, what is judged."""
     n_items, events = len(prepared.items), training_events(prepared)
     n_events, n_asked = len(events.item), int((prepared.part == VAL).sum())
     size = _Size(n_items, count_positions(events), n_asked)
@@ -77,15 +82,13 @@ def forecast(config: Config, prepared: Prepared) -> list[Need]:
         if name in members:
             needs.append(_neural(name, settings, size, n_events))
     needs.append(_mix(config, members, size))
-    student = _neural("student", config.student, size, 0)
-    trainings = 3 if config.distill.smoothing else 2  # distilled, alone, and from smoothed labels
-    needs.append(Need("student", student.memory_bytes, student.seconds * trainings, student.disk_bytes * trainings))
+    needs.append(_student(config, members, size))
     weighed = _weighed(config, n_items, n_asked)
     needs = [replace(need, memory_bytes=need.memory_bytes + weighed) for need in needs]
     if config.newcomers.epochs and any(item.title or item.attributes for item in prepared.items):
         steps = steps_of(n_items, config.newcomers.epochs) * (2 - HELD_SHARE)
         needs.append(Need("item encoder", BASE_BYTES + TEXT_BYTES * n_items, steps / STEPS_A_SECOND, 0))
-    return needs
+    return [*needs, _similar(config, n_items), _baselines(config, size)]
 
 
 def forecast_lines(needs: list[Need], available: int | None) -> list[str]:
@@ -151,12 +154,40 @@ def _linear(n_items: int, n_events: int) -> Need:
 
 def _mix(config: Config, members: Sequence[str], size: _Size) -> Need:
     """Return the need of mixing the teachers, which are all in memory with their logits for some requests."""
-    n_items, side = size.n_items, most_items(size.n_items, available_bytes()) if "linear" in members else 0
-    teachers = BYTES_A_PARAMETER * (side**2 + len(members) * config.teacher.dim * n_items)
+    n_items = size.n_items
     logits = 4 * min(VALUES_MIXED, USERS * n_items) * (len(members) + LOGITS_BESIDE)
     asked = (1 + len(members)) * min(size.n_asked, most_asked(n_items))
     seconds = asked * n_items / scores_a_second(config.teacher.dim, n_items)
-    return Need("mix", BASE_BYTES + teachers + logits, seconds, 0)
+    return Need("mix", BASE_BYTES + BYTES_A_PARAMETER * _parameters(config, members, n_items) + logits, seconds, 0)
+
+
+def _parameters(config: Config, members: Sequence[str], n_items: int) -> int:
+    """Return how many parameters the teachers have at most, all of which the mix and the student ask."""
+    side = most_items(n_items, available_bytes()) if "linear" in members else 0
+    return side**2 + len(members) * config.teacher.dim * n_items
+
+
+def _student(config: Config, members: Sequence[str], size: _Size) -> Need:
+    """Return the need of the student's trainings: distilled, alone, and from smoothed labels."""
+    need, trainings = _neural("student", config.student, size, 0), 3 if config.distill.smoothing else 2
+    memory = need.memory_bytes + 4 * _parameters(config, members, size.n_items)
+    return Need("student", memory, need.seconds * trainings, need.disk_bytes * trainings)
+
+
+def _similar(config: Config, n_items: int) -> Need:
+    """Return the need of choosing how items that go with others are weighed."""
+    dim = config.student.dim
+    memory = BASE_BYTES + 4 * n_items * (SCORES_OF_SIMILAR * most_chosen(n_items) + COPIES * dim)
+    judged = min(MOST_JUDGED, most_asked(n_items))
+    return Need("similar", memory, MODELS_OF_SIMILAR * judged * n_items / scores_a_second(dim, n_items), 0)
+
+
+def _baselines(config: Config, size: _Size) -> Need:
+    """Return the need of the baselines, each of which ranks validation with all of its settings."""
+    n_items, names = size.n_items, parse_models(config.baselines.models)
+    neighbours = NEIGHBOUR_BYTES * most_neighbours(n_items) if "item_knn" in names else 0
+    ranked = sum(len(BASELINES[name].grid) + 1 for name in names) * min(size.n_asked, most_asked(n_items)) * n_items
+    return Need("baselines", BASE_BYTES + neighbours, ranked / scores_a_second(config.student.dim, n_items), 0)
 
 
 def _weighed(config: Config, n_items: int, n_requests: int) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from training.__main__ import main
 from training.data.prepared import load_prepared
+from training.evaluation.baseline import MOST_NEIGHBOURS, most_neighbours
 from training.machine import available_bytes
 from training.run.config import Config, Teacher
 from training.run.forecast import Need, forecast, forecast_lines, logits_a_second, scores_a_second
@@ -39,14 +40,22 @@ def test_needs_grow_with_the_settings_and_name_the_stages(chain_world: Path, tmp
 
     small, large = forecast(config, prepared), forecast(wide, prepared)
 
-    assert [need.stage for need in small] == ["linear", "transformer", "twin", "mix", "student"]
+    assert [need.stage for need in small] == ["linear", "transformer", "twin", "mix", "student", "similar", "baselines"]
     assert large[1].memory_bytes > small[1].memory_bytes
     assert large[1].disk_bytes > 10 * small[1].disk_bytes
     alone = forecast(replace(config, teacher=Teacher(members="linear")), prepared)
-    assert [need.stage for need in alone] == ["linear", "mix", "student"]
+    assert [need.stage for need in alone] == ["linear", "mix", "student", "similar", "baselines"]
     titled = replace(prepared, items=[replace(item, title="a lamp") for item in prepared.items])
-    assert [need.stage for need in forecast(config, titled)][-1] == "item encoder"
-    assert large[3].memory_bytes > small[3].memory_bytes > alone[1].memory_bytes, "all teachers are in memory together"
+    assert [need.stage for need in forecast(config, titled)][-3:] == ["item encoder", "similar", "baselines"]
+    for stage in (3, 4):
+        assert large[stage].memory_bytes > small[stage].memory_bytes > alone[stage - 2].memory_bytes, (
+            "all teachers are in memory together"
+        )
+
+
+def test_neighbours_of_a_large_catalogue_are_as_many_as_item_knn_keeps() -> None:
+    assert [most_neighbours(n_items) // n_items for n_items in (10, 10_000, 742_139, 9_000_000)] == [10, 500, 100, 20]
+    assert most_neighbours(742_139) <= MOST_NEIGHBOURS
 
 
 def test_the_linear_model_covers_what_memory_has_room_for() -> None:
