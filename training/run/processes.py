@@ -5,6 +5,7 @@ comes here with the same command line.
 """
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -47,6 +48,7 @@ def launch(argv: Sequence[str], processes: int) -> int:
     Where one of them is killed, all are started again, up to RESTARTS times, and go on from the last checkpoint. An
     error that would come again is not tried again.
     """
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what went wrong, our processes say
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     command = python_module("training", *argv)
     words = ["--standalone", "--nproc-per-node", str(processes), "--no-python", *command]
