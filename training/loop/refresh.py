@@ -303,9 +303,12 @@ def _base_of(generations: Sequence[Generation], live: str | None, out: Path) -> 
     for generation in reversed(generations):
         if generation.version == live:
             return generation
+    way_out = f"publish this one first: python -m service publish {out / 'bundle'}"
+    if generations[0].version is None:
+        way_out = f"make the bundle of this one again, where none lies now: python -m training export --out {out}"
     raise InputError(
         f"the live version {live} is none of those in {out}, so that no model can be compared with it: give the --out "
-        f"that it was made in, or publish this one first: python -m service publish {out / 'bundle'}"
+        f"that it was made in, or {way_out}"
     )
 
 

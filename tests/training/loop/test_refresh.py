@@ -7,6 +7,7 @@ import pytest
 
 from service.bundle import open_bundle
 from tests.training.loop.log import LogService
+from training.__main__ import main
 from training.data.prepared import load_prepared
 from training.errors import InputError
 from training.loop.generation import read_generations
@@ -124,6 +125,18 @@ def test_a_refresh_that_may_be_worse_is_not_published_and_another_live_version_i
     rows = read_history(place)
     assert [row["passes"] for row in rows] == [False, False]
     assert rows[1]["sentence"] == "given up: 0123456789abcdef became live meanwhile"
+
+
+def test_a_run_whose_bundle_is_gone_is_told_to_make_it_again(place, service, lasting):
+    service.events += lasting.later
+    shutil.rmtree(place / "bundle")
+
+    with pytest.raises(InputError, match=f"training export --out {place}"):
+        refresh(place, service, OPEN)
+
+    version = service.live
+    assert main(["export", "--out", str(place)]) == 0
+    assert open_bundle(place / "bundle").manifest.version == version
 
 
 def test_a_version_that_is_tried_on_users_is_not_ended_by_a_refresh(place, service, lasting):
