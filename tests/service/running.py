@@ -106,18 +106,26 @@ class Running:
 
     def recommend(self, **body: Any) -> dict[str, Any]:
         """POST /recommend, twice more where a busy machine lets the default budget run out."""
-        answer = self.ask(**body)
+        return self._list("/recommend", body)
+
+    def similar(self, **body: Any) -> dict[str, Any]:
+        """POST /similar, in the same way."""
+        return self._list("/similar", body)
+
+    def ask(self, path: str = "/recommend", **body: Any) -> dict[str, Any]:
+        """POST once, which must answer 200: for the tests that are about the budget or a slow store."""
+        response = self.client.post(path, json=body)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def _list(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = self.ask(path, **body)
         for _ in range(2):
             if "budget_ms" in body or not OUT_OF_TIME & {*answer["quality"]["reasons"]}:
                 break
-            answer = self.ask(**body)
+            answer = self.ask(path, **body)
         return answer
-
-    def ask(self, **body: Any) -> dict[str, Any]:
-        """POST /recommend once, which must answer 200: for the tests that are about the budget or a slow store."""
-        response = self.client.post("/recommend", json=body)
-        assert response.status_code == 200, response.text
-        return response.json()
 
     def batch(self, *requests: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The answers of POST /recommend/batch, asked again while a busy machine refuses it whole."""
@@ -129,12 +137,6 @@ class Running:
 
         answers: list[dict[str, Any]] = wait_for(ask)
         return answers
-
-    def similar(self, **body: Any) -> dict[str, Any]:
-        """POST /similar, which must answer 200."""
-        response = self.client.post("/similar", json=body)
-        assert response.status_code == 200, response.text
-        return response.json()
 
     def send(self, *events: Mapping[str, Any]) -> dict[str, Any]:
         """POST /events, which must answer 200; once more where a busy machine's store did not confirm in time."""

@@ -21,7 +21,7 @@ from training.file.choice import AS_LINES, Choice
 from training.file.delimited import LINE
 from training.file.line import LineReader
 
-CHUNK = 50_000  # rows that are held as objects at a time
+CHUNK = 10_000  # rows that are held as objects at a time
 _LONG_NUMBER = re.compile(r"[0-9]{16}")
 Object = dict[str, Any]
 

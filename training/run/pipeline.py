@@ -31,7 +31,7 @@ from training.export.compress import RANKING as COMPRESSED_RANKING
 from training.export.compress import Storage, compress, load_table
 from training.export.export import export
 from training.file.source import Place, find_source
-from training.machine import available_bytes
+from training.machine import available_bytes, return_freed_memory
 from training.model.curve import best_epochs, load_curve
 from training.report.page import write_report
 from training.run.config import Compress
@@ -67,6 +67,7 @@ PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "polars", "scipy")
 def run_prepare(run: Run, interactions: Place, items: Place | None, wish: EngineWish) -> None:
     """Read the files into prepared/ and say how they were read, what was kept and dropped, and what a run will need."""
     prepared = prepare_files(run, interactions, items, wish)
+    return_freed_memory()
     for line in [*data_lines(prepared.report), *say_forecast(run.config, prepared)]:
         run.progress.note(line)
 

@@ -134,7 +134,7 @@ def test_what_cannot_be_is_refused_and_named(service: Running, body: Any, messag
 
 def test_requests_are_counted_under_their_own_route(service: Running) -> None:
     before = service.metric("retort_http_requests_total", route="/similar", code="200")
-    service.similar(item_id="i3")
+    service.ask("/similar", item_id="i3")
 
     assert service.metric("retort_http_requests_total", route="/similar", code="200") == before + 1
 
