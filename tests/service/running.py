@@ -73,7 +73,10 @@ class Running:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        bugs = [line for line in self._log_path.read_text(errors="replace").splitlines() if _tells_of_a_bug(line)]
         self._log_path.unlink()
+        if kind is None:
+            assert not bugs, "what the log says of bugs, also of those that no caller saw:\n" + "\n".join(bugs)
 
     def start(self) -> None:
         """Start the process and wait until it listens."""
@@ -182,6 +185,11 @@ def metric(text: str, name: str, **labels: str) -> float:
     wanted = [f'{label}="{value}"' for label, value in labels.items()]
     lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
     return sum(float(line.rpartition(" ")[2]) for line in lines if all(label in line for label in wanted))
+
+
+def _tells_of_a_bug(line: str) -> bool:
+    """Whether a line of the log is of an error that nobody foresaw: of a border of ours, of asyncio, of uvicorn."""
+    return '"severity":"error"' in line and '"event":"message"' in line
 
 
 @contextmanager
