@@ -7,7 +7,7 @@ listen. A bundle that is wrong in any way raises before the first request could 
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -57,7 +57,7 @@ from service.http.scenarios import scenario_routes
 from service.http.users import Erasing, user_routes
 from service.item.feed import ItemFeed
 from service.item.shelf import ItemShelf
-from service.logs import Log
+from service.logs import Log, counted_bugs
 from service.metrics import TREND_SOURCES, Metrics
 from service.private_directory import make_private
 from service.recommendation.exploration import Explored
@@ -75,7 +75,7 @@ from service.release.trial import try_bundle
 from service.scenario.book import ScenarioBook
 from service.settings import Settings
 from service.store.client import Store
-from service.task import end_task
+from service.task import Work, end_task, keep_going
 from service.tracing.tracer import open_tracer
 from service.user.alias import UserNames
 from service.user.erasure import Erasures
@@ -117,6 +117,7 @@ async def open_service(
     async with AsyncExitStack() as stack:
         inside = await _open_inside(settings, log, stack, is_pinned=is_pinned)
         metrics, generations = inside.metrics, inside.generations
+        stack.enter_context(counted_bugs(metrics.bugs.inc))
         readiness = _make_readiness(settings, inside.store, store_kind, generations)
         hour, page, names = Hour(metrics), read_page() if settings.page else Page(), names_of(settings)
         tracing = open_tracer(settings.otlp_endpoint, settings.trace_share, metrics, log)
@@ -137,9 +138,12 @@ async def open_service(
         gate = Gate(create_api(routers, is_keyed=keys.is_on), *lists, guard, admission, account)
         _show(metrics, generations)
         watch = watch_of(settings, inside.store, generations.effect_of, metrics, log)
-        _begin(stack, watch_lag(metrics), hour.follow(), watch.follow(), *_followers(inside, is_pinned=is_pinned))
+        works: dict[str, Work] = {"lag": partial(watch_lag, metrics), "hour": hour.follow, "health": watch.follow}
+        works |= _followers(inside, is_pinned=is_pinned)
         if recorder is not None:
-            _begin(stack, recorder.follow())
+            works["replay"] = recorder.follow
+        for name, work in works.items():
+            stack.push_async_callback(end_task, asyncio.create_task(keep_going(name, work)))
         yield Service(gate, crowd_of(settings, metrics, log), generations.live.version, readiness.drain)
 
 
@@ -175,6 +179,7 @@ async def _open_inside(settings: Settings, log: Log, stack: AsyncExitStack, *, i
     generations = Generations(await _find_first(settings, loader, None if is_pinned else follower))
     stack.push_async_callback(generations.rest)
     if not is_pinned:
+        stack.push_async_callback(follower.close)
         await beside.begin(generations)
     comparing = Comparing(generations, versions)
     stack.push_async_callback(comparing.close)
@@ -198,21 +203,21 @@ def _data_routes(inside: _Inside, guard: Guard, names: UserNames, *, is_keyed: b
     ]
 
 
-def _followers(inside: _Inside, *, is_pinned: bool) -> list[Coroutine[Any, Any, None]]:
-    """Return what listens to the store until the service ends."""
+def _followers(inside: _Inside, *, is_pinned: bool) -> dict[str, Work]:
+    """Return what listens to the store until the service ends, by name."""
     settings, generations = inside.settings, inside.generations
     note = _note_trend(settings, inside.metrics, generations)
-    hearing = [inside.erasures.follow(generations.forget_share)] if settings.memory_users else []
-    following = [] if is_pinned else [inside.follower.run(generations)]
-    feeds = [inside.book.follow(), inside.feed.follow(generations.catalogues)]
-    following.append(follow_showing(inside.metrics, generations))
-    return [*hearing, *following, follow_trends(generations.trends, note), *feeds]
-
-
-def _begin(stack: AsyncExitStack, *works: Coroutine[Any, Any, None]) -> None:
-    """Begin what goes on until the stack ends."""
-    for work in works:
-        stack.push_async_callback(end_task, asyncio.create_task(work))
+    works: dict[str, Work] = {}
+    if settings.memory_users:
+        works["erasures"] = partial(inside.erasures.follow, generations.forget_share)
+    if not is_pinned:
+        works["versions"] = partial(inside.follower.run, generations)
+    return works | {
+        "what is shown": partial(follow_showing, inside.metrics, generations),
+        "trend": partial(follow_trends, generations.trends, note),
+        "scenarios": inside.book.follow,
+        "live items": partial(inside.feed.follow, generations.catalogues),
+    }
 
 
 async def _begin_items(shelf: ItemShelf, metrics: Metrics) -> ItemFeed:

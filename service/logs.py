@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 import orjson
@@ -101,6 +103,25 @@ class LogHandler(logging.Handler):
         if record.exc_info:
             fields["traceback"] = logging.Formatter().formatException(record.exc_info)
         self._log.write(level if record.levelno > 20 else "debug", "message", **fields)
+
+
+@contextmanager
+def counted_bugs(count: Callable[[], None]) -> Iterator[None]:
+    """Count what is logged as an error by the standard logging module: nobody foresaw it. count: called once for each.
+
+    That is what our borders log, asyncio of a task or a callback that nobody looks at, and uvicorn.
+    """
+
+    class Counting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            count()
+
+    handler = Counting(logging.ERROR)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def printable(text: str) -> str:

@@ -312,6 +312,7 @@ class Metrics:
         self.event_loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the event loop woke a sleeping task", STAGE_BUCKETS_S
         )
+        self.bugs = self._counter("bugs", "Errors that nobody foresaw; the log has each with its traceback")
         spans = self._counter("trace_spans", "Spans of recorded requests by what became of them", "result")
         self.trace_spans = {name: spans.labels(name) for name in SPAN_RESULTS}
         self.watch(self._gauge("resident_memory_bytes", "Resident memory of the service"), _resident_bytes)

@@ -88,20 +88,21 @@ class Follower:
 
     async def run(self, generations: Generations) -> None:
         """Follow the live version, and what is tried beside it, until cancelled."""
-        try:
-            while True:
-                await self._beside.hear(generations)  # first: what is over makes room for what is loaded now
-                await self._look(generations)
-                await self._beside.load(generations)
-                await self._read_agreement()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_S):
-                        await self._is_due.wait()
-                self._is_due.clear()
-        finally:
-            self._loader.close()
-            with contextlib.suppress(StoreError):
-                await self._published.forget(self._name)
+        while True:
+            await self._beside.hear(generations)  # first: what is over makes room for what is loaded now
+            await self._look(generations)
+            await self._beside.load(generations)
+            await self._read_agreement()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self._is_due.wait()
+            self._is_due.clear()
+
+    async def close(self) -> None:
+        """Load nothing more, and say that this process is gone. It follows no longer."""
+        self._loader.close()
+        with contextlib.suppress(StoreError):
+            await self._published.forget(self._name)
 
     async def _read_agreement(self) -> None:
         """Show what a refresh last said of the live model and its teacher; while the store is away, what was read."""

@@ -29,7 +29,7 @@ from service.store.parser import REPLY_BYTES
 from service.store.pipeline import Pipelines
 from service.store.reply import UNDECODABLE, UNKNOWN_SCRIPT, Reply, is_of_its_type, kind_of
 from service.store.words import words_of
-from service.task import end_task
+from service.task import end_task, keep_going
 
 _SLOT_SHARE = 0.25
 _PATIENT_SHARE = 0.75  # of slow_s: a default request has waited for its batch before it asks
@@ -84,7 +84,7 @@ class Store:
 
     def open(self) -> None:
         """Begin to watch the server: send a ping when nothing else is sent, and the breaker's probes."""
-        self._watch_task = asyncio.create_task(self._watch())
+        self._watch_task = asyncio.create_task(keep_going("the watch of the store", self._watch))
 
     async def close(self) -> None:
         """Stop watching and close every connection."""

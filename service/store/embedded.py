@@ -31,7 +31,7 @@ from service.errors import StartError
 from service.private_directory import make_private, open_private
 from service.store.server import AOF_DIR, Choice, choose_server, find_server, note_writer
 from service.store.words import printable
-from service.task import end_task
+from service.task import end_task, keep_going
 
 _MAX_SOCKET_PATH = 100
 _STOP_S = 10.0
@@ -127,7 +127,7 @@ class Embedded:
 
     def supervise(self) -> None:
         """Begin to restart the server whenever it ends, and to sync its file every second, until stop()."""
-        self._watch_task = asyncio.create_task(self._watch())
+        self._watch_task = asyncio.create_task(keep_going("the watch of the embedded server", self._watch))
 
     async def stop(self) -> None:
         """End the server, sync its file, and give up the directory."""

@@ -148,6 +148,7 @@ def test_there_are_these_alerts_and_no_others() -> None:
         ("RetortLatencyBurn", "ticket"),
         ("RetortStoreBreakerOpen", "ticket"),
         ("RetortModelNotFollowed", "ticket"),
+        ("RetortBug", "ticket"),
         ("RetortExperimentEnded", "ticket"),
         ("RetortExperimentUneven", "ticket"),
         ("RetortExperimentMissing", "ticket"),

@@ -1,9 +1,14 @@
-"""Background tasks end, also those in which something swallows a cancellation."""
+"""Background tasks go on after an error, and end, also those in which something swallows a cancellation."""
 
 import asyncio
+import logging
 from contextlib import suppress
 
-from service.task import end_task
+import pytest
+
+from service import task as task_module
+from service.logs import counted_bugs
+from service.task import end_task, keep_going
 
 
 async def test_a_task_that_swallows_a_cancellation_ends_all_the_same() -> None:
@@ -45,3 +50,41 @@ async def test_a_task_may_take_its_time_at_the_end_and_may_have_failed() -> None
             await end_task(task)
 
     assert ended == [1]
+
+
+async def test_what_goes_on_is_begun_again_after_an_error_which_is_logged_and_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(task_module, "_PAUSE_S", 0.0)
+    begun, bugs = asyncio.Semaphore(0), []
+
+    async def work() -> None:
+        begun.release()
+        if len(bugs) < 3:
+            raise OSError("the disk is full")
+        await asyncio.sleep(60)
+
+    with counted_bugs(lambda: bugs.append(1)):
+        task = asyncio.create_task(keep_going("versions", work))
+        async with asyncio.timeout(60):
+            for _ in range(4):
+                await begun.acquire()
+        await end_task(task)
+
+    assert task.cancelled() and len(bugs) == 3
+    assert caplog.text.count("a bug in what goes on behind the answers, versions; it begins again") == 3
+    assert "the disk is full" in caplog.text
+
+
+async def test_what_ends_by_itself_is_not_begun_again_and_what_is_no_error_is_not_counted() -> None:
+    begun, bugs = [], []
+
+    async def work() -> None:
+        begun.append(1)
+        logging.getLogger("service").warning("foreseen")
+
+    with counted_bugs(lambda: bugs.append(1)):
+        await keep_going("versions", work)
+    logging.getLogger("service").error("of somebody else, later")
+
+    assert (len(begun), len(bugs)) == (1, 0)
