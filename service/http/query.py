@@ -72,6 +72,7 @@ def _begin(asked: RecommendRequest | SimilarRequest, generation: Generation, rul
         is_debug=asked.debug,
         span=trace.span,
         asked=asked,
+        n_items=len(generation.catalogue),
     )
 
 

@@ -68,22 +68,24 @@ class LiveRows:
             if record is not None and not record.is_shown(now):
                 self._withdraw(row, is_withdrawn=True)
 
-    def restrict(self, mask: Mask | None) -> tuple[Mask | None, Int32]:
+    def restrict(self, mask: Mask | None, n_items: int | None = None) -> tuple[Mask | None, Int32]:
         """Return which items of a mask may be shown, and what else is to be masked. mask: None for all items.
 
-        Few withdrawn rows are no reason for a mask where there was none.
+        n_items: how many there were when the mask was made, None: as many as now. Few withdrawn rows are no reason for
+        a mask where there was none.
         """
         if not self.withdrawn:
             return mask, _NO_ROWS
         if mask is None and len(self.withdrawn) <= FEW_WITHDRAWN:
             if self._rows is None:
                 self._rows = np.fromiter(sorted(self.withdrawn), dtype=np.int32)
-            return None, self._rows
+            return None, self._rows[: np.searchsorted(self._rows, self.n_items if n_items is None else n_items)]
         if self._shown is None:
             self._shown = np.ones(self.n_items, dtype=np.bool_)
             self._shown[list(self.withdrawn)] = False
             self._shown.flags.writeable = False
-        return (self._shown if mask is None else mask & self._shown), _NO_ROWS
+        shown = self._shown[:n_items]
+        return (shown if mask is None else mask & shown), _NO_ROWS
 
     def grow(self, n_items: int) -> None:
         """Note that the catalogue has more items."""

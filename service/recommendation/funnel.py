@@ -20,7 +20,7 @@ def count_funnel(ranking: Ranking, catalogue: Catalogue, n_in_list: int | None) 
     n_seen = n_allowed - len(hidden)
     n_pinned = sum(row in hidden for row in job.placed.values())
     return {
-        "catalogue": n_items - len(catalogue.live.withdrawn),
+        "catalogue": n_items - sum(row < n_items for row in catalogue.live.withdrawn),
         "filter": n_allowed,
         "seen": n_seen,
         "rules": n_seen + n_pinned if n_in_list is None else n_in_list,

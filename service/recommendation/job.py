@@ -45,7 +45,8 @@ class Query:
     several queries are one user's at one time. span: what the stages are recorded under, if they are.
     recommendation_id: of the answer, 32 hexadecimal digits. explore: the seed by which a place of the list goes to a
     live item; empty where none does. asked: the checked request, a scenario's fields included. trail: where the answer
-    is to be kept so that it can be made again.
+    is to be kept so that it can be made again. n_items: of the catalogue when mask and rules were made; None: there are
+    neither, or it has not grown since.
     """
 
     user_id: str | None
@@ -68,6 +69,7 @@ class Query:
     explore: tuple[int, ...] = ()
     asked: Any = None
     trail: "Trail | None" = None
+    n_items: int | None = None
 
     @property
     def depth(self) -> int:
@@ -118,6 +120,8 @@ class Job:
 
     def may_show(self, row: int) -> bool:
         """Whether a row can be pinned: not excluded, let through by the filter, and one of the candidates, if any."""
+        if self.n_items is not None and row >= self.n_items:
+            return False
         is_allowed = self.mask is None or bool(self.mask[row])
         is_candidate = self.candidates is None or row in self.candidates
         return is_allowed and is_candidate and row not in self.excluded and row not in self.withdrawn
@@ -145,12 +149,16 @@ class Job:
 
 
 def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]") -> Job:
-    """Return the job of a query: ids become rows, and the unknown ones are noted."""
+    """Return the job of a query: ids become rows, and the unknown ones are noted.
+
+    A query of a page waits for those before it, and live items may come meanwhile: it is answered without them.
+    """
     ignored: dict[str, None] = {}
-    mask, withdrawn = catalogue.live.restrict(query.mask)
+    n_items = len(catalogue) if query.n_items is None else query.n_items
+    mask, withdrawn = catalogue.live.restrict(query.mask, n_items)
     candidates = None
     if query.candidates is not None:
-        candidates = list(dict.fromkeys(_find(query.candidates, catalogue, ignored)))
+        candidates = [row for row in dict.fromkeys(_find(query.candidates, catalogue, ignored)) if row < n_items]
         if mask is not None:
             candidates = [row for row in candidates if mask[row]]
     excluded = _find(query.exclude, catalogue, ignored)
@@ -161,7 +169,7 @@ def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]
         taste = Taste(np.array(_find(query.history, catalogue, ignored), dtype=np.int32))
     elif query.user_id is None:
         taste = Taste()
-    job = Job(query, future, taste, candidates, excluded, [], mask=mask, withdrawn=withdrawn, n_items=len(catalogue))
+    job = Job(query, future, taste, candidates, excluded, [], mask=mask, withdrawn=withdrawn, n_items=n_items)
     if query.similar_to:
         job.anchors = list(dict.fromkeys(_find(query.similar_to, catalogue, ignored)))
         job.excluded = [*excluded, *job.anchors]
@@ -173,7 +181,7 @@ def make_job(query: Query, catalogue: Catalogue, future: "asyncio.Future[Answer]
 
 def _resolve(rules: Rules, job: Job, catalogue: Catalogue, ignored: dict[str, None]) -> None:
     """Turn what a request asks of its list into rows of the catalogue, and note the unknown ids."""
-    job.boost = rules.total_boost(len(catalogue))
+    job.boost = rules.total_boost(len(catalogue) if job.n_items is None else job.n_items)
     placed = {position: catalogue.find_row(item_id) for position, item_id in rules.pins.items()}
     ignored.update({item_id: None for position, item_id in rules.pins.items() if placed[position] is None})
     known = {position: row for position, row in placed.items() if row is not None}

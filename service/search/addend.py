@@ -39,12 +39,7 @@ class Standing:
 
     def at(self, rows: Int64) -> Float32:
         """Return the logs of rows, float32 [len(rows)]."""
-        if not len(rows) or int(rows.max()) < len(self.logs):
-            return self.logs[rows]
-        found: Float32 = np.full(len(rows), self.least, dtype=np.float32)
-        is_counted = rows < len(self.logs)
-        found[is_counted] = self.logs[rows[is_counted]]
-        return found
+        return _at(self.logs, rows, self.least)
 
 
 @dataclass(slots=True, eq=False)
@@ -158,7 +153,7 @@ class Boosted:
 
     def at(self, rows: Int64) -> Float32:
         """As Addend says."""
-        total: Float32 = self.addend.at(rows) + self.boost[rows]
+        total: Float32 = self.addend.at(rows) + _at(self.boost, rows, 0.0)
         return total
 
     def allowed_candidates(self, allowed: NDArray[np.bool_]) -> Int64:
@@ -168,6 +163,16 @@ class Boosted:
     def candidates(self) -> Int64:
         """As Addend says. Where many items are raised, they are not among them: most_unseen says by how much."""
         return np.concatenate([self.addend.candidates(), self._raised])
+
+
+def _at(values: Float32, rows: Int64, fill: float) -> Float32:
+    """Return the values of rows, float32 [len(rows)]. fill: of rows that came after the values were made."""
+    if not len(rows) or int(rows.max()) < len(values):
+        return values[rows]
+    found: Float32 = np.full(len(rows), fill, dtype=np.float32)
+    is_known = rows < len(values)
+    found[is_known] = values[rows[is_known]]
+    return found
 
 
 Addends = Sequence[Addend | Boosted]

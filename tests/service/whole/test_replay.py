@@ -210,6 +210,26 @@ def test_live_items_that_have_changed_since_are_named(service: Running, bundles:
     assert code in (0, 1)
 
 
+def test_new_item_that_was_withdrawn_before_the_answer_moves_no_other(service: Running, bundles: list[Path]) -> None:
+    for name in ("w0", "w1"):
+        assert service.client.put(f"/items/{name}", json={"like": ["i5"]}).status_code == 200
+    assert service.client.delete("/items/w0").status_code == 200
+    popular = service.recommend(user_id="a stranger", k=60)
+    own = service.recommend(history=["i4", "i9"], k=60)
+    with_it = service.recommend(history=["i4", "w0"], k=5)
+    beside_it = service.similar(item_ids=["i4", "w0"], k=5)
+    for answer in (popular, own, with_it, beside_it):
+        kept(service, answer["recommendation_id"])
+
+    for answer in (popular, own):
+        code, said = replay(service, answer["recommendation_id"], bundles[0])
+        assert (code, said["same"], said["notes"]) == (0, True, [])
+    for answer in (with_it, beside_it):
+        _, said = replay(service, answer["recommendation_id"], bundles[0])
+        assert said["notes"] == ["withdrawn items, of which nothing is kept, count as the mean of all items: w0"]
+        assert not said["fields"]
+
+
 def test_version_that_is_not_at_hand_is_named(service: Running, bundles: list[Path]) -> None:
     answer = service.recommend(user_id="u8", k=3)
     kept(service, answer["recommendation_id"])
