@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from training.data.settling import Tally, tally_times
-from training.data.timestamp import Bounds, find_clock, join_clock, read_times
+from training.data.timestamp import Bounds, find_clock, join_clock, read_times, say_form
 from training.errors import InputError
 from training.file.account import EXAMPLES, Account, Form, Row
 from training.file.choice import CLOCK, Choice, propose
@@ -227,7 +227,9 @@ def _choice(wishes: Wishes) -> Choice:
 def _check_no_times(source: Source, choice: Choice, account: Account) -> None:
     """Raise InputError where a column that was not named looks like times, or should be one by its name."""
     looks = [
-        name for name, values in account.sample.items() if values and all(is_plausible(value) for value in values[:200])
+        name
+        for name, values in account.sample.items()
+        if values and all(is_plausible(value) or say_form(value, account) for value in values[:200])
     ]
     found = propose("timestamp", looks) or next(iter(looks), None) or propose("timestamp", account.unused)
     if found is not None:

@@ -6,6 +6,7 @@ they know which there are.
 
 import re
 import shlex
+import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,17 +17,24 @@ ALIASES = {
     "user_id": (
         "userid", "user", "uid", "customerid", "customer", "memberid", "visitorid", "reviewerid", "profileid",
         "accountid", "sessionid", "session", "playerid", "useridx", "username", "client", "clientid", "msno",
-        "viewerid",
+        "viewerid", "userpseudoid", "fullvisitorid", "householdkey", "playlistid", "email", "nutzer", "benutzer",
+        "kunde", "kundennummer", "kundenid", "kundennr", "utilisateur", "usuario", "cliente", "idcliente", "utente",
+        "gebruiker", "klant", "пользователь", "клиент",
     ),
     "item_id": (
         "itemid", "item", "iid", "movieid", "productid", "product", "articleid", "asin", "parentasin", "stockcode",
         "isbn", "bookid", "trackid", "songid", "artistid", "artist", "videoid", "gameid", "appid", "sku", "newsid",
-        "businessid", "recipeid", "animeid", "contentid", "postid", "locationid", "itemidx", "hotelid", "id",
+        "businessid", "recipeid", "animeid", "contentid", "postid", "locationid", "itemidx", "hotelid", "lineitemsku",
+        "trackuri", "adgroupid", "artikel", "artikelnummer", "artikelid", "artikelnr", "produkt", "produktid",
+        "produit", "articulo", "producto", "articolo", "prodotto", "produto", "artigo", "товар",
+        "aid", "article", "id",
     ),
     "timestamp": (
         "time", "ts", "date", "datetime", "invoicedate", "tdat", "eventtime", "unixreviewtime", "createdat",
         "created", "eventtimestamp", "unixtimestamp", "timestamps", "reviewtime", "viewedat", "orderdate",
         "occurredat", "eventdate", "timestampms", "watchedat", "submitted",
+        "dateadded", "transactiondate", "transactiondt", "datum", "zeit", "zeitpunkt", "zeitstempel", "bestelldatum",
+        "kaufdatum", "fecha", "heure", "horodatage", "hora", "data", "dataora", "orario", "дата",
     ),
     "weight": (
         "rating", "ratings", "score", "stars", "overall", "bookrating", "reviewscore", "starrating",
@@ -116,10 +124,12 @@ class Choice:
                 likely = found if found is not None and name == ours else propose(name, free)
                 if likely is not None:
                     proposed[name] = likely
-        proposed.setdefault(ours, "COLUMN")
+        for name in (*self.required, ours):
+            if name == ours or (name not in self.columns and name not in present):
+                proposed.setdefault(name, "COLUMN")
         if CLOCK in proposed:
             proposed["timestamp"] = f"{proposed.get('timestamp', 'COLUMN')}+{proposed.pop(CLOCK)}"
-        way_out = ",".join(f"{name}={value}" for name, value in proposed.items())
+        way_out = ",".join(f"{name}={proposed[name]}" for name in sorted(proposed, key=[*ALIASES, *proposed].index))
         return (
             f"{label}: no column {theirs!r}; the file has: {listed or 'none'}. Name the right one: "
             f"{self.option} {shlex.quote(way_out)}"
@@ -153,7 +163,24 @@ def _one_column(present: Sequence[str], option: str) -> str | None:
 
 
 def propose(ours: str, present: Sequence[str]) -> str | None:
-    """Return the column that is most likely meant by one of our names, or None."""
-    plain = {"".join(filter(str.isalnum, name.lower())): name for name in reversed(present)}
-    known = ("".join(filter(str.isalnum, ours)), *ALIASES.get(ours, ()))
-    return next((plain[name] for name in known if name in plain), None)
+    """Return the column that is most likely meant by one of our names, or None.
+
+    Where no name is known, what stands behind its last point may be: events.user_id, time.ts.
+    """
+    known = (_letters(ours), *ALIASES.get(ours, ()))
+    for names in ({_letters(name): name for name in reversed(present)}, _last_parts(present)):
+        found = next((names[name] for name in known if name in names), None)
+        if found is not None:
+            return found
+    return None
+
+
+def _last_parts(present: Sequence[str]) -> dict[str, str]:
+    """Return names by what stands behind their last point, unless everything has that: an id, a name."""
+    parts = {_letters(name.rpartition(".")[2]): name for name in reversed(present) if "." in name}
+    return {part: name for part, name in parts.items() if part not in ("id", "name", "type", "text")}
+
+
+def _letters(name: str) -> str:
+    """Return the letters and digits of a name in lower case, without accents."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", name.lower())))

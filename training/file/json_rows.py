@@ -23,6 +23,7 @@ from training.file.line import LineReader
 
 CHUNK = 50_000  # rows that are held as objects at a time
 _LONG_NUMBER = re.compile(r"[0-9]{16}")
+_SHELL = re.compile(r"(ObjectId|ISODate|NumberLong|NumberInt|NumberDecimal)\(")
 Object = dict[str, Any]
 
 
@@ -46,7 +47,7 @@ def read_json(reader: LineReader, row: Row, account: Account, choice: Choice) ->
         yield _frame(rows, _names(rows, keys, row, account, choice, is_known), row, account)
     elif not is_known:
         first = account.examples[0] if account.examples else f"{row.label}: no rows"
-        raise InputError(f"{first}; no line could be read as JSON; {AS_LINES}")
+        raise InputError(f"{first}; no line could be read as JSON; {_as_json(reader.head)}")
 
 
 def is_whole(lines: list[str]) -> bool:
@@ -76,10 +77,7 @@ def _names(
         inner = next((key for key in keys if _holds_objects(rows[0][1].get(key))), None)
         if inner is None:
             raise
-        raise InputError(
-            f"{exc}; or, where {inner} holds the rows: pandas.json_normalize(rows, {inner!r}, [OTHER COLUMNS])"
-            ".to_csv('events.csv', index=False)"
-        ) from exc
+        raise InputError(f"{exc}; or, where {inner} holds the rows: {_unrolled(inner, '**one', account)}") from exc
     if not is_known or len(keys) > before:
         account.columns |= names
         account.unused = [key for key in keys if key not in names.values()]
@@ -124,6 +122,31 @@ def _whole(reader: LineReader, row: Row, account: Account, choice: Choice) -> It
         yield number, _flat(value)
 
 
+def _as_json(head: str) -> str:
+    """Return the way out of a file that is no JSON, by its first characters."""
+    if _SHELL.search(head):
+        program = f"s/{_SHELL.pattern}([^)]*)\\)/\\2/g"
+        return f"what MongoDB's shell prints; write JSON of it: sed -E '{program}' FILE > events.jsonl"
+    if re.match(r"\s*\{u?'", head):
+        program = "import ast, json; [print(json.dumps(ast.literal_eval(line))) for line in open('FILE')]"
+        return f'dicts of Python; write JSON of them: python -c "{program}" > events.jsonl'
+    return AS_LINES
+
+
+def _unrolled(inner: str, taken: str, account: Account) -> str:
+    """Return the command that writes a row for each value of a list. taken: what the row has of the value."""
+    start, rows = "import json; ", "map(json.loads, open('FILE'))"
+    if account.recognised.get("format") != "JSON lines":
+        start += (
+            f"at = json.load(open('FILE')); at = at if isinstance(at, list) else [at] if {inner!r} in at else "
+            "next(one for one in at.values() if isinstance(one, list)); "
+        )
+        rows = "at"
+    others = f"{{k: v for k, v in row.items() if k != {inner!r}}}"
+    loop = f"[print(json.dumps({{**{others}, {taken}}})) for row in {rows} for one in row[{inner!r}]]"
+    return f'python -c "{start}{loop}" > events.jsonl'
+
+
 def _is_row(found: Object, choice: Choice) -> bool:
     return any(not isinstance(found.get(name, []), dict | list) for name in choice.needed().values())
 
@@ -147,7 +170,7 @@ def _documents(text: str, row: Row) -> Iterator[Any]:
             line = text.count("\n", 0, getattr(exc, "pos", position)) + 1
             raise InputError(
                 f"{row.label}:{line}: not JSON: {str(exc).partition(': line')[0]}; is the file cut off? Write it "
-                f"again, or {AS_LINES}"
+                f"again, or {_as_json(text[:4096])}"
             ) from exc
         if isinstance(value, list):
             yield from value
@@ -191,7 +214,7 @@ def _flat(found: Object) -> Object:
 
 
 def _frame(rows: list[tuple[int, Object]], names: Names, row: Row, account: Account) -> pl.DataFrame:
-    _refuse_lists(rows, names, row)
+    _refuse_lists(rows, names, row, account)
     data = {ours: [_text(found.get(theirs), ours, account) for _, found in rows] for ours, theirs in names.items()}
     try:
         return _text_frame(rows, data)
@@ -202,7 +225,7 @@ def _frame(rows: list[tuple[int, Object]], names: Names, row: Row, account: Acco
         return _text_frame(rows, data)
 
 
-def _refuse_lists(rows: list[tuple[int, Object]], names: Names, row: Row) -> None:
+def _refuse_lists(rows: list[tuple[int, Object]], names: Names, row: Row, account: Account) -> None:
     """Raise InputError where an id or a time is a list of several."""
     for ours in names.keys() & {"user_id", "item_id", "timestamp"}:
         for line, found in rows:
@@ -210,7 +233,7 @@ def _refuse_lists(rows: list[tuple[int, Object]], names: Names, row: Row) -> Non
             if isinstance(value, list) and len(value) > 1:
                 raise InputError(
                     f"{replace(row, line=line)}: {names[ours]} is a list, and each row needs one {ours}; write a row "
-                    f"for each: pandas.DataFrame(rows).explode({names[ours]!r}).to_csv('events.csv', index=False)"
+                    f"for each: {_unrolled(names[ours], f'{names[ours]!r}: one', account)}"
                 )
 
 

@@ -6,7 +6,7 @@ names or places of columns.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from training.errors import InputError
@@ -21,6 +21,10 @@ WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", 
 _TYPED = re.compile(r"^(.+):(token|float|token_seq|float_seq)$")  # RecBole's headers: user_id:token
 _SEPARATOR_LINE = re.compile(r"^\"?sep=(.)\"?$", re.IGNORECASE)  # what Excel writes above a table
 _MOST_TITLES = 20  # lines among which a header is looked for
+_BROKEN = re.compile(r"^-?[0-9]*[.,][0-9]+$")
+_RATING = re.compile(r"^(10|[0-9])([.,][05]0*)?$")
+_WIDEST = 12  # columns among which places are looked for
+_LEAST = 10  # rows to a rating that are more than items have in a few rows
 _NUMBER = re.compile(r"^[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?$")
 
 
@@ -165,7 +169,7 @@ def _header(
         return by_place, False, "none: " + ", ".join(f"{ours} is column {at}" for ours, at in guess.items())
     if choice.columns and form.header == "auto":
         return first, True, ""
-    example = "user_id=1,item_id=2,timestamp=4" if "user_id" in needed else "item_id=1,title=2"
+    example = _likely_places(rows) if "user_id" in needed else "item_id=1,title=2"
     raise InputError(
         f"{label}:1: no header: the first row is {', '.join(map(shown, rows[0][:8]))}. Name the columns by their "
         f"places, counted from 1, for example {choice.option} {example}, or write a header"
@@ -213,12 +217,37 @@ def _distinct(where: str, header: list[str], choice: Choice) -> list[str]:
 
 def _guess(rows: list[list[str]]) -> dict[str, str] | None:
     """Return the places of user, item and time in a table of three or four columns whose times are plain to see."""
-    width = len(rows[0])
-    even = [row for row in rows[:200] if len(row) == width]
-    times = [at for at in range(width) if all(is_plausible(row[at]) for row in even)]
-    if width in (3, 4) and len(times) == 1 and times[0] >= 2:
+    columns = _columns(rows)
+    times = [at for at, values in enumerate(columns) if all(map(is_plausible, values))]
+    if len(columns) in (3, 4) and len(times) == 1 and times[0] >= 2 and all(map(_may_be_ids, columns[:2])):
         return {"user_id": "1", "item_id": "2", "timestamp": str(times[0] + 1)}
     return None
+
+
+def _likely_places(rows: list[list[str]]) -> str:
+    """Return the places of user, item and time of a table without a header, as far as its values tell."""
+    columns = _columns(rows)
+    times = [at for at, values in enumerate(columns) if all(map(is_plausible, values))]
+    ids = [at for at, values in enumerate(columns) if at not in times and _may_be_ids(values)]
+    numbered = [at for at in ids if len(set(columns[at])) < len(columns[at])]  # not that of a row
+    ids = numbered if len(numbered) > 1 else ids
+    if len(columns) > _WIDEST:
+        return "user_id=PLACE,item_id=PLACE"
+    user, item = (str(at + 1) for at in ids[:2]) if len(ids) > 1 else ("PLACE", "PLACE")
+    return f"user_id={user},item_id={item}" + (f",timestamp={times[0] + 1}" if times else "")
+
+
+def _columns(rows: list[list[str]]) -> list[tuple[str, ...]]:
+    """Return the values of each field of the first rows that are as wide as the first."""
+    return list(zip(*(row for row in rows[:200] if len(row) == len(rows[0])), strict=True))
+
+
+def _may_be_ids(values: Sequence[str]) -> bool:
+    """Say whether values may be ids: no broken numbers, not always the same, no labels of 0 and 1, no ratings."""
+    distinct = set(values)
+    if len(values) > len(distinct) == 1 or all(map(_BROKEN.match, distinct)) or distinct <= {"0", "1", "-1"}:
+        return False
+    return not all(map(_RATING.match, distinct)) or len(values) < _LEAST * len(distinct)
 
 
 def _shape(header: list[str], rows: list[list[str]], *, has_header: bool) -> tuple[int, bool, str]:
