@@ -43,6 +43,15 @@ _HINTS = (
     (190_001, 210_012, "years and months (yyyymm)", "yyyymm"),
 )
 _DIGITS = ((19_000_101, 21_001_231), (190_001_010_000, 210_012_312_359), (19_000_101_000_000, 21_001_231_235_959))
+_LEAST_MS, _MOST_MS = -9_222_508_800_000, 9_214_646_400_000  # 1677-10-01 and 2262-01-01, which settings can say
+_BUDDHIST = (
+    r"import re; year = re.compile(r'\b2[56]\d\d(?=[-/.])|(?<=[-/.])2[56]\d\d\b'); "
+    "[print(year.sub(lambda at: str(int(at[0]) - 543), line), end='') for line in open('FILE')]"
+)
+_CALENDARS = (
+    (2533, 2600, f'the Buddhist calendar; write those of ours: python -c "{_BUDDHIST}" > events.csv'),
+    (1340, 1460, "the Persian or the Islamic calendar; write dates of ours"),
+)
 _NONE = int(np.iinfo(np.int64).min)  # stands for no time
 
 
@@ -73,16 +82,21 @@ class Late:
     looks: tuple[int, ...] = (0,) * len(_HINTS)
     early: int = 0  # numbers and dates before the earliest that is plausible, negative numbers left out
     future: int = 0  # after the latest
+    calendars: tuple[int, ...] = (0,) * len(_CALENDARS)  # in our days by other calendars
 
     def __add__(self, other: "Late") -> "Late":
         """Return the times of both."""
-        looks = tuple(one + two for one, two in zip(self.looks, other.looks, strict=True))
+        looks, calendars = (
+            tuple(one + two for one, two in zip(ours, theirs, strict=True))
+            for ours, theirs in ((self.looks, other.looks), (self.calendars, other.calendars))
+        )
         return Late(
             self.rows + other.rows,
             self.numbers + other.numbers,
             looks,
             self.early + other.early,
             self.future + other.future,
+            calendars,
         )
 
     def hint(self, n_rows: int) -> str:
@@ -92,6 +106,9 @@ class Late:
         for (_, _, what, rule), count in zip(_HINTS, self.looks, strict=True):
             if self.numbers and count > 0.5 * self.numbers:
                 return f"perhaps {what}: --set prepare.times={rule}"
+        for (_, _, what), count in zip(_CALENDARS, self.calendars, strict=True):
+            if count > 0.5 * self.rows:
+                return f"perhaps years of {what}"
         for name, count, least in (("earliest", self.early, "1677-10-01"), ("latest", self.future, "2262-01-01")):
             if count > 0.5 * self.rows:
                 return f"to take them as they are: --set prepare.{name}={least}"
@@ -149,9 +166,14 @@ class Meaning:
         """Return what times that lie out of bounds look like. told: the values as they stand in the file."""
         seconds = told[is_number] / 1e6
         looks = tuple(int(((seconds >= low) & (seconds <= high)).sum()) for low, high, _, _ in _HINTS)
-        early = (micro // 1000 < self.bounds.earliest_ms) & ~(is_number & (told < 0))
-        future = micro // 1000 > self.bounds.latest_ms
-        return Late(len(micro), len(seconds), looks, int(early.sum()), int(future.sum()))
+        ms = micro // 1000
+        early = (ms < self.bounds.earliest_ms) & (ms >= _LEAST_MS) & ~(is_number & (told < 0))
+        future = (ms > self.bounds.latest_ms) & (ms < _MOST_MS)
+        calendars = tuple(
+            int((~is_number & (micro >= _year_start(first)) & (micro < _year_start(last))).sum())
+            for first, last, _ in _CALENDARS
+        )
+        return Late(len(micro), len(seconds), looks, int(early.sum()), int(future.sum()), calendars)
 
     def _settle_numbers(self, micro: Int64, bad: NDArray[np.bool_], forms: Forms) -> None:
         """Read the numbers in their unit, in place."""

@@ -44,9 +44,11 @@ ALIASES = {
     ),
     "title": (
         "name", "productname", "prodname", "booktitle", "itemname", "movietitle", "productdisplayname",
+        "titel", "bezeichnung", "artikelname", "titre", "nom", "titulo", "nombre", "titolo", "nome",
     ),
     "description": (
-        "desc", "text", "detaildesc", "summary", "overview", "plot",
+        "desc", "text", "detaildesc", "summary", "overview", "plot", "beschreibung",
+        "descripcion", "descricao", "descrizione",
     ),
 }  # fmt: skip
 """Names that other people's files have for ours, in lower case and letters alone; they are proposed, never taken."""
@@ -56,6 +58,11 @@ CLOCK = "clock"
 """Our name of the column of times of day, where the column timestamp holds the day alone: timestamp=date+time."""
 PRINTED = "a printed table, as print(df) writes it; write df.to_csv('events.csv', index=False)"
 """What is said of a table whose columns are aligned by spaces."""
+_OF_LISTS = (
+    'write objects, with names in their order: python -c "import ast, json; '
+    "names = ['user_id', 'item_id', 'timestamp']; "
+    "[print(json.dumps(dict(zip(names, ast.literal_eval(line))))) for line in open('FILE')]\" > events.jsonl"
+)
 AS_LINES = "write an object a line: json.dumps(row), or df.to_json('events.jsonl', orient='records', lines=True)"
 """What is said of data that are written as lists of values, or by column."""
 
@@ -110,7 +117,7 @@ class Choice:
         if (cause := _one_column(present, self.option)) is not None:
             return f"{label}: no column {theirs!r}, because each line was read as one value: {cause}"
         if present and present[0].startswith(("[", "(")):
-            return f"{label}: lists of values, as JSON or Python writes them; {AS_LINES}"
+            return f"{label}: lists of values, as JSON or Python writes them; {_OF_LISTS}"
         listed = ", ".join(map(shown, present[:30])) + (f", ... ({len(present)} in all)" if len(present) > 30 else "")
         if any(re.fullmatch("'.+'", name) for name in present):
             return (
@@ -129,7 +136,8 @@ class Choice:
                 proposed.setdefault(name, "COLUMN")
         if CLOCK in proposed:
             proposed["timestamp"] = f"{proposed.get('timestamp', 'COLUMN')}+{proposed.pop(CLOCK)}"
-        way_out = ",".join(f"{name}={proposed[name]}" for name in sorted(proposed, key=[*ALIASES, *proposed].index))
+        given = {name: _as_given(value, present) for name, value in proposed.items()}
+        way_out = ",".join(f"{name}={given[name]}" for name in sorted(proposed, key=[*ALIASES, *proposed].index))
         return (
             f"{label}: no column {theirs!r}; the file has: {listed or 'none'}. Name the right one: "
             f"{self.option} {shlex.quote(way_out)}"
@@ -142,6 +150,11 @@ def shown(name: str) -> str:
     return plain + ("..." if len(name) > 60 else "")
 
 
+def _as_given(name: str, present: Sequence[str]) -> str:
+    """Return a column as an option takes it: its place where its name has a comma, or is empty."""
+    return str(present.index(name) + 1) if name in present and ("," in name or not name) else name
+
+
 def _setting(option: str, name: str) -> str:
     return f"prepare.{name}" if option == "--columns" else f"prepare.item_{name}"
 
@@ -151,6 +164,9 @@ def _one_column(present: Sequence[str], option: str) -> str | None:
     if len(present) != 1:
         return None
     (name,) = present
+    if name.startswith("{"):
+        program = "import json; [print(json.loads(line)) for line in open('FILE')]"
+        return f'it is JSON, quoted as a whole; take the quotes away: python -c "{program}" > events.jsonl'
     if re.search(r"[,;\t|]", name):
         return "it is quoted as a whole; take the outer quotes away: sed -E 's/^\"(.*)\"$/\\1/' FILE > OTHER"
     if re.search(r"\S\s{2,}\S|\S \S", name):
@@ -165,13 +181,19 @@ def _one_column(present: Sequence[str], option: str) -> str | None:
 def propose(ours: str, present: Sequence[str]) -> str | None:
     """Return the column that is most likely meant by one of our names, or None.
 
-    Where no name is known, what stands behind its last point may be: events.user_id, time.ts.
+    Where no name is known, what stands behind its last point may be, or before its first: events.user_id, time.ts,
+    user_id.value.
     """
-    known = (_letters(ours), *ALIASES.get(ours, ()))
-    for names in ({_letters(name): name for name in reversed(present)}, _last_parts(present)):
-        found = next((names[name] for name in known if name in names), None)
-        if found is not None:
-            return found
+    known = [_letters(ours), *ALIASES.get(ours, ())]
+    for names in (known[:-1], known[-1:]) if known[-1] == "id" else (known,):  # an id alone may be of anything
+        for plain in (
+            {_letters(name): name for name in reversed(present)},
+            _last_parts(present),
+            _first_parts(present),
+        ):
+            found = next((plain[name] for name in names if name in plain), None)
+            if found is not None:
+                return found
     return None
 
 
@@ -179,6 +201,12 @@ def _last_parts(present: Sequence[str]) -> dict[str, str]:
     """Return names by what stands behind their last point, unless everything has that: an id, a name."""
     parts = {_letters(name.rpartition(".")[2]): name for name in reversed(present) if "." in name}
     return {part: name for part, name in parts.items() if part not in ("id", "name", "type", "text")}
+
+
+def _first_parts(present: Sequence[str]) -> dict[str, str]:
+    """Return names by what stands before their first point, where no other has that."""
+    firsts = [name.partition(".")[0] for name in present]
+    return {_letters(part): name for part, name in zip(firsts, present, strict=True) if firsts.count(part) == 1}
 
 
 def _letters(name: str) -> str:

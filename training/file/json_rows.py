@@ -17,7 +17,7 @@ import polars as pl
 
 from training.errors import InputError
 from training.file.account import Account, Names, Row
-from training.file.choice import AS_LINES, Choice
+from training.file.choice import AS_LINES, Choice, propose
 from training.file.delimited import LINE
 from training.file.line import LineReader
 
@@ -52,7 +52,7 @@ def read_json(reader: LineReader, row: Row, account: Account, choice: Choice) ->
 
 def is_whole(lines: list[str]) -> bool:
     """Say whether the first lines begin an array, or objects that are no line each."""
-    full = [line.strip().lstrip("\ufeff") for line in lines if line.strip()]
+    full = [line.strip("\ufeff\x1e \t") for line in lines if line.strip()]
     if not full or full[0].startswith("["):
         return bool(full)
     try:
@@ -94,7 +94,7 @@ def _lines(reader: LineReader, row: Row, account: Account) -> Iterator[tuple[int
             account.rows += 1
             at = replace(row, line=number)
             try:
-                found = _loads(line.lstrip("\ufeff"))
+                found = _loads(line.lstrip("\ufeff\x1e"))
             except ValueError as exc:
                 account.bad(at, f"not JSON: {str(exc).partition(': line')[0]}")
                 continue
@@ -114,11 +114,12 @@ def _whole(reader: LineReader, row: Row, account: Account, choice: Choice) -> It
         if len(lists) == 1:
             values = lists[0]
         elif len(columns) == len(values[0]) and len(columns) > 1:
-            raise InputError(f"{row.label}: a JSON of columns, not of rows; {AS_LINES}")
+            raise InputError(f"{row.label}: {_say_columns(values[0], choice)}")
     account.rows += len(values)
     for number, value in enumerate(values, start=1):
         if not _is_object(value):
-            raise InputError(f"{row.label}: value {number} of the array is not a JSON object; {AS_LINES}")
+            way_out = _python(*_of_lists(value, choice)) if isinstance(value, list) else AS_LINES
+            raise InputError(f"{row.label}: value {number} of the array is not a JSON object; {way_out}")
         yield number, _flat(value)
 
 
@@ -133,18 +134,60 @@ def _as_json(head: str) -> str:
     return AS_LINES
 
 
+def _python(start: str, printed: str, loop: str) -> str:
+    """Return a command that writes JSON lines. start: what is done before; printed: of each step of the loop."""
+    return (
+        f'write an object a line: python -c "import json; {start}[print(json.dumps({printed})) {loop}]" > events.jsonl'
+    )
+
+
 def _unrolled(inner: str, taken: str, account: Account) -> str:
     """Return the command that writes a row for each value of a list. taken: what the row has of the value."""
-    start, rows = "import json; ", "map(json.loads, open('FILE'))"
-    if account.recognised.get("format") != "JSON lines":
-        start += (
-            f"at = json.load(open('FILE')); at = at if isinstance(at, list) else [at] if {inner!r} in at else "
-            "next(one for one in at.values() if isinstance(one, list)); "
-        )
-        rows = "at"
-    others = f"{{k: v for k, v in row.items() if k != {inner!r}}}"
-    loop = f"[print(json.dumps({{**{others}, {taken}}})) for row in {rows} for one in row[{inner!r}]]"
-    return f'python -c "{start}{loop}" > events.jsonl'
+    top, *rest = inner.split(".")
+    below = "".join(f"[{name!r}]" for name in rest)
+    row = f"{{**{{k: v for k, v in row.items() if k != {top!r}}}, {taken}}}"
+    if account.recognised.get("format") == "JSON lines":
+        return _python("", row, f"for row in map(json.loads, open('FILE')) for one in row[{top!r}]{below}")
+    start = (
+        f"at = json.load(open('FILE')); at = at if isinstance(at, list) else [at] if {top!r} in at else "
+        "next(one for one in at.values() if isinstance(one, list)); "
+    )
+    return _python(start, row, f"for row in at for one in row[{top!r}]{below}")
+
+
+def _of_lists(first: list[Any], choice: Choice) -> tuple[str, str, str]:
+    """Return the command of an array of arrays. first: of them, which may hold the names."""
+    start = "at = json.load(open('FILE')); "
+    if set(choice.needed().values()) <= {str(one) for one in first}:
+        return start, "dict(zip(at[0], row))", "for row in at[1:]"
+    return start + "names = ['user_id', 'item_id', 'timestamp']; ", "dict(zip(names, row))", "for row in at"
+
+
+def _keyed(first: Object, choice: Choice) -> tuple[str, str]:
+    """Return what is printed of rows that stand by a name: it is the id that they lack, where they lack one."""
+    lacks = [ours for ours, theirs in choice.needed().items() if theirs not in first and not propose(ours, list(first))]
+    if lacks:
+        return f"{{{lacks[0]!r}: name, **row}}", "for name, row in at.items()"
+    return "row", "for row in at.values()"
+
+
+def _say_columns(found: Object, choice: Choice) -> str:
+    """Say what an object of lists or objects is, and how rows are made of it."""
+    start, inner = "at = json.load(open('FILE')); ", list(found.values())
+    if found.keys() >= {"columns", "data"}:
+        what, row, loop = "pandas' orient='split'", "dict(zip(at['columns'], row))", "for row in at['data']"
+    elif all(propose(ours, list(found)) or theirs in found for ours, theirs in choice.needed().items()):
+        start += "at = {k: v.values() if isinstance(v, dict) else v for k, v in at.items()}; "
+        what, row, loop = "a JSON of columns, not of rows", "dict(zip(at, row))", "for row in zip(*at.values())"
+    elif all(map(_is_object, inner)):
+        what, (row, loop) = "rows by their names or ids", _keyed(inner[0], choice)
+    elif all(map(_holds_objects, inner)):
+        what = "rows below the id that they belong to, as it seems that of a user"
+        row, loop = "{'user_id': user, **row}", "for user, rows in at.items() for row in rows"
+    else:
+        what = "items below the id that they belong to, as it seems that of a user"
+        row, loop = "{'user_id': user, 'item_id': item}", "for user, items in at.items() for item in items"
+    return f"{what}; {_python(start, row, loop)}"
 
 
 def _is_row(found: Object, choice: Choice) -> bool:
@@ -232,8 +275,8 @@ def _refuse_lists(rows: list[tuple[int, Object]], names: Names, row: Row, accoun
             value = found.get(names[ours])
             if isinstance(value, list) and len(value) > 1:
                 raise InputError(
-                    f"{replace(row, line=line)}: {names[ours]} is a list, and each row needs one {ours}; write a row "
-                    f"for each: {_unrolled(names[ours], f'{names[ours]!r}: one', account)}"
+                    f"{replace(row, line=line)}: {names[ours]} is a list, and each row needs one {ours}; "
+                    f"{_unrolled(names[ours], f'{names[ours]!r}: one', account)}"
                 )
 
 

@@ -82,7 +82,7 @@ def see_layout(label: str, sample: list[str], form: Form, choice: Choice, suffix
     offset, loose, note = _shape(header, rows[1:] if has_header else rows, has_header=has_header)
     where = f"{label}:{top.numbers[0]}" if has_header else label
     header = _distinct(where, header, choice)
-    picked = _picked(where, header, choice)
+    picked = _picked(where, header, choice, rows[1:])
     fields = {ours: header.index(theirs) + offset for ours, theirs in picked.items()}
     start = top.numbers[0] + has_header
     said = {"delimiter": _shown(delimiter), "header": why or ("RecBole's types" if all(typed) else "yes")}
@@ -117,14 +117,15 @@ def _top(sample: list[str], choice: Choice) -> _Top:
 
 
 def _titles(lines: list[str], needed: set[str]) -> int:
-    """Return how many lines above the header are a title, as reports have one: each has fewer values than the header.
+    """Return how many lines above the header are a title, as reports have one.
 
     The header is the first line that has all names that are needed. 0 where it is the first, or is not found.
     """
     for delimiter in DELIMITERS:
         rows = [[name.strip().lstrip("\ufeff") for name in split_line(line, delimiter)] for line in lines]
         at = next((at for at, row in enumerate(rows) if needed and needed <= set(row)), 0)
-        if at and max(len(list(filter(None, row))) for row in rows[:at]) < len(rows[at]):
+        is_named = not any(name.isdecimal() for name in needed)
+        if at and (is_named or max(len(list(filter(None, row))) for row in rows[:at]) < len(rows[at])):
             return at
     return 0
 
@@ -192,7 +193,7 @@ def _is_time(text: str) -> bool:
     return bool(_NUMBER.match(text.strip())) or is_plausible(text)
 
 
-def _picked(where: str, header: list[str], choice: Choice) -> dict[str, str]:
+def _picked(where: str, header: list[str], choice: Choice, rows: list[list[str]]) -> dict[str, str]:
     """Return the columns to keep. Where nothing of the header is known, the refusal says that it may be none."""
     try:
         return choice.pick(where, header)
@@ -200,6 +201,8 @@ def _picked(where: str, header: list[str], choice: Choice) -> dict[str, str]:
         if len(header) < 2 or any(propose(ours, header) for ours in (*choice.required, *choice.optional)):
             raise
         places = ",".join(f"{ours}={at}" for at, ours in enumerate(choice.required, start=1))
+        if "user_id" in choice.required and rows and len(rows[0]) == len(header):
+            places = _likely_places(rows)
         raise InputError(f"{exc}; or, where the first row is no header, its place: {choice.option} {places}") from exc
 
 
@@ -212,7 +215,11 @@ def _distinct(where: str, header: list[str], choice: Choice) -> list[str]:
                 f"{where}: two columns are named {theirs}; rename one, or name it by its place, counted from 1: "
                 f"{choice.option} {ours}={header.index(theirs) + 1}"
             )
-    return [f"{name} ({at})" if name and header.count(name) > 1 else name for at, name in enumerate(header, start=1)]
+    places = set(choice.columns.values())
+    return [
+        f"{name} ({at})" if name and header.count(name) > 1 else name or (str(at) if str(at) in places else "")
+        for at, name in enumerate(header, start=1)
+    ]
 
 
 def _guess(rows: list[list[str]]) -> dict[str, str] | None:

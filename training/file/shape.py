@@ -44,7 +44,7 @@ def say_shape(lines: Sequence[str], needed: Collection[str]) -> str | None:
         return f"rows below the id that they belong to, as Netflix had them; put it into each: awk '{_UNBLOCK}'{_INTO}"
     if found := _records(some):
         return found
-    if any(name in some[0] for name in needed):
+    if "user_id" not in needed or any(name in some[0] for name in needed):
         return None
     return _features(some) or _sequences(some) or _matrix(some)
 

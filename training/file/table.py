@@ -120,7 +120,7 @@ def _read_text(
     reader = LineReader(opened, row, account, form.encoding)
     account.recognise(encoding=reader.encoding.removesuffix("-sig"))
     try:
-        start = reader.head.lstrip("\ufeff \t\r\n")[:1]
+        start = reader.head.lstrip("\ufeff\x1e \t\r\n")[:1]
         if form.format == "json" or (form.format == "auto" and start in ("{", "[") and _is_json(reader)):
             yield from read_json(reader, row, account, choice)
             return
@@ -136,7 +136,9 @@ def _read_text(
 
 def _is_json(reader: LineReader) -> bool:
     """Say whether a text that begins with a bracket is JSON: a header may begin with one too, but has no quoted key."""
-    return any(mark in reader.head[:4096] for mark in ('":', '" :', "{}", "[]", "[1", "[{")) or reader.head[0] == "{"
+    return (
+        any(mark in reader.head[:4096] for mark in ('":', '" :', "{}", "[]", "[1", "[{", "[[")) or reader.head[0] == "{"
+    )
 
 
 def _suffix(part: Part) -> str:

@@ -18,6 +18,8 @@ SAID = {
     'where quotes are plain characters: --set prepare.quote=""',
     "lines_with_stray_quotes": "{count:,} lines have quotes that do not fit CSV and are kept as text (first: {first})",
     "lines_without_values": "{count:,} lines hold delimiters alone, and are left out (first: {first})",
+    "lines_around_the_rows": "{count:,} lines are comments, rules or totals around the rows, and are left out (first: "
+    "{first})",
     "headers_between_rows": "the header stands {count:,} more times between the rows, and is left out (first: {first})",
     "parts_copied": "{count:,} parts are byte for byte like another ({first}): their rows count twice",
     "values_with_half_characters": "some text holds half a character, which became '?' (about {first})",

@@ -237,7 +237,7 @@ CASES: dict[str, Case] = {
     "a list of items as json": Case(
         "log.jsonl",
         lines([{"user_id": "a", "item_id": ["i", "k"], "timestamp": 5}]),
-        refused="item_id is a list.*write a row for each: python -c",
+        refused="item_id is a list, and each row needs one item_id; .*: python -c",
     ),
     "several items in an id": Case(
         "log.csv",
@@ -283,7 +283,7 @@ CASES: dict[str, Case] = {
     "rows inside rows": Case(
         "log.jsonl",
         lines([{"user_id": "u1", "history": [{"item_id": "i1", "timestamp": 1600000000}]}]),
-        refused="where history holds the rows: python -c",
+        refused="where history holds the rows: .*: python -c",
     ),
     "garbage in the first line": Case(
         "log.csv", "\x1b" * 9 + "x" * 99 + ",y\n1,2\n", refused="has: [?]{9}x{51}[.]{3}, y"
@@ -792,6 +792,82 @@ CASES: dict[str, Case] = {
         expected=[(u, f"{i}-1 N9-0 N8-0", t) for u, i, t in EVENTS],
         says="item ids look like several",
     ),
+    "marks where files were joined": Case(
+        "log.csv", table(events=EVENTS[:60]) + "\ufeff" + table(header=None, events=EVENTS[60:])
+    ),
+    "comments between rows": Case(
+        "log.csv",
+        table().replace("\nu1,", "\n# of u1, and others\nu1,", 3),
+        says="3 lines are comments, rules or totals",
+    ),
+    "ids that begin with a hash": Case(
+        "log.csv", table(row="#{u},{i},{t}"), expected=[(f"#{u}", i, t) for u, i, t in EVENTS]
+    ),
+    "a hash before a title with commas": Case(
+        "log.csv",
+        table(header=NAMED, row='#{u},{i},{t},"a, b\nc"'),
+        expected=[(f"#{u}", i, t) for u, i, t in EVENTS],
+        says="240 lines are parts of records",
+    ),
+    "rules and totals in a title": Case(
+        "log.csv", table(header=NAMED, row='{u},{i},{t},"a\n-----\n(12 rows)\n,,,\nb"'), says="columns: [^-]*600 lines"
+    ),
+    "a table of psql": Case(
+        "log.txt",
+        table("|", " user_id , item_id , timestamp ", row=" {u} , {i} , {t}").replace("\n", "\n----+----+------\n", 1)
+        + "(120 rows)\n\n",
+        says="2 lines are comments, rules or totals .*:2",
+    ),
+    "a table of mysql": Case(
+        "log.txt",
+        "+----+----+----+\n"
+        + "".join(f"| {line.replace(',', ' | ')} |\n" for line in table().splitlines()).replace(
+            "\n", "\n+----+----+----+\n", 1
+        )
+        + "+----+----+----+\n120 rows in set (0.01 sec)\n",
+        says="4 lines are comments, rules or totals|3 lines are comments, rules or totals",
+    ),
+    **{
+        f"a total such as {total}": Case(
+            "log.csv", table() + f"\n{total}\n", says="1 lines are comments, rules or totals"
+        )
+        for total in ("(120 rows affected)", "120 rows selected.")
+    },
+    "other names above the names": Case("log.csv", "User,Item,When\n" + table(), says="header line 2"),
+    "a name with a comma": Case(
+        "log.csv",
+        table(header='"user, id",item_id,timestamp'),
+        columns("user_id=user"),
+        refused="no column 'user'; the file has: user, id, item_id",
+        then=columns("user_id=1"),
+    ),
+    "a name with a comma that is known": Case(
+        "log.csv",
+        table(header='"user, id",item_id,timestamp'),
+        refused="--columns user_id=1$",
+        then=columns("user_id=1"),
+    ),
+    "names that are empty": Case(
+        "log.csv", table(header=",,"), refused="its place: --columns user_id=1,item_id=2,timestamp=3", then=PLACES
+    ),
+    "json text sequences": Case(
+        "log.json", "".join(f"\x1e{json.dumps(one)}\n" for one in objects()), says="JSON lines"
+    ),
+    "objects under our names": Case(
+        "log.jsonl",
+        lines([one | {"user_id": {"value": one["user_id"]}} for one in objects()]),
+        refused="--columns user_id=user_id.value",
+        then=columns("user_id=user_id.value"),
+    ),
+    "documents of Elasticsearch": Case(
+        "log.jsonl",
+        lines([{"_id": at, "_source": one} for at, one in enumerate(objects())]),
+        refused="user_id=_source.user_id,item_id=_source.item_id,timestamp=_source.timestamp",
+        then=columns("user_id=_source.user_id,item_id=_source.item_id,timestamp=_source.timestamp"),
+    ),
+    "years of Iran": Case(
+        "log.csv", time_table("1399-06-%d"), refused="years of the Persian or the Islamic calendar", then=None
+    ),
     "label and features": Case(
         "x.ffm", "".join(f"1 0:{n}:1 1:{n}:1\n" for n in range(30)), refused="libffm.*no events"
     ),
@@ -873,7 +949,6 @@ CASES: dict[str, Case] = {
         table(header="    user_id item_id   timestamp", row="0        {u}      {i}  {t}"),
         refused="a printed table.*df.to_csv",
     ),
-    "lists of JSON": Case("log.jsonl", table(header=None, row='["{u}", "{i}", {t}]'), refused=r"json.dumps\(row\)"),
     "names with spaces": Case(
         "log.csv",
         table(header="User ID,Item ID,Time Stamp"),
@@ -999,6 +1074,11 @@ COMMANDS = {
         "FILE", table(time=lambda t: f"{moment(t).year}Q3"), refused="2020Q3 are quarters", expected=QUARTERS
     ),
     "quarters before years": Case("FILE", table(time=lambda t: f"Q3 {moment(t).year}"), expected=QUARTERS),
+    "years of Thailand": Case(
+        "FILE",
+        table(time=lambda t: f"{moment(t):%d/%m/}{moment(t).year + 543} {moment(t):%H:%M:%S}"),
+        refused="years of the Buddhist calendar",
+    ),
     "months": Case("FILE", time_table("%Y-%m"), refused="2020-09 are months", expected=MONTHS),
     "months by name": Case("FILE", time_table("%b-%y"), expected=MONTHS),
     "no year": Case("FILE", time_table("%b %d %H:%M:%S"), refused="without a year"),
@@ -1017,6 +1097,49 @@ COMMANDS = {
         lines([one | {"item_id": [one["item_id"], "i99"]} for one in objects()]),
         expected=[*EVENTS, *((u, "i99", t) for u, _, t in EVENTS)],
     ),
+    "zero bytes at the end": Case(
+        "FILE", table()[:2000] + "\0" * 3000 + table()[2000:], refused="text with zero bytes"
+    ),
+    "ends of lines of three kinds": Case(
+        "FILE", table().replace("\n", "\r\n", 30).replace("1\n", "1\r", 7), refused="ends of lines alone"
+    ),
+    "fields without a name": Case("FILE", table(row="{u},{i},{t},,"), refused="fields without a name"),
+    "commas in a title": Case(
+        "FILE", table(header=NAMED, row="{u},{i},{t},a, b"), refused="5 fields, the header has 4"
+    ),
+    "lists of JSON": Case("FILE", table(header=None, row='["{u}", "{i}", {t}]'), refused="lists of values"),
+    "an array of lists": Case("FILE", json.dumps(EVENTS)),
+    "an array of lists below their names": Case("FILE", json.dumps([["user_id", "item_id", "timestamp"], *EVENTS])),
+    "a JSON of columns": Case("FILE", frame().to_dict(as_series=False).__repr__().replace("'", '"')),
+    "a JSON of columns, by rows": Case(
+        "FILE", json.dumps({name: dict(enumerate(frame()[name])) for name in ("user_id", "item_id", "timestamp")})
+    ),
+    "a JSON of names and rows": Case(
+        "FILE", json.dumps({"columns": ["user_id", "item_id", "timestamp"], "index": [1], "data": EVENTS})
+    ),
+    "a JSON of rows by their names": Case("FILE", json.dumps(dict(enumerate(objects())))),
+    "a JSON of users": Case(
+        "FILE",
+        json.dumps(
+            {one["session"]: [{"item_id": e["aid"], "timestamp": e["ts"]} for e in one["events"]] for one in SESSIONS}
+        ),
+    ),
+    "a JSON of users and items alone": Case(
+        "FILE", json.dumps({one["session"]: [e["aid"] for e in one["events"]] for one in SESSIONS}), expected=None
+    ),
+    "hits of Elasticsearch": Case(
+        "FILE", json.dumps({"took": 1, "hits": {"total": 1, "hits": objects()}}), refused="hits.hits holds the rows"
+    ),
+    "JSON in strings": Case("FILE", "".join(json.dumps(json.dumps(one)) + "\n" for one in objects())),
+    "lists in Parquet": Case("FILE", parquet(frame().group_by("user_id").agg("item_id", "timestamp"))),
+    "rows in Parquet": Case(
+        "FILE", parquet(frame().group_by("user_id").agg(pl.struct("item_id", "timestamp").alias("e")))
+    ),
+    "bytes in Parquet": Case(
+        "FILE",
+        parquet(frame().with_columns(pl.Series("user_id", [bytes([200, int(u[1:])]) for u, _, _ in EVENTS]))),
+        expected=[(f"c8{int(u[1:]):02x}", i, t) for u, i, t in EVENTS],
+    ),
 }
 
 
@@ -1030,7 +1153,7 @@ def test_command_of_a_refusal_writes_a_file_that_is_read(
     code = main(["prepare", "--interactions", place, "--out", str(tmp_path / "run")])
 
     said = capsys.readouterr().err
-    command = re.search(r"(sed|python) .* > (events\.\w+)|python -c \".*write_csv\('(events\.csv)'\)\"", said)
+    command = re.search(r"(sed|tr|python) .* > (events\.\w+)|python -c \".*write_\w+\('(events\.\w+)'\)\"", said)
     assert code == 2 and command and re.search(case.refused, said), said
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     program = command[0].replace("MONTH", "September")
