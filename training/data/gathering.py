@@ -18,7 +18,7 @@ from training.errors import InputError
 from training.file.account import EXAMPLES, Account, Form, Row
 from training.file.choice import CLOCK, Choice, propose
 from training.file.delimited import LINE
-from training.file.identifier import as_id, as_text
+from training.file.identifier import as_id, as_text, is_missing
 from training.file.moment import UNREAD, is_plausible
 from training.file.source import Source
 from training.file.table import Chunk, read_chunks, read_part
@@ -285,7 +285,10 @@ def _column(frame: pl.DataFrame, name: str) -> pl.Series:
 def _parse_weights(values: pl.Series, label: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the weights, nan where there is none, and which of the values are not finite numbers."""
     if not values.dtype.is_numeric():
-        values = as_text(values, label).str.strip_chars().replace("", None).str.replace(_COMMA, "$1.$2")
+        values = as_text(values, label).str.strip_chars()
+        is_none = is_missing(values) & ~values.str.contains("(?i)nan").fill_null(False)  # NaN is damage
+        values = values.to_frame("").select(pl.when(~is_none).then(pl.first())).to_series()
+        values = values.str.replace(_COMMA, "$1.$2")
     weights = values.cast(pl.Float64, strict=False)
     unreadable = (values.is_not_null() & ~weights.is_finite().fill_null(False)).to_numpy()
     return weights.fill_null(float("nan")).to_numpy(), unreadable

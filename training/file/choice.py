@@ -58,11 +58,6 @@ CLOCK = "clock"
 """Our name of the column of times of day, where the column timestamp holds the day alone: timestamp=date+time."""
 PRINTED = "a printed table, as print(df) writes it; write df.to_csv('events.csv', index=False)"
 """What is said of a table whose columns are aligned by spaces."""
-_OF_LISTS = (
-    'write objects, with names in their order: python -c "import ast, json; '
-    "names = ['user_id', 'item_id', 'timestamp']; "
-    "[print(json.dumps(dict(zip(names, ast.literal_eval(line))))) for line in open('FILE')]\" > events.jsonl"
-)
 AS_LINES = "write an object a line: json.dumps(row), or df.to_json('events.jsonl', orient='records', lines=True)"
 """What is said of data that are written as lists of values, or by column."""
 
@@ -116,8 +111,8 @@ class Choice:
         """Return the message that a column is missing, with the option that names the likely one."""
         if (cause := _one_column(present, self.option)) is not None:
             return f"{label}: no column {theirs!r}, because each line was read as one value: {cause}"
-        if present and present[0].startswith(("[", "(")):
-            return f"{label}: lists of values, as JSON or Python writes them; {_OF_LISTS}"
+        if present and (found_lists := re.match(r"[\[(]\s*(?:(\[|\()|['\"\d-])", present[0])):
+            return f"{label}: lists of values, as JSON or Python writes them; {_of_lists(of_all=bool(found_lists[1]))}"
         listed = ", ".join(map(shown, present[:30])) + (f", ... ({len(present)} in all)" if len(present) > 30 else "")
         if any(re.fullmatch("'.+'", name) for name in present):
             return (
@@ -150,6 +145,16 @@ def shown(name: str) -> str:
     return plain + ("..." if len(name) > 60 else "")
 
 
+def _of_lists(*, of_all: bool) -> str:
+    """Return the command that writes objects of lists: of each line, or of all in one."""
+    rows = "ast.literal_eval(open('FILE').read())" if of_all else "map(ast.literal_eval, open('FILE'))"
+    program = f"[print(json.dumps(dict(zip(names, row)))) for row in {rows}]"
+    return (
+        'write objects, with names in their order: python -c "import ast, json; '
+        f"names = ['user_id', 'item_id', 'timestamp']; {program}\" > events.jsonl"
+    )
+
+
 def _as_given(name: str, present: Sequence[str]) -> str:
     """Return a column as an option takes it: its place where its name has a comma, or is empty."""
     return str(present.index(name) + 1) if name in present and ("," in name or not name) else name
@@ -167,6 +172,8 @@ def _one_column(present: Sequence[str], option: str) -> str | None:
     if name.startswith("{"):
         program = "import json; [print(json.loads(line)) for line in open('FILE')]"
         return f'it is JSON, quoted as a whole; take the quotes away: python -c "{program}" > events.jsonl'
+    if "\\t" in name:
+        return r"a backslash and a t stand for tabs: sed 's/\\t/\t/g' FILE > events.tsv"
     if re.search(r"[,;\t|]", name):
         return "it is quoted as a whole; take the outer quotes away: sed -E 's/^\"(.*)\"$/\\1/' FILE > OTHER"
     if re.search(r"\S\s{2,}\S|\S \S", name):

@@ -22,6 +22,7 @@ _SEVERAL = [
     r"^[\[(]?[\w:-]*\d[\w:-]*(\s+[\w:-]*\d[\w:-]*){2,}[\])]?$",  # words without a digit are a title
 ]
 _FORMULA = r'^="(.*)"$'  # ="0017": what keeps a spreadsheet from taking the zeros away
+_BYTES = r"^b(?:'(.*)'|\"(.*)\")$"  # b'u1': bytes as Python prints them
 _OBJECT_ID = r"""^(?:ObjectId\(|\{\s*"\$oid"\s*:\s*)["']?([0-9a-fA-F]{24})["']?\s*[)}]$"""  # MongoDB's, in CSV
 
 
@@ -95,7 +96,7 @@ def find_lists(ids: pl.Series) -> tuple[int, str]:
 
 
 def _present(ids: pl.Series) -> pl.Series:
-    ids = ids.str.replace(_FORMULA, "$1").str.replace(_OBJECT_ID, "$1")
+    ids = ids.str.replace(_FORMULA, "$1").str.replace(_OBJECT_ID, "$1").str.replace(_BYTES, "$1$2")
     return ids.to_frame("id").select(pl.when(~is_missing(ids)).then(pl.col("id"))).to_series().alias(ids.name)
 
 

@@ -16,13 +16,14 @@ from training.file.delimited import Layout, split_line
 from training.file.moment import is_plausible
 from training.file.shape import say_shape
 
-DELIMITERS = (",", "\t", ";", "|", "::", "\x01", " ")
+DELIMITERS = (",", "\t", ";", "|", "::", "\x01", "\x1f", " ")
 WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " ", "\\x01": "\x01"}
 _TYPED = re.compile(r"^(.+):(token|float|token_seq|float_seq)$")  # RecBole's headers: user_id:token
 _SEPARATOR_LINE = re.compile(r"^\"?sep=(.)\"?$", re.IGNORECASE)  # what Excel writes above a table
 _MOST_TITLES = 20  # lines among which a header is looked for
 _BROKEN = re.compile(r"^-?[0-9]*[.,][0-9]+$")
 _RATING = re.compile(r"^(10|[0-9])([.,][05]0*)?$")
+_CLOCK = re.compile(r"^\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?$")
 _WIDEST = 12  # columns among which places are looked for
 _LEAST = 10  # rows to a rating that are more than items have in a few rows
 _NUMBER = re.compile(r"^[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?$")
@@ -235,13 +236,15 @@ def _likely_places(rows: list[list[str]]) -> str:
     """Return the places of user, item and time of a table without a header, as far as its values tell."""
     columns = _columns(rows)
     times = [at for at, values in enumerate(columns) if all(map(is_plausible, values))]
-    ids = [at for at, values in enumerate(columns) if at not in times and _may_be_ids(values)]
+    clock = next((at for at, values in enumerate(columns) if all(map(_CLOCK.match, values))), None)
+    ids = [at for at, values in enumerate(columns) if at not in (*times, clock) and _may_be_ids(values)]
     numbered = [at for at in ids if len(set(columns[at])) < len(columns[at])]  # not that of a row
     ids = numbered if len(numbered) > 1 else ids
     if len(columns) > _WIDEST:
         return "user_id=PLACE,item_id=PLACE"
     user, item = (str(at + 1) for at in ids[:2]) if len(ids) > 1 else ("PLACE", "PLACE")
-    return f"user_id={user},item_id={item}" + (f",timestamp={times[0] + 1}" if times else "")
+    time = "" if not times else f",timestamp={times[0] + 1}" + (f"+{clock + 1}" if clock is not None else "")
+    return f"user_id={user},item_id={item}{time}"
 
 
 def _columns(rows: list[list[str]]) -> list[tuple[str, ...]]:
@@ -278,4 +281,4 @@ def _skips_blanks(lines: list[str], delimiter: str, quote: str) -> bool:
 
 
 def _shown(delimiter: str) -> str:
-    return {"\t": "tab", " ": "space", "\x01": "\\x01"}.get(delimiter, delimiter)
+    return {"\t": "tab", " ": "space", "\x01": "\\x01", "\x1f": "\\x1f"}.get(delimiter, delimiter)

@@ -868,6 +868,25 @@ CASES: dict[str, Case] = {
     "years of Iran": Case(
         "log.csv", time_table("1399-06-%d"), refused="years of the Persian or the Islamic calendar", then=None
     ),
+    "weights that are none": Case(
+        "log.csv",
+        table(header="user_id,item_id,timestamp,weight", row="{u},{i},{t},3")
+        .replace(",3\n", ",-\n", 5)
+        .replace(",3\n", ",NULL\n", 5),
+        expected=EVENTS[10:],
+        says="10 no_weight",
+    ),
+    "unit separators of ASCII": Case("log.txt", table("\x1f"), says=r"delimiter .x1f"),
+    "a log with day and time apart": Case(
+        "log.txt",
+        "#Software: x\n" + table(" ", None, row="{t},{u},{i}", time=lambda t: moment(t).strftime("%Y-%m-%d %H:%M:%S")),
+        refused="--columns user_id=3,item_id=4,timestamp=1[+]2",
+        then=columns("user_id=3,item_id=4,timestamp=1+2"),
+    ),
+    "ids as bytes of Python": Case("log.csv", table(row="b'{u}',b'{i}',{t}")),
+    "settings": Case("log.ini", "[a]\nb=1\nc=2\n", refused="no column 'user_id'; the file has: .a.", then=None),
+    "a dump of SQL in small letters": Case("log.sql", "insert into t values (1);\n", refused="a dump of SQL"),
+    "a table of HTML": Case("log.csv", "<table><tr><td>u</td></tr></table>", refused="a table of HTML.*read_html"),
     "label and features": Case(
         "x.ffm", "".join(f"1 0:{n}:1 1:{n}:1\n" for n in range(30)), refused="libffm.*no events"
     ),
@@ -1074,6 +1093,11 @@ COMMANDS = {
         "FILE", table(time=lambda t: f"{moment(t).year}Q3"), refused="2020Q3 are quarters", expected=QUARTERS
     ),
     "quarters before years": Case("FILE", table(time=lambda t: f"Q3 {moment(t).year}"), expected=QUARTERS),
+    "days as ddmmyyyy": Case("FILE", time_table("%d%m%Y"), refused="days as ddmmyyyy", expected=DAYS),
+    "days as mmddyyyy, as numbers": Case(
+        "FILE", table(time=lambda t: int(f"{moment(t):%m%d%Y}")), refused="or mmddyyyy", expected=DAYS
+    ),
+    "days as yymmdd": Case("FILE", time_table("%y%m%d"), refused="days as yymmdd", expected=DAYS),
     "years of Thailand": Case(
         "FILE",
         table(time=lambda t: f"{moment(t):%d/%m/}{moment(t).year + 543} {moment(t):%H:%M:%S}"),
@@ -1107,6 +1131,19 @@ COMMANDS = {
     "commas in a title": Case(
         "FILE", table(header=NAMED, row="{u},{i},{t},a, b"), refused="5 fields, the header has 4"
     ),
+    "an ARFF file": Case(
+        "FILE", "@relation x\n@attribute user string\n@data\n" + table(header=None), refused="an ARFF file"
+    ),
+    "a Matrix Market file": Case(
+        "FILE",
+        "%%MatrixMarket matrix coordinate integer general\n% made by hand\n20 17 120\n"
+        + table(" ", None, NUMBERED, row="{u},{i},1"),
+        refused="a Matrix Market file",
+        then=columns("user_id=1,item_id=2"),
+        expected=None,
+    ),
+    "tabs as a backslash and a t": Case("FILE", table("\\t"), refused="a backslash and a t stand for tabs"),
+    "a list of tuples": Case("FILE", repr(EVENTS), refused="lists of values"),
     "lists of JSON": Case("FILE", table(header=None, row='["{u}", "{i}", {t}]'), refused="lists of values"),
     "an array of lists": Case("FILE", json.dumps(EVENTS)),
     "an array of lists below their names": Case("FILE", json.dumps([["user_id", "item_id", "timestamp"], *EVENTS])),

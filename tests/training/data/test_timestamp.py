@@ -182,7 +182,16 @@ def test_times_outside_the_bounds_are_bad_and_the_year_is_said() -> None:
 
 @pytest.mark.parametrize(
     ("value", "what"),
-    [(2014, "bare years"), (201402, "yyyymm"), (40513.3, "Excel's days"), (7, "take them as they are")],
+    [
+        (2014, "bare years"),
+        (201402, "yyyymm"),
+        (40513.3, "Excel's days"),
+        (7, "take them as they are"),
+        (16092020, "ddmmyyyy"),
+        (9162020, "mmddyyyy"),
+        (200916, "yymmdd"),
+        (18521, "days since 1970"),
+    ],
 )
 def test_numbers_that_are_no_unix_time_are_named_by_what_they_may_be(value: float, what: str) -> None:
     settled = settle(pl.Series([value, value]), read_bounds("auto", "1990", "2030"))

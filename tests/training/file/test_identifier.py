@@ -77,6 +77,7 @@ def test_as_text_joins_lists_by_a_bar() -> None:
             [f"5f5e{n:020d}" for n in (1, 2, 3)],
         ),
         (["ObjectId(17)"], ["ObjectId(17)"]),
+        (["b'u1'", 'b"it\'s"', "b'nan'"], ["u1", "it's", None]),
         ([" a", "b "], ["a", "b"]),
         ([" a", "b"], [" a", "b"]),
         (["NaN", "None", "NULL", "null", "\\N", "NaT", " "], [None] * 7),
