@@ -229,7 +229,7 @@ def _check_no_times(source: Source, choice: Choice, account: Account) -> None:
     looks = [
         name
         for name, values in account.sample.items()
-        if values and all(is_plausible(value) or say_form(value, account) for value in values[:200])
+        if values and all(is_plausible(value) or say_form(value) for value in values[:200])
     ]
     found = propose("timestamp", looks) or next(iter(looks), None) or propose("timestamp", account.unused)
     if found is not None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -179,10 +180,11 @@ def check_malformed(label: str, account: Account, max_malformed: float, hint: st
     if share > 0.5 and any("weight" in example for example in account.examples):
         hint += "A weight is a number such as 3.5, with a point; without it: --set prepare.weights=ignore. "
     hint += _say_fields(account) if share > 0.5 else ""
-    raise InputError(
+    message = (
         f"{label}: {account.malformed} of {account.rows} rows ({share:.1%}) are malformed, more than "
         f"{max_malformed:.1%}. The first:{listed}\n{hint}Read as: {seen}. Correct the file{allowed}"
     )
+    raise InputError(message + (account.unpacking(message, label) if Path(label).is_file() else ""))
 
 
 def _say_fields(account: Account) -> str:

@@ -64,6 +64,12 @@ _UNREAD = (
 )
 """Forms of times that are refused: how each looks, what it is, and what sed makes times of it with."""
 _MONTH_NAME = re.compile(r"^\d{1,2}\.?[\s-]+([^\W\d_]{3,})\.?[\s-]+\d{4}\b")
+_WITH_OFFSETS = (
+    "import re; from datetime import datetime as dt; from zoneinfo import ZoneInfo; "
+    r"time = re.compile(r'(\d{4}-\d\d-\d\d[T ][\d:.]+) ?\[?(\w+/[\w/+-]+)\]?'); "
+    "[print(time.sub(lambda at: dt.fromisoformat(at[1]).replace(tzinfo=ZoneInfo(at[2])).isoformat(), line), end='') "
+    "for line in open('FILE')]"
+)
 _REGION = re.compile(r"^(\S+[T ][\d:.]+)\s?\[?(\w+/[\w/+-]+)\]?$")
 _ZONE_NAME = re.compile(r"[\d.Mm]\s([A-Z]{2,5})(\s\d{4})?$")
 _NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
@@ -131,14 +137,11 @@ def join_clock(days: pl.Series, clocks: pl.Series, label: str) -> pl.Series:
 def say_unread(account: Account) -> str:
     """Return what the first times that could not be read are, and a command that makes readable ones; may be empty."""
     found = (re.search(r"unreadable timestamp ['\"](.*)['\"]$", example) for example in account.examples)
-    return next(filter(None, (say_form(match[1], account) for match in found if match)), "")
+    return next(filter(None, (say_form(match[1]) for match in found if match)), "")
 
 
-def say_form(text: str, account: Account) -> str:
-    """Return what a text is that holds a time but is not read, and the command that mends the file; empty for others.
-
-    account: of the file.
-    """
+def say_form(text: str) -> str:
+    """Return what a text is that holds a time but is not read, and the command that mends the file; or nothing."""
     for pattern, what, program in _UNREAD:
         if re.match(pattern, text):
             return f"Times such as {text} are {what}: sed -E '{program}'{_INTO}. "
@@ -148,7 +151,7 @@ def say_form(text: str, account: Account) -> str:
             f"sed 's/{match[1]}/MONTH/'{_INTO}. "
         )
     if match := _REGION.match(text):
-        return f"Times of {match[2]} without an offset: {_with_offset(match[2], account)}. "
+        return f'Times of {match[2]} without an offset; write it: python -c "{_WITH_OFFSETS}" > events.csv. '
     if match := _ZONE_NAME.search(text):
         return _say_zone(match[1])
     if re.match(r"b['\"]", text):
@@ -168,22 +171,6 @@ def _say_zone(name: str) -> str:
     return (
         f"{name} is the name of a zone, and such names mean several; write the offset from UTC, if it is that of "
         f"{place}: sed -E '{program}'{_INTO}. "
-    )
-
-
-def _with_offset(region: str, account: Account) -> str:
-    """Return the command that writes the times of a region with their offsets."""
-    column = account.columns.get("timestamp", "timestamp")
-    kind = account.recognised.get("format", "text").partition(" ")[0]
-    given = "'FILE', infer_schema=False"
-    delimiter = {"tab": "\\t"}.get(one := account.recognised.get("delimiter", ","), one)
-    given += f", separator='{delimiter}'" if delimiter != "," else ""
-    read = {"text": f"read_csv({given})", "JSON": "read_ndjson('FILE')", "Parquet": "read_parquet('FILE')"}
-    write = {"Parquet": "write_parquet('events.parquet')"}.get(kind, "write_csv('events.csv')")
-    time = f"pl.col('{column}').str.extract(r'^(\\S+[T ][0-9:.]+)').str.replace('T', ' ')"
-    return (
-        f'python -c "import polars as pl; pl.{read.get(kind, read["text"])}.with_columns({time}'
-        f".str.to_datetime().dt.replace_time_zone('{region}', ambiguous='earliest', non_existent='null')).{write}\""
     )
 
 

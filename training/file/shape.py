@@ -108,7 +108,8 @@ def _sequences(lines: Sequence[str]) -> str | None:
         if len(widths) >= 2 and min(widths) >= 2 and are_ids and all(row[0] == str(len(row) - 1) for row in rows):
             program = _UNROLL.replace("$1", "NR")
             return f"the number of items of a user, and the items; make a row of each: awk {option}'{program}'{_INTO}"
-        if min(widths) >= 2 and len(widths) >= 3 and are_ids and len({row[0] for row in rows}) == len(rows):
+        lonely = sum(len(row) == 1 for row in rows)
+        if lonely < 0.5 * len(rows) and len(widths) >= 3 and are_ids and len({row[0] for row in rows}) == len(rows):
             return f"a user and all items in each line, as it seems; make a row of each: awk {option}'{_UNROLL}'{_INTO}"
     return None
 

@@ -1034,6 +1034,7 @@ SHAPES = {
     "histories": (histories(" "), None),
     "histories between tabs": (histories("\t"), None),
     "histories between commas": (histories(","), None),
+    "histories, of which some are empty": ("u98\n" + histories(" ") + "u99\n", 70),
     "numbers of items before": (
         "".join(f"{len(items)} {' '.join(items)}\n" for _, *items in map(str.split, histories(" ").splitlines())),
         70,
@@ -1178,6 +1179,36 @@ COMMANDS = {
         expected=[(f"c8{int(u[1:]):02x}", i, t) for u, i, t in EVENTS],
     ),
 }
+
+
+ZONED = zoned("CEST", 2)
+PACKED = {
+    "gzip": ("log.csv.gz", gzip.compress(ZONED.encode())),
+    "bzip2": ("log.csv.bz2", bz2.compress(ZONED.encode())),
+    "zip": ("log.zip", zipped(log_csv=ZONED)),
+    "utf-16": ("log.csv", ZONED.encode("utf-16")),
+    "parquet": ("log.parquet", parquet(pl.read_csv(io.StringIO(ZONED)).with_columns(tags=pl.lit([[1]])))),
+    "a shape in gzip": ("log.gz", gzip.compress(NETFLIX.encode())),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_file_that_is_no_plain_text_is_told_how_the_file_of_the_command_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    file, content = PACKED[name]
+    (tmp_path / file).write_bytes(content)
+
+    code = main(["prepare", "--interactions", str(tmp_path / file), "--out", str(tmp_path / "run")])
+
+    said = capsys.readouterr().err
+    command, first = re.search(r"(sed|awk) .* > events.csv", said), re.search(r"First .*?: (.* > FILE)", said)
+    assert code == 2 and command and first, said
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for program in (first[1], command[0]):
+        subprocess.run(program, shell=True, cwd=tmp_path, check=True, env=os.environ | {"PATH": path})
+    assert main(["prepare", "--interactions", str(tmp_path / "events.csv"), "--out", str(tmp_path / "run")]) == 0
+    assert "shape" in name or sorted(events_in(tmp_path / "run")) == sorted(EVENTS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
