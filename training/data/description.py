@@ -20,7 +20,11 @@ from training.file.account import Account
 from training.file.choice import CLOCK, propose
 
 REPEAT_SHARE = 0.05  # of the validation targets; where more are repeats, auto lets seen items be recommended
-
+LABELS = (
+    "label", "target", "click", "clicked", "clk", "like", "liked", "buy", "bought", "purchase", "purchased",
+    "conversion", "converted", "watched", "finish",
+)  # fmt: skip
+"""Names of columns whose 0 is no liking, in letters alone."""
 _AT_ONCE = 1 << 20  # events, about, in which items that come again are looked for at a time
 
 
@@ -79,6 +83,7 @@ def _form(found: InteractionFile) -> dict[str, Any]:
         "unused": list(account.unused),
         "clock": find_clock(account),
         "ratings": looks_like_ratings(account),
+        "label": find_label(account),
         "said": {name: [count, account.firsts.get(name, "")] for name, count in account.counts.items()},
     }
 
@@ -98,6 +103,15 @@ def looks_like_ratings(account: Account) -> list[Any]:
         if values and values[0] >= 0 and values[-1] <= 100 and len(set(values)) > 1:
             return [name, values[0], values[-1], values[len(values) // 2]]
     return []
+
+
+def find_label(account: Account) -> str | None:
+    """Return the unused column that says with 0 and 1 whether something was liked, by its name, or None."""
+    for name, values in account.sample.items():
+        plain = "".join(filter(str.isalnum, name.lower())).removeprefix("is")
+        if plain in LABELS and {value.strip().removesuffix(".0") for value in values} == {"0", "1"}:
+            return name
+    return None
 
 
 def summarise_catalog(catalog: Catalog | None, item_ids: pl.Series) -> Mapping[str, Any] | None:

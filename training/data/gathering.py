@@ -13,12 +13,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from training.data.settling import Tally, tally_times
-from training.data.timestamp import Bounds, find_clock, join_clock, read_times
+from training.data.timestamp import Bounds, find_clock, join_clock, read_times, say_form
 from training.errors import InputError
 from training.file.account import EXAMPLES, Account, Form, Row
 from training.file.choice import CLOCK, Choice, propose
 from training.file.delimited import LINE
-from training.file.identifier import as_id, as_text
+from training.file.identifier import as_id, as_text, is_missing
 from training.file.moment import UNREAD, is_plausible
 from training.file.source import Source
 from training.file.table import Chunk, read_chunks, read_part
@@ -227,7 +227,9 @@ def _choice(wishes: Wishes) -> Choice:
 def _check_no_times(source: Source, choice: Choice, account: Account) -> None:
     """Raise InputError where a column that was not named looks like times, or should be one by its name."""
     looks = [
-        name for name, values in account.sample.items() if values and all(is_plausible(value) for value in values[:200])
+        name
+        for name, values in account.sample.items()
+        if values and all(is_plausible(value) or say_form(value) for value in values[:200])
     ]
     found = propose("timestamp", looks) or next(iter(looks), None) or propose("timestamp", account.unused)
     if found is not None:
@@ -283,7 +285,10 @@ def _column(frame: pl.DataFrame, name: str) -> pl.Series:
 def _parse_weights(values: pl.Series, label: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the weights, nan where there is none, and which of the values are not finite numbers."""
     if not values.dtype.is_numeric():
-        values = as_text(values, label).str.strip_chars().replace("", None).str.replace(_COMMA, "$1.$2")
+        values = as_text(values, label).str.strip_chars()
+        is_none = is_missing(values) & ~values.str.contains("(?i)nan").fill_null(False)  # NaN is damage
+        values = values.to_frame("").select(pl.when(~is_none).then(pl.first())).to_series()
+        values = values.str.replace(_COMMA, "$1.$2")
     weights = values.cast(pl.Float64, strict=False)
     unreadable = (values.is_not_null() & ~weights.is_finite().fill_null(False)).to_numpy()
     return weights.fill_null(float("nan")).to_numpy(), unreadable

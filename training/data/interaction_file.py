@@ -131,6 +131,7 @@ class Cleaned:
     malformed: int  # rows whose time is not that of a column as a whole
     examples: Sequence[tuple[int, int, str]]  # the first of them: position in the table, line, what is wrong
     late: Late
+    heaviest: tuple[int, str] = (0, "")  # the most events of a user, before the oldest are cut, and whose they are
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,10 @@ def read_interactions(place: Place | Source, cleaning: Cleaning) -> InteractionF
 
 
 def _note_unusual(source: Source, cleaned: Cleaned, account: Account) -> None:
-    """Count parts and ids that may be meant as one, and ids that may be meant as several."""
+    """Count parts and ids that may be meant as one, ids that may be meant as several, and one that may be nobody's."""
+    most, whose = cleaned.heaviest
+    if most > max(0.2 * account.rows, 10 * account.rows / max(1, len(cleaned.users))):
+        account.counts["user_id_heavy"], account.firsts["user_id_heavy"] = most, repr(whose)
     if copies := source.copies:
         account.counts["parts_copied"] = len(copies)
         account.firsts["parts_copied"] = f"{copies[0][0].label} is like {copies[0][1].label}"
@@ -254,9 +258,18 @@ def clean_rows(rows: Gathered, coded: Coded, cleaning: Cleaning, meaning: Meanin
     del rows, user, item, ms, settled, reasons, keep, unread
     once = merge_repeats(frame)
     dropped["duplicate"] = frame.height - once.height
+    heaviest = _find_heaviest(once, coded.users.ids)
     recent = keep_newest(order_ties(once, coded.users.ids, coded.items.ids), cleaning.max_history)
     dropped["over_max_history"] = once.height - recent.height
-    return Cleaned(*compact(recent, coded.users.ids, coded.items.ids), dropped, n_bad, first, late)
+    return Cleaned(*compact(recent, coded.users.ids, coded.items.ids), dropped, n_bad, first, late, heaviest)
+
+
+def _find_heaviest(events: pl.DataFrame, ids: pl.Series) -> tuple[int, str]:
+    """Return the most events of a user, and the first id of those who have as many."""
+    if not events.height:
+        return 0, ""
+    counts = np.bincount(events["user"].to_numpy())
+    return int(counts.max()), str(ids[int(counts.argmax())])
 
 
 def _settled(rows: Gathered, meaning: Meaning | None) -> Settled:

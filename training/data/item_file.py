@@ -8,9 +8,11 @@ can be learned of an item without events. Such items are counted and left out. A
 is refused: its ids are other ones.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -177,9 +179,25 @@ def check_malformed(label: str, account: Account, max_malformed: float, hint: st
         hint += f"A time is {FORMS_OF_TIME}. "
     if share > 0.5 and any("weight" in example for example in account.examples):
         hint += "A weight is a number such as 3.5, with a point; without it: --set prepare.weights=ignore. "
-    raise InputError(
+    hint += _say_fields(account) if share > 0.5 else ""
+    message = (
         f"{label}: {account.malformed} of {account.rows} rows ({share:.1%}) are malformed, more than "
         f"{max_malformed:.1%}. The first:{listed}\n{hint}Read as: {seen}. Correct the file{allowed}"
+    )
+    raise InputError(message + (account.unpacking(message, label) if Path(label).is_file() else ""))
+
+
+def _say_fields(account: Account) -> str:
+    """Return how the header gets names for fields that all rows have beyond it; empty where they have none."""
+    found = [re.search(r"(\d+) fields, the header has (\d+)$", example) for example in account.examples]
+    counts = {(int(match[1]), int(match[2])) if match else (0, 0) for match in found}
+    width, named = counts.pop()
+    if counts or width <= named or account.recognised.get("header") != "yes":
+        return ""
+    delimiter = {"tab": "\\t", "space": " "}.get(one := account.recognised["delimiter"], one)
+    names = "".join(f"{delimiter}x{at}" for at in range(named + 1, width + 1))
+    return (
+        f"Where the fields without a name stand at the end, name them: sed -E '1s/\\r?$/{names}/' FILE > events.csv. "
     )
 
 

@@ -7,6 +7,7 @@ rows in the file (report.json also names the file).
 
 import gzip
 import json
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -25,7 +26,9 @@ from training.data.interaction_file import Cleaning, InteractionFile, read_inter
 from training.data.item_file import check_malformed, check_match, describe_items, read_catalog
 from training.data.prepared import EVENTS, ITEMS, REPORT, USERS, Prepared, load_prepared
 from training.data.split import TEST, TRAIN, SplitRule, target_events
+from training.data.timestamp import say_unread
 from training.errors import InputError
+from training.file.choice import propose
 from training.file.source import Place, Source
 from training.stage import KEY
 
@@ -65,7 +68,8 @@ def _prepare(
     rule, repeats = split
     found = read_interactions(interactions, cleaning)
     label = found.source.label
-    check_malformed(label, found.account, cleaning.max_malformed, f"Times: {found.times}. " if found.times else "")
+    hint = (f"Times: {found.times}. " if found.times else "") + say_unread(found.account)
+    check_malformed(label, found.account, cleaning.max_malformed, hint)
     _check_enough(found)
     events = found.events
     user, item = events["user"].to_numpy(), events["item"].to_numpy()
@@ -153,9 +157,10 @@ def _check_enough(found: InteractionFile) -> None:
         )
     for name, noun, ids in (("user_id", "user", found.users), ("item_id", "item", found.items)):
         if len(ids) < 2:
+            other = propose(name, found.account.unused) or "COLUMN"
             raise InputError(
                 f"{label}: only one {noun} is left, {ids[0]!r} ({counts}): a model cannot be trained and validated on "
-                f"one. Check --columns {name}=COLUMN, or give more data"
+                f"one. Check --columns {shlex.quote(f'{name}={other}')}, or give more data"
             )
 
 

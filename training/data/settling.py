@@ -38,11 +38,37 @@ NAMES = {
 _EXCEL_ZERO = -25_569  # Excel's day 0, in days since 1970
 _TICKS = ((1, ".NET ticks"), (1601, "Windows file times"))  # units of 100 ns since that year began
 _HINTS = (
-    (19_000, 60_000, "Excel's days", "excel"),
-    (1_900, 2_100, "bare years", "year"),
-    (190_001, 210_012, "years and months (yyyymm)", "yyyymm"),
+    (lambda at: (at >= 30_000) & (at <= 60_000), "Excel's days: --set prepare.times=excel"),
+    (lambda at: (at >= 1_900) & (at <= 2_100), "bare years: --set prepare.times=year"),
+    (
+        lambda at: (at >= 190_001) & (at <= 210_012) & (at % 100 >= 1) & (at % 100 <= 12),
+        "years and months (yyyymm): --set prepare.times=yyyymm",
+    ),
+    (
+        lambda at: _is_day(at // 10_000) & (at % 10_000 >= 1990) & (at % 10_000 <= 2035),
+        r"days as ddmmyyyy or mmddyyyy: sed -E 's/\b([0-9]{1,2})([0-9]{2})((19|20)[0-9]{2})\b/\1.\2.\3/' "
+        "FILE > events.csv",
+    ),
+    (
+        lambda at: _is_day(at % 10_000) & (at % 10_000 // 100 <= 12) & (at >= 101) & (at <= 351_231),
+        r"days as yymmdd: sed -E 's/\b([0-9]{2})([01][0-9])([0-3][0-9])\b/20\1-\2-\3/' FILE > events.csv",
+    ),
+    (
+        lambda at: (at >= 10_957) & (at <= 23_800),
+        "days since 1970; write them times 86,400, or take them as they are: --set prepare.earliest=1677-10-01",
+    ),
 )
+"""What numbers that are no Unix times look like: a test of them [n], and what they are with the way out."""
 _DIGITS = ((19_000_101, 21_001_231), (190_001_010_000, 210_012_312_359), (19_000_101_000_000, 21_001_231_235_959))
+_LEAST_MS, _MOST_MS = -9_222_508_800_000, 9_214_646_400_000  # 1677-10-01 and 2262-01-01, which settings can say
+_BUDDHIST = (
+    r"import re; year = re.compile(r'\b2[56]\d\d(?=[-/.])|(?<=[-/.])2[56]\d\d\b'); "
+    "[print(year.sub(lambda at: str(int(at[0]) - 543), line), end='') for line in open('FILE')]"
+)
+_CALENDARS = (
+    (2533, 2600, f'the Buddhist calendar; write those of ours: python -c "{_BUDDHIST}" > events.csv'),
+    (1340, 1460, "the Persian or the Islamic calendar; write dates of ours"),
+)
 _NONE = int(np.iinfo(np.int64).min)  # stands for no time
 
 
@@ -73,25 +99,33 @@ class Late:
     looks: tuple[int, ...] = (0,) * len(_HINTS)
     early: int = 0  # numbers and dates before the earliest that is plausible, negative numbers left out
     future: int = 0  # after the latest
+    calendars: tuple[int, ...] = (0,) * len(_CALENDARS)  # in our days by other calendars
 
     def __add__(self, other: "Late") -> "Late":
         """Return the times of both."""
-        looks = tuple(one + two for one, two in zip(self.looks, other.looks, strict=True))
+        looks, calendars = (
+            tuple(one + two for one, two in zip(ours, theirs, strict=True))
+            for ours, theirs in ((self.looks, other.looks), (self.calendars, other.calendars))
+        )
         return Late(
             self.rows + other.rows,
             self.numbers + other.numbers,
             looks,
             self.early + other.early,
             self.future + other.future,
+            calendars,
         )
 
     def hint(self, n_rows: int) -> str:
         """Return what most of the numbers may be, with the setting that reads them so; empty where few are late."""
         if self.rows <= 0.5 * n_rows:
             return ""
-        for (_, _, what, rule), count in zip(_HINTS, self.looks, strict=True):
+        for (_, what), count in zip(_HINTS, self.looks, strict=True):
             if self.numbers and count > 0.5 * self.numbers:
-                return f"perhaps {what}: --set prepare.times={rule}"
+                return f"perhaps {what}"
+        for (_, _, what), count in zip(_CALENDARS, self.calendars, strict=True):
+            if count > 0.5 * self.rows:
+                return f"perhaps years of {what}"
         for name, count, least in (("earliest", self.early, "1677-10-01"), ("latest", self.future, "2262-01-01")):
             if count > 0.5 * self.rows:
                 return f"to take them as they are: --set prepare.{name}={least}"
@@ -148,10 +182,15 @@ class Meaning:
     def _late(self, micro: Int64, told: Int64, is_number: NDArray[np.bool_]) -> Late:
         """Return what times that lie out of bounds look like. told: the values as they stand in the file."""
         seconds = told[is_number] / 1e6
-        looks = tuple(int(((seconds >= low) & (seconds <= high)).sum()) for low, high, _, _ in _HINTS)
-        early = (micro // 1000 < self.bounds.earliest_ms) & ~(is_number & (told < 0))
-        future = micro // 1000 > self.bounds.latest_ms
-        return Late(len(micro), len(seconds), looks, int(early.sum()), int(future.sum()))
+        looks = tuple(int(looks_so(seconds).sum()) for looks_so, _ in _HINTS)
+        ms = micro // 1000
+        early = (ms < self.bounds.earliest_ms) & (ms >= _LEAST_MS) & ~(is_number & (told < 0))
+        future = (ms > self.bounds.latest_ms) & (ms < _MOST_MS)
+        calendars = tuple(
+            int((~is_number & (micro >= _year_start(first)) & (micro < _year_start(last))).sum())
+            for first, last, _ in _CALENDARS
+        )
+        return Late(len(micro), len(seconds), looks, int(early.sum()), int(future.sum()), calendars)
 
     def _settle_numbers(self, micro: Int64, bad: NDArray[np.bool_], forms: Forms) -> None:
         """Read the numbers in their unit, in place."""
@@ -276,6 +315,12 @@ def _day_order(counts: Sequence[int], rule: str) -> int:
             "--set prepare.times=day-first, or --set prepare.times=month-first"
         )
     return DAY_FIRST if days_first > counts[MONTH_FIRST] else MONTH_FIRST
+
+
+def _is_day(digits: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Say of each number whether its digits are a day and a month, in either order [n]."""
+    first, second = digits // 100, digits % 100
+    return (np.minimum(first, second) >= 1) & (np.minimum(first, second) <= 12) & (np.maximum(first, second) <= 31)
 
 
 def _shown(microseconds: int, form: int) -> str:

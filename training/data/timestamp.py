@@ -29,6 +29,49 @@ RULES = ("auto", "s", "ms", "us", "ns", "day-first", "month-first", "year", "yyy
 SCALES = {SECONDS: 10**6, MILLISECONDS: 10**3, MICROSECONDS: 1, NANOSECONDS: 10**-3}  # microseconds in one
 UNITS = {"s": SECONDS, "ms": MILLISECONDS, "us": MICROSECONDS, "ns": NANOSECONDS}
 LARGEST = 9.2e18  # a number beyond it is no time in any unit
+_GROUPED = {
+    sign: rf"^[0-9]{{1,3}}([{sign}][0-9]{{3}}){{3,}}{end}$"
+    for sign, end in ((",", r"(\.[0-9]+)?"), (".", ""), ("'\u2019", ""), ("_", ""), (" \u00a0\u202f", "(,[0-9]+)?"))
+}  # 1,600,214,400: ten digits or more
+_DECIMAL_COMMA = r"^([0-9]{9,}),([0-9]+)$"
+_MAY_BE_GROUPED = r"^[0-9]{1,3}([^0-9][0-9]{3}){3,}|^[0-9]{9,},[0-9]+$"
+_FAMILIES = (
+    "central Europe: CET +01:00, CEST +02:00, MEZ +01:00, MESZ +02:00", "eastern Europe: EET +02:00, EEST +03:00",
+    "western Europe: WET +00:00, WEST +01:00", "Britain: BST +01:00", "New York: EST -05:00, EDT -04:00",
+    "Chicago: CST -06:00, CDT -05:00", "Denver: MST -07:00, MDT -06:00", "Los Angeles: PST -08:00, PDT -07:00",
+    "India: IST +05:30", "Japan: JST +09:00", "Korea: KST +09:00", "Moscow: MSK +03:00", "Brasília: BRT -03:00",
+    "Singapore: SGT +08:00", "Hong Kong: HKT +08:00", "Sydney: AEST +10:00, AEDT +11:00",
+    "New Zealand: NZST +12:00, NZDT +13:00",
+)  # fmt: skip
+"""Names of zones that time tables use, with the offsets that they have where most people live who use them."""
+_QUARTERS = (("1", "01"), ("2", "04"), ("3", "07"), ("4", "10"))
+_INTO = " FILE > events.csv"
+_UNREAD = (
+    (r"^\d{4}-?Q\d$", "quarters", "; ".join(rf"s/([12][0-9]{{3}})-?Q{at}/\1-{month}-01/" for at, month in _QUARTERS)),
+    (
+        r"^Q\d[\s/-]\d{4}$",
+        "quarters",
+        "; ".join(rf"s#Q{at}[ /-]([0-9]{{4}})#\1-{month}-01#" for at, month in _QUARTERS),
+    ),
+    (r"^\d{4}[-/]\d\d$", "months", r"s#([12][0-9]{3}[-/][0-9]{2})([^0-9/-]|$)#\1-01\2#"),
+    (r"^[A-Z][a-z]{2,8}[\s-]\d{2,4}$", "months", "s/[A-Z][a-z]{2,8}[ -][0-9]{2,4}/1 &/"),
+    (
+        r"^[A-Z][a-z]{2}\s+\d{1,2}\s[\d:]{8}$",
+        "times without a year; write it, where it is 2020",
+        r"s/([A-Z][a-z]{2} +[0-9]{1,2}) ([0-9]{2}:)/\1 2020 \2/",
+    ),
+    (r"^\d{9,}\s?(s|ms|us|ns)$", "numbers with a unit", "s/([0-9]{9,}) ?(s|ms|us|ns)/\\1/"),
+)
+"""Forms of times that are refused: how each looks, what it is, and what sed makes times of it with."""
+_MONTH_NAME = re.compile(r"^\d{1,2}\.?[\s-]+([^\W\d_]{3,})\.?[\s-]+\d{4}\b")
+_WITH_OFFSETS = (
+    "import re; from datetime import datetime as dt; from zoneinfo import ZoneInfo; "
+    r"time = re.compile(r'(\d{4}-\d\d-\d\d[T ][\d:.]+) ?\[?(\w+/[\w/+-]+)\]?'); "
+    "[print(time.sub(lambda at: dt.fromisoformat(at[1]).replace(tzinfo=ZoneInfo(at[2])).isoformat(), line), end='') "
+    "for line in open('FILE')]"
+)
+_REGION = re.compile(r"^(\S+[T ][\d:.]+)\s?\[?(\w+/[\w/+-]+)\]?$")
+_ZONE_NAME = re.compile(r"[\d.Mm]\s([A-Z]{2,5})(\s\d{4})?$")
 _NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 _CLOCK = re.compile(r"^\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?(\s*[AaPp]\.?[Mm]\.?)?$")
 _MIDNIGHT = r"[T ]0?0:00(:00(\.0+)?)?$"  # what pandas and Excel write behind a day
@@ -91,6 +134,46 @@ def join_clock(days: pl.Series, clocks: pl.Series, label: str) -> pl.Series:
     return as_text(days, label).str.strip_chars().str.replace(_MIDNIGHT, "") + " " + as_text(clocks, label)
 
 
+def say_unread(account: Account) -> str:
+    """Return what the first times that could not be read are, and a command that makes readable ones; may be empty."""
+    found = (re.search(r"unreadable timestamp ['\"](.*)['\"]$", example) for example in account.examples)
+    return next(filter(None, (say_form(match[1]) for match in found if match)), "")
+
+
+def say_form(text: str) -> str:
+    """Return what a text is that holds a time but is not read, and the command that mends the file; or nothing."""
+    for pattern, what, program in _UNREAD:
+        if re.match(pattern, text):
+            return f"Times such as {text} are {what}: sed -E '{program}'{_INTO}. "
+    if match := _MONTH_NAME.match(text):
+        return (
+            f"{match[1]} is no month that is known; write the English name in place of MONTH, for each: "
+            f"sed 's/{match[1]}/MONTH/'{_INTO}. "
+        )
+    if match := _REGION.match(text):
+        return f'Times of {match[2]} without an offset; write it: python -c "{_WITH_OFFSETS}" > events.csv. '
+    if match := _ZONE_NAME.search(text):
+        return _say_zone(match[1])
+    if re.match(r"b['\"]", text):
+        return f"Bytes as Python prints them: sed -E \"s/b'([^']*)'/\\1/g\"{_INTO}. "
+    if re.match("'.*'$", text):
+        return "' stands for quotes: --set prepare.quote=\"'\". "
+    return ""
+
+
+def _say_zone(name: str) -> str:
+    """Return whose zone a name is most likely, and the command that writes offsets for it."""
+    family = next((one for one in _FAMILIES if re.search(rf"\b{name} ", one)), f"that zone: {name} +00:00")
+    place, _, offsets = family.partition(": ")
+    program = "; ".join(
+        rf"s/([0-9Mm.]) {each}/\1 {offset}/" for each, offset in (pair.split() for pair in offsets.split(", "))
+    )
+    return (
+        f"{name} is the name of a zone, and such names mean several; write the offset from UTC, if it is that of "
+        f"{place}: sed -E '{program}'{_INTO}. "
+    )
+
+
 def find_clock(account: Account) -> str | None:
     """Return the unused column that holds times of day, or None."""
     for name, values in account.sample.items():
@@ -124,6 +207,9 @@ def _from_numbers(series: pl.Series) -> tuple[Int64, Forms]:
 
 def _from_text(text: pl.Series) -> tuple[Int64, Forms]:
     is_number = text.str.contains(_NUMBER).fill_null(False)
+    if not is_number.all() and text.str.contains(_MAY_BE_GROUPED).any():
+        text = _ungrouped(text)
+        is_number = text.str.contains(_NUMBER).fill_null(False)
     whole = text.set(~is_number, None)
     integers = whole.cast(pl.Int64, strict=False)
     if (integers.is_not_null() == is_number).all():
@@ -142,3 +228,11 @@ def _from_text(text: pl.Series) -> tuple[Int64, Forms]:
     micro[at] = words.replace_strict(distinct, values, return_dtype=pl.Int64).to_numpy()
     forms[at] = words.replace_strict(distinct, kinds, return_dtype=pl.UInt8).to_numpy()
     return micro, forms
+
+
+def _ungrouped(text: pl.Series) -> pl.Series:
+    """Return numbers without the signs between their thousands, and with a point before a fraction."""
+    for sign, pattern in _GROUPED.items():
+        is_grouped = text.str.contains(pattern).fill_null(False)
+        text = text.str.replace_all(f"[{sign}]", "").zip_with(is_grouped, text)
+    return text.str.replace(_DECIMAL_COMMA, "$1.$2")

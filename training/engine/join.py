@@ -8,7 +8,7 @@ events of one shard, memory holds the joined ones alone.
 from collections import Counter
 from collections.abc import Iterable
 from functools import reduce
-from operator import add
+from operator import add, itemgetter
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ def join_shards(shards: Iterable[Cleaned], most: int) -> Cleaned:
     dropped: Counter[str] = Counter()
     lates, malformed = [Late()], 0
     examples: list[tuple[int, int, str]] = []
+    heaviest = (0, "")
     for shard in shards:
         codes = coder.encode(shard.items)
         numbers = {
@@ -44,10 +45,12 @@ def join_shards(shards: Iterable[Cleaned], most: int) -> Cleaned:
         dropped.update(shard.dropped)
         lates.append(shard.late)
         malformed += shard.malformed
+        heaviest = max(heaviest, shard.heaviest, key=itemgetter(0))  # the first of equals
         examples = sorted([*examples, *shard.examples])[:EXAMPLES]
     items = order_ids(coder.distinct().alias("item_id"))
     for start in range(0, n, _AT_ONCE):
         at = slice(start, min(n, start + _AT_ONCE))
         joined["item"][at] = items.lookup[joined["item"][at]]
     events = pl.DataFrame({name: array[:n] for name, array in joined.items()})
-    return Cleaned(events, pl.concat(users, rechunk=True), items.ids, dropped, malformed, examples, reduce(add, lates))
+    ids, late = (pl.concat(users, rechunk=True), items.ids), reduce(add, lates)
+    return Cleaned(events, *ids, dropped, malformed, examples, late, heaviest)

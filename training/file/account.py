@@ -10,6 +10,8 @@ from training.errors import InputError
 
 EXAMPLES = 5  # malformed rows that are shown
 
+_UNPACK = {"gzip": "gzip -dc", "zstd": "zstd -dc", "bzip2": "bzip2 -dc", "xz": "xz -dc", "zip": "unzip -p"}
+_READ = {"Parquet": "read_parquet", "Arrow": "read_ipc"}
 Names = dict[str, str]  # our name -> the file's name
 
 
@@ -99,6 +101,21 @@ class Account:
         """Count something that is said, and remember where it was met first."""
         self.counts[name] = self.counts.get(name, 0) + count
         self.firsts.setdefault(name, str(row))
+
+    def unpacking(self, message: str, name: str) -> str:
+        """Return how the FILE of a command in a message is made of a file that is no plain text; mostly empty."""
+        if "FILE" not in message:
+            return ""
+        kind, packed = self.recognised.get("format", ""), self.recognised.get("compression", "")
+        if packed in _UNPACK:
+            return f". First unpack it: {_UNPACK[packed]} {name} > FILE"
+        if self.recognised.get("encoding", "").startswith("utf-16"):
+            return f". First write it as UTF-8: iconv -f UTF-16 -t UTF-8 {name} > FILE"
+        if kind in _READ and "polars" not in message:
+            columns = ", ".join(map(repr, self.columns.values()))
+            program = f"import polars as pl; print(pl.{_READ[kind]}({name!r}).select({columns}).write_csv(), end='')"
+            return f'. First write it as text: python -c "{program}" > FILE'
+        return ""
 
     def recognise(self, **found: Any) -> None:
         """Keep what was recognised of the first part; a part that differs is noted."""

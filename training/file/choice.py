@@ -6,6 +6,7 @@ they know which there are.
 
 import re
 import shlex
+import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,17 +17,24 @@ ALIASES = {
     "user_id": (
         "userid", "user", "uid", "customerid", "customer", "memberid", "visitorid", "reviewerid", "profileid",
         "accountid", "sessionid", "session", "playerid", "useridx", "username", "client", "clientid", "msno",
-        "viewerid",
+        "viewerid", "userpseudoid", "fullvisitorid", "householdkey", "playlistid", "email", "nutzer", "benutzer",
+        "kunde", "kundennummer", "kundenid", "kundennr", "utilisateur", "usuario", "cliente", "idcliente", "utente",
+        "gebruiker", "klant", "пользователь", "клиент",
     ),
     "item_id": (
         "itemid", "item", "iid", "movieid", "productid", "product", "articleid", "asin", "parentasin", "stockcode",
         "isbn", "bookid", "trackid", "songid", "artistid", "artist", "videoid", "gameid", "appid", "sku", "newsid",
-        "businessid", "recipeid", "animeid", "contentid", "postid", "locationid", "itemidx", "hotelid", "id",
+        "businessid", "recipeid", "animeid", "contentid", "postid", "locationid", "itemidx", "hotelid", "lineitemsku",
+        "trackuri", "adgroupid", "artikel", "artikelnummer", "artikelid", "artikelnr", "produkt", "produktid",
+        "produit", "articulo", "producto", "articolo", "prodotto", "produto", "artigo", "товар",
+        "aid", "article", "id",
     ),
     "timestamp": (
         "time", "ts", "date", "datetime", "invoicedate", "tdat", "eventtime", "unixreviewtime", "createdat",
         "created", "eventtimestamp", "unixtimestamp", "timestamps", "reviewtime", "viewedat", "orderdate",
         "occurredat", "eventdate", "timestampms", "watchedat", "submitted",
+        "dateadded", "transactiondate", "transactiondt", "datum", "zeit", "zeitpunkt", "zeitstempel", "bestelldatum",
+        "kaufdatum", "fecha", "heure", "horodatage", "hora", "data", "dataora", "orario", "дата",
     ),
     "weight": (
         "rating", "ratings", "score", "stars", "overall", "bookrating", "reviewscore", "starrating",
@@ -36,9 +44,11 @@ ALIASES = {
     ),
     "title": (
         "name", "productname", "prodname", "booktitle", "itemname", "movietitle", "productdisplayname",
+        "titel", "bezeichnung", "artikelname", "titre", "nom", "titulo", "nombre", "titolo", "nome",
     ),
     "description": (
-        "desc", "text", "detaildesc", "summary", "overview", "plot",
+        "desc", "text", "detaildesc", "summary", "overview", "plot", "beschreibung",
+        "descripcion", "descricao", "descrizione",
     ),
 }  # fmt: skip
 """Names that other people's files have for ours, in lower case and letters alone; they are proposed, never taken."""
@@ -101,8 +111,8 @@ class Choice:
         """Return the message that a column is missing, with the option that names the likely one."""
         if (cause := _one_column(present, self.option)) is not None:
             return f"{label}: no column {theirs!r}, because each line was read as one value: {cause}"
-        if present and present[0].startswith(("[", "(")):
-            return f"{label}: lists of values, as JSON or Python writes them; {AS_LINES}"
+        if present and (found_lists := re.match(r"[\[(]\s*(?:(\[|\()|['\"\d-])", present[0])):
+            return f"{label}: lists of values, as JSON or Python writes them; {_of_lists(of_all=bool(found_lists[1]))}"
         listed = ", ".join(map(shown, present[:30])) + (f", ... ({len(present)} in all)" if len(present) > 30 else "")
         if any(re.fullmatch("'.+'", name) for name in present):
             return (
@@ -116,10 +126,13 @@ class Choice:
                 likely = found if found is not None and name == ours else propose(name, free)
                 if likely is not None:
                     proposed[name] = likely
-        proposed.setdefault(ours, "COLUMN")
+        for name in (*self.required, ours):
+            if name == ours or (name not in self.columns and name not in present):
+                proposed.setdefault(name, "COLUMN")
         if CLOCK in proposed:
             proposed["timestamp"] = f"{proposed.get('timestamp', 'COLUMN')}+{proposed.pop(CLOCK)}"
-        way_out = ",".join(f"{name}={value}" for name, value in proposed.items())
+        given = {name: _as_given(value, present) for name, value in proposed.items()}
+        way_out = ",".join(f"{name}={given[name]}" for name in sorted(proposed, key=[*ALIASES, *proposed].index))
         return (
             f"{label}: no column {theirs!r}; the file has: {listed or 'none'}. Name the right one: "
             f"{self.option} {shlex.quote(way_out)}"
@@ -132,6 +145,21 @@ def shown(name: str) -> str:
     return plain + ("..." if len(name) > 60 else "")
 
 
+def _of_lists(*, of_all: bool) -> str:
+    """Return the command that writes objects of lists: of each line, or of all in one."""
+    rows = "ast.literal_eval(open('FILE').read())" if of_all else "map(ast.literal_eval, open('FILE'))"
+    program = f"[print(json.dumps(dict(zip(names, row)))) for row in {rows}]"
+    return (
+        'write objects, with names in their order: python -c "import ast, json; '
+        f"names = ['user_id', 'item_id', 'timestamp']; {program}\" > events.jsonl"
+    )
+
+
+def _as_given(name: str, present: Sequence[str]) -> str:
+    """Return a column as an option takes it: its place where its name has a comma, or is empty."""
+    return str(present.index(name) + 1) if name in present and ("," in name or not name) else name
+
+
 def _setting(option: str, name: str) -> str:
     return f"prepare.{name}" if option == "--columns" else f"prepare.item_{name}"
 
@@ -141,6 +169,11 @@ def _one_column(present: Sequence[str], option: str) -> str | None:
     if len(present) != 1:
         return None
     (name,) = present
+    if name.startswith("{"):
+        program = "import json; [print(json.loads(line)) for line in open('FILE')]"
+        return f'it is JSON, quoted as a whole; take the quotes away: python -c "{program}" > events.jsonl'
+    if "\\t" in name:
+        return r"a backslash and a t stand for tabs: sed 's/\\t/\t/g' FILE > events.tsv"
     if re.search(r"[,;\t|]", name):
         return "it is quoted as a whole; take the outer quotes away: sed -E 's/^\"(.*)\"$/\\1/' FILE > OTHER"
     if re.search(r"\S\s{2,}\S|\S \S", name):
@@ -153,7 +186,36 @@ def _one_column(present: Sequence[str], option: str) -> str | None:
 
 
 def propose(ours: str, present: Sequence[str]) -> str | None:
-    """Return the column that is most likely meant by one of our names, or None."""
-    plain = {"".join(filter(str.isalnum, name.lower())): name for name in reversed(present)}
-    known = ("".join(filter(str.isalnum, ours)), *ALIASES.get(ours, ()))
-    return next((plain[name] for name in known if name in plain), None)
+    """Return the column that is most likely meant by one of our names, or None.
+
+    Where no name is known, what stands behind its last point may be, or before its first: events.user_id, time.ts,
+    user_id.value.
+    """
+    known = [_letters(ours), *ALIASES.get(ours, ())]
+    for names in (known[:-1], known[-1:]) if known[-1] == "id" else (known,):  # an id alone may be of anything
+        for plain in (
+            {_letters(name): name for name in reversed(present)},
+            _last_parts(present),
+            _first_parts(present),
+        ):
+            found = next((plain[name] for name in names if name in plain), None)
+            if found is not None:
+                return found
+    return None
+
+
+def _last_parts(present: Sequence[str]) -> dict[str, str]:
+    """Return names by what stands behind their last point, unless everything has that: an id, a name."""
+    parts = {_letters(name.rpartition(".")[2]): name for name in reversed(present) if "." in name}
+    return {part: name for part, name in parts.items() if part not in ("id", "name", "type", "text")}
+
+
+def _first_parts(present: Sequence[str]) -> dict[str, str]:
+    """Return names by what stands before their first point, where no other has that."""
+    firsts = [name.partition(".")[0] for name in present]
+    return {_letters(part): name for part, name in zip(firsts, present, strict=True) if firsts.count(part) == 1}
+
+
+def _letters(name: str) -> str:
+    """Return the letters and digits of a name in lower case, without accents."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", name.lower())))

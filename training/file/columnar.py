@@ -11,13 +11,14 @@ from typing import Any
 import polars as pl
 
 from training.errors import InputError
-from training.file.account import Account, Row
+from training.file.account import Account, Names, Row
 from training.file.choice import Choice
 from training.file.compression import Opened
 from training.file.delimited import LINE
 from training.file.source import Part
 
 SLICE = 1_000_000  # rows that are read at a time
+_ONE_EACH = ("user_id", "item_id", "timestamp")
 PARQUET, ARROW = b"PAR1", b"ARROW1"
 
 
@@ -35,7 +36,7 @@ def read_columnar(part: Part, opened: Opened, row: Row, account: Account, choice
         scan = pl.scan_parquet if is_parquet else pl.scan_ipc
         lazy = scan(source) if opened.compression else scan(source, glob=False)
         columns = _flattened(lazy.collect_schema())
-        names = choice.pick(part.label, list(columns))
+        names = _picked(part.label, columns, choice, is_parquet=is_parquet)
         account.take_columns(names, row.label)
         account.unused = [name for name in columns if name not in names.values()]
         kept = {ours: theirs for ours, theirs in names.items() if _is_text(columns[theirs][1])}
@@ -56,6 +57,31 @@ def read_columnar(part: Part, opened: Opened, row: Row, account: Account, choice
         raise InputError(
             f"{part.label}: a damaged {kind} file ({str(exc).splitlines()[0][:200]}); copy or write it again"
         ) from exc
+
+
+def _picked(label: str, columns: dict[str, tuple[pl.Expr, Any]], choice: Choice, *, is_parquet: bool) -> Names:
+    """Return the columns to keep. Raises InputError, with a command where lists hold the rows."""
+    lists = {name: dtype.inner for name, (_, dtype) in columns.items() if isinstance(dtype, pl.List | pl.Array)}
+    try:
+        names = choice.pick(label, list(columns))
+    except InputError as exc:
+        inner = next((name for name, dtype in lists.items() if isinstance(dtype, pl.Struct)), None)
+        if inner is None:
+            raise
+        steps = f".explode({inner!r}).unnest({inner!r})"
+        raise InputError(f"{exc}; or, where {inner} holds the rows: {_mended(steps, is_parquet=is_parquet)}") from exc
+    listed = [theirs for ours, theirs in names.items() if ours in _ONE_EACH and theirs in lists]
+    if listed:
+        steps = f".explode({', '.join(map(repr, listed))})"
+        way_out = _mended(steps, is_parquet=is_parquet)
+        raise InputError(f"{label}: {', '.join(listed)} hold lists, and each row needs one value; {way_out}")
+    return names
+
+
+def _mended(steps: str, *, is_parquet: bool = True) -> str:
+    """Return the command that writes a file anew. steps: of Polars."""
+    read = "read_parquet" if is_parquet else "read_ipc"
+    return f"python -c \"import polars as pl; pl.{read}('FILE'){steps}.write_parquet('events.parquet')\""
 
 
 def at_row(row: Row, line: int) -> Row:
@@ -100,6 +126,8 @@ def _plain(series: pl.Series, label: str, account: Account, choice: Choice) -> p
         if not is_asked:
             account.left_out = sorted({*account.left_out, series.name})
             return None
+        theirs = choice.columns.get(series.name, series.name)
         raise InputError(
-            f"{label}: the {series.name} column holds bytes that are not UTF-8 text; write it as text"
+            f"{label}: the {series.name} column holds bytes that are not UTF-8 text; write their digits: "
+            + _mended(f".with_columns(pl.col({theirs!r}).bin.encode('hex'))")
         ) from exc

@@ -59,11 +59,20 @@ _FOREIGN = {
     b"DROP TABLE": ("a dump of SQL", "export the table as CSV"),
     b"PRAGMA foreign_keys": ("a dump of SQLite", "export the table: sqlite3 -header -csv FILE 'select * from TABLE'"),
     b"-- MySQL dump": ("a dump of SQL", "export the table as CSV"),
+    b"insert into": ("a dump of SQL", "export the table as CSV"),
+    b"create table": ("a dump of SQL", "export the table as CSV"),
+    b"@relation": ("an ARFF file", "take what stands above the rows away: sed '1,/^@data/Id' FILE > events.csv"),
+    b"@RELATION": ("an ARFF file", "take what stands above the rows away: sed '1,/^@data/Id' FILE > events.csv"),
+    b"%%MatrixMarket": (
+        "a Matrix Market file",
+        "take what stands above the rows away: sed '/^%/d' FILE | sed 1d > events.csv",
+    ),
     b"\x93NUMPY": ("a numpy array", "write the table with its column names as CSV or Parquet"),
     b"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "fetch the file: git lfs pull"),
     b"<!DOCTYPE": ("a page of HTML, perhaps of a failed download", "fetch the file again and look at its first line"),
     b"<!doctype": ("a page of HTML, perhaps of a failed download", "fetch the file again and look at its first line"),
     b"<html": ("a page of HTML, perhaps of a failed download", "fetch the file again and look at its first line"),
+    b"<table": ("a table of HTML", "write it as CSV: pandas.read_html('FILE')[0].to_csv('events.csv', index=False)"),
     b"<?xml": ("XML", "write the table as CSV or JSON lines"),
 }
 

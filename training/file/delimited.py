@@ -19,6 +19,9 @@ from training.file.line import Block, LineReader
 
 LINE = "line"  # the column that says where each row stood in its part
 LONGEST_RECORD = 1000  # lines of one record
+_RULE = r"[\s|+:=,;]*-{3,}[\s|+:=,;-]*"
+_TOTAL = r"\(?[0-9]+ rows?(?: selected| affected| returned| in set[^,;\t|]*)?\.?\)?"
+_AROUND = f"^(?:{_RULE}|{_TOTAL})$"  # what psql, mysql, sqlcmd and sqlplus print below names and rows
 _KEYS = ("user_id", "item_id", "timestamp")  # where half a pair of quotes is damage
 
 
@@ -86,25 +89,40 @@ class _Parser:
         is_blank = lines.str.strip_chars(" \t".replace(layout.delimiter, "")) == ""
         is_empty = ~is_blank & (lines.str.strip_chars(f" \t{layout.delimiter}") == "")
         again = self._headers()
-        for name, left_out in (("lines_without_values", is_empty), ("headers_between_rows", again)):
-            if left_out.any():
-                self._account.note(name, self._at(left_out.arg_true()[0]), int(left_out.sum()))
-        is_blank = is_blank | is_empty | again
         is_quoted = lines.str.contains(layout.quote, literal=True) if layout.quote else is_blank & ~is_blank
+        around = ~is_empty & ~is_quoted & self._around()
+        is_blank = is_blank | is_empty | again | around
         end = self._read_quoted((is_quoted & ~is_blank).arg_true().to_list(), is_last=is_last)
-        inner = pl.Series(self._inner, dtype=pl.Int64)
-        is_plain = ~is_quoted & ~is_blank & ~pl.int_range(len(lines), eager=True).is_in(inner.implode())
-        is_plain = is_plain & (pl.int_range(len(lines), eager=True) < end)
+        places = pl.int_range(len(lines), eager=True)
+        is_outer = (places < end) & ~places.is_in(pl.Series(self._inner, dtype=pl.Int64).implode())
+        for name, kind in (
+            ("lines_without_values", is_empty),
+            ("headers_between_rows", again),
+            ("lines_around_the_rows", around),
+        ):
+            left_out = (kind & is_outer).arg_true()
+            if len(left_out):
+                self._account.note(name, self._at(left_out[0]), len(left_out))
+        is_plain = ~is_quoted & ~is_blank & is_outer
         count = lines.str.count_matches(layout.delimiter, literal=True) + 1
         fits = count == layout.width
         if layout.loose:
             fits = fits | ((count == layout.width + 1) & lines.str.ends_with(layout.delimiter))
         for place in (is_plain & ~fits).arg_true().to_list():
-            self._bad(place, f"{count[place]} fields, the header has {layout.width}")
+            self._bad_line(place, int(count[place]))
         self._account.rows += int(is_plain.sum())
         frame = self._joined((is_plain & fits).arg_true())
         rest = Block(self._first + end, lines[end:]) if end < len(lines) else None
         return frame, rest
+
+    def _around(self) -> pl.Series:
+        """Say which lines are none of the table: rules and totals that programs print, and comments."""
+        lines, layout = self._lines, self._layout
+        around = lines.str.contains(_AROUND)
+        is_comment = lines.str.contains(r"^#\s|^#[^,;\t|]*$")
+        if is_comment.any():
+            around = around | is_comment & (lines.str.count_matches(layout.delimiter, literal=True) + 1 < layout.width)
+        return around
 
     def _headers(self) -> pl.Series:
         """Say which lines are the header again. Raises InputError for one whose names stand in another order."""
@@ -265,8 +283,16 @@ class _Parser:
         width = self._layout.width
         return len(fields) == width or (self._layout.loose and len(fields) == width + 1 and not fields[-1])
 
-    def _bad(self, place: int, what: str) -> None:
-        self._account.bad(self._at(place), what)
+    def _bad_line(self, place: int, width: int) -> None:
+        """Count a line of another number of fields; one that holds ends of lines of old Macs is several rows."""
+        what, others = f"{width} fields, the header has {self._layout.width}", self._lines[place].count("\r")
+        if others:
+            what += "; it holds ends of lines alone (CR): tr '\\r' '\\n' < FILE > events.csv"
+        self._account.rows += others
+        self._bad(place, what, 1 + others)
+
+    def _bad(self, place: int, what: str, count: int = 1) -> None:
+        self._account.bad(self._at(place), what, count)
 
     def _at(self, place: int) -> Row:
         return replace(self._row, line=self._first + place)

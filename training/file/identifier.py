@@ -11,16 +11,19 @@ from training.errors import InputError
 
 MISSING = (
     "nan", "none", "null", "<na>", "\\n", "nat", "n/a", "undefined", "(null)", "(not set)", "#n/a", "#ref!", "#value!",
-    "#name?", "#div/0!", "#null!", "#num!",
+    "#name?", "#div/0!", "#null!", "#num!", "#na", "-nan", "-", "--", "---", "\u2013", "\u2014", "<null>", "<none>",
+    "[null]", "(none)", "(empty)", "(blank)",
 )  # fmt: skip
 """What programs write where there is no value, in lower case; any case counts."""
 ROUNDED = r"^-?[0-9]([.,][0-9]+)?[eE]\+[0-9]+$"  # 1.23457E+11: what a spreadsheet makes of a long number
 _FLOAT = r"^[0-9]+(\.0)?$"
 _SEVERAL = [
     *(rf"^[\[(]?[^{sign}]+({sign}[^{sign}]+){{2,}}[\])]?$" for sign in (r"\|", ",", ";")),
-    r"^[\[(]?\w*\d\w*(\s+\w*\d\w*){2,}[\])]?$",  # words without a digit are a title
+    r"^[\[(]?[\w:-]*\d[\w:-]*(\s+[\w:-]*\d[\w:-]*){2,}[\])]?$",  # words without a digit are a title
 ]
 _FORMULA = r'^="(.*)"$'  # ="0017": what keeps a spreadsheet from taking the zeros away
+_BYTES = r"^b(?:'(.*)'|\"(.*)\")$"  # b'u1': bytes as Python prints them
+_OBJECT_ID = r"""^(?:ObjectId\(|\{\s*"\$oid"\s*:\s*)["']?([0-9a-fA-F]{24})["']?\s*[)}]$"""  # MongoDB's, in CSV
 
 
 def is_missing(ids: pl.Series) -> pl.Series:
@@ -93,7 +96,7 @@ def find_lists(ids: pl.Series) -> tuple[int, str]:
 
 
 def _present(ids: pl.Series) -> pl.Series:
-    ids = ids.str.replace(_FORMULA, "$1")
+    ids = ids.str.replace(_FORMULA, "$1").str.replace(_OBJECT_ID, "$1").str.replace(_BYTES, "$1$2")
     return ids.to_frame("id").select(pl.when(~is_missing(ids)).then(pl.col("id"))).to_series().alias(ids.name)
 
 

@@ -17,12 +17,13 @@ import polars as pl
 
 from training.errors import InputError
 from training.file.account import Account, Names, Row
-from training.file.choice import AS_LINES, Choice
+from training.file.choice import AS_LINES, Choice, propose
 from training.file.delimited import LINE
 from training.file.line import LineReader
 
 CHUNK = 10_000  # rows that are held as objects at a time
 _LONG_NUMBER = re.compile(r"[0-9]{16}")
+_SHELL = re.compile(r"(ObjectId|ISODate|NumberLong|NumberInt|NumberDecimal)\(")
 Object = dict[str, Any]
 
 
@@ -46,12 +47,12 @@ def read_json(reader: LineReader, row: Row, account: Account, choice: Choice) ->
         yield _frame(rows, _names(rows, keys, row, account, choice, is_known), row, account)
     elif not is_known:
         first = account.examples[0] if account.examples else f"{row.label}: no rows"
-        raise InputError(f"{first}; no line could be read as JSON; {AS_LINES}")
+        raise InputError(f"{first}; no line could be read as JSON; {_as_json(reader.head)}")
 
 
 def is_whole(lines: list[str]) -> bool:
     """Say whether the first lines begin an array, or objects that are no line each."""
-    full = [line.strip().lstrip("\ufeff") for line in lines if line.strip()]
+    full = [line.strip("\ufeff\x1e \t") for line in lines if line.strip()]
     if not full or full[0].startswith("["):
         return bool(full)
     try:
@@ -76,10 +77,7 @@ def _names(
         inner = next((key for key in keys if _holds_objects(rows[0][1].get(key))), None)
         if inner is None:
             raise
-        raise InputError(
-            f"{exc}; or, where {inner} holds the rows: pandas.json_normalize(rows, {inner!r}, [OTHER COLUMNS])"
-            ".to_csv('events.csv', index=False)"
-        ) from exc
+        raise InputError(f"{exc}; or, where {inner} holds the rows: {_unrolled(inner, '**one', account)}") from exc
     if not is_known or len(keys) > before:
         account.columns |= names
         account.unused = [key for key in keys if key not in names.values()]
@@ -96,7 +94,7 @@ def _lines(reader: LineReader, row: Row, account: Account) -> Iterator[tuple[int
             account.rows += 1
             at = replace(row, line=number)
             try:
-                found = _loads(line.lstrip("\ufeff"))
+                found = _loads(line.lstrip("\ufeff\x1e"))
             except ValueError as exc:
                 account.bad(at, f"not JSON: {str(exc).partition(': line')[0]}")
                 continue
@@ -116,12 +114,80 @@ def _whole(reader: LineReader, row: Row, account: Account, choice: Choice) -> It
         if len(lists) == 1:
             values = lists[0]
         elif len(columns) == len(values[0]) and len(columns) > 1:
-            raise InputError(f"{row.label}: a JSON of columns, not of rows; {AS_LINES}")
+            raise InputError(f"{row.label}: {_say_columns(values[0], choice)}")
     account.rows += len(values)
     for number, value in enumerate(values, start=1):
         if not _is_object(value):
-            raise InputError(f"{row.label}: value {number} of the array is not a JSON object; {AS_LINES}")
+            way_out = _python(*_of_lists(value, choice)) if isinstance(value, list) else AS_LINES
+            raise InputError(f"{row.label}: value {number} of the array is not a JSON object; {way_out}")
         yield number, _flat(value)
+
+
+def _as_json(head: str) -> str:
+    """Return the way out of a file that is no JSON, by its first characters."""
+    if _SHELL.search(head):
+        program = f"s/{_SHELL.pattern}([^)]*)\\)/\\2/g"
+        return f"what MongoDB's shell prints; write JSON of it: sed -E '{program}' FILE > events.jsonl"
+    if re.match(r"\s*\{u?'", head):
+        program = "import ast, json; [print(json.dumps(ast.literal_eval(line))) for line in open('FILE')]"
+        return f'dicts of Python; write JSON of them: python -c "{program}" > events.jsonl'
+    return AS_LINES
+
+
+def _python(start: str, printed: str, loop: str) -> str:
+    """Return a command that writes JSON lines. start: what is done before; printed: of each step of the loop."""
+    return (
+        f'write an object a line: python -c "import json; {start}[print(json.dumps({printed})) {loop}]" > events.jsonl'
+    )
+
+
+def _unrolled(inner: str, taken: str, account: Account) -> str:
+    """Return the command that writes a row for each value of a list. taken: what the row has of the value."""
+    top, *rest = inner.split(".")
+    below = "".join(f"[{name!r}]" for name in rest)
+    row = f"{{**{{k: v for k, v in row.items() if k != {top!r}}}, {taken}}}"
+    if account.recognised.get("format") == "JSON lines":
+        return _python("", row, f"for row in map(json.loads, open('FILE')) for one in row[{top!r}]{below}")
+    start = (
+        f"at = json.load(open('FILE')); at = at if isinstance(at, list) else [at] if {top!r} in at else "
+        "next(one for one in at.values() if isinstance(one, list)); "
+    )
+    return _python(start, row, f"for row in at for one in row[{top!r}]{below}")
+
+
+def _of_lists(first: list[Any], choice: Choice) -> tuple[str, str, str]:
+    """Return the command of an array of arrays. first: of them, which may hold the names."""
+    start = "at = json.load(open('FILE')); "
+    if set(choice.needed().values()) <= {str(one) for one in first}:
+        return start, "dict(zip(at[0], row))", "for row in at[1:]"
+    return start + "names = ['user_id', 'item_id', 'timestamp']; ", "dict(zip(names, row))", "for row in at"
+
+
+def _keyed(first: Object, choice: Choice) -> tuple[str, str]:
+    """Return what is printed of rows that stand by a name: it is the id that they lack, where they lack one."""
+    lacks = [ours for ours, theirs in choice.needed().items() if theirs not in first and not propose(ours, list(first))]
+    if lacks:
+        return f"{{{lacks[0]!r}: name, **row}}", "for name, row in at.items()"
+    return "row", "for row in at.values()"
+
+
+def _say_columns(found: Object, choice: Choice) -> str:
+    """Say what an object of lists or objects is, and how rows are made of it."""
+    start, inner = "at = json.load(open('FILE')); ", list(found.values())
+    if found.keys() >= {"columns", "data"}:
+        what, row, loop = "pandas' orient='split'", "dict(zip(at['columns'], row))", "for row in at['data']"
+    elif all(propose(ours, list(found)) or theirs in found for ours, theirs in choice.needed().items()):
+        start += "at = {k: v.values() if isinstance(v, dict) else v for k, v in at.items()}; "
+        what, row, loop = "a JSON of columns, not of rows", "dict(zip(at, row))", "for row in zip(*at.values())"
+    elif all(map(_is_object, inner)):
+        what, (row, loop) = "rows by their names or ids", _keyed(inner[0], choice)
+    elif all(map(_holds_objects, inner)):
+        what = "rows below the id that they belong to, as it seems that of a user"
+        row, loop = "{'user_id': user, **row}", "for user, rows in at.items() for row in rows"
+    else:
+        what = "items below the id that they belong to, as it seems that of a user"
+        row, loop = "{'user_id': user, 'item_id': item}", "for user, items in at.items() for item in items"
+    return f"{what}; {_python(start, row, loop)}"
 
 
 def _is_row(found: Object, choice: Choice) -> bool:
@@ -147,7 +213,7 @@ def _documents(text: str, row: Row) -> Iterator[Any]:
             line = text.count("\n", 0, getattr(exc, "pos", position)) + 1
             raise InputError(
                 f"{row.label}:{line}: not JSON: {str(exc).partition(': line')[0]}; is the file cut off? Write it "
-                f"again, or {AS_LINES}"
+                f"again, or {_as_json(text[:4096])}"
             ) from exc
         if isinstance(value, list):
             yield from value
@@ -191,7 +257,7 @@ def _flat(found: Object) -> Object:
 
 
 def _frame(rows: list[tuple[int, Object]], names: Names, row: Row, account: Account) -> pl.DataFrame:
-    _refuse_lists(rows, names, row)
+    _refuse_lists(rows, names, row, account)
     data = {ours: [_text(found.get(theirs), ours, account) for _, found in rows] for ours, theirs in names.items()}
     try:
         return _text_frame(rows, data)
@@ -202,15 +268,15 @@ def _frame(rows: list[tuple[int, Object]], names: Names, row: Row, account: Acco
         return _text_frame(rows, data)
 
 
-def _refuse_lists(rows: list[tuple[int, Object]], names: Names, row: Row) -> None:
+def _refuse_lists(rows: list[tuple[int, Object]], names: Names, row: Row, account: Account) -> None:
     """Raise InputError where an id or a time is a list of several."""
     for ours in names.keys() & {"user_id", "item_id", "timestamp"}:
         for line, found in rows:
             value = found.get(names[ours])
             if isinstance(value, list) and len(value) > 1:
                 raise InputError(
-                    f"{replace(row, line=line)}: {names[ours]} is a list, and each row needs one {ours}; write a row "
-                    f"for each: pandas.DataFrame(rows).explode({names[ours]!r}).to_csv('events.csv', index=False)"
+                    f"{replace(row, line=line)}: {names[ours]} is a list, and each row needs one {ours}; "
+                    f"{_unrolled(names[ours], f'{names[ours]!r}: one', account)}"
                 )
 
 

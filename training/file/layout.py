@@ -6,7 +6,7 @@ names or places of columns.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from training.errors import InputError
@@ -16,11 +16,16 @@ from training.file.delimited import Layout, split_line
 from training.file.moment import is_plausible
 from training.file.shape import say_shape
 
-DELIMITERS = (",", "\t", ";", "|", "::", "\x01", " ")
+DELIMITERS = (",", "\t", ";", "|", "::", "\x01", "\x1f", " ")
 WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " ", "\\x01": "\x01"}
 _TYPED = re.compile(r"^(.+):(token|float|token_seq|float_seq)$")  # RecBole's headers: user_id:token
 _SEPARATOR_LINE = re.compile(r"^\"?sep=(.)\"?$", re.IGNORECASE)  # what Excel writes above a table
 _MOST_TITLES = 20  # lines among which a header is looked for
+_BROKEN = re.compile(r"^-?[0-9]*[.,][0-9]+$")
+_RATING = re.compile(r"^(10|[0-9])([.,][05]0*)?$")
+_CLOCK = re.compile(r"^\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?$")
+_WIDEST = 12  # columns among which places are looked for
+_LEAST = 10  # rows to a rating that are more than items have in a few rows
 _NUMBER = re.compile(r"^[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?$")
 
 
@@ -78,7 +83,7 @@ def see_layout(label: str, sample: list[str], form: Form, choice: Choice, suffix
     offset, loose, note = _shape(header, rows[1:] if has_header else rows, has_header=has_header)
     where = f"{label}:{top.numbers[0]}" if has_header else label
     header = _distinct(where, header, choice)
-    picked = _picked(where, header, choice)
+    picked = _picked(where, header, choice, rows[1:])
     fields = {ours: header.index(theirs) + offset for ours, theirs in picked.items()}
     start = top.numbers[0] + has_header
     said = {"delimiter": _shown(delimiter), "header": why or ("RecBole's types" if all(typed) else "yes")}
@@ -113,14 +118,15 @@ def _top(sample: list[str], choice: Choice) -> _Top:
 
 
 def _titles(lines: list[str], needed: set[str]) -> int:
-    """Return how many lines above the header are a title, as reports have one: each has fewer values than the header.
+    """Return how many lines above the header are a title, as reports have one.
 
     The header is the first line that has all names that are needed. 0 where it is the first, or is not found.
     """
     for delimiter in DELIMITERS:
         rows = [[name.strip().lstrip("\ufeff") for name in split_line(line, delimiter)] for line in lines]
         at = next((at for at, row in enumerate(rows) if needed and needed <= set(row)), 0)
-        if at and max(len(list(filter(None, row))) for row in rows[:at]) < len(rows[at]):
+        is_named = not any(name.isdecimal() for name in needed)
+        if at and (is_named or max(len(list(filter(None, row))) for row in rows[:at]) < len(rows[at])):
             return at
     return 0
 
@@ -165,7 +171,7 @@ def _header(
         return by_place, False, "none: " + ", ".join(f"{ours} is column {at}" for ours, at in guess.items())
     if choice.columns and form.header == "auto":
         return first, True, ""
-    example = "user_id=1,item_id=2,timestamp=4" if "user_id" in needed else "item_id=1,title=2"
+    example = _likely_places(rows) if "user_id" in needed else "item_id=1,title=2"
     raise InputError(
         f"{label}:1: no header: the first row is {', '.join(map(shown, rows[0][:8]))}. Name the columns by their "
         f"places, counted from 1, for example {choice.option} {example}, or write a header"
@@ -188,7 +194,7 @@ def _is_time(text: str) -> bool:
     return bool(_NUMBER.match(text.strip())) or is_plausible(text)
 
 
-def _picked(where: str, header: list[str], choice: Choice) -> dict[str, str]:
+def _picked(where: str, header: list[str], choice: Choice, rows: list[list[str]]) -> dict[str, str]:
     """Return the columns to keep. Where nothing of the header is known, the refusal says that it may be none."""
     try:
         return choice.pick(where, header)
@@ -196,6 +202,8 @@ def _picked(where: str, header: list[str], choice: Choice) -> dict[str, str]:
         if len(header) < 2 or any(propose(ours, header) for ours in (*choice.required, *choice.optional)):
             raise
         places = ",".join(f"{ours}={at}" for at, ours in enumerate(choice.required, start=1))
+        if "user_id" in choice.required and rows and len(rows[0]) == len(header):
+            places = _likely_places(rows)
         raise InputError(f"{exc}; or, where the first row is no header, its place: {choice.option} {places}") from exc
 
 
@@ -208,17 +216,48 @@ def _distinct(where: str, header: list[str], choice: Choice) -> list[str]:
                 f"{where}: two columns are named {theirs}; rename one, or name it by its place, counted from 1: "
                 f"{choice.option} {ours}={header.index(theirs) + 1}"
             )
-    return [f"{name} ({at})" if name and header.count(name) > 1 else name for at, name in enumerate(header, start=1)]
+    places = set(choice.columns.values())
+    return [
+        f"{name} ({at})" if name and header.count(name) > 1 else name or (str(at) if str(at) in places else "")
+        for at, name in enumerate(header, start=1)
+    ]
 
 
 def _guess(rows: list[list[str]]) -> dict[str, str] | None:
     """Return the places of user, item and time in a table of three or four columns whose times are plain to see."""
-    width = len(rows[0])
-    even = [row for row in rows[:200] if len(row) == width]
-    times = [at for at in range(width) if all(is_plausible(row[at]) for row in even)]
-    if width in (3, 4) and len(times) == 1 and times[0] >= 2:
+    columns = _columns(rows)
+    times = [at for at, values in enumerate(columns) if all(map(is_plausible, values))]
+    if len(columns) in (3, 4) and len(times) == 1 and times[0] >= 2 and all(map(_may_be_ids, columns[:2])):
         return {"user_id": "1", "item_id": "2", "timestamp": str(times[0] + 1)}
     return None
+
+
+def _likely_places(rows: list[list[str]]) -> str:
+    """Return the places of user, item and time of a table without a header, as far as its values tell."""
+    columns = _columns(rows)
+    times = [at for at, values in enumerate(columns) if all(map(is_plausible, values))]
+    clock = next((at for at, values in enumerate(columns) if all(map(_CLOCK.match, values))), None)
+    ids = [at for at, values in enumerate(columns) if at not in (*times, clock) and _may_be_ids(values)]
+    numbered = [at for at in ids if len(set(columns[at])) < len(columns[at])]  # not that of a row
+    ids = numbered if len(numbered) > 1 else ids
+    if len(columns) > _WIDEST:
+        return "user_id=PLACE,item_id=PLACE"
+    user, item = (str(at + 1) for at in ids[:2]) if len(ids) > 1 else ("PLACE", "PLACE")
+    time = "" if not times else f",timestamp={times[0] + 1}" + (f"+{clock + 1}" if clock is not None else "")
+    return f"user_id={user},item_id={item}{time}"
+
+
+def _columns(rows: list[list[str]]) -> list[tuple[str, ...]]:
+    """Return the values of each field of the first rows that are as wide as the first."""
+    return list(zip(*(row for row in rows[:200] if len(row) == len(rows[0])), strict=True))
+
+
+def _may_be_ids(values: Sequence[str]) -> bool:
+    """Say whether values may be ids: no broken numbers, not always the same, no labels of 0 and 1, no ratings."""
+    distinct = set(values)
+    if len(values) > len(distinct) == 1 or all(map(_BROKEN.match, distinct)) or distinct <= {"0", "1", "-1"}:
+        return False
+    return not all(map(_RATING.match, distinct)) or len(values) < _LEAST * len(distinct)
 
 
 def _shape(header: list[str], rows: list[list[str]], *, has_header: bool) -> tuple[int, bool, str]:
@@ -242,4 +281,4 @@ def _skips_blanks(lines: list[str], delimiter: str, quote: str) -> bool:
 
 
 def _shown(delimiter: str) -> str:
-    return {"\t": "tab", " ": "space", "\x01": "\\x01"}.get(delimiter, delimiter)
+    return {"\t": "tab", " ": "space", "\x01": "\\x01", "\x1f": "\\x1f"}.get(delimiter, delimiter)

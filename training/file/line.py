@@ -40,6 +40,10 @@ class LineReader:
         self.is_given = bool(encoding)
         self.encoding = encoding or _encoding_of(opened.head)
         if not encoding and self.encoding == "utf-8" and is_noise(opened.head):
+            if not is_noise(opened.head.replace(b"\0", b"")):
+                raise InputError(
+                    f"{row.label}: text with zero bytes; take them away: tr -d '\\000' < FILE > events.csv"
+                )
             raise InputError(f"{row.label}: neither text nor Parquet; give CSV, TSV, JSON lines or Parquet")
         try:
             codecs.lookup(self.encoding)
@@ -87,7 +91,7 @@ class LineReader:
             series = pl.Series("line", lines, dtype=pl.String)
         except UnicodeEncodeError:
             series = pl.Series("line", [self._mended(first + at, line) for at, line in enumerate(lines)], pl.String)
-        return Block(first, series.str.strip_suffix("\r"))
+        return Block(first, series.str.strip_suffix("\r").str.strip_prefix("\ufeff"))  # a mark where files were joined
 
     def _mended(self, number: int, line: str) -> str:
         """Return a line that is UTF-8: as it is, read as Windows-1252, or emptied and counted where UTF-8 was asked."""

@@ -13,8 +13,22 @@ _BLOCK = re.compile(r"^[\w-]+:$")  # the id that the lines below belong to
 _WORD = re.compile(r"^[\w.-]+$")
 _PAIR = re.compile(r"^(- |  )?(?P<name>[A-Za-z][\w/.-]*): ")
 _UNBLOCK = 'BEGIN { print "item_id,user_id,weight,timestamp" } /:$/ { sub(":", ""); at = $0; next } { print at "," $0 }'
+_IMPRESSIONS = re.compile(r"^\S+\t\S+\t[^\t]+\t[^\t]*\t\S+-[01]( \S+-[01])*$")
+_SVM = re.compile(r"^[\w.-]+( [\w.-]+:-?[0-9.eE+-]+)*$")
+_FEATURES = re.compile(r"^-?[0-9.]+( [0-9]+:[0-9]+:[0-9.]+| ?(\S+ )?\|\S.*)+$")  # libffm, Vowpal Wabbit
+_CLICKS = (
+    'BEGIN { print "user_id,item_id,timestamp" } { n = split($5, at, " "); for (k = 1; k <= n; k++) '
+    'if (sub(/-1$/, "", at[k])) print $2 "," at[k] "," $3 }'
+)
+_PAIRS = (
+    'BEGIN { print "user_id,item_id,weight" } '
+    '{ for (n = 2; n <= NF; n++) { split($n, at, ":"); print USER "," at[1] "," at[2] } }'
+)
 _UNROLL = 'BEGIN { print "user_id,item_id" } { for (n = 2; n <= NF; n++) print $1 "," $n }'
 _INTO = " FILE > events.csv"
+_CELLS = 'BEGIN { print "user_id,item_id,weight" } { for (n = 1; n <= NF; n++) if ($n + 0 != 0) print NR "," n "," $n }'
+_VALUE = re.compile(r"^\s*(-?[0-9]*\.?[0-9]+|)\s*$")
+_WIDE = 13  # numbers in a line that are more than the columns of a table of events
 _LEAST = 5  # lines that a shape is told by
 
 
@@ -30,7 +44,9 @@ def say_shape(lines: Sequence[str], needed: Collection[str]) -> str | None:
         return f"rows below the id that they belong to, as Netflix had them; put it into each: awk '{_UNBLOCK}'{_INTO}"
     if found := _records(some):
         return found
-    return None if any(name in some[0] for name in needed) else _sequences(some)
+    if "user_id" not in needed or any(name in some[0] for name in needed):
+        return None
+    return _features(some) or _sequences(some) or _matrix(some)
 
 
 def _records(lines: Sequence[str]) -> str | None:
@@ -61,12 +77,53 @@ def _named(wanted: str, names: Sequence[str]) -> str | None:
     return plain[found] if found else None
 
 
+def _features(lines: Sequence[str]) -> str | None:
+    """Say what lines of clicked and other items are, or of a label and features."""
+    if all(map(_IMPRESSIONS.match, lines)):
+        return (
+            "impressions, as MIND has them; make a row of each click (the history before has no times, and is left "
+            f"out): awk -F'\\t' '{_CLICKS}'{_INTO}"
+        )
+    if all(map(_SVM.match, lines)) and any(":" in line for line in lines):
+        first = [line.split(" ")[0] for line in lines]
+        is_label = len(set(first)) < len(first)
+        user, what = ("NR", "a label, and the line") if is_label else ("$1", "a user")
+        return (
+            f"{what} with item:value for each item, as libsvm has them; make a row of each: "
+            f"awk '{_PAIRS.replace('USER', user)}'{_INTO}"
+        )
+    if all(map(_FEATURES.match, lines)):
+        return (
+            "a label and features, as libffm and Vowpal Wabbit have them, no events; write rows of user, item and time"
+        )
+    return None
+
+
 def _sequences(lines: Sequence[str]) -> str | None:
     """Say what lines of a user and all items are."""
     for delimiter, option in ((" ", ""), ("\t", ""), (",", "-F, ")):
         rows = [line.split(delimiter) for line in lines]
         widths = {len(row) for row in rows}
         are_ids = all(_WORD.match(word) for row in rows for word in row)
-        if min(widths) >= 2 and len(widths) >= 3 and are_ids and len({row[0] for row in rows}) == len(rows):
+        if len(widths) >= 2 and min(widths) >= 2 and are_ids and all(row[0] == str(len(row) - 1) for row in rows):
+            program = _UNROLL.replace("$1", "NR")
+            return f"the number of items of a user, and the items; make a row of each: awk {option}'{program}'{_INTO}"
+        lonely = sum(len(row) == 1 for row in rows)
+        if lonely < 0.5 * len(rows) and len(widths) >= 3 and are_ids and len({row[0] for row in rows}) == len(rows):
             return f"a user and all items in each line, as it seems; make a row of each: awk {option}'{_UNROLL}'{_INTO}"
+    return None
+
+
+def _matrix(lines: Sequence[str]) -> str | None:
+    """Say what lines of a number for each item are."""
+    for delimiter in ",;\t ":
+        rows = [line.split(delimiter) for line in lines]
+        if len(rows[0]) < _WIDE or {len(row) for row in rows} != {len(rows[0])}:
+            continue
+        if all(_VALUE.match(value) for row in rows for value in row):
+            option = {"\t": "-F'\\t' ", " ": ""}.get(delimiter, f"-F'{delimiter}' ")
+            return (
+                "a line of numbers for each user, one for each item, as it seems; make a row of each that is not 0: "
+                f"awk {option}'{_CELLS}'{_INTO}"
+            )
     return None

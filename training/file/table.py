@@ -62,7 +62,7 @@ def read_part(source: Source, number: int, choice: Choice, form: Form, account: 
     part = source.parts[number]
     choice = replace(choice, folders=part.values)
     account.folders = choice.of_folders()
-    with _naming(part, source), open_part(part) as opened:
+    with _naming(part, source, account), open_part(part) as opened:
         if opened.compression:
             account.recognise(compression=opened.compression)
         is_typed = form.format == "parquet" or (form.format == "auto" and is_columnar(opened.head))
@@ -92,16 +92,17 @@ def _with_folders(frame: pl.DataFrame, part: Part, account: Account) -> pl.DataF
 
 
 @contextmanager
-def _naming(part: Part, source: Source) -> Iterator[None]:
-    """Say of an error in one of several parts that the file may be none."""
+def _naming(part: Part, source: Source, account: Account) -> Iterator[None]:
+    """Say of an error how its FILE is made, and in one of several parts that the file may be none."""
     try:
         yield
     except InputError as exc:
-        if len(source.parts) == 1:
+        more = account.unpacking(str(exc), part.path.name)
+        if len(source.parts) > 1:
+            more += f"; if {part.path.name} is no part of the table, give the right file or a glob, not {source.label}"
+        if not more:
             raise
-        raise InputError(
-            f"{exc}; if {part.path.name} is no part of the table, give the right file or a glob, not {source.label}"
-        ) from exc
+        raise InputError(f"{exc}{more}") from exc
 
 
 def read_table(place: Place, choice: Choice, form: Form) -> Table:
@@ -120,7 +121,7 @@ def _read_text(
     reader = LineReader(opened, row, account, form.encoding)
     account.recognise(encoding=reader.encoding.removesuffix("-sig"))
     try:
-        start = reader.head.lstrip("\ufeff \t\r\n")[:1]
+        start = reader.head.lstrip("\ufeff\x1e \t\r\n")[:1]
         if form.format == "json" or (form.format == "auto" and start in ("{", "[") and _is_json(reader)):
             yield from read_json(reader, row, account, choice)
             return
@@ -136,7 +137,9 @@ def _read_text(
 
 def _is_json(reader: LineReader) -> bool:
     """Say whether a text that begins with a bracket is JSON: a header may begin with one too, but has no quoted key."""
-    return any(mark in reader.head[:4096] for mark in ('":', '" :', "{}", "[]", "[1", "[{")) or reader.head[0] == "{"
+    return (
+        any(mark in reader.head[:4096] for mark in ('":', '" :', "{}", "[]", "[1", "[{", "[[")) or reader.head[0] == "{"
+    )
 
 
 def _suffix(part: Part) -> str:

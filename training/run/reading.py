@@ -18,6 +18,8 @@ SAID = {
     'where quotes are plain characters: --set prepare.quote=""',
     "lines_with_stray_quotes": "{count:,} lines have quotes that do not fit CSV and are kept as text (first: {first})",
     "lines_without_values": "{count:,} lines hold delimiters alone, and are left out (first: {first})",
+    "lines_around_the_rows": "{count:,} lines are comments, rules or totals around the rows, and are left out (first: "
+    "{first})",
     "headers_between_rows": "the header stands {count:,} more times between the rows, and is left out (first: {first})",
     "parts_copied": "{count:,} parts are byte for byte like another ({first}): their rows count twice",
     "values_with_half_characters": "some text holds half a character, which became '?' (about {first})",
@@ -28,6 +30,8 @@ SAID = {
     "item_id_lists": "{count:,} item ids look like several (first: {first}); if they are, write a row for each",
     "item_id_alike": "{count:,} item ids differ from another only in capitals, blanks or signs that are not seen "
     "(first: {first}): they stay apart",
+    "user_id_heavy": "user {first} has {count:,} of the events, more than a fifth: if it stands for nobody (unknown, a "
+    "guest), empty it in the file, and its rows are left out",
     "timestamps_rounded": "{count:,} timestamps look like 1.60028E+09 (first: {first}): a spreadsheet has "
     "rounded them, and the order within some hours is lost; export them as text",
 }
@@ -110,6 +114,11 @@ def _form_lines(form: Mapping[str, Any] | None) -> list[str]:
         lines.append(
             f"{name} looks like ratings from {lowest:g} to {highest:g}, and is not used. To keep only what was liked: "
             f"--columns weight={name} --set prepare.min_weight={_below(middle)}"
+        )
+    if form.get("label"):
+        lines.append(
+            f"{form['label']} holds 0 and 1, and is not used: rows of 0 count as events too. To keep those of 1: "
+            f"--columns weight={form['label']}"
         )
     for name, (count, first) in form["said"].items():
         lines.append(SAID.get(name, "{name}: {count:,}").format(name=name.replace("_", " "), count=count, first=first))

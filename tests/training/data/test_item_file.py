@@ -127,6 +127,8 @@ def test_items_file_never_adds_to_the_catalogue_and_says_what_it_lacked(tmp_path
         ),
         ("item_id,title\n1,x\n2\n", r"(?s)items\.csv: 1 of 2 rows .*items\.csv:3: 1 fields, the header has 2"),
         ("", r"items\.csv: the file is empty"),
+        ('{"01": {"title": "x"}, "02": {"title": "y"}}', r"rows by their names or ids; .*'item_id': name, \*\*row"),
+        ("01 1:2 2:3\n02 1:4\n03 1:4\n04 1:2 2:3 3:4\n05 1:1\n", r"no header: .*--item-columns item_id=1"),
     ],
 )
 def test_items_file_is_refused_with_the_way_out_and_nothing_is_written(tmp_path: Path, text: str, message: str) -> None:
@@ -158,6 +160,20 @@ def test_words_for_no_value_are_no_attributes(tmp_path: Path) -> None:
 
     assert rows[0] == {"item_id": "a", "title": "None", "number.year": 1995.0, "attribute.brand": None}
     assert rows[1] == {"item_id": "b", "title": "x", "number.year": None, "attribute.brand": ["acme"]}
+
+
+def test_signs_for_no_value_and_what_psql_prints_are_left_out(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        " item_id | price | brand \n---------+-------+-------\n a | - | x\n b | 5 | \u2014\n - | 1 | y\n(3 rows)\n",
+    )
+
+    catalog = read_catalog(path, {}, 0.0)
+
+    assert catalog.frame["item_id"].to_list() == ["a", "b"]
+    assert catalog.frame["number.price"].to_list() == [None, 5.0]
+    assert catalog.frame["attribute.brand"].to_list() == [["x"], None]
+    assert catalog.report["no_item"] == 1
 
 
 def test_title_that_is_a_word_for_no_value_more_than_once_is_none(tmp_path: Path) -> None:

@@ -82,6 +82,37 @@ def test_dates_are_read_as_midnight() -> None:
     assert milliseconds(pl.Series([date(1970, 1, 2), None])) == [86_400_000, None]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2010-12-01T08:26:00,123456Z", "2010-12-01 08:26:00.123456789", "2010-12-01T08:26:00.123456789Z",
+        "2010-12-01T09:26:00.123456789+01:00[Europe/Paris]", "1291191960,1234", "1,291,191,960.1234",
+    ],
+)  # fmt: skip
+def test_fractions_of_seconds_are_kept(text: str) -> None:
+    assert milliseconds(pl.Series([text])) == [MS + 123]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1er décembre 2010", "1. Dez. 2010", "1 de diciembre de 2010", "1 dic 2010", "1º dezembro 2010", "1 déc. 2010"],
+)
+def test_months_of_other_languages_are_read(text: str) -> None:
+    assert milliseconds(pl.Series([text])) == [MS - (8 * 60 + 26) * 60_000]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "16 jui 2020", "2020-09-16 18:43:01 CEST", "2020-09-16 18:43:01[Europe/Paris]", "2020Q3", "2020-09",
+        "1,600,214",
+        "1.12.2010.30", "10,20,30,400", "1.600.281,781", "2020-09-16 25:00 GMT+2", "/Date(soon)/",
+    ],
+)  # fmt: skip
+def test_what_may_mean_two_things_is_no_time(text: str) -> None:
+    assert milliseconds(pl.Series([text, "2010-12-01"]))[0] is None
+
+
 def test_nan_and_infinity_are_bad() -> None:
     values = pl.Series([float("nan"), float("inf"), float("-inf"), -1e300, None, 1.5])
 
@@ -151,7 +182,16 @@ def test_times_outside_the_bounds_are_bad_and_the_year_is_said() -> None:
 
 @pytest.mark.parametrize(
     ("value", "what"),
-    [(2014, "bare years"), (201402, "yyyymm"), (40513.3, "Excel's days"), (7, "take them as they are")],
+    [
+        (2014, "bare years"),
+        (201402, "yyyymm"),
+        (40513.3, "Excel's days"),
+        (7, "take them as they are"),
+        (16092020, "ddmmyyyy"),
+        (9162020, "mmddyyyy"),
+        (200916, "yymmdd"),
+        (18521, "days since 1970"),
+    ],
 )
 def test_numbers_that_are_no_unix_time_are_named_by_what_they_may_be(value: float, what: str) -> None:
     settled = settle(pl.Series([value, value]), read_bounds("auto", "1990", "2030"))

@@ -66,6 +66,18 @@ def test_as_text_joins_lists_by_a_bar() -> None:
         (["1.00", "2.50"], ["1.00", "2.50"]),
         (['="0017"', '="18"', '="nan"', '=""'], ["0017", "18", None, None]),
         (["#REF!", "#Value!", "undefined", "(null)", "(not set)"], [None] * 5),
+        (["-", " -- ", "\u2014", "#NA", "<null>", "(None)", "-nan"], [None] * 7),
+        (["?", ".", "NA", "unknown", "-1", "a-"], ["?", ".", "NA", "unknown", "-1", "a-"]),
+        (
+            [
+                "ObjectId(5f5e00000000000000000001)",
+                'ObjectId("5f5e00000000000000000002")',
+                '{"$oid":"5f5e00000000000000000003"}',
+            ],
+            [f"5f5e{n:020d}" for n in (1, 2, 3)],
+        ),
+        (["ObjectId(17)"], ["ObjectId(17)"]),
+        (["b'u1'", 'b"it\'s"', "b'nan'"], ["u1", "it's", None]),
         ([" a", "b "], ["a", "b"]),
         ([" a", "b"], [" a", "b"]),
         (["NaN", "None", "NULL", "null", "\\N", "NaT", " "], [None] * 7),
