@@ -2,7 +2,7 @@
 
 A record is whole (PUT), or it changes an item of the bundle (PATCH), or it withdraws an item (DELETE). What it says of
 an item counts until a bundle that is newer than the record brings that item. A withdrawal counts until the item is put
-again.
+again; one of a new item keeps what was said of it, of which its vector in histories is made.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,8 +52,13 @@ class LiveItem:
         bundle_at: when the bundle was made, Unix seconds. What the bundle says later is newer; a withdrawal stands.
         """
         if self.kind == "gone":
-            return is_known
+            return is_known or bool(self.fields)
         return self.at >= bundle_at if is_known else self.kind == "put"
+
+    def withdrawn(self, at: float, *, is_known: bool) -> "LiveItem":
+        """Return the record that withdraws the item. is_known: a bundle has it, and knows its vector."""
+        keeps = self.kind != "patch" and not is_known
+        return LiveItem(at, "gone", self.fields if keeps else {}, self.version if keeps else "")
 
     def merge(self, fields: Mapping[str, Any], at: float, version: str) -> "LiveItem":
         """Return the record with other fields over its own, name by name."""

@@ -145,7 +145,8 @@ class ItemWriter:
     async def withdraw(self, item_id: str) -> None:
         """Withdraw an item until it is put again. Raises RequestError: also where there is none."""
         await self._find_shown(item_id)
-        await self._write({item_id: self._record("gone", {})})
+        before, is_known = self._feed.find(item_id) or self._record("gone", {}), self._catalogue.is_made(item_id)
+        await self._write({item_id: before.withdrawn(time.time(), is_known=is_known)})
 
     async def _find_shown(self, item_id: str) -> None:
         """Raises RequestError unless there is an item, which another process may have put a moment ago."""

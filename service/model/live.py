@@ -46,7 +46,7 @@ class LiveRows:
         self.records[row] = record
         if record.expires_at is not None and record.is_shown(now):
             heapq.heappush(self._expiring, (record.expires_at, row))
-        if record.kind == "gone":
+        if record.kind == "gone" and (self._base(row) is not None or not record.fields):
             self._restore(row)
         else:
             self.items[row] = item = record.over(item_id, self._base(row))

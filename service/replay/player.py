@@ -45,8 +45,8 @@ _MOST_NAMED = 10
 _UNLIKE = 1e-3
 _STALE_S = 1e9
 _WITHOUT_MODEL = frozenset({"deadline", "model_error", "nonfinite_scores"})
-_WITHDRAWN = LiveItem(0.0, "put", {"expires_at": 0.0})
-"""Stands for a new item that was withdrawn: nothing is known of it any more, but that it has its row."""
+_LOST = LiveItem(0.0, "put", {"expires_at": 0.0})
+"""Stands for a new item that was withdrawn and let go of: nothing is known of it but that it had a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Player:
         model = load_model(path, kind=kind, codes=codes, warn=lambda message: None)
         self._catalogue, self._student, self._metrics = model.catalogue, model.student, metrics
         self._at = time.time()
-        self._withdrawn: frozenset[str] = frozenset()
+        self._lost: frozenset[str] = frozenset()
         unwatched = Unwatched()
         self._ranker = Ranker(
             model.student, model.catalogue, unwatched, max_history=model.manifest.max_history, clock=lambda: self._at
@@ -91,7 +91,7 @@ class Player:
         the answer is not at hand to say which items they are of.
         """
         self._at = kept.at
-        items = list(self._with_withdrawn(around.live_ids, live).items())
+        items = list(self._with_lost(around.live_ids, live).items())
         for first in range(0, max(1, len(items)), _AT_ONCE):
             self._catalogue.take_live(dict(items[first : first + _AT_ONCE]), kept.at)
         parts, notes = self._catalogue.parts, []
@@ -112,11 +112,13 @@ class Player:
         self._catalogue.set_counts(now, kept.at - _STALE_S if is_stale else math.inf)
         return notes
 
-    def _with_withdrawn(self, live_ids: Sequence[str], live: Mapping[str, LiveItem]) -> dict[str, LiveItem]:
-        """Return live items with those that were withdrawn or are no more, so that each has the row that it had."""
+    def _with_lost(self, live_ids: Sequence[str], live: Mapping[str, LiveItem]) -> dict[str, LiveItem]:
+        """Return live items with those of which nothing is kept any more, so that each has the row that it had."""
         new = [each for each in live_ids if not self._catalogue.is_made(each)]
-        self._withdrawn = frozenset(each for each in new if each not in live or live[each].kind == "gone")
-        rows = {each: _WITHDRAWN if each in self._withdrawn else live[each] for each in new}
+        self._lost = frozenset(
+            each for each in new if each not in live or not live[each].applies_to(is_known=False, bundle_at=0.0)
+        )
+        rows = {each: _LOST if each in self._lost else live[each] for each in new}
         return {**rows, **{each: record for each, record in live.items() if each not in rows}}
 
     async def answer(self, kept: KeptAnswer) -> Replayed:
@@ -149,19 +151,19 @@ class Player:
         taste = job.taste or Taste(self._rows(kept.seen), None, kept.last_at, self._rows(kept.hidden))
         found = Found(job, taste, kept.level, tuple(kept.reasons))
         if kept.vector is None or kept.version != self.version:
-            return found, self._notes_of_withdrawn([*job.anchors, *taste.seen.tolist()])
+            return found, self._notes_of_lost([*job.anchors, *taste.seen.tolist()])
         (made,) = self._student.encode([taste.seen[-self._ranker.max_history :].tolist()])
         taste.user = kept.vector
         off = float(np.abs(made - kept.vector).max()) / max(float(np.abs(made).max()), 1e-12)
         text = f"the cached vector of the user is not what the version makes of this history: off by {off:.1%}"
-        return found, [*([text] if off > _UNLIKE else []), *self._notes_of_withdrawn(job.anchors)]
+        return found, [*([text] if off > _UNLIKE else []), *self._notes_of_lost(job.anchors)]
 
-    def _notes_of_withdrawn(self, rows: Sequence[int]) -> list[str]:
-        """Return what is odd where an answer was made of items of rows that were withdrawn."""
+    def _notes_of_lost(self, rows: Sequence[int]) -> list[str]:
+        """Return what is odd where an answer was made of items of which nothing is kept any more: rows."""
         item_ids = self._catalogue.item_ids
-        used = [each for each in dict.fromkeys(item_ids[row] for row in rows) if each in self._withdrawn]
+        used = [each for each in dict.fromkeys(item_ids[row] for row in rows) if each in self._lost]
         named = ", ".join(used[:_MOST_NAMED]) + (", ..." if len(used) > _MOST_NAMED else "")
-        return [f"withdrawn items, of which nothing is kept, count as the mean of all items: {named}"] if used else []
+        return [f"items of which nothing is kept count as the mean of all items: {named}"] if used else []
 
     def _rows(self, item_ids: Sequence[str]) -> Int32:
         return np.array(self._catalogue.find_rows(item_ids)[0], dtype=np.int32)

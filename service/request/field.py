@@ -11,19 +11,18 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from service.errors import RequestError
-from service.request.refusal import MAX_ERRORS, refusal
+from service.request.refusal import MAX_ERRORS, NO_CONTROL, refusal
 
 MAX_LISTED = 1000
 MAX_FIELDS = 32
 _MOST_POSITION = 1_000_000_000
 _MAX_WHOLE = 2**53  # a double beyond it stands for several integers
 Model = TypeVar("Model", bound=BaseModel)
-_NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_NO_CONTROL)]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=NO_CONTROL)]
 USER_ID: TypeAdapter[str] = TypeAdapter(Id)
 Ids = Annotated[list[Id], Field(fail_fast=True)]  # the first that is wrong is told, not each of a thousand
-Label = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_CONTROL)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_CONTROL)]
 
 LABEL: TypeAdapter[str] = TypeAdapter(Label)
 

@@ -16,16 +16,15 @@ from pydantic import (
 from service.errors import RequestError
 from service.request.event import MILLISECONDS_FROM
 from service.request.field import MAX_LISTED, Body, Id, Ids, listed, parse_json
-from service.request.refusal import refusal
+from service.request.refusal import NO_CONTROL, refusal
 
 MAX_ITEMS = 1000
 MAX_TITLE, MAX_DESCRIPTION, MAX_TEXT = 1000, 10_000, 1000
 MAX_NAMES, MAX_VALUES, MAX_LIKE, MAX_DIM = 64, 100, 100, 4096
 RESERVED = frozenset({"any", "not", "item_id", "score", "title"})
 """No attribute can have such a name: in a filter or an answer it is something else."""
-_NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_NO_CONTROL)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=NO_CONTROL)]
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 Texts = Annotated[
     list[Text],

@@ -12,6 +12,9 @@ from service.errors import RequestError
 MAX_ERRORS = 100
 _MOST_TOLD = 20
 _LONGEST_NAME = 64
+NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
+"""What ids, names and labels look like."""
+_LEAST_LIKE = 0.65  # "explain" is no "pin"
 _KEY = "[key]"
 """What pydantic puts at the end of the path where the name of an entry is wrong, and not its value."""
 _NO_OBJECT = ("model_type", "dict_type", "model_attributes_type")
@@ -42,6 +45,8 @@ def _message(error: Mapping[str, Any], model: type[BaseModel]) -> str:
         return "Input should be an object"
     if loc and loc[-1] in _TIMES and kind == "less_than":
         return "Unix seconds; are these milliseconds?"
+    if kind == "string_pattern_mismatch" and error["ctx"]["pattern"] == NO_CONTROL:
+        text = "there is a control character in it, such as a line end or a tab"
     if kind in ("greater_than_equal", "less_than_equal"):
         bound = error["ctx"]["ge" if kind == "greater_than_equal" else "le"]
         return f"{text[: text.rindex(' ')]} {bound:g}" if math.fabs(bound) >= 1e15 else text
@@ -51,7 +56,7 @@ def _message(error: Mapping[str, Any], model: type[BaseModel]) -> str:
 def _nearest(name: str, known: list[str]) -> str:
     """Return which field was meant, or all that there are."""
     by_lower = {each.lower(): each for each in known}
-    if close := get_close_matches(name[:_LONGEST_NAME].lower(), by_lower, 1):
+    if close := get_close_matches(name[:_LONGEST_NAME].lower(), by_lower, 1, _LEAST_LIKE):
         return f"did you mean {by_lower[close[0]]}?"
     return f"there are {', '.join(known)}"
 

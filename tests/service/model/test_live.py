@@ -87,7 +87,7 @@ def test_best_items_are_those_of_a_plain_evaluation(
     bundle = bundles[place]
     catalogue, slow = open_catalogue(bundle, kind, tmp_path), Slow(bundle)
     for item_id, action, fields in changes:
-        record = None if action is None else LiveItem(NOW, action, {} if action == "gone" else fields, "")
+        record = None if action is None else LiveItem(NOW, action, fields, "")
         if record is None:
             slow.records.pop(item_id, None)
         else:

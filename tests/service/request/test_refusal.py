@@ -7,6 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from service.errors import RequestError
+from service.request.activate import ActivateRequest
 from service.request.event import check_events
 from service.request.field import check_body
 from service.request.item import ItemFields, ItemsSearchRequest, check_listed
@@ -59,6 +60,14 @@ from service.request.similar import SimilarRequest
         (ItemFields, {"numbers": {"a": 1e301}}, "numbers.a: Input should be less than or equal to 1e+300"),
         (ItemFields, {"numbers": {"a": -1e301}}, "numbers.a: Input should be greater than or equal to -1e+300"),
         (ItemFields, {"expires_at": 1796004754000}, "expires_at: Unix seconds; are these milliseconds?"),
+        (RecommendRequest, {"history": ["i1", "i\n2"]}, "history.1: there is a control character in it"),
+        (ItemFields, {"numbers": {"a\tb": 1}}, "numbers.a\tb: a name: there is a control character in it"),
+        (
+            PageRequest,
+            {"history": [], "slots": [{"name": "a", "explain": True}]},
+            "slots.0.explain: there is no such field; there are k, ",
+        ),
+        (ActivateRequest, {"version": "g" * 16}, "version: String should match pattern '^[0-9a-f]{16}$'"),
         (RecommendRequest, {"history": [], "k": 201.0}, "k: Input should be less than or equal to 200"),
     ],
 )

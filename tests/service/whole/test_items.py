@@ -269,6 +269,28 @@ def test_changes_outlive_the_service_and_its_store(bundle: Bundle, tmp_path: Pat
         assert ids(service.recommend(history=["i3"], k=3, filter={"price": 7000})) == ["i5"]
 
 
+def test_withdrawn_item_stands_in_histories_of_a_service_that_never_saw_it(bundle: Bundle, tmp_path: Path) -> None:
+    with Running(bundle.path, tmp_path / "data", budget_ms="1000") as service:
+        put(service, "n1", like=["i9"], attributes={"brand": "A"})
+        service.send({"user_id": "anna", "item_id": "n1"}, {"user_id": "anna", "item_id": "i4"})
+        assert service.client.delete("/items/n1").status_code == 200
+        asked = ({"history": ["i3", "n1"], "k": 60}, {"user_id": "anna", "k": 60})
+        before = [service.recommend(**each) for each in asked]
+        similar = service.similar(item_id="n1", k=60)
+        service.kill()
+
+        service.start()
+
+        for each, answer in zip(asked, before, strict=True):
+            after = service.recommend(**each)
+            assert (after["items"], after["ignored_ids"]) == (answer["items"], [])
+            assert "n1" not in ids(after)
+        assert service.similar(item_id="n1", k=60)["items"] == similar["items"]
+        assert service.client.get("/items/n1").status_code == 404
+        put(service, "n1", title="again")
+        assert ids(service.recommend(history=["i3"], candidates=["n1"])) == ["n1"]
+
+
 def test_bundle_that_was_made_later_knows_better(tmp_path: Path) -> None:
     bundle = write_toy(tmp_path / "bundle")
     with Running(bundle.path, tmp_path / "data") as service:
