@@ -169,6 +169,17 @@ async def test_next_experiment_begins_with_nothing_and_an_earlier_one_is_counted
     assert await world.count(following) == anew
 
 
+async def test_counts_that_begin_in_the_future_stand_in_nobodys_way(store: Store) -> None:
+    world = World(store)
+    ahead = replace(world.experiment, started=time.time() + 86_400, id="2" * 16)
+    await world.count(ahead)
+    await world.send(["a"])
+
+    found = await world.count()
+
+    assert found is not None and found.users == world.split(["a"])
+
+
 async def test_counts_go_on_where_the_same_is_published_again(store: Store) -> None:
     world = World(store)
     again = replace(world.experiment, id="2" * 16)
