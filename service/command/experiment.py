@@ -137,7 +137,7 @@ async def _end(shelf: ExperimentShelf, experiment: Experiment, reason: str) -> E
 def _as_json(experiment: Experiment, counted: Counted, report: Report) -> dict[str, object]:
     fields = {name: value for name, value in asdict(experiment).items() if name != "salt"}
     others = {"astray": counted.astray, "elsewhere": counted.elsewhere, "left_out": counted.left_out}
-    others["gone"] = counted.gone
+    others |= {"gone": counted.gone, "older": counted.older}
     return {"experiment": fields, **asdict(report), "events": others}
 
 
@@ -170,6 +170,8 @@ def _lines(experiment: Experiment, counted: Counted, report: Report) -> Iterator
         yield f"{counted.left_out} events are of users beyond the first {MOST_USERS:,}, who are not counted"
     if counted.gone:
         yield f"up to {counted.gone} events were cut off by the stream's cap before anybody counted them"
+    if counted.older:
+        yield f"{counted.older} events came with a time before the beginning, and are not counted"
     if counted.astray:
         yield f"{counted.astray} events name an answer of the version that their user is not assigned to"
     yield ""

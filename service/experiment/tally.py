@@ -117,8 +117,9 @@ class Counted:
     cursor: of the stream. users, shown, converted, hit: users of each version; those who converted, and so on.
     impressions, clicks: of each version, by place: from 1, `more`, and `none` where none was named. astray: events
     that name an answer of the version that their user is not assigned to. elsewhere: those that name one of a third
-    version. left_out: of users beyond MOST_USERS. gone: entries that the stream's cap had cut before they were counted,
-    at most. added: entries that the stream had been given up to the cursor, 0 where it is not known.
+    version. left_out: of users beyond MOST_USERS. older: events that came after the beginning with a time before it.
+    gone: entries that the stream's cap had cut before they were counted, at most. added: entries that the stream had
+    been given up to the cursor, 0 where it is not known.
     """
 
     cursor: bytes
@@ -134,6 +135,7 @@ class Counted:
     elsewhere: int
     left_out: int
     gone: int
+    older: int
 
 
 class Tally:
@@ -240,5 +242,5 @@ def _read_counts(found: Mapping[bytes, bytes]) -> Counted:
     return Counted(
         cursor, number("added"), int(found[b"erasures"]),
         users("users"), users("shown"), users("converted"), users("hit"), places("impressions"), places("clicks"),
-        number("astray"), number("elsewhere"), number("left_out"), number("gone"),
+        number("astray"), number("elsewhere"), number("left_out"), number("gone"), number("older"),
     )  # fmt: skip
