@@ -7,6 +7,7 @@ yes and 1 for no. 2 stands for a wrong question or a missing part, whose message
 from service import environment  # noqa: F401, I001  # before numpy and prometheus_client
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from service.experiment.record import KINDS
 from service.logs import printable
 from service.release.confinement import hide_from_same_user
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # mostly without the name of a file
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Without a command, serve."""
@@ -42,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RetortError as exc:
         return _say_why(str(exc))
     except OSError as exc:
+        if exc.errno in _FULL:
+            return _say_why(f"{exc.strerror}: make room, and run the command again, or choose another place")
         if exc.filename is None:
             raise
         return _say_why(f"{exc.filename}: {exc.strerror}; choose another place, or make this one accessible")

@@ -16,6 +16,7 @@ from dataclasses import asdict
 
 import orjson
 
+from service.command.beside import read_experiment
 from service.command.rollout import announce
 from service.command.types_in_use import find_types
 from service.composition.storage import reach_store, tally_of
@@ -57,14 +58,16 @@ def _run(arguments: argparse.Namespace, work: Work) -> int:
         async with reach_store(settings) as store:
             try:
                 return await work(arguments, settings, store)
-            except (RefusedError, StoreError) as exc:
+            except RefusedError as exc:
                 raise StartError(str(exc)) from exc
+            except StoreError as exc:
+                raise StartError(f"the store: {exc}") from exc
 
     return asyncio.run(run())
 
 
 async def _show(arguments: argparse.Namespace, settings: Settings, store: Store) -> int:
-    experiment = await ExperimentShelf(store, settings.namespace).read()
+    experiment = await _read(ExperimentShelf(store, settings.namespace))
     if experiment is None:
         print("null" if arguments.json else "no experiment: 'publish DIR --as experiment --share 5' begins one")
         return 0
@@ -88,7 +91,7 @@ async def _count(settings: Settings, store: Store, experiment: Experiment) -> Co
 
 async def _stop(arguments: argparse.Namespace, settings: Settings, store: Store) -> int:
     shelf = ExperimentShelf(store, settings.namespace)
-    ended = await _end(shelf, _running(await shelf.read()), "stopped by hand")
+    ended = await _end(shelf, _running(await _read(shelf)), "stopped by hand")
     live = await PublishedVersions(store, settings.namespace).live()  # another one may have been made live meanwhile
     _say(f"ended: {ended.kind} of {ended.version}; {live.version if live else ended.live} answers everybody")
     return 0
@@ -96,7 +99,7 @@ async def _stop(arguments: argparse.Namespace, settings: Settings, store: Store)
 
 async def _promote(arguments: argparse.Namespace, settings: Settings, store: Store) -> int:
     shelf, published = ExperimentShelf(store, settings.namespace), PublishedVersions(store, settings.namespace)
-    experiment = _running(await shelf.read())
+    experiment = _running(await _read(shelf))
     live = await published.live()
     if live is None or live.version != experiment.live:
         shown = live.version if live else "none"
@@ -106,6 +109,14 @@ async def _promote(arguments: argparse.Namespace, settings: Settings, store: Sto
     if ended is not None and not ended.reason.startswith("promoted"):
         _say(f"it was ended at this moment: {ended.reason}; 'rollback' makes {experiment.live} live again")
     return await announce(published, made, arguments.wait)
+
+
+async def _read(shelf: ExperimentShelf) -> Experiment | None:
+    """Return what runs, or ran last. Raises StartError where the record cannot be read."""
+    experiment, trouble = await read_experiment(shelf)
+    if trouble:
+        raise StartError(f"{trouble}; 'publish DIR --as experiment --share 5' writes a new one")
+    return experiment
 
 
 def _running(experiment: Experiment | None) -> Experiment:
@@ -126,7 +137,7 @@ async def _end(shelf: ExperimentShelf, experiment: Experiment, reason: str) -> E
 def _as_json(experiment: Experiment, counted: Counted, report: Report) -> dict[str, object]:
     fields = {name: value for name, value in asdict(experiment).items() if name != "salt"}
     others = {"astray": counted.astray, "elsewhere": counted.elsewhere, "left_out": counted.left_out}
-    others["gone"] = counted.gone
+    others |= {"gone": counted.gone, "older": counted.older}
     return {"experiment": fields, **asdict(report), "events": others}
 
 
@@ -159,6 +170,8 @@ def _lines(experiment: Experiment, counted: Counted, report: Report) -> Iterator
         yield f"{counted.left_out} events are of users beyond the first {MOST_USERS:,}, who are not counted"
     if counted.gone:
         yield f"up to {counted.gone} events were cut off by the stream's cap before anybody counted them"
+    if counted.older:
+        yield f"{counted.older} events came with a time before the beginning, and are not counted"
     if counted.astray:
         yield f"{counted.astray} events name an answer of the version that their user is not assigned to"
     yield ""

@@ -111,7 +111,8 @@ async def _publish(arguments: argparse.Namespace, reach: Reach) -> int:
         if arguments.kind is not None:
             return await _try_beside(arguments, reach, version.version)
         live = await published.activate(version.version, expected)
-        await _prune(published, None)
+        tried, _ = await read_experiment(reach.shelf)  # it goes on where the live version was published again
+        await _prune(published, tried.version if tried is not None and tried.is_running else None)
         return await announce(published, live, arguments.wait)
     except RefusedError as exc:
         raise StartError(f"uploaded, and not {'tried' if arguments.kind else 'made live'}: {exc}") from exc

@@ -124,7 +124,8 @@ async def _export(path: Path, settings: Settings, after: Position) -> int:
             f"up to {n_gone} events after {after} are gone: the stream keeps about RETORT_EVENT_STREAM_MAX; export "
             "more often, or keep more"
         )
-    print(orjson.dumps({"events": n_events, "position": str(before.end), "gone": n_gone}).decode())
+    found = {"events": n_events, "position": str(before.end), "gone": n_gone, "anew": start != after}
+    print(orjson.dumps(found).decode())
     return 0
 
 
@@ -154,15 +155,23 @@ async def _write_events(span: _Span, write: Callable[[dict[str, Any]], Any]) -> 
     async for page in span.stream.pages_after(span.after, _TIMEOUT_S, span.last):
         n_read += len(page)
         for _, event in page:
-            fields = _loads(event.decode(errors="replace"))
-            if not isinstance(fields, dict):
-                continue
-            key = (fields["user_id"], fields.get("event"), _as_event(fields).member)
-            if key not in seen:  # in a Cluster an event can stand in the stream twice
+            key, fields = _read_entry(event)
+            if key is not None and key not in seen:  # in a Cluster an event can stand in the stream twice
                 seen.add(key)
-                fields.pop("source", None)  # training has no use for it
-                write({"weight": 1, **fields})  # no value said: it happened once
+                write(fields)
     return len(seen), n_read
+
+
+def _read_entry(entry: bytes) -> tuple[tuple[str, str | None, bytes] | None, dict[str, Any]]:
+    """Return what makes an event of the stream the same as another, and its columns; None where it is no event."""
+    fields = _loads(entry.decode(errors="replace"))
+    try:
+        event = {name: fields[name] for name in COLUMNS if name in fields}  # type: ignore[index,operator]
+        key = (event["user_id"], _type_of(event), _as_event(event).member)
+    except (KeyError, TypeError, ValueError):
+        return None, {}
+    weight = event.get("weight", 1)  # no value said: it happened once
+    return key if type(weight) in (int, float) else None, {"weight": weight, **event}
 
 
 class _Count:
@@ -205,18 +214,15 @@ def _read_events(path: Path, types: HistoryTypes, count: _Count) -> Iterator[Sto
     for number, fields in _read_rows(path):
         count.lines += 1
         try:
-            known = fields if isinstance(fields, dict) else _raise(fields)
-            event, type_ = _as_event(known), _type_of(known)
+            if isinstance(fields, Exception):
+                raise fields
+            event, type_ = _as_event(fields), _type_of(fields)
             yield replace(event, type=type_, effect=types.effect(type_)) if type_ is not None else event
         except (KeyError, TypeError, ValueError) as exc:
             missing = f"no {exc.args[0]}" if isinstance(exc, KeyError) else str(exc)
             count.refuse(path, number, missing)
         if count.lines >= _JUDGE_AFTER and count.is_too_bad:
             raise StartError(f"{path}: more than {MAX_BAD_SHARE:.0%} of the first {count.lines} lines are bad")
-
-
-def _raise(exc: Exception) -> dict[str, Any]:
-    raise exc
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Exception]]:

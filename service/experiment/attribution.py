@@ -78,11 +78,18 @@ class Attribution:
         self._of_prefix = {prefix_of(experiment.version): Version.OTHER, prefix_of(experiment.live): Version.LIVE}
 
     def count(self, entries: Iterable[Entry], page: Page) -> None:
-        """Add entries of the stream that came after the beginning; what is no event, or is older, adds nothing."""
+        """Add entries of the stream that came after the beginning; what is no event adds nothing.
+
+        Events whose own time is before the beginning count for nobody, and are told.
+        """
         for _, event in entries:
             fields = _read(event)
-            if fields is not None and fields["timestamp"] >= self._started:
+            if fields is None:
+                continue
+            if fields["timestamp"] >= self._started:
                 self._add(page, fields)
+            else:
+                page.events["older"] += 1
 
     def _add(self, page: Page, fields: dict[str, Any]) -> None:
         type_ = fields.get("event")

@@ -4,11 +4,14 @@
                               it still is what was read before
 
 A key of another type, or a record that cannot be read, is as good as none for whoever begins an experiment.
+
+An experiment begins and ends by the clock of the store, by which the stream of events goes too: that of an operator's
+machine may be wrong, and then nothing would be counted before it is right.
 """
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from service.errors import RefusedError, StoreError
@@ -37,13 +40,19 @@ if (is_record and redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
 return 1
 """
+# KEYS: the record. Returns the server's Unix time in microseconds; 0 for users of the store who may not ask for it.
+_NOW = """
+local time = redis.pcall('TIME')
+return time.err and 0 or time[1] * 1000000 + time[2]
+"""
 
 
 class ExperimentShelf:
     """The record of one namespace. Methods raise StoreError where the store does not do as asked."""
 
-    def __init__(self, store: Store, namespace: str) -> None:
-        self._store, self._key = store, f"{namespace}:experiment"
+    def __init__(self, store: Store, namespace: str, *, clock: Callable[[], float] = time.time) -> None:
+        """clock: Unix seconds, for users of the store who may not ask for its own."""
+        self._store, self._key, self._clock = store, f"{namespace}:experiment", clock
 
     async def read(self) -> Experiment | None:
         """Return what runs, or what ran last; None where nothing ever did.
@@ -78,7 +87,14 @@ class ExperimentShelf:
             )
         salt = before.salt if is_same and before is not None else secrets.token_hex(_NAME_BYTES)
         begun = Experiment(
-            kind, version, live, float(share), salt, time.time(), secrets.token_hex(_NAME_BYTES), conversions=counted
+            kind,
+            version,
+            live,
+            float(share),
+            salt,
+            await self._now(),
+            secrets.token_hex(_NAME_BYTES),
+            conversions=counted,
         )
         if is_same and before is not None and _is_same_test(before, begun):
             begun = replace(begun, started=before.started)
@@ -92,8 +108,14 @@ class ExperimentShelf:
         before = _parse_or_none(known)
         if before is None or not before.is_running or before.id != experiment.id:
             return None
-        ended = replace(before, ended=time.time(), reason=reason[:300])
+        ended = replace(before, ended=await self._now(), reason=reason[:300])
         return ended if await self._replace(known, ended) else None
+
+    async def _now(self) -> float:
+        """Return the Unix time of the store."""
+        (microseconds,) = await self._store.call_script("release", _NOW, [(1, self._key)], _CALL_S)
+        await self._store.require(isinstance(microseconds, int))
+        return microseconds / 1e6 if microseconds else self._clock()
 
     async def _replace(self, known: bytes, new: Experiment) -> bool:
         arguments = (1, self._key, known, dump_experiment(new), _BYTES)

@@ -42,17 +42,18 @@ local function add(old, new, sign)
 end
 """
 # KEYS: tally, tallied. ARGV: id, beginning and first position of an experiment. What was counted of one with the same
-# beginning, which was published again, goes on; that of an earlier one is deleted; a later one is left alone. Returns
-# the tally.
+# beginning, which was published again, goes on; that of an earlier one is deleted; a later one is left alone, unless it
+# begins in the future, as where a clock was set back: nothing would be counted until then. Returns the tally.
 _BEGIN = """
 for _, key in ipairs(KEYS) do
   local type = redis.call('TYPE', key).ok
   if type ~= 'hash' and type ~= 'none' then redis.call('DEL', key) end
 end
-local known = redis.call('HMGET', KEYS[1], 'id', 'started')
+local known, time = redis.call('HMGET', KEYS[1], 'id', 'started'), redis.pcall('TIME')
+local begun, latest = tonumber(known[2] or '') or -1, time.err and math.huge or time[1] + 60
 if known[1] ~= ARGV[1] and known[2] == ARGV[2] then
   redis.call('HSET', KEYS[1], 'id', ARGV[1])
-elseif known[1] ~= ARGV[1] and (tonumber(known[2] or '') or -1) <= tonumber(ARGV[2]) then
+elseif known[1] ~= ARGV[1] and (begun <= tonumber(ARGV[2]) or begun > latest) then
   redis.call('DEL', KEYS[1], KEYS[2])
   redis.call('HSET', KEYS[1], 'id', ARGV[1], 'started', ARGV[2], 'cursor', ARGV[3], 'erasures', 0, 'added', 0)
 end
@@ -116,8 +117,9 @@ class Counted:
     cursor: of the stream. users, shown, converted, hit: users of each version; those who converted, and so on.
     impressions, clicks: of each version, by place: from 1, `more`, and `none` where none was named. astray: events
     that name an answer of the version that their user is not assigned to. elsewhere: those that name one of a third
-    version. left_out: of users beyond MOST_USERS. gone: entries that the stream's cap had cut before they were counted,
-    at most. added: entries that the stream had been given up to the cursor, 0 where it is not known.
+    version. left_out: of users beyond MOST_USERS. older: events that came after the beginning with a time before it.
+    gone: entries that the stream's cap had cut before they were counted, at most. added: entries that the stream had
+    been given up to the cursor, 0 where it is not known.
     """
 
     cursor: bytes
@@ -133,6 +135,7 @@ class Counted:
     elsewhere: int
     left_out: int
     gone: int
+    older: int
 
 
 class Tally:
@@ -239,5 +242,5 @@ def _read_counts(found: Mapping[bytes, bytes]) -> Counted:
     return Counted(
         cursor, number("added"), int(found[b"erasures"]),
         users("users"), users("shown"), users("converted"), users("hit"), places("impressions"), places("clicks"),
-        number("astray"), number("elsewhere"), number("left_out"), number("gone"),
+        number("astray"), number("elsewhere"), number("left_out"), number("gone"), number("older"),
     )  # fmt: skip

@@ -214,6 +214,10 @@ class Log:
         """Return what is tried beside the live version: nothing."""
         return None
 
+    def wanted(self) -> list[str]:
+        """Return the versions that may become live by a word: none."""
+        return []
+
     def export(self, path: Path, after: str | None) -> Exported:
         """Write the events that came after a position."""
         first = int(after.partition("@")[2]) if after else 0

@@ -57,6 +57,10 @@ class FileService:
         """Return what is tried beside the live version: nothing."""
         return None
 
+    def wanted(self) -> list[str]:
+        """Return the versions that may become live by a word: none."""
+        return []
+
     def export(self, path: Path, after: str | None) -> Exported:
         """Write the events that came after a position."""
         lines = (self.directory / "log.jsonl").read_bytes().splitlines(keepends=True)

@@ -5,19 +5,17 @@ what followed. A click is then an event that names either, and neither hides nor
 here: a refresh keeps the counts, and its report shows them.
 """
 
-import gzip
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import orjson
 
 from service.bundle import Effect, HistoryTypes
 from training.data.prepared import Prepared
 from training.evaluation.breakdown import QUINTILES, popularity_quintile
-from training.loop.event_file import EventFile
+from training.loop.event_file import EventFile, events_of
 from training.loop.propensity import IMPRESSION, MOST_PLACE, Places, Propensity, count_places
 
 FIRST_OF = (*range(1, 11), 11, 21, 51)  # the first place of each row; the last one is open
@@ -53,16 +51,14 @@ def count_items(files: Sequence[EventFile], history_types: Mapping[str, Any] | N
     """Count the impressions, and the clicks that name an answer or a place, of each item."""
     shown, types = Shown(), HistoryTypes(history_types)
     for each in files:
-        with gzip.open(each.path, "rb") as file:
-            for line in file:
-                event = orjson.loads(line)
-                kind = event.get("event")
-                if kind == IMPRESSION:
-                    shown.impressions[event["item_id"]] += 1
-                elif event.get("recommendation_id") is None and event.get("position") is None:
-                    continue
-                elif types.effect(kind) not in (Effect.HIDE, Effect.UNDO):
-                    shown.clicks[event["item_id"]] += 1
+        for event in events_of(each):
+            kind = event.get("event")
+            if kind == IMPRESSION:
+                shown.impressions[event["item_id"]] += 1
+            elif event.get("recommendation_id") is None and event.get("position") is None:
+                continue
+            elif types.effect(kind) not in (Effect.HIDE, Effect.UNDO):
+                shown.clicks[event["item_id"]] += 1
     return shown
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import polars as pl
 
-from service.bundle import MANIFEST, BundleError, read_manifest
+from service.bundle import MANIFEST, BundleError, open_bundle, read_manifest
 from training.data.prepared import ITEMS
 from training.errors import InputError
 from training.loop.gate import Verdict
+from training.loop.history import read_history
 from training.run.config import Config
 from training.run.config_file import load_config
 from training.run.fault import write_whole
@@ -108,14 +109,54 @@ def check_base(base: Generation) -> Generation:
     return base
 
 
+def base_of(generations: Sequence[Generation], live: str | None, out: Path) -> Generation:
+    """Return the run directory whose bundle is live. Raises InputError.
+
+    Where the store names none, as after it was emptied, it is what was published last, which the service serves on; or
+    the first run.
+    """
+    if live is None:
+        passed = {row["version"] for row in read_history(out) if row["passes"]}
+        return next((each for each in reversed(generations) if each.version in passed), generations[0])
+    for generation in reversed(generations):
+        if generation.version == live:
+            return generation
+    way_out = f"publish this one first: python -m service publish {out / 'bundle'}"
+    if generations[0].version is None:
+        way_out = f"make the bundle of this one again, where none lies now: python -m training export --out {out}"
+    raise InputError(
+        f"the live version {live} is none of those in {out}, so that no model can be compared with it: give the --out "
+        f"that it was made in, or {way_out}"
+    )
+
+
 def judged_before(newest: Generation, base: Generation, taken: int, kind: str, config: Config) -> str | None:
     """Return what the gate said against a refresh that had the same events, base, kind and settings; else None."""
     plan, judged = newest.plan, newest.path / JUDGED
     if plan is None or (plan.base, plan.taken, plan.kind) != (base.number, taken, kind) or not judged.exists():
         return None
     verdict = read_json(judged)["verdict"]
-    is_same = replace(load_config(newest.path / "config.toml"), split=config.split) == config
-    return str(verdict["sentence"]) if is_same and not verdict["passes"] else None
+    return str(verdict["sentence"]) if is_same_config(newest, config) and not verdict["passes"] else None
+
+
+def is_same_config(generation: Generation, config: Config) -> bool:
+    """Whether a refresh was begun with these settings, or with none yet. What it holds out is its own."""
+    path = generation.path / "config.toml"
+    return not path.exists() or replace(load_config(path), split=config.split) == config
+
+
+def keep_full_items(generation: Generation, base: Generation, plan: Plan) -> None:
+    """Write down which items the last full training knew."""
+    path = generation.path / FULL_ITEMS
+    if plan.kind == "warm" and not path.exists():
+        aside = path.with_name(f".{path.name}.part")
+        pl.DataFrame({"item_id": sorted(base.full_items())}).write_parquet(aside)
+        aside.rename(path)
+
+
+def made_at(first: Generation) -> str:
+    """Return when the bundle of the first run was made."""
+    return str(open_bundle(first.path / "bundle").manifest.created_at)
 
 
 def note_verdict(bundle: Path, verdict: Verdict) -> None:
@@ -127,6 +168,8 @@ def note_verdict(bundle: Path, verdict: Verdict) -> None:
 
 def prune(generations: Sequence[Generation], needed: Sequence[str | None]) -> None:
     """Remove the run directories that nobody can want back. needed: the live version and those that may become it."""
+    for left in (generations[0].path / PLACE).glob(".*.old"):
+        shutil.rmtree(left)  # by a process that was stopped here
     for generation in generations[1:-KEPT]:
         if generation.version not in needed:
             aside = generation.path.with_name(f".{generation.path.name}.old")

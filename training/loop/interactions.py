@@ -1,17 +1,16 @@
 """The files that a refresh is prepared from: what was trained on before, and the events since, as one table."""
 
-import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
 import polars as pl
 
 from training.data.interaction_file import Cleaning, InteractionFile, read_interactions
 from training.data.item_file import BOOLEAN, NUMBER, PREFIX
 from training.data.prepared import ITEMS, Prepared
-from training.loop.event_file import EventFile
+from training.data.timestamp import Bounds
+from training.loop.event_file import EventFile, events_of
 from training.loop.propensity import UNWEIGHED, Propensity
 
 SCHEMA: dict[str, Any] = {
@@ -26,34 +25,46 @@ def write_interactions(
     """Write the events of an earlier run and those of some files as one table of Parquet.
 
     What was trained on before passed the cleaning then; it is written so that it passes now as well, with the weights
-    that it had. propensity: weighs the events of the files.
+    that it had. propensity: weighs the events of the files. Of these, what has no plausible time is left out.
     """
-    frame = pl.concat([_old_events(before, cleaning), read_events(files, propensity)])
+    new, _ = read_events(files, cleaning.times, propensity)
+    frame = pl.concat([_old_events(before, cleaning), new])
     aside = path.with_name(f".{path.name}.part")
     frame.write_parquet(aside)
     aside.rename(path)
 
 
-def read_events(files: Sequence[EventFile], propensity: Propensity = UNWEIGHED) -> pl.DataFrame:
-    """Return the events of some files, in the columns of SCHEMA. propensity: times it each weight is taken."""
+def read_events(
+    files: Sequence[EventFile], times: Bounds, propensity: Propensity = UNWEIGHED
+) -> tuple[pl.DataFrame, int]:
+    """Return the events of some files, in the columns of SCHEMA, and how many were left out for their time.
+
+    What a clock or a client got wrong is no damage of a file, which would stop the run: the service has accepted it,
+    and nobody could correct it. times: between which bounds one is plausible. propensity: times it each weight is
+    taken.
+    """
     rows: dict[str, list[Any]] = {name: [] for name in SCHEMA}
     for each in files:
-        with gzip.open(each.path, "rb") as file:
-            for line in file:
-                event = orjson.loads(line)
-                rows["user_id"].append(event["user_id"])
-                rows["item_id"].append(event["item_id"])
-                rows["timestamp"].append(round(event["timestamp"] * 1000))
-                rows["event"].append(event.get("event"))
-                rows["weight"].append(event.get("weight", 1) * propensity.weight(event.get("position")))
-    return pl.DataFrame(rows, schema=SCHEMA | {"timestamp": pl.Int64}, strict=False).cast(pl.Schema(SCHEMA))
+        for event in events_of(each):
+            rows["user_id"].append(event["user_id"])
+            rows["item_id"].append(event["item_id"])
+            rows["timestamp"].append(round(event["timestamp"] * 1000))
+            rows["event"].append(event.get("event"))
+            rows["weight"].append(event.get("weight", 1) * propensity.weight(event.get("position")))
+    found = pl.DataFrame(rows, schema=SCHEMA | {"timestamp": pl.Int64}, strict=False)
+    kept = found.filter(pl.col("timestamp").is_between(times.earliest_ms, times.latest_ms))
+    return kept.cast(pl.Schema(SCHEMA)), found.height - kept.height
 
 
-def read_new(path: Path, files: Sequence[EventFile], cleaning: Cleaning) -> InteractionFile:
-    """Return what the cleaning leaves of the events of some files. path: of a table that is written to find it out."""
-    read_events(files).write_parquet(path)
+def read_new(path: Path, files: Sequence[EventFile], cleaning: Cleaning) -> tuple[InteractionFile, int]:
+    """Return what the cleaning leaves of the events of some files, and how many have no plausible time.
+
+    path: of a table that is written to find it out.
+    """
+    frame, n_implausible = read_events(files, cleaning.times)
+    frame.write_parquet(path)
     try:
-        return read_interactions(path, cleaning)
+        return read_interactions(path, cleaning), n_implausible
     finally:
         path.unlink()
 

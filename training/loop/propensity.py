@@ -10,7 +10,6 @@ A click is then worth place ** slope, at most 10: so often the same item would h
 What users found without a list, and events that name no place, weigh 1.
 """
 
-import gzip
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,10 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import orjson
 
 from service.bundle import Effect, HistoryTypes
-from training.loop.event_file import EventFile
+from training.loop.event_file import EventFile, events_of
 
 IMPRESSION = "impression"
 LOOKED_BACK = 20  # of the newest files of events, so that the cost of a refresh stays bounded
@@ -68,16 +66,14 @@ def count_places(
     """Count the events of some files by the place that they name. explored: only those of explored items."""
     places, types = Places(), HistoryTypes(history_types)
     for each in files:
-        with gzip.open(each.path, "rb") as file:
-            for line in file:
-                event = orjson.loads(line)
-                place, kind = event.get("position"), event.get("event")
-                if type(place) is not int or not 1 <= place <= MOST_PLACE or (explored and not event.get("explored")):
-                    continue
-                if kind == IMPRESSION:
-                    places.impressions[place] += 1
-                elif types.effect(kind) not in (Effect.HIDE, Effect.UNDO):
-                    places.clicks[place] += 1
+        for event in events_of(each):
+            place, kind = event.get("position"), event.get("event")
+            if type(place) is not int or not 1 <= place <= MOST_PLACE or (explored and not event.get("explored")):
+                continue
+            if kind == IMPRESSION:
+                places.impressions[place] += 1
+            elif types.effect(kind) not in (Effect.HIDE, Effect.UNDO):
+                places.clicks[place] += 1
     return places
 
 

@@ -31,14 +31,17 @@ from training.loop.event_file import EventFile, read_event_files, take_events
 from training.loop.gate import Verdict, decide
 from training.loop.generation import (
     EVENTS,
-    FULL_ITEMS,
     JUDGED,
     PLACE,
     Generation,
     Plan,
+    base_of,
     begin,
     check_base,
+    is_same_config,
     judged_before,
+    keep_full_items,
+    made_at,
     note_verdict,
     prune,
     read_generations,
@@ -90,6 +93,11 @@ class Refresher:
         """
         taken = take_events(self._out / PLACE / EVENTS, self._service)
         self._progress.note(f"took {taken.events:,} events, up to {taken.position}")
+        if taken.is_anew:
+            self._progress.note(
+                "the stream of events is another one than before: the store was emptied, or lost some of it. What was "
+                "accepted and not taken before that is gone; all that is there was taken"
+            )
         if taken.gone:
             self._progress.note(
                 f"up to {taken.gone:,} events were gone before they were taken: the stream's cap has cut them. Refresh "
@@ -98,23 +106,35 @@ class Refresher:
         live, generations = self._service.live_version(), read_generations(self._out)
         newest, done = generations[-1], {row["number"] for row in read_history(self._out)}
         if newest.plan and newest.number not in done:
-            if live in (newest.plan.live, newest.version):
+            if (why := self._given_up(newest, newest.plan, live)) is None:
                 self._progress.note(f"refresh {newest.number} was stopped and goes on")
                 return self._finish(newest, generations)
-            self._record(newest, Verdict(False, f"given up: {live or 'no version'} became live meanwhile", 0))
+            self._progress.note(f"refresh {newest.number} was stopped, and is {why}")
+            self._record(newest, Verdict(False, why, 0))
         elif newest.plan and newest.version and not (newest.path / "report.html").exists():
             self._report(Run(newest.path, load_config(newest.path / "config.toml"), self._progress))
         plan = self._plan(generations, live)
         return plan if isinstance(plan, str) else self._finish(begin(self._out, plan), generations)
 
+    def _given_up(self, stopped: Generation, plan: Plan, live: str | None) -> str | None:
+        """Return why a refresh that was stopped does not go on; None where it does."""
+        if live != plan.live and (live is None or live != stopped.version):
+            return f"given up: {live or 'no version'} became live meanwhile"
+        return None if live != plan.live or is_same_config(stopped, self._config) else "given up: other settings"
+
     def _plan(self, generations: Sequence[Generation], live: str | None) -> Plan | str:
         """Return what the next refresh is, or a line that says why there is none."""
-        base = check_base(_base_of(generations, live, self._out))
+        base = check_base(base_of(generations, live, self._out))
         files = [each for each in read_event_files(self._out / PLACE / EVENTS) if each.number > base.taken]
-        since = base.plan.started if base.plan else _made_at(base)
+        since = base.plan.started if base.plan else made_at(base)
         if not files:
             return f"nothing new since {since}: no event was accepted after those that the live model was made from"
-        found = read_new(self._out / PLACE / ".new.parquet", files, open_cleaning(self._config.prepare))
+        found, n_implausible = read_new(self._out / PLACE / ".new.parquet", files, open_cleaning(self._config.prepare))
+        if n_implausible:
+            self._progress.note(
+                f"{n_implausible:,} new events are left out, whose time is before prepare.earliest or after "
+                "prepare.latest: a clock or a client that sends events is wrong"
+            )
         needed = count_needed(self._config.refresh)
         if found.events.height < needed:
             return (
@@ -160,7 +180,7 @@ class Refresher:
         cost = {"seconds": monotonic() - started, "cpu_seconds": process_time() - cpu}
         self._record(generation, verdict, cost)
         self._report(run)
-        prune(read_generations(self._out), [generation.version, plan.live])
+        self._prune([generation.version, plan.live])
         return verdict.sentence
 
     def _train(self, generation: Generation, base: Generation, plan: Plan) -> Run:
@@ -177,7 +197,7 @@ class Refresher:
         prepared = prepare_files(run, run.out / INTERACTIONS, items)
         if plan.kind == "warm":
             run = replace(run, warm=_warm(base.path, prepared, before, run.config))
-        _keep_full_items(generation, base, plan)
+        keep_full_items(generation, base, plan)
         for work in (run_teacher, run_distill, run_compress, run_export):
             work(run)
         return run
@@ -290,26 +310,19 @@ class Refresher:
             },
         )
 
+    def _prune(self, needed: Sequence[str | None]) -> None:
+        """Remove what nobody can want back; nothing where the store does not say what that is."""
+        try:
+            wanted = self._service.wanted()
+        except InputError as error:
+            self._progress.note(f"no old run directory was removed: {error}")
+            return
+        prune(read_generations(self._out), [*needed, *wanted])
+
     def _report(self, run: Run) -> None:
         """Write the report of a refresh, with all refreshes up to it."""
         write_history(run.out, read_history(self._out))
         run_report(run)
-
-
-def _base_of(generations: Sequence[Generation], live: str | None, out: Path) -> Generation:
-    """Return the run directory whose bundle is live; where none is, that of the first run. Raises InputError."""
-    if live is None:
-        return generations[0]
-    for generation in reversed(generations):
-        if generation.version == live:
-            return generation
-    way_out = f"publish this one first: python -m service publish {out / 'bundle'}"
-    if generations[0].version is None:
-        way_out = f"make the bundle of this one again, where none lies now: python -m training export --out {out}"
-    raise InputError(
-        f"the live version {live} is none of those in {out}, so that no model can be compared with it: give the --out "
-        f"that it was made in, or {way_out}"
-    )
 
 
 def _warm(base: Path, prepared: Prepared, before: Prepared, config: Config) -> Warm:
@@ -321,15 +334,6 @@ def _warm(base: Path, prepared: Prepared, before: Prepared, config: Config) -> W
     return Warm(base, rows, fresh, settings.rehearsal, settings.epochs, settings.rate)
 
 
-def _keep_full_items(generation: Generation, base: Generation, plan: Plan) -> None:
-    """Write down which items the last full training knew."""
-    path = generation.path / FULL_ITEMS
-    if plan.kind == "warm" and not path.exists():
-        aside = path.with_name(f".{path.name}.part")
-        pl.DataFrame({"item_id": sorted(base.full_items())}).write_parquet(aside)
-        aside.rename(path)
-
-
 def _peak_mb() -> float:
     """Return the most memory that this process has had, in MB. What getrusage says may be of the process before it."""
     try:
@@ -337,7 +341,3 @@ def _peak_mb() -> float:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _made_at(first: Generation) -> str:
-    return str(open_bundle(first.path / "bundle").manifest.created_at)

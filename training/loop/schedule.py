@@ -8,8 +8,10 @@ from pathlib import Path
 from service.bundle import BundleError, read_manifest
 from training.errors import InputError, TrainingError
 from training.loop.refresh import Refresher
+from training.run.fault import machine_fault
 from training.stage import read_key
 
+_LONGEST_S = 366 * 86_400
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -18,7 +20,10 @@ def parse_duration(text: str) -> int:
     found = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
     if found is None or not int(found[1]):
         raise InputError(f"--every {text!r}: write a number and s, m, h or d, for example --every 6h")
-    return int(found[1]) * _UNITS[found[2]]
+    seconds = int(found[1]) * _UNITS[found[2]]
+    if seconds > _LONGEST_S:
+        raise InputError(f"--every {text!r}: at most 366d")
+    return seconds
 
 
 def check_finished(out: Path) -> None:
@@ -48,6 +53,11 @@ def refresh_every(refresher: Refresher, every_s: int | None, say: Callable[[str]
             if every_s is None:
                 raise
             say(f"error: {error}; tried again in time")
+        except Exception as error:  # a border: a full disk may have room the next time, and a bug ends the process
+            fault = machine_fault(error)
+            if every_s is None or fault is None:
+                raise
+            say(f"error: {fault}; tried again in time")
         if every_s is None:
             return
         time.sleep(max(0.0, began + every_s - time.monotonic()))

@@ -19,11 +19,15 @@ NONE = "none"  # stands for no live version in publish --if-live
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote: how many events, up to which position, and how many the stream had lost before."""
+    """What an export wrote: how many events, up to which position, and how many the stream had lost before.
+
+    is_anew: the stream is another one than that of the position before, so that all of it was exported.
+    """
 
     events: int
     position: str
     gone: int
+    is_anew: bool = False
 
 
 class ServiceCommand:
@@ -60,10 +64,17 @@ class ServiceCommand:
         is_over = live is None or found["live"] != live["version"]  # though nobody has said so yet
         return None if is_over else f"version {found['version']} runs as {found['kind']} beside the live one"
 
+    def wanted(self) -> list[str]:
+        """Return the versions that may become live by a word: the one before the live one, and what is tried beside."""
+        status = self._last_line("status")
+        live, found = status["live"], status["experiment"]
+        tried = found["version"] if found and found["ended"] is None else None
+        return [version for version in (live and live["previous"], tried) if version]
+
     def export(self, path: Path, after: str | None) -> Exported:
         """Write the events that came after a position into a file of JSON lines; None: all of them."""
         found = self._last_line("export", str(path), *(["--after", after] if after else []))
-        return Exported(found["events"], found["position"], found["gone"])
+        return Exported(found["events"], found["position"], found["gone"], found["anew"])
 
     def publish(self, bundle: Path, live: str | None) -> None:
         """Make a bundle the live version in the place of another; where that is not live any more, it fails."""

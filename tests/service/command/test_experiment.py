@@ -16,7 +16,7 @@ from service.errors import StartError
 from service.experiment.assignment import Assignment
 from service.experiment.record import Experiment, Kind
 from service.experiment.shelf import ExperimentShelf
-from service.release.published import PublishedVersions
+from service.release.published import KEPT_VERSIONS, PublishedVersions
 from service.store.client import Store
 from tests.service.running import Running, run_command
 from tests.service.store.test_client import open_store
@@ -138,6 +138,39 @@ def test_version_that_is_not_in_the_store_is_not_promoted_and_its_experiment_goe
     with pytest.raises(StartError, match="is not in the store"):
         command.promote(arguments(service))
     assert look(service, capsys)["experiment"]["ended"] is None
+
+
+def test_publishing_the_live_version_again_keeps_the_one_that_is_tried_beside_it(
+    service: Running, versions: list[str], toy_bundle: Path, tmp_path: Path
+) -> None:
+    live, other = versions
+    begun = begin(service, "canary", other, live, 5)
+    newer = [write_toy(tmp_path / str(seed), seed=seed).path for seed in range(40, 40 + KEPT_VERSIONS)]
+
+    async def upload(store: Store) -> None:
+        for path in newer:
+            await PublishedVersions(store, "retort").upload(path)
+
+    ask(service, upload)
+    done = run_command("publish", str(toy_bundle), "--data-dir", str(service.data_dir))
+
+    assert done.returncode == 0 and f"removed {read_manifest(newer[0]).version}" in done.stderr
+    assert ask(service, lambda store: ExperimentShelf(store, "retort").read()) == begun
+    listed = ask(service, lambda store: PublishedVersions(store, "retort").listed())
+    assert {live, other} <= {each.version for each in listed}
+
+
+@pytest.mark.parametrize("work", [command.show_experiment, command.stop, command.promote])
+def test_record_that_cannot_be_read_is_said_with_the_way_out(
+    service: Running, versions: list[str], work: Callable[[Namespace], int]
+) -> None:
+    begin(service, "canary", versions[1], versions[0], 5)
+    service.store().set("retort:experiment", "junk")
+
+    with pytest.raises(StartError, match=r"none that this service writes: .*'publish DIR --as experiment --share 5'"):
+        work(arguments(service))
+
+    service.store().delete("retort:experiment")
 
 
 @pytest.mark.parametrize(

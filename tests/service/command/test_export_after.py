@@ -40,7 +40,7 @@ def test_two_exports_write_every_event_once_and_an_empty_one_stays_where_it_is(s
 
     assert sorted(first) == list(range(1000, 1030)) and ended["events"] == 30
     assert sorted(second) == list(range(1030, 1050)) and ended_later["gone"] == 0
-    assert third == [] and ended_last == {"events": 0, "position": ended_later["position"], "gone": 0}
+    assert third == [] and ended_last == {"events": 0, "position": ended_later["position"], "gone": 0, "anew": False}
 
 
 def test_what_the_cap_has_cut_is_counted_and_what_was_erased_is_not(service: Running) -> None:
@@ -68,6 +68,20 @@ def test_a_stream_that_was_made_anew_is_taken_whole(service: Running) -> None:
 
     assert sorted(taken) == list(range(1040, 1050))
     assert f"the stream is not the one of {ended['position']}" in said
+
+
+def test_what_is_no_event_of_ours_in_the_stream_ends_no_export(service: Running) -> None:
+    send(service, 0, 5)
+    store = service.store()
+    (stream,) = store.scan_iter("*", _type="stream")
+    good = {"user_id": "u", "item_id": "i", "timestamp": 5}
+    for entry in ({"a": 1}, [], "x", good | {"timestamp": "x"}, good | {"event": [1]}, good | {"weight": None}, good):
+        store.xadd(stream, {"event": json.dumps(entry)})
+    store.xadd(stream, {"other": "x"})
+
+    times, _, _ = export(service, "1.jsonl")
+
+    assert sorted(times) == [5, *range(1000, 1005)]
 
 
 @pytest.mark.parametrize("text", ["yesterday", "12", "1-1", "1-1@-4", "1-1@3 "])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from service.child import python_module
 from service.store.embedded import socket_path
 from tests.service.running import Running, clean_environment, run_command
 
@@ -78,6 +79,22 @@ def test_a_file_that_is_cut_off_or_no_gzip_is_refused_in_a_line(tmp_path: Path, 
 
         assert done.returncode == 2
         assert name in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_disk_that_is_full_ends_an_export_in_a_line_and_leaves_nothing(
+    tmp_path: Path, shared_service: Running
+) -> None:
+    export = python_module("service", "export", str(tmp_path / "out.jsonl"), "--data-dir", str(shared_service.data_dir))
+    shared_service.send({"user_id": "full", "item_id": "i1"})
+
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *export],  # no file may have a byte
+        env=clean_environment({}), capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "make room, and run the command again" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_spreadsheet_runs_nothing_of_a_csv_and_nobody_else_reads_it(toy_bundle: Path, tmp_path: Path) -> None:

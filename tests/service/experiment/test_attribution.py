@@ -70,7 +70,8 @@ def test_page_is_what_a_plain_account_of_the_rules_makes_of_it(events):
              or (event["event"] not in ("hide", "remove")
                  and (event["position"] is not None or event["recommendation_id"] is not None)))
     ]  # fmt: skip
-    assert sum(page.events.values()) - page.events["astray"] == len(counted)
+    assert page.events["older"] == sum(event["timestamp"] < STARTED for event in events)
+    assert sum(page.events.values()) - page.events["astray"] - page.events["older"] == len(counted)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def both(other, live):
 def counted(converted=(0, 0), shown=(200, 800), users=(200, 800)):
     return Counted(
         b"1-1", 0, 0, both(*users), both(*shown), both(*converted), both(50, 80),
-        both({"1": 100, "none": 7}, {"1": 400}), both({"1": 10, "more": 2}, {}), 1, 2, 0, 0,
+        both({"1": 100, "none": 7}, {"1": 400}), both({"1": 10, "more": 2}, {}), 1, 2, 0, 0, 0,
     )  # fmt: skip
 
 

@@ -30,6 +30,17 @@ async def test_experiment_is_begun_changed_ended_and_stays_to_be_looked_at(store
     assert await shelf.read() == ended
 
 
+async def test_experiment_begins_and_ends_by_the_clock_of_the_store(store: Store) -> None:
+    shelf = ExperimentShelf(store, "clock", clock=lambda: 1e9)  # of an operator's machine, many years behind
+
+    begun = await shelf.begin("canary", ONE, LIVE, 5)
+    ended = await shelf.end(begun, "stopped")
+
+    seconds, _ = await store.call_one("ping", ("TIME",), 1.0)
+    assert ended is not None and ended.ended is not None
+    assert 1.7e9 < begun.started < ended.ended < int(seconds) + 1
+
+
 async def test_publishing_the_same_again_goes_on_counting_and_another_test_counts_anew(store: Store) -> None:
     shelf = ExperimentShelf(store, "again")
 

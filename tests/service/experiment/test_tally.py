@@ -155,6 +155,16 @@ async def test_what_came_before_the_beginning_or_after_the_end_is_not_counted(st
     assert over is not None and sum(over.users.values()) == 0
 
 
+async def test_events_that_came_later_with_an_older_time_are_told(store: Store) -> None:
+    world = World(store)
+    late = StoredEvent("late", "i", round((world.experiment.started - 3600) * 1000))
+    await world.history.append([late], TIMEOUT_S)
+
+    found = await world.count()
+
+    assert found is not None and found.older == 1 and sum(found.users.values()) == 0
+
+
 async def test_next_experiment_begins_with_nothing_and_an_earlier_one_is_counted_no_more(store: Store) -> None:
     world = World(store)
     await world.send(["a"])
@@ -167,6 +177,17 @@ async def test_next_experiment_begins_with_nothing_and_an_earlier_one_is_counted
     assert anew is not None and anew.users == world.split(["a"])
     assert late is None
     assert await world.count(following) == anew
+
+
+async def test_counts_that_begin_in_the_future_stand_in_nobodys_way(store: Store) -> None:
+    world = World(store)
+    ahead = replace(world.experiment, started=time.time() + 86_400, id="2" * 16)
+    await world.count(ahead)
+    await world.send(["a"])
+
+    found = await world.count()
+
+    assert found is not None and found.users == world.split(["a"])
 
 
 async def test_counts_go_on_where_the_same_is_published_again(store: Store) -> None:

@@ -13,7 +13,7 @@ class LogService:
 
     def __init__(self, live):
         self.live, self.events, self.gone, self.fails, self.told = live, [], 0, set(), []
-        self.beside = None
+        self.beside, self.before = None, None
 
     def live_version(self):
         self._fail("status")
@@ -23,18 +23,24 @@ class LogService:
         self._fail("tried")
         return self.beside
 
+    def wanted(self):
+        self._fail("wanted")
+        return [self.before] if self.before else []
+
     def export(self, path, after):
         self._fail("export")
         first = int(after.partition("@")[2]) if after else 0
+        is_anew = first > len(self.events)
+        first = 0 if is_anew else first
         with gzip.open(path, "wt") as file:
             file.writelines(json.dumps(event) + "\n" for event in self.events[first:])
         n = len(self.events)
-        return Exported(n - first, f"1-{n}@{n}", self.gone)
+        return Exported(n - first, f"1-{n}@{n}", self.gone, is_anew)
 
     def publish(self, bundle, live):
         if live != self.live:
             raise InputError(f"service publish: {self.live} is live, not {live}")
-        self.live = read_manifest(bundle).version
+        self.before, self.live = self.live, read_manifest(bundle).version
         self._fail("publish")  # the answer was lost
 
     def note_agreement(self, live, offline, least):

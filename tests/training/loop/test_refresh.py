@@ -14,6 +14,7 @@ from training.loop.generation import read_generations
 from training.loop.history import read_history
 from training.loop.refresh import Refresher, Wishes
 from training.progress import Progress
+from training.run.config_file import load_config
 
 OPEN = "refresh.margin=0.99"
 
@@ -23,7 +24,11 @@ class Stopping(Progress):
 
     def __init__(self, at=None):
         super().__init__()
-        self.at = at
+        self.at, self.notes = at, []
+
+    def note(self, text):
+        super().note(text)
+        self.notes.append(text)
 
     def stage(self, name, state):
         super().stage(name, state)
@@ -125,6 +130,44 @@ def test_a_refresh_that_may_be_worse_is_not_published_and_another_live_version_i
     rows = read_history(place)
     assert [row["passes"] for row in rows] == [False, False]
     assert rows[1]["sentence"] == "given up: 0123456789abcdef became live meanwhile"
+
+
+def test_events_with_times_that_cannot_be_are_left_out_and_stop_nothing(place, service, lasting):
+    wrong = [event | {"timestamp": number} for number, event in enumerate(lasting.later[:30])]
+    service.events += [*lasting.later, *wrong, lasting.later[0] | {"timestamp": 9e9}]
+    told = Stopping("teacher")
+
+    with pytest.raises(KeyboardInterrupt):
+        Refresher(place, service, Wishes((OPEN,)), told).refresh()
+
+    (said,) = [note for note in told.notes if "left out" in note]
+    assert said.startswith("31 new events are left out, whose time is before prepare.earliest or after prepare.latest")
+    wanted = events_in(place) + Counter((e["user_id"], e["item_id"], e["timestamp"] * 1000) for e in lasting.later)
+    assert events_in(place / "refresh" / "0001") == wanted
+
+
+def test_a_refresh_that_was_stopped_is_given_up_for_other_settings(place, service, lasting):
+    service.events += lasting.later
+    for epochs in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            refresh(place, service, OPEN, f"refresh.epochs={epochs}", at="teacher")
+
+    (row,) = read_history(place)
+    assert (row["number"], row["sentence"], row["passes"]) == (1, "given up: other settings", False)
+    new = read_generations(place)[-1]
+    assert new.number == 2 and load_config(new.path / "config.toml").refresh.epochs == 2
+
+
+def test_a_stream_that_the_store_has_lost_is_said(place, service, lasting):
+    service.events += lasting.later[:30]
+    refresh(place, service)
+    service.events[:] = lasting.later[30:35]
+    told = Stopping()
+
+    line = Refresher(place, service, Wishes(), told).refresh()
+
+    assert any(note.startswith("the stream of events is another one than before") for note in told.notes)
+    assert line.startswith("waiting: 35 new events")
 
 
 def test_a_run_whose_bundle_is_gone_is_told_to_make_it_again(place, service, lasting):

@@ -1,10 +1,12 @@
 """Durations, wrong directories, and a refresh that fails among others."""
 
+import errno
+
 import pytest
 
 from training.__main__ import main
 from training.errors import InputError
-from training.loop.schedule import check_finished, parse_duration
+from training.loop.schedule import check_finished, parse_duration, refresh_every
 
 
 def test_a_duration_is_a_number_and_a_unit():
@@ -12,6 +14,8 @@ def test_a_duration_is_a_number_and_a_unit():
     for text in ("6", "h", "0h", "-1h", "1.5h", "6 hours", "1w", ""):
         with pytest.raises(InputError, match="write a number and s, m, h or d"):
             parse_duration(text)
+    with pytest.raises(InputError, match="at most 366d"):  # time.sleep would not take it
+        parse_duration("999999d")
 
 
 def test_a_directory_without_a_finished_run_is_refused_with_the_way_out(tmp_path, finished_run):
@@ -30,3 +34,21 @@ def test_an_items_file_that_is_not_there_is_refused_at_once(tmp_path, finished_r
 
     assert main(words) == 2
     assert f"--items {tmp_path / 'items.csv'}: no such file" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_machine_is_tried_again_in_time_and_a_bug_is_not():
+    class Failing:
+        def __init__(self, *errors):
+            self.errors = list(errors)
+
+        def refresh(self):
+            raise self.errors.pop(0)
+
+    full, said = OSError(errno.ENOSPC, "No space left on device"), []
+
+    with pytest.raises(KeyError):
+        refresh_every(Failing(full, InputError("the store is away"), KeyError("bug")), 0, said.append)
+    with pytest.raises(OSError, match="No space"):
+        refresh_every(Failing(full), None, said.append)
+
+    assert len(said) == 2 and "the disk is full" in said[0] and "the store is away; tried again in time" in said[1]

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.service.running import Running, run_command
+from tests.service.toy import write_toy
 from training.errors import InputError
 from training.loop.service_command import ServiceCommand
 
@@ -14,3 +16,15 @@ def test_a_store_that_is_neither_a_url_nor_a_directory_is_refused_and_not_made(t
         ServiceCommand(str(tmp_path / store))
 
     assert not list(tmp_path.iterdir())
+
+
+def test_versions_that_may_become_live_by_a_word_are_known(toy_bundle: Path, tmp_path: Path) -> None:
+    first, live, tried = (write_toy(tmp_path / str(seed), seed=seed) for seed in (1, 2, 3))
+    with Running(toy_bundle, tmp_path / "data") as service:
+        command = ServiceCommand(str(service.data_dir))
+        assert command.wanted() == []
+        for bundle, words in ((first, ()), (live, ("--wait", "60")), (tried, ("--as", "shadow"))):
+            done = run_command("publish", str(bundle.path), "--data-dir", str(service.data_dir), *words)
+            assert done.returncode == 0, done.stderr
+
+        assert command.wanted() == [first.manifest.version, tried.manifest.version]
