@@ -17,7 +17,7 @@ async def test_a_task_that_swallows_a_cancellation_ends_all_the_same() -> None:
     async def work() -> None:
         while True:
             try:
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
             except asyncio.CancelledError:
                 if len(swallowed) == 2:
                     raise
@@ -35,7 +35,7 @@ async def test_a_task_may_take_its_time_at_the_end_and_may_have_failed() -> None
 
     async def work() -> None:
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         finally:
             await asyncio.sleep(0.05)
             ended.append(1)
@@ -62,7 +62,7 @@ async def test_what_goes_on_is_begun_again_after_an_error_which_is_logged_and_co
         begun.release()
         if len(bugs) < 3:
             raise OSError("the disk is full")
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     with counted_bugs(lambda: bugs.append(1)):
         task = asyncio.create_task(keep_going("versions", work))

@@ -28,6 +28,10 @@ _OPENERS: dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {
     b"BZh": ("bzip2", bz2.open),
     b"\xfd7zXZ\x00": ("xz", lzma.open),
 }
+_AS_CSV = "export the table as CSV"
+_DUMP = ("a dump of SQL", _AS_CSV)
+_PAGE = ("a page of HTML, perhaps of a failed download", "fetch the file again and look at its first line")
+_POSTGRES = ("a dump of PostgreSQL", f"{_AS_CSV}: psql -c \"\\copy TABLE to 'events.csv' csv header\"")
 _FOREIGN = {
     b"SQLite format 3": ("an SQLite database", "export the table: sqlite3 -header -csv FILE 'select * from TABLE'"),
     b"\x89HDF": ("an HDF5 file", "write the table as Parquet: df.to_parquet('events.parquet')"),
@@ -42,11 +46,6 @@ _FOREIGN = {
     b"\x1f\x9d": ("compressed with compress", "uncompress it: gzip -dc FILE > OTHER"),
     b"\x5d\x00\x00": ("compressed with lzma", "uncompress it: xz --format=lzma -dc FILE > OTHER"),
     b"PK\x05\x06": ("an empty zip", "zip the file again"),
-    b"PGDMP": ("a dump of PostgreSQL", "export the table as CSV: psql -c \"\\copy TABLE to 'events.csv' csv header\""),
-    b"--\n-- PostgreSQL": (
-        "a dump of PostgreSQL",
-        "export the table as CSV: psql -c \"\\copy TABLE to 'events.csv' csv header\"",
-    ),
     b"%PDF": ("a PDF", "give the table as CSV"),
     b"7z\xbc\xaf": ("a 7z archive", "unpack it: 7z x FILE, and give the file or the directory"),
     b"Rar!": ("a RAR archive", "unpack it: unrar x FILE, and give the file or the directory"),
@@ -54,27 +53,28 @@ _FOREIGN = {
     b"FEA1": ("an old Feather file", "write the table as Parquet: df.to_parquet('events.parquet')"),
     b"RDX": ("a workspace of R", "write the table as CSV: write.csv(events, 'events.csv', row.names=FALSE)"),
     b"MATLAB": ("a MATLAB file", "write the table as CSV"),
-    b"INSERT INTO": ("a dump of SQL", "export the table as CSV"),
-    b"CREATE TABLE": ("a dump of SQL", "export the table as CSV"),
-    b"DROP TABLE": ("a dump of SQL", "export the table as CSV"),
-    b"PRAGMA foreign_keys": ("a dump of SQLite", "export the table: sqlite3 -header -csv FILE 'select * from TABLE'"),
-    b"-- MySQL dump": ("a dump of SQL", "export the table as CSV"),
-    b"insert into": ("a dump of SQL", "export the table as CSV"),
-    b"create table": ("a dump of SQL", "export the table as CSV"),
+    b"\x93NUMPY": ("a numpy array", "write the table with its column names as CSV or Parquet"),
+    b"PGDMP": _POSTGRES,
+}
+_FOREIGN_TEXT = {
+    b"--\n-- postgresql": _POSTGRES,
+    b"-- mysql dump": _DUMP,
+    b"insert into": _DUMP,
+    b"create table": _DUMP,
+    b"drop table": _DUMP,
+    b"pragma foreign_keys": ("a dump of SQLite", "export the table: sqlite3 -header -csv FILE 'select * from TABLE'"),
     b"@relation": ("an ARFF file", "take what stands above the rows away: sed '1,/^@data/Id' FILE > events.csv"),
-    b"@RELATION": ("an ARFF file", "take what stands above the rows away: sed '1,/^@data/Id' FILE > events.csv"),
-    b"%%MatrixMarket": (
+    b"%%matrixmarket": (
         "a Matrix Market file",
         "take what stands above the rows away: sed '/^%/d' FILE | sed 1d > events.csv",
     ),
-    b"\x93NUMPY": ("a numpy array", "write the table with its column names as CSV or Parquet"),
     b"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "fetch the file: git lfs pull"),
-    b"<!DOCTYPE": ("a page of HTML, perhaps of a failed download", "fetch the file again and look at its first line"),
-    b"<!doctype": ("a page of HTML, perhaps of a failed download", "fetch the file again and look at its first line"),
-    b"<html": ("a page of HTML, perhaps of a failed download", "fetch the file again and look at its first line"),
+    b"<!doctype": _PAGE,
+    b"<html": _PAGE,
     b"<table": ("a table of HTML", "write it as CSV: pandas.read_html('FILE')[0].to_csv('events.csv', index=False)"),
     b"<?xml": ("XML", "write the table as CSV or JSON lines"),
 }
+"""How texts begin that are no tables, in small letters: they are told in capitals too."""
 
 
 @dataclass(frozen=True)
@@ -202,9 +202,10 @@ class _ZstdLines(io.RawIOBase):
 
 def _refuse_foreign(part: Part, head: bytes) -> None:
     start = head.lstrip(b"\xef\xbb\xbf \r\n\t")
-    for magic, (what, way_out) in _FOREIGN.items():
-        if start.startswith(magic):
-            raise InputError(f"{part.label}: {what}, not a table of rows; {way_out}")
+    for magics, beginning in ((_FOREIGN, start), (_FOREIGN_TEXT, start.lower())):
+        for magic, (what, way_out) in magics.items():
+            if beginning.startswith(magic):
+                raise InputError(f"{part.label}: {what}, not a table of rows; {way_out}")
     if head[3:8] == bytes(5) and head[0]:  # the length of the first record
         raise InputError(f"{part.label}: a file of TFRecord, not a table of rows; write the table as Parquet")
     if head[257:262] == b"ustar":

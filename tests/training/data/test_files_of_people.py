@@ -886,6 +886,10 @@ CASES: dict[str, Case] = {
     "ids as bytes of Python": Case("log.csv", table(row="b'{u}',b'{i}',{t}")),
     "settings": Case("log.ini", "[a]\nb=1\nc=2\n", refused="no column 'user_id'; the file has: .a.", then=None),
     "a dump of SQL in small letters": Case("log.sql", "insert into t values (1);\n", refused="a dump of SQL"),
+    "a dump of SQL in letters of both kinds": Case("log.sql", "Insert Into t values (1);\n", refused="a dump of SQL"),
+    "a page of HTML in letters of both kinds": Case(
+        "log.csv", "<!Doctype html><html>no</html>", refused="a page of HTML"
+    ),
     "a table of HTML": Case("log.csv", "<table><tr><td>u</td></tr></table>", refused="a table of HTML.*read_html"),
     "label and features": Case(
         "x.ffm", "".join(f"1 0:{n}:1 1:{n}:1\n" for n in range(30)), refused="libffm.*no events"
