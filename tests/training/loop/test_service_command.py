@@ -20,10 +20,11 @@ def test_a_store_that_is_neither_a_url_nor_a_directory_is_refused_and_not_made(t
 
 def test_versions_that_may_become_live_by_a_word_are_known(toy_bundle: Path, tmp_path: Path) -> None:
     first, live, tried = (write_toy(tmp_path / str(seed), seed=seed) for seed in (1, 2, 3))
+    wait = ("--wait", "60")  # a version that no process came to serve is none to go back to
     with Running(toy_bundle, tmp_path / "data") as service:
         command = ServiceCommand(str(service.data_dir))
         assert command.wanted() == []
-        for bundle, words in ((first, ()), (live, ("--wait", "60")), (tried, ("--as", "shadow"))):
+        for bundle, words in ((first, wait), (live, wait), (tried, ("--as", "shadow"))):
             done = run_command("publish", str(bundle.path), "--data-dir", str(service.data_dir), *words)
             assert done.returncode == 0, done.stderr
 
