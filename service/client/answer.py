@@ -115,18 +115,22 @@ class EventsAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ItemsAnswer:
-    """An answer of POST /items: what is accepted is stored. visible_ms: until the process that answered showed it."""
+    """An answer of POST /items: what is accepted is stored. visible_ms: until the process that answered showed it.
+
+    ignored_ids: of items that accepted ones are said to be like, and that are not known.
+    """
 
     accepted: int
     rejected: Sequence[Refusal]
     visible_ms: float
+    ignored_ids: Sequence[str] = ()
 
     @classmethod
     def of(cls, raw: Any) -> Self:
         """Return an answer. Raises UnreadableError."""
         with Reading():
             refused = [Refusal(int(each["index"]), each["reason"], each["message"]) for each in raw["rejected"]]
-            return cls(int(raw["accepted"]), refused, float(raw["visible_ms"]))
+            return cls(int(raw["accepted"]), refused, float(raw["visible_ms"]), raw.get("ignored_ids", ()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,8 +61,10 @@ def replay(arguments: argparse.Namespace) -> int:
                 if arguments.version is not None:
                     check_version(arguments.version)
                 return await _replay(arguments, settings, store)
-            except (RefusedError, StoreError, RequestError) as exc:
+            except (RefusedError, RequestError) as exc:
                 raise StartError(str(exc)) from exc
+            except StoreError as exc:
+                raise StartError(f"the store: {exc}") from exc
 
     return asyncio.run(run())
 

@@ -171,15 +171,19 @@ async def _try(path: Path, try_bundle: Callable[[Path], Awaitable[None]]) -> Non
 async def _activate(arguments: argparse.Namespace, reach: Reach) -> int:
     try:
         return await announce(reach.published, await reach.published.activate(arguments.version), arguments.wait)
-    except (RefusedError, StoreError) as exc:
+    except RefusedError as exc:
         raise StartError(str(exc)) from exc
+    except StoreError as exc:
+        raise StartError(f"the store: {exc}; 'status' says what is live") from exc
 
 
 async def _roll_back(arguments: argparse.Namespace, reach: Reach) -> int:
     try:
         return await announce(reach.published, await reach.published.rollback(), arguments.wait)
-    except (RefusedError, StoreError) as exc:
+    except RefusedError as exc:
         raise StartError(str(exc)) from exc
+    except StoreError as exc:
+        raise StartError(f"the store: {exc}; 'status' says what is live") from exc
 
 
 async def _show_status(arguments: argparse.Namespace, reach: Reach) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from service.errors import RefusedError, StoreError
+from service.experiment.attribution import IMPRESSION
 from service.experiment.record import (
     LEAST_SHARE,
     MOST_CONVERSIONS,
@@ -76,6 +77,10 @@ class ExperimentShelf:
         counted = tuple(sorted(conversions))
         if not are_conversions(counted):
             raise RefusedError("error", f"RETORT_CONVERSIONS: at most {MOST_CONVERSIONS} types of 64 characters each")
+        if IMPRESSION in counted:
+            raise RefusedError(
+                "error", f"RETORT_CONVERSIONS: an {IMPRESSION} is what conversions are counted after: drop it"
+            )
         if version == live:
             raise RefusedError("error", f"version {version} is the live one: there is nothing to set beside it")
         known = await self._text(or_none=True)

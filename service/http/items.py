@@ -75,6 +75,7 @@ class ItemsResponse(BaseModel):
 
     accepted: int = Field(ge=0, le=MAX_ITEMS)
     rejected: list[RejectedItem] = Field(max_length=MAX_ITEMS)
+    ignored_ids: list[str] = Field(max_length=MAX_ITEMS, description="ids in like that are not known, the first of all")
     visible_ms: float = Field(ge=0, description="from the arrival of the request until this process showed them")
 
 
@@ -95,8 +96,8 @@ class ItemWriter:
     def _catalogue(self) -> Catalogue:
         return self._generations.live.catalogue
 
-    async def put_listed(self, listed: list[Any]) -> tuple[int, list[RejectedItem]]:
-        """Write those of a list of unchecked items that are fit; return how many, and the others.
+    async def put_listed(self, listed: list[Any]) -> tuple[int, list[RejectedItem], list[str]]:
+        """Write those of a list of unchecked items that are fit; return how many, the others, and unknown ids of like.
 
         Raises RequestError.
         """
@@ -115,7 +116,10 @@ class ItemWriter:
                 accepted[item.item_id] = fields
                 names |= {name: field for name, field in brought_names(fields).items() if name not in known}
         await self.put(accepted)
-        return len(listed) - len(rejected), sorted(rejected, key=lambda refusal: refusal.index)
+        alike = [each for fields in accepted.values() for each in fields.get("like") or ()]
+        _, unknown = self._catalogue.find_rows(alike)
+        rejected.sort(key=lambda refusal: refusal.index)
+        return len(listed) - len(rejected), rejected, unknown[:MAX_ITEMS]
 
     async def put(self, items: Mapping[str, Mapping[str, Any]]) -> None:
         """Write whole items, by id. Raises RequestError."""
@@ -280,9 +284,10 @@ def _add_writing(router: APIRouter, writer: ItemWriter) -> None:
     async def put_items(request: Request) -> Response:
         """Put up to 1000 items. Needs the admin key, or a key of the scope items."""
         listed = parse_item_list(await read_json(request.scope, request.receive, ITEMS_BODY_BYTES))
-        n_accepted, rejected = await writer.put_listed(listed)
+        n_accepted, rejected, ignored = await writer.put_listed(listed)
         refusals = [refusal.model_dump() for refusal in rejected]
-        return json_response({"accepted": n_accepted, "rejected": refusals, "visible_ms": _since(request)})
+        told = {"accepted": n_accepted, "rejected": refusals, "ignored_ids": ignored}
+        return json_response({**told, "visible_ms": _since(request)})
 
     @router.put(_ITEM, **documented(409, body=ItemFields, answer=ItemState))
     async def put_item(request: Request) -> Response:

@@ -87,6 +87,8 @@ async def test_what_counts_is_fixed_when_an_experiment_begins(store: Store) -> N
     assert running is not None and running.conversions == ("buy", "rent")
     with pytest.raises(RefusedError, match="RETORT_CONVERSIONS: at most 20 types"):
         await shelf.begin("canary", ONE, LIVE, 5, [str(number) for number in range(21)])
+    with pytest.raises(RefusedError, match="an impression is what conversions are counted after: drop it"):
+        await shelf.begin("canary", ONE, LIVE, 5, {"impression", "buy"})
 
 
 async def test_live_version_is_not_set_beside_itself(store: Store) -> None:

@@ -611,6 +611,17 @@ def test_waiting_for_a_release_is_not_over_where_numbers_begin_anew(toy_bundle: 
     assert served == new.manifest.version
 
 
+def test_commands_name_the_store_where_its_record_cannot_be_read(toy_bundle: Path, tmp_path: Path) -> None:
+    data = ("--data-dir", str(tmp_path / "data"))
+    with Running(toy_bundle, tmp_path / "data") as service:
+        service.store().set("retort:release:live", "junk")
+        back = run_command("rollback", *data)
+        service.store().delete("retort:release:live")
+
+    assert back.returncode == 2
+    assert back.stderr.startswith("retort: the store: ") and "'status' says what is live" in back.stderr
+
+
 def test_publish_if_live_takes_the_place_of_that_version_alone(service: Running, tmp_path: Path) -> None:
     place = ("--data-dir", str(service.data_dir))
     paths = [write_toy(tmp_path / str(seed), seed=seed) for seed in (71, 72, 73)]

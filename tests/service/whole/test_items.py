@@ -136,7 +136,18 @@ def test_list_is_judged_item_by_item(service: Running) -> None:
 
     assert (answer["accepted"], [each["index"] for each in answer["rejected"]]) == (2, [1, 2, 3, 4, 6, 7])
     assert "under attributes" in answer["rejected"][2]["message"]
+    assert answer["ignored_ids"] == []
     assert get(service, "i23")["title"] == "last"
+
+
+def test_list_tells_each_unknown_id_of_like_once_and_knows_its_own_items(service: Running) -> None:
+    first = {"item_id": "listed-1", "like": ["gone", "listed-2", "i5", "lost"]}
+    second = {"item_id": "listed-2", "like": ["lost", "never"]}
+    refused = {"item_id": "listed-3", "like": ["of a refused item"], "titel": "x"}
+
+    answer = service.client.post("/items", json={"items": [first, refused, second]}).json()
+
+    assert (answer["accepted"], answer["ignored_ids"]) == (2, ["gone", "lost", "never"])
 
 
 @pytest.mark.parametrize(
