@@ -64,13 +64,14 @@ _UNREAD = (
 )
 """Forms of times that are refused: how each looks, what it is, and what sed makes times of it with."""
 _MONTH_NAME = re.compile(r"^\d{1,2}\.?[\s-]+([^\W\d_]{3,})\.?[\s-]+\d{4}\b")
+_REGION_NAME = r"\w+/[\w/+-]+|[A-Z]{3}\d[A-Z]{3}"  # Europe/Paris, EST5EDT
 _WITH_OFFSETS = (
     "import re; from datetime import datetime as dt; from zoneinfo import ZoneInfo; "
-    r"time = re.compile(r'(\d{4}-\d\d-\d\d[T ][\d:.]+) ?\[?(\w+/[\w/+-]+)\]?'); "
+    rf"time = re.compile(r'(\d{{4}}-\d\d-\d\d[T ][\d:.]+) ?\[?({_REGION_NAME})\]?'); "
     "[print(time.sub(lambda at: dt.fromisoformat(at[1]).replace(tzinfo=ZoneInfo(at[2])).isoformat(), line), end='') "
     "for line in open('FILE')]"
 )
-_REGION = re.compile(r"^(\S+[T ][\d:.]+)\s?\[?(\w+/[\w/+-]+)\]?$")
+_REGION = re.compile(rf"^(\S+[T ][\d:.]+)\s?\[?({_REGION_NAME})\]?$")
 _ZONE_NAME = re.compile(r"[\d.Mm]\s([A-Z]{2,5})(\s\d{4})?$")
 _NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 _CLOCK = re.compile(r"^\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?(\s*[AaPp]\.?[Mm]\.?)?$")

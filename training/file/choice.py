@@ -56,7 +56,10 @@ ALIASES = {
 
 CLOCK = "clock"
 """Our name of the column of times of day, where the column timestamp holds the day alone: timestamp=date+time."""
-PRINTED = "a printed table, as print(df) writes it; write df.to_csv('events.csv', index=False)"
+PRINTED = (
+    "a printed table, as print(df) writes it, or one of fixed widths; write df.to_csv('events.csv', index=False), or a "
+    "tab between columns: sed -E 's/ {2,}/\\t/g' FILE > events.tsv"
+)
 """What is said of a table whose columns are aligned by spaces."""
 AS_LINES = "write an object a line: json.dumps(row), or df.to_json('events.jsonl', orient='records', lines=True)"
 """What is said of data that are written as lists of values, or by column."""

@@ -72,6 +72,8 @@ _FOREIGN_TEXT = {
     b"<!doctype": _PAGE,
     b"<html": _PAGE,
     b"<table": ("a table of HTML", "write it as CSV: pandas.read_html('FILE')[0].to_csv('events.csv', index=False)"),
+    b"{\\rtf": ("a document of Rich Text Format", "save it as text, or export the table as CSV"),
+    b"-----begin": ("an encrypted or encoded message", "open it: gpg -d FILE > OTHER, or base64 -d without its frame"),
     b"<?xml": ("XML", "write the table as CSV or JSON lines"),
 }
 """How texts begin that are no tables, in small letters: they are told in capitals too."""

@@ -7,7 +7,7 @@ film; records of `name: value` lines, as older Amazon reviews and YAML are.
 import re
 from collections.abc import Collection, Sequence
 
-from training.file.choice import propose
+from training.file.choice import propose, shown
 
 _BLOCK = re.compile(r"^[\w-]+:$")  # the id that the lines below belong to
 _WORD = re.compile(r"^[\w.-]+$")
@@ -26,6 +26,8 @@ _PAIRS = (
 )
 _UNROLL = 'BEGIN { print "user_id,item_id" } { for (n = 2; n <= NF; n++) print $1 "," $n }'
 _INTO = " FILE > events.csv"
+_NAMED = (("\t", "="), ("&", "="), (";", "="), ("|", "="), (",", "="), (" ", "="), ("\t", ":"))
+"""What may stand between the fields of a line, and between a name and its value, where each field has its name."""
 _CELLS = 'BEGIN { print "user_id,item_id,weight" } { for (n = 1; n <= NF; n++) if ($n + 0 != 0) print NR "," n "," $n }'
 _VALUE = re.compile(r"^\s*(-?[0-9]*\.?[0-9]+|)\s*$")
 _WIDE = 13  # numbers in a line that are more than the columns of a table of events
@@ -43,6 +45,8 @@ def say_shape(lines: Sequence[str], needed: Collection[str]) -> str | None:
     if _BLOCK.match(some[0]) and "," in some[1] and any(_BLOCK.match(line) for line in some[1:]):
         return f"rows below the id that they belong to, as Netflix had them; put it into each: awk '{_UNBLOCK}'{_INTO}"
     if found := _records(some):
+        return found
+    if found := _named_fields(some):
         return found
     if "user_id" not in needed or any(name in some[0] for name in needed):
         return None
@@ -75,6 +79,26 @@ def _named(wanted: str, names: Sequence[str]) -> str | None:
     plain = {name.rpartition("/")[2]: name for name in names}
     found = propose(wanted, list(plain))
     return plain[found] if found else None
+
+
+def _named_fields(lines: Sequence[str]) -> str | None:
+    """Say what lines of name=value are, as logfmt, LTSV and the queries of addresses have them."""
+    for between, sign in _NAMED:
+        named = re.compile(rf"(?:^|{re.escape(between)}) ?([A-Za-z_][\w.-]*){sign}")
+        found = [named.findall(line) for line in lines]
+        names = list(dict.fromkeys(name for line in found for name in line))
+        if min(map(len, found)) < 2 or len(names) > 2 * max(map(len, found)):
+            continue
+        fields = {"&": "parse_qsl(line.strip())", " ": "[one.split('=', 1) for one in split(line) if '=' in one]"}
+        mark = "\\t" if between == "\t" else between
+        other = f"[one.strip().split('{sign}', 1) for one in line.split('{mark}') if '{sign}' in one]"
+        program = f"[print(json.dumps(dict({fields.get(between, other)}))) for line in open('FILE')]"
+        modules = {"&": "; from urllib.parse import parse_qsl", " ": "; from shlex import split"}.get(between, "")
+        return (
+            f"a name before each value ({', '.join(map(shown, names[:10]))}); write an object a line: "
+            f'python -c "import json{modules}; {program}" > events.jsonl'
+        )
+    return None
 
 
 def _features(lines: Sequence[str]) -> str | None:

@@ -1091,6 +1091,7 @@ COMMANDS = {
     "date(1) of a zone": Case("FILE", table(time=lambda t: f"{moment(t - 7 * 3600):%a %b %d %H:%M:%S PDT %Y}")),
     "a zone of no table": Case("FILE", zoned("XYZT"), refused="XYZT is the name of a zone"),
     "a region alone": Case("FILE", zoned("Europe/Paris", 2), refused="Times of Europe/Paris without an offset"),
+    "an old name of a region": Case("FILE", zoned("EST5EDT", -4), refused="Times of EST5EDT without an offset"),
     "a region in brackets between semicolons": Case(
         "FILE", zoned("[Europe/Paris]", 2, "%Y-%m-%dT%H:%M:%S").replace(",", ";")
     ),
@@ -1103,6 +1104,15 @@ COMMANDS = {
         "FILE", table(time=lambda t: int(f"{moment(t):%m%d%Y}")), refused="or mmddyyyy", expected=DAYS
     ),
     "days as yymmdd": Case("FILE", time_table("%y%m%d"), refused="days as yymmdd", expected=DAYS),
+    "logfmt": Case(
+        "FILE", table(header=None, row='ts={t} level="very low" user_id={u} item_id={i}'), then=columns("timestamp=ts")
+    ),
+    "queries of addresses": Case("FILE", table(header=None, row="user_id={u}&item_id={i}&timestamp={t}&q=%C3%A9+2")),
+    "LTSV": Case("FILE", table(header=None, row="user_id:{u}\titem_id:{i}\ttimestamp:{t}\treq:GET /a")),
+    "a name before each value, between semicolons": Case(
+        "FILE", table(header=None, row="user_id={u}; item_id={i}; timestamp={t}")
+    ),
+    "fixed widths": Case("FILE", table(header="user_id     item_id     timestamp", row="{u:<12}{i:<12}{t}")),
     "years of Thailand": Case(
         "FILE",
         table(time=lambda t: f"{moment(t):%d/%m/}{moment(t).year + 543} {moment(t):%H:%M:%S}"),
