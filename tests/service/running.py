@@ -180,6 +180,18 @@ def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProc
     )  # fmt: skip
 
 
+def children_of(parent: int, named: bytes) -> list[int]:
+    """Return the processes that another one started and whose command has a text: never those of other tests."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if named in (path / "cmdline").read_bytes() and f"PPid:\t{parent}\n" in (path / "status").read_text():
+                found.append(int(path.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
 def metric(text: str, name: str, **labels: str) -> float:
     """The sum of the samples of one name in the text format that carry the labels."""
     wanted = [f'{label}="{value}"' for label, value in labels.items()]

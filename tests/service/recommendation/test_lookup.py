@@ -57,8 +57,8 @@ def catalogue(tmp_path: Path) -> Catalogue:
     return Catalogue(write_toy(tmp_path / "bundle"))
 
 
-def job(user_id: str, budget_ms: int | None = None) -> Job:
-    budget = RULE.start(time.monotonic(), budget_ms)
+def job(user_id: str, budget_ms: int | None = None, arrived: float | None = None) -> Job:
+    budget = RULE.start(time.monotonic() if arrived is None else arrived, budget_ms)
     query = Query(user_id, 5, None, (), True, None, Caller(), budget)
     return Job(query, asyncio.get_running_loop().create_future(), None, None, (), ())
 
@@ -88,9 +88,9 @@ async def test_job_in_a_hurry_is_given_back_with_what_is_remembered_while_the_ot
 ) -> None:
     users, memory = Users(), Memory(9)
     memory.note("known-hurried", Taste(np.array([7], dtype=np.int32)))
-    finding = open_lookup(users, catalogue, memory).find(
-        [job("known-hurried", 20), job("x-hurried", 20), job("known"), job("read")]
-    )
+    now = time.monotonic()
+    hurried = [job(user_id, 20, now) for user_id in ("known-hurried", "x-hurried")]
+    finding = open_lookup(users, catalogue, memory).find([*hurried, job("known"), job("read")])
 
     first = await anext(finding)
     users.may_look.set()

@@ -9,7 +9,6 @@ import signal
 import threading
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +22,7 @@ from service.errors import StoreError
 from service.release.published import CHUNK_BYTES, KEPT_VERSIONS, PublishedVersions
 from service.store.breaker import Breaker
 from service.store.client import Store
-from tests.service.running import Running, run_command, wait_for
+from tests.service.running import Running, children_of, run_command, wait_for
 from tests.service.toy import DIM, N_ITEMS, mean_encoder, write_toy
 
 ADMIN = {"X-API-Key": "admin-key"}
@@ -513,24 +512,14 @@ def test_trial_that_is_killed_is_begun_again(service: Running, bundles: list[Pat
     version = upload(service, write_toy(tmp_path / "slow", seed=13, encoder=mean_encoder(wasted=2000)).path)
 
     activate(service, version)
-    os.kill(wait_for(lambda: trial_of(service), 30, 0.001), signal.SIGKILL)
+    (trial,) = wait_for(lambda: children_of(service.process.pid, b"service.release.trial"), 30, 0.001)
+    os.kill(trial, signal.SIGKILL)
 
     refused = wait(lambda: refusals(service)[n_before:])[0]
     assert (refused["result"], refused["model_version"]) == ("error", version)
     assert "ended with code" in refused["message"]
     assert service.client.get("/readyz").json()["model_version"] in (good, version)
     wait(lambda: served(service) == version)
-
-
-def trial_of(service: Running) -> int | None:
-    """The process that tries a bundle for a service, once it runs it."""
-    for path in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if b"service.release.trial" in (path / "cmdline").read_bytes() and os.getsid(int(path.name)) == os.getsid(
-                service.process.pid
-            ):
-                return int(path.name)
-    return None
 
 
 def status_of(service: Running) -> dict[str, Any]:

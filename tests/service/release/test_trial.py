@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from service.errors import RefusedError
 from service.release.cost import SPARE_BYTES, spare_bytes
 from service.release.trial import _listen, _read_verdict, try_bundle
+from tests.service.running import children_of
 from tests.service.toy import DIM, MAX_HISTORY, mean_encoder, write_toy
 
 PATH = Path("bundle")
@@ -120,7 +121,7 @@ def test_process_has_no_secret_in_its_environment_and_has_its_limits(
         environment = limits = b""
         while not trial.done():
             await asyncio.sleep(0.02)
-            for pid in _children(b"service.release.trial"):
+            for pid in children_of(os.getpid(), b"service.release.trial"):
                 environment, limits = _read(pid, "environ") or environment, _read(pid, "limits") or limits
         await trial
         return environment, " ".join(limits.decode().split())
@@ -132,16 +133,6 @@ def test_process_has_no_secret_in_its_environment_and_has_its_limits(
     for said in ("core file size 0 0", "processes 0 0", "open files 256 256", "cpu time 600 601"):
         assert f"Max {said}" in limits
     assert "Max address space unlimited" not in limits and "Max file size unlimited" not in limits
-
-
-def _children(named: bytes) -> list[int]:
-    found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdecimal() and named in _read(int(path.name), "cmdline"):
-            status = _read(int(path.name), "status").decode()
-            if f"PPid:\t{os.getpid()}\n" in status:
-                found.append(int(path.name))
-    return found
 
 
 def _read(pid: int, name: str) -> bytes:
