@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.port import free_port
 from tests.service.running import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ class Prometheus:
 def run_prometheus(folder: Path, *, target: str, alert_after: str) -> Iterator[Prometheus]:
     """Start it with our configuration and rules; changed are the target, the intervals (1 s) and the alerts' `for`."""
     _write_config(folder, target, alert_after)
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     command = [find_tool("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=subprocess.STDOUT)
@@ -114,10 +114,3 @@ def _is_ready(url: str) -> bool:
             return reply.status == 200
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -9,8 +9,8 @@ from pathlib import Path
 import redis
 
 from service.store.server import find_server
+from tests.port import free_port
 from tests.service.running import wait_for
-from tests.service.store.test_address import free_port
 
 N_SLOTS = 16384
 PATIENCE_S = 90.0

@@ -2,11 +2,11 @@
 
 import multiprocessing
 import os
-import socket
 from pathlib import Path
 
 import torch
 
+from tests.port import free_port
 from training import ranks
 from training.data.interaction_file import Cleaning
 from training.data.prepare import prepare
@@ -16,7 +16,7 @@ from training.data.split import SplitRule
 def together(count, work, directory: Path) -> list:
     """Return what work(directory) returned in each of the processes. It must be importable, and its result a tensor."""
     spawn = multiprocessing.get_context("spawn")
-    port = _free_port()
+    port = free_port()
     started = [spawn.Process(target=_enter, args=(number, count, port, work, directory)) for number in range(count)]
     for process in started:
         process.start()
@@ -42,9 +42,3 @@ def _enter(number, count, port, work, directory):
     torch.set_num_threads(1)
     with ranks.join():
         torch.save(work(directory), directory / f"{count}-{number}.pt")
-
-
-def _free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]

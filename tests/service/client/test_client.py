@@ -27,9 +27,9 @@ from service.client import (
     UnreadableError,
 )
 from service.client.retry import RetryBudget, backoff_s
+from tests.port import free_port
 from tests.service.client.scripted import ANSWER, STORED, Scripted, failure
 from tests.service.running import ADMIN_KEY, Running
-from tests.service.store.test_address import free_port
 
 OK = (200, {}, ANSWER)
 OK_EVENTS = (200, {}, STORED)

@@ -14,8 +14,8 @@ from service.command.store_check import FAIL, PASS, WARN
 from service.store.breaker import Breaker
 from service.store.client import Store
 from service.store.server import find_server
+from tests.port import free_port
 from tests.service.running import Running, run_command, wait_for
-from tests.service.store.test_address import free_port
 
 ENOUGH = "+@read +@write +@stream +@scripting +@blocking +@connection -@admin -@dangerous"
 

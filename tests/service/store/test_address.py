@@ -1,7 +1,6 @@
 """Where the store is: what is taken for a URL, and a real Sentinel trio that moves the primary elsewhere."""
 
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from redis.asyncio.retry import Retry
 from service.errors import StartError
 from service.store.address import open_address
 from service.store.server import find_server
+from tests.port import free_port
 from tests.service.running import Running, run_command, wait_for
 
 PASSWORD = "s3ntinel-pa/ss@word"
@@ -121,12 +121,6 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.send_signal(signal.SIGCONT)
     process.kill()
     process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

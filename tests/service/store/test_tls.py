@@ -15,8 +15,8 @@ from service.store.client import Store
 from service.user.event import StoredEvent
 from service.user.history import History, Kept, Retention
 from service.user.key import UserKeys
+from tests.port import free_port
 from tests.service.running import run_command, wait_for
-from tests.service.store.test_address import free_port
 
 DEBIAN = shutil.which("redis-server")
 pytestmark = pytest.mark.skipif(

@@ -13,16 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.port import free_port
 from tests.service.running import Running, wait_for
 
 HISTORY = {"history": ["i1"], "k": 1}
 Backends = list[tuple[str, int]]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def needs(program: str) -> None:

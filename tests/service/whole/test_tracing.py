@@ -1,7 +1,6 @@
 """Tracing of a running service, as a real collector on a socket sees it."""
 
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.port import free_port
 from tests.service.running import ADMIN_KEY, KEY, Running, clean_environment, wait_for
 from tests.service.tracing.collector import Receiver, collecting, values
 from tests.service.tracing.test_context import MALFORMED, SOUND, SPAN, TRACE
@@ -225,9 +225,7 @@ def test_a_collector_in_trouble_costs_no_answer_and_is_counted(trouble: str, toy
     with collecting() as receiver:
         url = receiver.url
         if trouble == "gone":
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                url = f"http://127.0.0.1:{free.getsockname()[1]}"
+            url = f"http://127.0.0.1:{free_port()}"
         elif trouble == "hanging":
             receiver.is_open.clear()
         else:

@@ -11,18 +11,13 @@ from urllib.request import urlopen
 import httpx
 import pytest
 
+from tests.port import free_port
 from tests.service.running import clean_environment, wait_for
 from tests.training.world import heed_interrupts, tiny_settings
 from training.__main__ import main
 from training.run.demo import FIRST_RUN, WHOLE_RUN, curl_command
 
 NAMES = (FIRST_RUN, WHOLE_RUN)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start_demo(chain_world, out, port):
