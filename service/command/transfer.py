@@ -120,8 +120,10 @@ async def _export(path: Path, settings: Settings, after: Position) -> int:
     if start != after:
         _say(f"the stream is not the one of {after}: the store lost some of it; all that is there was exported")
     if n_gone:
+        is_first = start == Position.start()
+        since, others = ("of all", ", and none of erased users") if is_first else (f"after {start}", "")
         _say(
-            f"up to {n_gone} events after {after} are gone: the stream keeps about RETORT_EVENT_STREAM_MAX; export "
+            f"up to {n_gone} events {since} are gone: the stream keeps about RETORT_EVENT_STREAM_MAX{others}; export "
             "more often, or keep more"
         )
     found = {"events": n_events, "position": str(before.end), "gone": n_gone, "anew": start != after}

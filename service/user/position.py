@@ -86,9 +86,11 @@ def count_gone(after: Position, end: Position, n_read: int, state: StreamState) 
     """Return how many entries between two positions were cut off by the stream's cap before they were read, at most.
 
     n_read: how many were read. state: of the stream, after that. Entries of erased users are gone too; they are not
-    counted while the stream still reaches back to `after`, because the cap takes the oldest first.
+    counted while the stream still reaches back to `after`, because the cap takes the oldest first. From the start on
+    nothing tells them from those that were cut, so they are counted.
     """
     reaches_back = state.oldest is not None and order(state.oldest) <= order(after.entry_id)
-    if end.added < 0 or after.added <= 0 or reaches_back:
+    is_unknown = end.added < 0 or (after.added <= 0 and after != Position.start())
+    if is_unknown or reaches_back:
         return 0
     return max(0, end.added - after.added - n_read)

@@ -100,8 +100,8 @@ class Refresher:
             )
         if taken.gone:
             self._progress.note(
-                f"up to {taken.gone:,} events were gone before they were taken: the stream's cap has cut them. Refresh "
-                "more often, or set RETORT_EVENT_STREAM_MAX higher"
+                f"up to {taken.gone:,} events were gone before they were taken: the stream's cap has cut them, or they "
+                "were of erased users. Refresh more often, or set RETORT_EVENT_STREAM_MAX higher"
             )
         live, generations = self._service.live_version(), read_generations(self._out)
         newest, done = generations[-1], {row["number"] for row in read_history(self._out)}

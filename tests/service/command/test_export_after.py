@@ -58,6 +58,16 @@ def test_what_the_cap_has_cut_is_counted_and_what_was_erased_is_not(service: Run
     assert f"up to {ended_later['gone']} events after {ended['position']} are gone" in said
 
 
+def test_a_first_export_says_what_the_cap_had_cut_before_it(service: Running) -> None:
+    send(service, 0, 900)
+    send(service, 900, 1200)
+
+    kept, ended, said = export(service, "1.jsonl")
+
+    assert ended["gone"] == 1200 - len(kept) > 500
+    assert f"up to {ended['gone']} events of all are gone" in said and "none of erased users" in said
+
+
 def test_a_stream_that_was_made_anew_is_taken_whole(service: Running) -> None:
     send(service, 0, 30)
     _, ended, _ = export(service, "1.jsonl")
