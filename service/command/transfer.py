@@ -120,12 +120,9 @@ async def _export(path: Path, settings: Settings, after: Position) -> int:
     if start != after:
         _say(f"the stream is not the one of {after}: the store lost some of it; all that is there was exported")
     if n_gone:
-        is_first = start == Position.start()
-        since, others = ("of all", ", and none of erased users") if is_first else (f"after {start}", "")
-        _say(
-            f"up to {n_gone} events {since} are gone: the stream keeps about RETORT_EVENT_STREAM_MAX{others}; export "
-            "more often, or keep more"
-        )
+        since, others = (f"after {start}", "") if start.added else ("of all", ", and none of erased users")
+        kept = f"about RETORT_EVENT_STREAM_MAX{others}; export more often, or keep more"
+        _say(f"up to {n_gone} events {since} are gone: the stream keeps {kept}")
     found = {"events": n_events, "position": str(before.end), "gone": n_gone, "anew": start != after}
     print(orjson.dumps(found).decode())
     return 0

@@ -31,5 +31,5 @@ def described_folder(described: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="package")
 def service(described: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with Running(described, tmp_path_factory.mktemp("data"), budget_ms="1000") as running:
+    with Running(described, tmp_path_factory.mktemp("data")) as running:
         yield running

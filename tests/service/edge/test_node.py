@@ -71,7 +71,7 @@ def test_equally_popular_items_are_in_the_order_of_code_points(folder: Path, tmp
 
 def test_what_was_observed_is_the_history_and_can_be_sent_and_sent_again(folder: Path, tmp_path: Path) -> None:
     bundle = write_kind(tmp_path / "bundle", "int8 sum").path
-    with Running(bundle, tmp_path / "data", budget_ms="1000") as service:
+    with Running(bundle, tmp_path / "data") as service:
         sent = {"url": service.url, "user_id": "u1"}
         an_hour_ago = time.time() - 3600
         calls = [("observe", [item_id, {"timestamp": an_hour_ago}]) for item_id in ("i3", "i9")]

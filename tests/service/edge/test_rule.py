@@ -75,7 +75,7 @@ def test_an_int8_table_without_a_sum_is_boosted_and_diversified_alike(described_
     calls = [("recommend", [each]) for each in asked]
     _, *answers = values(ask(described_folder, calls, bundle=str(bundle.path)))
 
-    with Running(bundle.path, tmp_path / "data", budget_ms="1000") as service:
+    with Running(bundle.path, tmp_path / "data") as service:
         expected = [service.recommend(**each) for each in asked]
     for answer, wanted in zip(answers, expected, strict=True):
         assert [item["item_id"] for item in answer["items"]] == [item["item_id"] for item in wanted["items"]]

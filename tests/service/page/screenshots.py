@@ -23,7 +23,7 @@ def take(bundle: Path, out: Path) -> None:
     out.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="retort-") as data,
-        Running(bundle, Path(data)) as service,
+        Running(bundle, Path(data), budget_ms="50") as service,
         Browser() as browser,
     ):
         browser.resize(*SIZE)

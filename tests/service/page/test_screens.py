@@ -31,7 +31,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def service(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with Running(bundle.path, tmp_path_factory.mktemp("data"), api_keys=KEY, admin_key=ADMIN_KEY) as service:
+    with Running(
+        bundle.path, tmp_path_factory.mktemp("data"), api_keys=KEY, admin_key=ADMIN_KEY, budget_ms="50"
+    ) as service:
         service.client.headers["X-API-Key"] = KEY
         service.send(*({"user_id": USER, "item_id": f"i{n}"} for n in (4, 9, 14)))
         yield service

@@ -140,7 +140,7 @@ def read(service: Running) -> list[str]:
 
 
 def test_primary_that_is_moved_or_killed_is_found_again(trio: Trio, toy_bundle: Path, tmp_path: Path) -> None:
-    with Running(toy_bundle, tmp_path / "x", redis_url=trio.url, budget_ms="1000") as service:
+    with Running(toy_bundle, tmp_path / "x", redis_url=trio.url) as service:
         assert send(service, "i1", 1)
         assert service.recommend(user_id="u")["quality"] == {"level": "full", "reasons": []}
 

@@ -98,7 +98,7 @@ def test_user_who_only_hides_gets_popular_items_without_them_in_one_round_trip(s
         wait_for(lambda: len(store.get(f"retort:{{{user}}}:e") or b"") > 40)
     n_hits = shared_service.metric("retort_embedding_cache_total", result="hit")
 
-    second = shared_service.recommend(user_id=user, k=3)
+    second = shared_service.ask(user_id=user, k=3)
 
     for answer in (first, second):
         assert [item["item_id"] for item in answer["items"]] == ["i1", "i2", "i3"]

@@ -117,10 +117,12 @@ def test_many_scrapes_are_one(toy_bundle: Path, tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(8) as pool:
             running = [pool.submit(scrape) for _ in range(8)]
-            before = service.metric("retort_recommendations_total")
-            service.recommend(**HISTORY)
-            after = service.metric("retort_recommendations_total")
-            done.set()
+            try:
+                before = service.metric("retort_recommendations_total")
+                service.ask(**HISTORY)
+                after = service.metric("retort_recommendations_total")
+            finally:
+                done.set()
             counts = [each.result() for each in running]
 
     assert after == before + 1

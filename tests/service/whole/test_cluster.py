@@ -19,7 +19,6 @@ from tests.service.cluster import N_SLOTS, Nodes
 from tests.service.running import Running, run_command, wait_for
 from tests.service.toy import write_toy
 
-BUDGET_MS = "1000"  # the node that a slot moved to is asked after the one where it was
 USERS = [f"user-{n}" for n in range(60)]
 
 
@@ -31,7 +30,7 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 
 def test_users_are_spread_and_served_and_slots_may_move(nodes: Nodes, toy_bundle: Path, tmp_path: Path) -> None:
     events = [{"user_id": user, "item_id": f"i{n % 9}", "timestamp": n + 1} for n, user in enumerate(USERS)]
-    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url, budget_ms=BUDGET_MS) as service:
+    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url) as service:
         first, again = service.send(*events), service.send(*events)
         answers = {user: service.recommend(user_id=user) for user in USERS}
         inline = {event["user_id"]: service.recommend(history=[event["item_id"]]) for event in events}
@@ -65,7 +64,7 @@ def test_types_do_on_a_cluster_what_they_do_on_one_server(nodes: Nodes, toy_bund
         for user in USERS[:9]
         for item, type_, at in steps
     ]
-    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url, budget_ms=BUDGET_MS) as service:
+    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url) as service:
         first, again = service.send(*events), service.send(*events)
         for user in USERS[:9]:
             kept = service.client.get(f"/users/{user}").json()
@@ -96,7 +95,7 @@ def test_commands_reach_every_node(nodes: Nodes, toy_bundle: Path, tmp_path: Pat
     other = write_toy(tmp_path / "other", n_items=40)
 
     imported = run_command("import", str(histories), redis_url=nodes.url)
-    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url, budget_ms=BUDGET_MS) as service:
+    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url) as service:
         service.send(*[{"user_id": user, "item_id": "i2", "timestamp": 2} for user in USERS])
         before = service.recommend(user_id=USERS[0])["model_version"]
         published = run_command("publish", str(other.path), "--wait", "30", redis_url=nodes.url)
@@ -125,7 +124,7 @@ def lives_at(slot: int) -> bool:
 def test_one_node_costs_no_user_of_another_and_is_found_again(
     nodes: Nodes, toy_bundle: Path, tmp_path: Path, fault: str
 ) -> None:
-    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url, budget_ms=BUDGET_MS) as service:
+    with Running(toy_bundle, tmp_path / "x", redis_url=nodes.url) as service:
         service.send(*[{"user_id": user, "item_id": "i1", "timestamp": 1} for user in USERS])
         slots = {user: nodes.client(0).execute_command("CLUSTER KEYSLOT", f"retort:{{{user}}}:h") for user in USERS}
         nodes.kill(1) if fault == "killed" else nodes.processes[1].send_signal(signal.SIGSTOP)

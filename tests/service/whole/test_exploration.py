@@ -20,7 +20,7 @@ SHARE, N_NEW = 0.4, 12
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("explored")
     bundle = write_toy(folder / "bundle", items=described_items()).path
-    with Running(bundle, folder / "data", explore=str(SHARE), budget_ms="1000") as running:
+    with Running(bundle, folder / "data", explore=str(SHARE)) as running:
         items = [{"item_id": f"n{n}", "title": f"new {n}", "attributes": {"brand": "N"}} for n in range(N_NEW)]
         assert running.client.post("/items", json={"items": items}).json()["accepted"] == N_NEW
         yield running

@@ -23,7 +23,7 @@ SLACK_S = 0.05
 
 @pytest.fixture
 def service(toy_bundle: Path, tmp_path: Path) -> Iterator[Running]:
-    with Running(toy_bundle, tmp_path / "data") as running:
+    with Running(toy_bundle, tmp_path / "data", budget_ms=f"{1000 * BUDGET_S:g}") as running:
         running.send(*[{"user_id": f"u{n}", "item_id": f"i{n}", "timestamp": 1} for n in range(40)])
         yield running
 
@@ -200,7 +200,7 @@ def far_store(bundle: Path, tmp_path: Path, **environment: str) -> Iterator[tupl
     with (
         Running(bundle, tmp_path / "data") as owner,
         Proxy(path, socket_path(tmp_path / "data")) as proxy,
-        Running(bundle, tmp_path / "x", redis_url=f"unix://{path}", **environment) as service,
+        Running(bundle, tmp_path / "x", redis_url=f"unix://{path}", **{"budget_ms": "50", **environment}) as service,
     ):
         yield owner, proxy, service
 
@@ -272,7 +272,7 @@ def test_full_store_refuses_events_and_still_answers(service: Running) -> None:
     store.config_set("maxmemory", "1mb")
 
     response = service.client.post("/events", json={"events": [{"user_id": "u1", "item_id": "i50", "timestamp": 7}]})
-    answer = service.ask(user_id="u1")
+    answer = service.ask(user_id="u1", budget_ms=1000)
     store.config_set("maxmemory", "0")
     n_stored = store.zcard("retort:{u1}:h")
     store.close()
@@ -287,13 +287,13 @@ def test_full_store_refuses_events_and_still_answers(service: Running) -> None:
     "value", [b"", b"x", b"\xff" * 24, b"a" * 16 + b"b" * 8 + b"\x00\x00\xc0\x7f" * 8, b"z" * (10 << 20)]
 )
 def test_corrupt_embedding_is_ignored_and_counted(service: Running, value: bytes) -> None:
-    before = service.ask(user_id="u1")["items"]
+    before = service.ask(user_id="u1", budget_ms=1000)["items"]
     store = service.store()
     wait_for(lambda: store.exists("retort:{u1}:e"))
     version = service.client.get("/model").json()["version"].encode()
     store.set("retort:{u1}:e", value.replace(b"a" * 16, version) if value else value)
 
-    answer = service.ask(user_id="u1")
+    answer = service.ask(user_id="u1", budget_ms=1000)
     store.close()
 
     assert answer["items"] == before
@@ -301,12 +301,12 @@ def test_corrupt_embedding_is_ignored_and_counted(service: Running, value: bytes
 
 
 def test_embedding_with_nan_under_the_right_fingerprint_is_invalid(service: Running) -> None:
-    before = service.ask(user_id="u1")["items"]
+    before = service.ask(user_id="u1", budget_ms=1000)["items"]
     store = service.store()
     value = wait_for(lambda: (found := store.get("retort:{u1}:e") or b"x")[:1] != b"x" and found)
     store.set("retort:{u1}:e", value[:-36] + b"\x00\x00\xc0\x7f" * 8 + value[-4:])
 
-    answer = service.ask(user_id="u1")
+    answer = service.ask(user_id="u1", budget_ms=1000)
     store.close()
 
     assert answer["items"] == before
@@ -318,9 +318,9 @@ def test_history_key_of_another_type_is_a_cold_user_and_heals_with_the_next_even
     store.delete("retort:{u1}:h")
     store.set("retort:{u1}:h", b"not a sorted set")
 
-    cold = service.ask(user_id="u1")["quality"]
+    cold = service.ask(user_id="u1", budget_ms=1000)["quality"]
     service.send({"user_id": "u1", "item_id": "i2", "timestamp": 3})
-    healed = service.ask(user_id="u1")["quality"]
+    healed = service.ask(user_id="u1", budget_ms=1000)["quality"]
     store.close()
 
     assert cold == {"level": "fallback", "reasons": ["cold_user"]}
@@ -332,7 +332,7 @@ def test_history_key_of_another_type_is_a_cold_user_and_heals_with_the_next_even
     "member", [b"", b"abc", b"abcdef", b"abcdi5\x00100", b"\xff" * 30, b"\xff\xff\xff\xff\xff\x00", b"m" * (1 << 20)]
 )
 def test_corrupt_history_member_is_skipped_and_counted(service: Running, member: bytes) -> None:
-    before = service.ask(user_id="u1")["items"]
+    before = service.ask(user_id="u1", budget_ms=1000)["items"]
     store = service.store()
     store.zadd("retort:{u1}:h", {member: 99.0})
     store.close()
@@ -360,7 +360,7 @@ def test_embedded_server_leaves_no_orphan_after_kill_9(service: Running) -> None
 
     wait_for(lambda: not is_alive(pid), 5)
     service.start()
-    assert service.ask(user_id="u3")["quality"]["level"] == "full"
+    assert service.ask(user_id="u3", budget_ms=1000)["quality"]["level"] == "full"
 
 
 def test_work_of_a_caller_that_hung_up_is_dropped(toy_bundle: Path, tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_work_of_a_caller_that_hung_up_is_dropped(toy_bundle: Path, tmp_path: Pa
         path = tmp_path / "p.sock"
         with (
             Proxy(path, socket_path(tmp_path / "data")) as proxy,
-            Running(toy_bundle, tmp_path / "x", redis_url=f"unix://{path}", budget_ms="1000") as service,
+            Running(toy_bundle, tmp_path / "x", redis_url=f"unix://{path}") as service,
         ):
             proxy.delay_s = 0.2
             address = service.url.removeprefix("http://").split(":")

@@ -29,7 +29,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def service(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with Running(bundle.path, tmp_path_factory.mktemp("filter-data"), budget_ms="1000") as running:
+    with Running(bundle.path, tmp_path_factory.mktemp("filter-data")) as running:
         yield running
 
 
@@ -96,10 +96,10 @@ def test_filters_are_counted_by_whether_their_items_were_known(service: Running)
 
     hits, misses = counted()
 
-    service.recommend(history=["i3"], filter={"price": {"lt": 77}})
-    service.recommend(history=["i3"], filter={"price": {"lt": 77}})
-    service.recommend(history=["i3"], boost=[{"if": {"price": {"lt": 77}}, "by": 2}, {"if": {"price": 78}, "by": 2}])
-    service.recommend(history=["i3"])
+    service.ask(history=["i3"], filter={"price": {"lt": 77}})
+    service.ask(history=["i3"], filter={"price": {"lt": 77}})
+    service.ask(history=["i3"], boost=[{"if": {"price": {"lt": 77}}, "by": 2}, {"if": {"price": 78}, "by": 2}])
+    service.ask(history=["i3"])
 
     assert counted() == (hits + 2, misses + 2)
 
@@ -114,7 +114,7 @@ def test_nan_in_a_filter_is_refused(service: Running) -> None:
 
 def test_sum_is_filtered_in_every_level(tmp_path: Path) -> None:
     write_toy_sum(tmp_path / "bundle", items=ITEMS)
-    with Running(tmp_path / "bundle", tmp_path / "data", budget_ms="1000") as running:
+    with Running(tmp_path / "bundle", tmp_path / "data") as running:
         whole = running.recommend(history=["i3"], k=60)["items"]
         some = running.recommend(history=["i3"], k=60, filter={"brand": "B"})["items"]
         trend = running.recommend(user_id="cold", k=60)["items"]

@@ -23,7 +23,9 @@ def hostile() -> Iterator[Hostile]:
 
 @pytest.fixture(scope="module")
 def service(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory, hostile: Hostile) -> Iterator[Running]:
-    with Running(toy_bundle, tmp_path_factory.mktemp("data"), redis_url=f"redis://127.0.0.1:{hostile.port}") as running:
+    with Running(
+        toy_bundle, tmp_path_factory.mktemp("data"), redis_url=f"redis://127.0.0.1:{hostile.port}", budget_ms="50"
+    ) as running:
         yield running
 
 

@@ -45,7 +45,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def service(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with Running(bundle.path, tmp_path_factory.mktemp("items-data"), budget_ms="1000") as running:
+    with Running(bundle.path, tmp_path_factory.mktemp("items-data")) as running:
         yield running
 
 
@@ -207,7 +207,7 @@ def test_new_item_is_recommended_filtered_and_stands_in_histories(service: Runni
 
 
 def test_history_with_a_new_item_is_the_same_to_every_worker(bundle: Bundle, tmp_path: Path) -> None:
-    with Running(bundle.path, tmp_path / "data", budget_ms="1000") as service:
+    with Running(bundle.path, tmp_path / "data") as service:
         service.send({"user_id": "u", "item_id": "i3"}, {"user_id": "u", "item_id": "n2"})
         assert ids(service.recommend(user_id="u", k=5)) == ids(service.recommend(history=["i3"], k=5))
 
@@ -224,7 +224,7 @@ def test_history_with_a_new_item_is_the_same_to_every_worker(bundle: Bundle, tmp
 
 def test_new_item_is_part_of_the_trend(tmp_path: Path) -> None:
     bundle = write_toy_sum(tmp_path / "bundle")
-    with Running(bundle.path, tmp_path / "data", budget_ms="1000") as service:
+    with Running(bundle.path, tmp_path / "data") as service:
         put(service, "n1", like=["i5"])
         service.send(*({"user_id": f"u{n}", "item_id": "n1"} for n in range(200)))
 
@@ -281,7 +281,7 @@ def test_changes_outlive_the_service_and_its_store(bundle: Bundle, tmp_path: Pat
 
 
 def test_withdrawn_item_stands_in_histories_of_a_service_that_never_saw_it(bundle: Bundle, tmp_path: Path) -> None:
-    with Running(bundle.path, tmp_path / "data", budget_ms="1000") as service:
+    with Running(bundle.path, tmp_path / "data") as service:
         put(service, "n1", like=["i9"], attributes={"brand": "A"})
         service.send({"user_id": "anna", "item_id": "n1"}, {"user_id": "anna", "item_id": "i4"})
         assert service.client.delete("/items/n1").status_code == 200

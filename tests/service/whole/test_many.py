@@ -28,7 +28,7 @@ HISTORIES = [["i1", "i2"], ["i7"], [], ["gone"], ["i3", "i4", "i5", "i6", "i7"]]
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("many")
     items = [replace(item, numbers={}, booleans={}) for item in described_items()]
-    with Running(write_toy(folder / "bundle", items=items).path, folder / "data", budget_ms="1000") as running:
+    with Running(write_toy(folder / "bundle", items=items).path, folder / "data") as running:
         put = running.client.put("/scenarios/calm", json=CALM)
         assert put.status_code == 200, put.text
         running.send(*[{"user_id": "u", "item_id": f"i{row}", "timestamp": 1000 + row} for row in range(5)])

@@ -191,9 +191,9 @@ def test_the_log_may_name_nobody_or_go_by_a_key_of_ones_own(toy_bundle: Path, tm
 def test_metrics_parse_and_explain_every_request(toy_bundle: Path, tmp_path: Path) -> None:
     with Running(toy_bundle, tmp_path) as service:
         for n in range(30):
-            service.recommend(user_id=f"random-{n}")
+            service.ask(user_id=f"random-{n}")
         for n in range(20):
-            service.recommend(history=[f"i{n}"])
+            service.ask(history=[f"i{n}"])
         service.client.post("/recommend", json={})
         service.client.get("/" + "x" * 50)
         service.client.request("PROPFIND", "/coffee")
@@ -451,7 +451,6 @@ def test_overload_is_refused_at_once_with_a_hint(toy_bundle: Path, tmp_path: Pat
             tmp_path / "x",
             redis_url=f"unix://{path}",
             max_in_flight="1",
-            budget_ms="1000",
             store_share=".9",
         ) as service,
         ThreadPoolExecutor(1) as pool,

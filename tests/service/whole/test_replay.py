@@ -41,7 +41,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def service(bundles: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("data")
-    with Running(bundles[0], folder, replay_share="1", explore="0.3", budget_ms="1000", api_keys="") as running:
+    with Running(bundles[0], folder, replay_share="1", explore="0.3", api_keys="") as running:
         items = [{"item_id": f"n{n}", "title": f"new {n}", "attributes": {"brand": "b1"}} for n in range(8)]
         assert running.client.post("/items", json={"items": items}).json()["accepted"] == 8
         assert running.client.put("/scenarios/home", json=SCENARIO).status_code in (200, 201)

@@ -372,7 +372,7 @@ def slow(toy_bundle: Path, tmp_path: Path) -> Iterator[Running]:
     with (
         Running(toy_bundle, tmp_path / "data"),
         Proxy(path, socket_path(tmp_path / "data")) as proxy,
-        Running(toy_bundle, tmp_path / "x", redis_url=f"unix://{path}", budget_ms="1000") as running,
+        Running(toy_bundle, tmp_path / "x", redis_url=f"unix://{path}") as running,
     ):
         proxy.delay_s = 0.25
         yield running
