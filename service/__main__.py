@@ -191,7 +191,9 @@ def _add_releases(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     publish.add_argument("bundle", type=_path, metavar="DIR")
     publish.add_argument("--no-activate", action="store_true", help="upload only")
     publish.add_argument(
-        "--if-live", metavar="VERSION", help="make it live only where this one still is; none: where none is"
+        "--if-live",
+        metavar="VERSION",
+        help="make it live only where this one still is (none: where none is), and nothing is tried on users beside it",
     )
     publish.add_argument(
         "--as", dest="kind", choices=KINDS, help="try it beside the live version: aside, or on a share of the users"

@@ -17,6 +17,7 @@ from service.app import trial_of
 from service.command.beside import announce_beside, check_kind, line_of, note_of, read_experiment, set_beside
 from service.composition.storage import experiments_of, reach_store
 from service.errors import RefusedError, StartError, StoreError
+from service.experiment.record import Experiment
 from service.experiment.shelf import ExperimentShelf
 from service.logs import printable
 from service.release.follower import ANNOUNCE_S
@@ -110,9 +111,12 @@ async def _publish(arguments: argparse.Namespace, reach: Reach) -> int:
             return 0
         if arguments.kind is not None:
             return await _try_beside(arguments, reach, version.version)
+        tried = await _running(reach.shelf)
+        _check_undecided(tried, version.version, expected)
         live = await published.activate(version.version, expected)
-        tried, _ = await read_experiment(reach.shelf)  # it goes on where the live version was published again
-        await _prune(published, tried.version if tried is not None and tried.is_running else None)
+        await _prune(
+            published, tried.version if tried else None
+        )  # it goes on where the live version was published again
         return await announce(published, live, arguments.wait)
     except RefusedError as exc:
         raise StartError(f"uploaded, and not {'tried' if arguments.kind else 'made live'}: {exc}") from exc
@@ -127,6 +131,25 @@ async def _try_beside(arguments: argparse.Namespace, reach: Reach, version: str)
     await _prune(reach.published, version)
     _say(line_of(begun))
     return await announce_beside(reach.published, begun, arguments.wait, _say)
+
+
+async def _running(shelf: ExperimentShelf) -> Experiment | None:
+    """Return what is tried beside the live version. Raises StoreError."""
+    found, _ = await read_experiment(shelf)
+    return found if found is not None and found.is_running else None
+
+
+def _check_undecided(tried: Experiment | None, version: str, expected: Expected | None) -> None:
+    """Raise RefusedError where --if-live would end what is tried on users before it is decided."""
+    if tried is None or tried.kind == "shadow" or expected is None:
+        return
+    if expected.version != tried.live or version == tried.live:
+        return
+    raise RefusedError(
+        "error",
+        f"version {tried.version} runs as {tried.kind} beside the live one, and this would end it before it is "
+        "decided: first 'experiment stop' or 'experiment promote', or publish without --if-live",
+    )
 
 
 async def _prune(published: PublishedVersions, tried: str | None) -> None:

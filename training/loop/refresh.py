@@ -265,13 +265,12 @@ class Refresher:
         """Publish a bundle that passed; return the verdict, which says where that was not done and why.
 
         Another version that is being tried on users stays, because publishing would end that before it is decided.
+        The service refuses then, and so it does where another version became live.
 
         Raises InputError where the store cannot be reached: the next refresh tries again.
         """
         if self._service.live_version() == generation.version:
             return verdict  # done before this process was stopped
-        if tried := self._service.tried():
-            return replace(verdict, passes=False, sentence=f"not published, though it passed: {tried}; {_WAY_OUT}")
         try:
             self._service.publish(generation.path / "bundle", plan.live)
         except InputError as refused:

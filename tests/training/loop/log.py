@@ -40,6 +40,8 @@ class LogService:
     def publish(self, bundle, live):
         if live != self.live:
             raise InputError(f"service publish: {self.live} is live, not {live}")
+        if self.beside:
+            raise InputError(f"service publish: {self.beside}")
         self.before, self.live = self.live, read_manifest(bundle).version
         self._fail("publish")  # the answer was lost
 

@@ -195,7 +195,7 @@ def test_a_version_that_is_tried_on_users_is_not_ended_by_a_refresh(place, servi
     held = refresh(place, service, OPEN)
 
     assert waiting.startswith(f"waiting: {tried}, and publishing would end that before it is decided; ")
-    assert held.startswith(f"not published, though it passed: {tried}")
+    assert held.startswith(f"not published, though it passed: service publish: {tried}")
     assert [row["passes"] for row in read_history(place)] == [False] and service.live == first
 
 
