@@ -38,12 +38,12 @@ async def test_late_reply_of_a_call_that_gave_up_reaches_no_other_call(connectio
     await connection.ask([("PING",)], 5)
     start = time.monotonic()
     with pytest.raises(TimeoutError):
-        await connection.ask([("BLPOP", "nothing-here", "0.3"), ("ECHO", "late")], 0.05)
+        await connection.ask([("BLPOP", "nothing-here", "1"), ("ECHO", "late")], 0.05)
     gave_up_s = time.monotonic() - start
 
     answers = await asyncio.gather(*[connection.ask([("ECHO", str(n))], 5) for n in range(20)])
 
-    assert gave_up_s < 0.25
+    assert gave_up_s < 0.8
     assert answers == [[str(n).encode()] for n in range(20)]
 
 

@@ -65,7 +65,7 @@ async def test_every_listener_has_heard_once_the_erasure_is_over_and_nothing_is_
 
     assert unheard.gone_within_s == 0
     assert [listener.forgotten for listener in listeners[1:]] == [[share_of("anna")]] * 2
-    assert seconds < 0.5, "they wait at the server, and do not ask once a second"
+    assert seconds < 0.9, "they wait at the server, and do not ask once a second"
     assert await store.call_one("user", ("XLEN", UserKeys("all").erasures), 5) == 0
     for listener in listeners:
         await listener.stop()
@@ -84,7 +84,7 @@ async def test_erasure_waits_for_the_lease_of_a_listener_that_hears_nothing(stor
 
     assert 0 < hurried.gone_within_s <= 0.5
     assert patient.gone_within_s == 0
-    assert 0.2 < time.monotonic() - started < 2
+    assert 0.2 < time.monotonic() - started < 4
 
 
 async def test_listener_that_does_not_hear_is_trusted_for_its_lease_and_no_longer(store: Store) -> None:

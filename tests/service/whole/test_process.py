@@ -115,11 +115,11 @@ def test_store_that_wants_a_password_is_down_and_counted_as_noauth(toy_bundle: P
         store = service.store()
         store.config_set("requirepass", "changed")
         store.client_kill_filter(_type="normal", skipme=True)
-        wait_for(lambda: service.recommend(user_id="u")["quality"]["reasons"] == ["breaker_open"], 5)
+        wait_for(lambda: service.recommend(user_id="u")["quality"]["reasons"] == ["breaker_open"])
         n_noauth = service.metric("retort_store_errors_total", kind="noauth")
         store.config_set("requirepass", "")
         store.close()
-        wait_for(lambda: service.recommend(user_id="u")["quality"]["reasons"] == ["cold_user"], 5)
+        wait_for(lambda: service.recommend(user_id="u")["quality"]["reasons"] == ["cold_user"])
 
     assert n_noauth > 0
 
@@ -455,7 +455,7 @@ def test_overload_is_refused_at_once_with_a_hint(toy_bundle: Path, tmp_path: Pat
         ) as service,
         ThreadPoolExecutor(1) as pool,
     ):
-        proxy.delay_s = 0.6
+        proxy.delay_s = 0.8
         held = pool.submit(service.recommend, user_id="slow")
         wait_for(lambda: service.metric("retort_http_requests_in_flight") == 2)
         start = time.monotonic()
@@ -466,7 +466,7 @@ def test_overload_is_refused_at_once_with_a_hint(toy_bundle: Path, tmp_path: Pat
         assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
         assert response.headers["retry-after"] == "1"
         assert alive == 200
-        assert seconds < 0.1
+        assert seconds < 0.5  # not once the other is answered
         assert service.metric("retort_shed_total", reason="concurrency") == 1
         assert service.metric("retort_http_requests_total", code="503", route="/recommend") == 1
         assert held.result()["user_id"] == "slow"

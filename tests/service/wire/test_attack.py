@@ -178,7 +178,7 @@ def test_head_that_trickles_is_given_up_all_the_same(monkeypatch: pytest.MonkeyP
                 reply = connection.recv(9999)
 
     assert reply.startswith(b"HTTP/1.1 408")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 9
 
 
 def test_connection_that_never_says_anything_is_idle() -> None:
