@@ -43,6 +43,16 @@ async def set_beside(
     return await shelf.begin(arguments.kind, version, live.version, share, conversions)
 
 
+def warning_of(experiment: Experiment) -> str:
+    """Return what somebody should know who begins an experiment; mostly nothing."""
+    if experiment.kind == "shadow" or experiment.share < 100:
+        return ""
+    return (
+        "of all users nobody is left to compare with: it will end by itself neither for errors nor for what users do; "
+        "--share 99 leaves some"
+    )
+
+
 async def read_experiment(shelf: ExperimentShelf) -> tuple[Experiment | None, str]:
     """Return what runs, or ran last, and what is wrong with the record. Raises StoreError."""
     try:

@@ -14,7 +14,15 @@ from pathlib import Path
 import orjson
 
 from service.app import trial_of
-from service.command.beside import announce_beside, check_kind, line_of, note_of, read_experiment, set_beside
+from service.command.beside import (
+    announce_beside,
+    check_kind,
+    line_of,
+    note_of,
+    read_experiment,
+    set_beside,
+    warning_of,
+)
 from service.composition.storage import experiments_of, reach_store
 from service.errors import RefusedError, StartError, StoreError
 from service.experiment.record import Experiment
@@ -130,6 +138,8 @@ async def _try_beside(arguments: argparse.Namespace, reach: Reach, version: str)
     begun = await set_beside(reach.shelf, await reach.published.live(), version, arguments, types)
     await _prune(reach.published, version)
     _say(line_of(begun))
+    if warning := warning_of(begun):
+        _say(warning)
     return await announce_beside(reach.published, begun, arguments.wait, _say)
 
 

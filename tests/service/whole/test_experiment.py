@@ -237,6 +237,7 @@ def test_replica_that_must_not_load_it_answers_with_the_live_one_and_says_so(
 
         assert done.returncode == 1, done.stderr
         assert f"{versions[1]} as canary beside {versions[0]}, 100 % of the users" in done.stderr
+        assert "nobody is left to compare with" in done.stderr and "--share 99 leaves some" in done.stderr
         assert "has nothing beside" in done.stderr and "rejected_signature" in done.stderr
         wait_for(lambda: sorted(r.other for r in replicas(service)) == ["", versions[1], versions[1]], SWAP_S)
         assert "and nothing beside it: rejected_signature" in status(service)[1]
