@@ -122,9 +122,8 @@ async def _publish(arguments: argparse.Namespace, reach: Reach) -> int:
         tried = await _running(reach.shelf)
         _check_undecided(tried, version.version, expected)
         live = await published.activate(version.version, expected)
-        await _prune(
-            published, tried.version if tried else None
-        )  # it goes on where the live version was published again
+        # What is tried goes on where the live version was published again.
+        await _prune(published, tried.version if tried else None)
         return await announce(published, live, arguments.wait)
     except RefusedError as exc:
         raise StartError(f"uploaded, and not {'tried' if arguments.kind else 'made live'}: {exc}") from exc

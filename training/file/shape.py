@@ -87,7 +87,8 @@ def _named_fields(lines: Sequence[str]) -> str | None:
         named = re.compile(rf"(?:^|{re.escape(between)}) ?([A-Za-z_][\w.-]*){sign}")
         found = [named.findall(line) for line in lines]
         names = list(dict.fromkeys(name for line in found for name in line))
-        if min(map(len, found)) < 2 or len(names) > 2 * max(map(len, found)):
+        are_first = all(map(named.match, lines))  # not in an address that a row ends with
+        if not are_first or min(map(len, found)) < 2 or len(names) > 2 * max(map(len, found)):
             continue
         fields = {"&": "parse_qsl(line.strip())", " ": "[one.split('=', 1) for one in split(line) if '=' in one]"}
         mark = "\\t" if between == "\t" else between

@@ -134,6 +134,10 @@ NAMED = "user_id,item_id,timestamp,name"
 CASES: dict[str, Case] = {
     "comma": Case("log.csv", table()),
     "tab": Case("log.tsv", table("\t"), says="delimiter tab"),
+    "addresses with queries": Case(
+        "log.csv",
+        table(header=None, row="{u},{i},{t},http://a.b/c?d=1&e=2&f=3&g=4"),
+    ),
     "tab under another name": Case("log.txt", table("\t"), says="delimiter tab"),
     "semicolon": Case("log.csv", table(";"), says="delimiter ;"),
     "pipe": Case("log.csv", table("|")),
