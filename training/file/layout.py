@@ -20,6 +20,7 @@ DELIMITERS = (",", "\t", ";", "|", "::", "\x01", "\x1f", " ")
 WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " ", "\\x01": "\x01"}
 _TYPED = re.compile(r"^(.+):(token|float|token_seq|float_seq)$")  # RecBole's headers: user_id:token
 _SEPARATOR_LINE = re.compile(r"^\"?sep=(.)\"?$", re.IGNORECASE)  # what Excel writes above a table
+_MOST_LINES = 50  # of a row; a quote that is closed later is none
 _MOST_TITLES = 20  # lines among which a header is looked for
 _BROKEN = re.compile(r"^-?[0-9]*[.,][0-9]+$")
 _RATING = re.compile(r"^(10|[0-9])([.,][05]0*)?$")
@@ -72,7 +73,7 @@ def see_layout(label: str, sample: list[str], form: Form, choice: Choice, suffix
     if delimiter == " " and not form.delimiter and re.search(r"\S {2,}\S", top.lines[0]):
         raise InputError(f"{label}:{top.numbers[0]}: {PRINTED}")
     quote = form.quote if len(delimiter) == 1 else ""
-    rows = [split_line(line, delimiter, quote) for line in top.lines]
+    rows = [split_line(line, delimiter, quote) for line in _whole_rows(top.lines, delimiter, quote)]
     first = [name.strip().lstrip("\ufeff") for name in rows[0]]
     if first and first[0].startswith("#") and first[0].lstrip("# ") in choice.needed().values():
         first[0] = first[0].lstrip("# ")
@@ -132,20 +133,53 @@ def _titles(lines: list[str], needed: set[str]) -> int:
 
 
 def _delimiter(lines: list[str], choice: Choice, suffix: str) -> str:
-    """Return the delimiter that splits the header into our names, or else the lines most evenly into most fields."""
+    """Return the delimiter that splits the header into our names, or else the rows most evenly into most fields."""
     needed, best, best_key = set(choice.needed().values()), "," if suffix != ".tsv" else "\t", (0, 0, 0.0, 0, 0)
     for place, delimiter in enumerate(DELIMITERS):
-        rows = [split_line(line, delimiter) for line in lines[:200]]
+        rows = [split_line(line, delimiter) for line in _whole_rows(lines[:200], delimiter)]
         widths = Counter(map(len, rows))
         width, count = widths.most_common(1)[0]
-        if width < 2 or count < 0.6 * len(rows):
-            continue
         names = {re.sub(r":\w+$", "", name.strip().lstrip("\ufeff# ")) for name in rows[0]}
         meets = len(needed & names)
+        if width < 2 or count < 0.6 * len(rows):
+            continue
         key = (meets, int(delimiter != " "), round(count / len(rows), 1), width, -place)
         if key > best_key:
             best, best_key = delimiter, key
     return best
+
+
+def _whole_rows(lines: list[str], delimiter: str, quote: str = '"') -> list[str]:
+    """Return lines where those that a quoted text goes over are one; a quote that nothing closes opens none."""
+    if not quote:
+        return lines
+    found, at = lines[:1], 1  # a header has one line
+    while at < len(lines):
+        n_lines = 1
+        while n_lines < _MOST_LINES and _is_open("\n".join(lines[at : at + n_lines]), delimiter, quote):
+            n_lines += 1
+        n_lines = 1 if n_lines == _MOST_LINES or at + n_lines > len(lines) else n_lines
+        found.append("\n".join(lines[at : at + n_lines]))
+        at += n_lines
+    return found
+
+
+def _is_open(text: str, delimiter: str, quote: str) -> bool:
+    """Say whether the last field of a text begins with a quote that is not closed."""
+    at = 0
+    while True:
+        while delimiter != " " and text.startswith(" ", at):
+            at += 1
+        if text.startswith(quote, at):
+            at = text.find(quote, at + 1)
+            while at >= 0 and text.startswith(quote, at + 1):  # two of them stand for one
+                at = text.find(quote, at + 2)
+            if at < 0:
+                return True
+        at = text.find(delimiter, at)
+        if at < 0:
+            return False
+        at += len(delimiter)
 
 
 def _header(

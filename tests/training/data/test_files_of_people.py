@@ -134,6 +134,20 @@ NAMED = "user_id,item_id,timestamp,name"
 CASES: dict[str, Case] = {
     "comma": Case("log.csv", table()),
     "tab": Case("log.tsv", table("\t"), says="delimiter tab"),
+    "texts over several lines in every row": Case(
+        "log.csv",
+        table(header="user_id,item_id,timestamp,text", row='{u},{i},{t},"one; two\n\nthree ""and"" four,\nfive"'),
+        says="lines are parts of records over several lines",
+    ),
+    "texts over several lines before other names": Case(
+        "log.csv",
+        table(header="Text,UserId,ProductId,Time", row='"one\ntwo\nthree",{u},{i},{t}'),
+        refused="--columns user_id=UserId,item_id=ProductId,timestamp=Time",
+        then=columns("user_id=UserId,item_id=ProductId,timestamp=Time"),
+    ),
+    "a quote that nothing closes in every row": Case(
+        "log.tsv", table("\t", header="user_id,item_id,timestamp,title", row='{u},{i},{t},"Heroes')
+    ),
     "addresses with queries": Case(
         "log.csv",
         table(header=None, row="{u},{i},{t},http://a.b/c?d=1&e=2&f=3&g=4"),
