@@ -19,7 +19,7 @@ ALIASES = {
         "accountid", "sessionid", "session", "playerid", "useridx", "username", "client", "clientid", "msno",
         "viewerid", "userpseudoid", "fullvisitorid", "householdkey", "playlistid", "email", "nutzer", "benutzer",
         "kunde", "kundennummer", "kundenid", "kundennr", "utilisateur", "usuario", "cliente", "idcliente", "utente",
-        "gebruiker", "klant", "пользователь", "клиент",
+        "gebruiker", "klant", "пользователь", "клиент", "distinctid",
     ),
     "item_id": (
         "itemid", "item", "iid", "movieid", "productid", "product", "articleid", "asin", "parentasin", "stockcode",
@@ -191,8 +191,8 @@ def _one_column(present: Sequence[str], option: str) -> str | None:
 def propose(ours: str, present: Sequence[str]) -> str | None:
     """Return the column that is most likely meant by one of our names, or None.
 
-    Where no name is known, what stands behind its last point may be, or before its first: events.user_id, time.ts,
-    user_id.value.
+    Where no name is known, what stands behind its last point may be, or before its first, or between: events.user_id,
+    time.ts, user_id.value, Item.user_id.S.
     """
     known = [_letters(ours), *ALIASES.get(ours, ())]
     for names in (known[:-1], known[-1:]) if known[-1] == "id" else (known,):  # an id alone may be of anything
@@ -200,6 +200,7 @@ def propose(ours: str, present: Sequence[str]) -> str | None:
             {_letters(name): name for name in reversed(present)},
             _last_parts(present),
             _first_parts(present),
+            _middle_parts(present),
         ):
             found = next((plain[name] for name in names if name in plain), None)
             if found is not None:
@@ -217,6 +218,12 @@ def _first_parts(present: Sequence[str]) -> dict[str, str]:
     """Return names by what stands before their first point, where no other has that."""
     firsts = [name.partition(".")[0] for name in present]
     return {_letters(part): name for part, name in zip(firsts, present, strict=True) if firsts.count(part) == 1}
+
+
+def _middle_parts(present: Sequence[str]) -> dict[str, str]:
+    """Return names by what stands between their points, where no other has that."""
+    parts = [(_letters(part), name) for name in present for part in name.split(".")[1:-1]]
+    return {part: name for part, name in parts if [each for each, _ in parts].count(part) == 1}
 
 
 def _letters(name: str) -> str:

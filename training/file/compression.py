@@ -32,6 +32,12 @@ _AS_CSV = "export the table as CSV"
 _DUMP = ("a dump of SQL", _AS_CSV)
 _PAGE = ("a page of HTML, perhaps of a failed download", "fetch the file again and look at its first line")
 _POSTGRES = ("a dump of PostgreSQL", f"{_AS_CSV}: psql -c \"\\copy TABLE to 'events.csv' csv header\"")
+XML = (
+    'write an object a line: python -c "import json, xml.etree.ElementTree as tree; '
+    "[print(json.dumps({**row.attrib, **{one.tag: one.text for one in row}})) "
+    "for row in tree.parse('FILE').getroot()]\" > events.jsonl"
+)
+"""The way out of XML whose rows are the elements below its root."""
 _FOREIGN = {
     b"SQLite format 3": ("an SQLite database", "export the table: sqlite3 -header -csv FILE 'select * from TABLE'"),
     b"\x89HDF": ("an HDF5 file", "write the table as Parquet: df.to_parquet('events.parquet')"),
@@ -74,7 +80,7 @@ _FOREIGN_TEXT = {
     b"<table": ("a table of HTML", "write it as CSV: pandas.read_html('FILE')[0].to_csv('events.csv', index=False)"),
     b"{\\rtf": ("a document of Rich Text Format", "save it as text, or export the table as CSV"),
     b"-----begin": ("an encrypted or encoded message", "open it: gpg -d FILE > OTHER, or base64 -d without its frame"),
-    b"<?xml": ("XML", "write the table as CSV or JSON lines"),
+    b"<?xml": ("XML", XML),
 }
 """How texts begin that are no tables, in small letters: they are told in capitals too."""
 

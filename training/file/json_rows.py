@@ -74,7 +74,10 @@ def _names(
     try:
         names = choice.pick(row.label, list(keys))
     except InputError as exc:
-        inner = next((key for key in keys if _holds_objects(rows[0][1].get(key))), None)
+        first = rows[0][1]
+        if (text := next((key for key in keys if _is_text_of_object(first.get(key))), None)) is not None:
+            raise InputError(f"{exc}; or, where {text} holds the row as text: {_unpacked(text, account)}") from exc
+        inner = next((key for key in keys if _holds_objects(first.get(key))), None)
         if inner is None:
             raise
         raise InputError(f"{exc}; or, where {inner} holds the rows: {_unrolled(inner, '**one', account)}") from exc
@@ -155,6 +158,16 @@ def _unrolled(inner: str, taken: str, account: Account) -> str:
     return _python(start, row, f"for row in at for one in row[{top!r}]{below}")
 
 
+def _unpacked(inner: str, account: Account) -> str:
+    """Return the command that adds to each row what a value has as JSON in text, as messages of queues do."""
+    top, *rest = inner.split(".")
+    value = f"row[{top!r}]" + "".join(f"[{name!r}]" for name in rest)
+    row = f"{{**row, **json.loads({value} or '{{}}')}}"
+    if account.recognised.get("format") == "JSON lines":
+        return _python("", row, "for row in map(json.loads, open('FILE'))")
+    return _python("", row, "for row in json.load(open('FILE'))")
+
+
 def _of_lists(first: list[Any], choice: Choice) -> tuple[str, str, str]:
     """Return the command of an array of arrays. first: of them, which may hold the names."""
     start = "at = json.load(open('FILE')); "
@@ -196,6 +209,15 @@ def _is_row(found: Object, choice: Choice) -> bool:
 
 def _holds_objects(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and _is_object(value[0])
+
+
+def _is_text_of_object(value: Any) -> bool:
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return False
+    try:
+        return _is_object(json.loads(value))
+    except ValueError:
+        return False
 
 
 def _is_object(value: Any) -> bool:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from training.file.choice import propose, shown
+from training.file.compression import XML
 
 _BLOCK = re.compile(r"^[\w-]+:$")  # the id that the lines below belong to
 _WORD = re.compile(r"^[\w.-]+$")
@@ -26,9 +27,10 @@ _PAIRS = (
 )
 _UNROLL = 'BEGIN { print "user_id,item_id" } { for (n = 2; n <= NF; n++) print $1 "," $n }'
 _INTO = " FILE > events.csv"
-_NAMED = (("\t", "="), ("&", "="), (";", "="), ("|", "="), (",", "="), (" ", "="), ("\t", ":"))
+_NAMED = tuple((between, sign) for sign in "=:" for between in "\t&;|, ")[:-1]
 """What may stand between the fields of a line, and between a name and its value, where each field has its name."""
 _CELLS = 'BEGIN { print "user_id,item_id,weight" } { for (n = 1; n <= NF; n++) if ($n + 0 != 0) print NR "," n "," $n }'
+_TAG = re.compile(r"^\s*</?[A-Za-z]")
 _VALUE = re.compile(r"^\s*(-?[0-9]*\.?[0-9]+|)\s*$")
 _WIDE = 13  # numbers in a line that are more than the columns of a table of events
 _LEAST = 5  # lines that a shape is told by
@@ -44,9 +46,9 @@ def say_shape(lines: Sequence[str], needed: Collection[str]) -> str | None:
         return None
     if _BLOCK.match(some[0]) and "," in some[1] and any(_BLOCK.match(line) for line in some[1:]):
         return f"rows below the id that they belong to, as Netflix had them; put it into each: awk '{_UNBLOCK}'{_INTO}"
-    if found := _records(some):
-        return found
-    if found := _named_fields(some):
+    if all(map(_TAG.match, some)):
+        return f"XML or HTML; {XML}"
+    if found := _named_fields(some) or _records(some):
         return found
     if "user_id" not in needed or any(name in some[0] for name in needed):
         return None
@@ -87,19 +89,28 @@ def _named_fields(lines: Sequence[str]) -> str | None:
         named = re.compile(rf"(?:^|{re.escape(between)}) ?([A-Za-z_][\w.-]*){sign}")
         found = [named.findall(line) for line in lines]
         names = list(dict.fromkeys(name for line in found for name in line))
-        are_first = all(map(named.match, lines))  # not in an address that a row ends with
-        if not are_first or min(map(len, found)) < 2 or len(names) > 2 * max(map(len, found)):
-            continue
-        fields = {"&": "parse_qsl(line.strip())", " ": "[one.split('=', 1) for one in split(line) if '=' in one]"}
-        mark = "\\t" if between == "\t" else between
-        other = f"[one.strip().split('{sign}', 1) for one in line.split('{mark}') if '{sign}' in one]"
-        program = f"[print(json.dumps(dict({fields.get(between, other)}))) for line in open('FILE')]"
-        modules = {"&": "; from urllib.parse import parse_qsl", " ": "; from shlex import split"}.get(between, "")
-        return (
-            f"a name before each value ({', '.join(map(shown, names[:10]))}); write an object a line: "
-            f'python -c "import json{modules}; {program}" > events.jsonl'
-        )
+        if sign == ":":  # ids may have one too
+            are_named = all(len(names) == line.count(between) + 1 for names, line in zip(found, lines, strict=True))
+        else:  # not in an address that a row ends with
+            are_named = between == " " or all(map(named.match, lines))
+        if are_named and min(map(len, found)) >= 2 and len(names) <= 2 * max(map(len, found)):
+            return (
+                f"a name before each value ({', '.join(map(shown, names[:10]))}); write an object a line: "
+                f'python -c "{_program_of(between, sign)}" > events.jsonl'
+            )
     return None
+
+
+def _program_of(between: str, sign: str) -> str:
+    """Return the program that writes objects of lines with named fields, and other words under their places."""
+    pairs = f"dict(map(str.strip, one.split('{sign}', 1)) for one in line.split('{between}') if '{sign}' in one)"
+    modules = "import json; "
+    if between == "&":
+        pairs, modules = "dict(parse_qsl(line.strip()))", "import json; from urllib.parse import parse_qsl; "
+    elif between == " ":
+        pairs = "dict(one.split('=', 1) if '=' in one else (str(at), one) for at, one in enumerate(split(line), 1))"
+        modules = "import json; from shlex import split; "
+    return f"{modules}[print(json.dumps({pairs})) for line in open('FILE')]".replace("\t", "\\t")
 
 
 def _features(lines: Sequence[str]) -> str | None:

@@ -148,6 +148,18 @@ CASES: dict[str, Case] = {
     "a quote that nothing closes in every row": Case(
         "log.tsv", table("\t", header="user_id,item_id,timestamp,title", row='{u},{i},{t},"Heroes')
     ),
+    "ids with colons": Case(
+        "log.csv",
+        table(header=None, row="user:{u},item:{i},{t}"),
+        says="user_id is column 1",
+        expected=[(f"user:{u}", f"item:{i}", t) for u, i, t in EVENTS],
+    ),
+    "names between points": Case(
+        "log.jsonl",
+        lines([{"Item": {"user": {"S": u}, "item": {"S": i}, "time": {"N": str(t)}}} for u, i, t in EVENTS]),
+        refused="--columns user_id=Item.user.S,item_id=Item.item.S,timestamp=Item.time.N",
+        then=columns("user_id=Item.user.S,item_id=Item.item.S,timestamp=Item.time.N"),
+    ),
     "addresses with queries": Case(
         "log.csv",
         table(header=None, row="{u},{i},{t},http://a.b/c?d=1&e=2&f=3&g=4"),
@@ -1103,6 +1115,7 @@ SESSIONS = [
 ]
 OF_SESSIONS = columns("user_id=session,item_id=aid,timestamp=ts")
 SHELL = '{{"_id": ObjectId("{u}"), "user_id": "{u}", "item_id": "{i}", "timestamp": ISODate("{t}"), "n": NumberInt(3)}}'
+XML_ROW = '<event user_id="{u}" item_id="{i}" timestamp="{t}"/>'
 COMMANDS = {
     "names of zones": Case("FILE", zoned("CEST", 2), refused="CEST is the name of a zone.*central Europe"),
     "a name of a zone behind the half of the day": Case("FILE", zoned("PDT", -7, "%m/%d/%Y %I:%M:%S %p ")),
@@ -1129,6 +1142,24 @@ COMMANDS = {
     "LTSV": Case("FILE", table(header=None, row="user_id:{u}\titem_id:{i}\ttimestamp:{t}\treq:GET /a")),
     "a name before each value, between semicolons": Case(
         "FILE", table(header=None, row="user_id={u}; item_id={i}; timestamp={t}")
+    ),
+    "pairs with colons": Case("FILE", table(header=None, row="user_id: {u}; item_id: {i}; timestamp: {t}")),
+    "named values behind words": Case(
+        "FILE", table(header=None, row='{t} INFO user_id={u} item_id={i} name="a b"'), then=columns("timestamp=1")
+    ),
+    "XML of attributes": Case(
+        "FILE", f"<events>\n{table(header=None, row=XML_ROW)}</events>\n", refused="XML or HTML; write an object a line"
+    ),
+    "XML of elements": Case(
+        "FILE",
+        '<?xml version="1.0"?>\n<all>'
+        + table(header=None, row="<e><user_id>{u}</user_id><item_id>{i}</item_id><timestamp>{t}</timestamp></e>")
+        + "</all>",
+    ),
+    "messages with JSON as text": Case(
+        "FILE",
+        lines([{"offset": n, "value": json.dumps(one)} for n, one in enumerate(objects())]),
+        refused="where value holds the row as text",
     ),
     "fixed widths": Case("FILE", table(header="user_id     item_id     timestamp", row="{u:<12}{i:<12}{t}")),
     "years of Thailand": Case(
